@@ -1,0 +1,40 @@
+# `make demo` and `make test` do everything on a bare machine that has Python 3.11 or newer.
+PYTHON ?= python3
+VENV ?= .venv
+MARKS ?= not slow
+PIP = $(VENV)/bin/python -m pip --disable-pip-version-check -qq install --constraint constraints.txt
+
+.PHONY: demo test test-oldest check clean
+
+demo: $(VENV)/.run  ## trace the model that ships, compare five searches, draw the figures
+	$(VENV)/bin/cotrace demo
+
+test: $(VENV)/.dev  ## formatter, linter, types, import contract, tests
+	VENV="$(VENV)" MARKS="$(MARKS)" scripts/check
+
+test-oldest: .venv-oldest/.dev  ## the tests with the oldest transformers that is supported
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -m "$(MARKS)" -n auto -W ignore::DeprecationWarning
+
+check: test
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"cotrace needs Python 3.11 or newer, and $(PYTHON) is {v[0]}.{v[1]}: say make PYTHON=python3.11")'
+	$(PYTHON) -m venv "$(VENV)"
+
+$(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing into $(VENV): a few minutes the first time"
+	$(PIP) --editable .
+	@touch "$@"
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing into $(VENV): a few minutes the first time"
+	$(PIP) --editable '.[dev]'
+	@touch "$@" "$(VENV)/.run"
+
+.venv-oldest/.dev: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip --disable-pip-version-check -qq install --constraint constraints-oldest.txt --editable '.[dev]'
+	@touch "$@"
+
+clean:
+	rm -rf "$(VENV)" .venv-oldest build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

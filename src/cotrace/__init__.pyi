@@ -1,0 +1,30 @@
+from . import editing as editing
+from . import errors as errors
+from . import evaluation as evaluation
+from . import known as known
+from . import report as report
+from . import search as search
+from . import tasks as tasks
+from .components import Component as Component
+from .components import ComponentSpace as ComponentSpace
+from .components import Site as Site
+from .editing import apply as apply
+from .evaluation import Evaluation as Evaluation
+from .evidence import evaluate as evaluate
+from .measurement import measure as measure
+from .models import load_model as load_model
+from .models import wrap as wrap
+from .problem.goals import Constrained as Constrained
+from .problem.goals import Constraint as Constraint
+from .problem.goals import WeightedSum as WeightedSum
+from .problem.language import LanguageProblem as LanguageProblem
+from .problem.side import side_problem as side_problem
+from .prompts import PromptPair as PromptPair
+from .prompts import Task as Task
+from .results import Frontier as Frontier
+from .results import Selection as Selection
+from .selfcheck import CheckReport as CheckReport
+from .selfcheck import check as check
+from .tracing import trace as trace
+
+__version__: str

@@ -1,0 +1,28 @@
+"""Tokens, alignment, and the layout of examples in the rows of a forward pass."""
+
+from cotrace.batches.align import ALIGNMENTS, Align
+from cotrace.batches.chat import ChatTemplate, chat_template
+from cotrace.batches.encode import EncodedPair, Encoding, Refusal, encode_task
+from cotrace.batches.layout import Layout
+from cotrace.batches.plan import Packing, answer_layouts, donor_layouts, prefix_layouts
+from cotrace.batches.strips import donor_tokens, shared_prefix
+from cotrace.batches.texts import Bos
+
+__all__ = [
+    "ALIGNMENTS",
+    "Align",
+    "Bos",
+    "ChatTemplate",
+    "EncodedPair",
+    "Encoding",
+    "Layout",
+    "Packing",
+    "Refusal",
+    "answer_layouts",
+    "chat_template",
+    "donor_layouts",
+    "donor_tokens",
+    "encode_task",
+    "prefix_layouts",
+    "shared_prefix",
+]

@@ -1,0 +1,180 @@
+"""Tokens: prompts and answers to token ids, and the refusal of pairs whose tokens do not fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from cotrace.batches.align import Align, donor_positions, span_alignment
+from cotrace.batches.chat import ChatTemplate, chat_template
+from cotrace.batches.roles import ALL, role_positions
+from cotrace.batches.texts import Bos, Text, TextTokenizer, Tokenised, base_text, counterfactual_text
+from cotrace.errors import AlignmentError
+from cotrace.prompts import PromptPair, Task
+
+Tokens = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """A pair as token ids."""
+
+    pair: PromptPair
+    prompt: Tokens
+    answers: tuple[Tokens, ...]
+    donor: Tokens
+    """Tokens of the prompt whose run gives the donor values; empty where it is the base prompt, or none is run."""
+    donor_positions: Tokens
+    """For each prompt position the aligned position in ``donor``; -1 where the position keeps its own value."""
+    roles: Mapping[str, Tokens] = field(default_factory=dict)
+    """Position role -> positions in the prompt."""
+    text: str = ""
+    """The prompt as text, chats rendered."""
+    prefix: int = 0
+    """Leading prompt tokens at which base and donor run agree in every value, so that no mask changes them."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A pair that cannot be used, and why."""
+
+    id: str
+    reason: str
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """The pairs of a task that can be used, and those that cannot."""
+
+    pairs: tuple[EncodedPair, ...]
+    refused: tuple[Refusal, ...]
+    template: ChatTemplate | None = None
+    """How chats were rendered; None where there are none."""
+
+
+def encode_task(
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    paired: bool,
+    align: Align,
+    roles: Sequence[str] = (ALL,),
+    prepend_bos: Bos = "auto",
+    template_arguments: Mapping[str, Any] | None = None,
+) -> Encoding:
+    """Tokenise a task; ``paired``: the donor is the counterfactual prompt. Raises AlignmentError if nothing is left."""
+    encoder = _Encoder(task, tokenizer, prepend_bos, template_arguments or {})
+    encoded: list[EncodedPair] = []
+    refused: list[Refusal] = []
+    for pair, make in zip(task.pairs, encoder.pairs(paired, align, roles), strict=True):
+        if isinstance(make, AlignmentError):
+            refused.append(Refusal(pair.id, str(make), pair.group))
+        else:
+            encoded.append(make)
+    if not encoded:
+        raise AlignmentError(f"no pair of {task.name} can be used; the first: {refused[0].reason}")
+    return Encoding(tuple(encoded), tuple(refused), encoder.template)
+
+
+class _Encoder:
+    """All texts of a task, tokenised in as few calls as there are kinds of text."""
+
+    def __init__(self, task: Task, tokenizer: PreTrainedTokenizerBase, bos: Bos, arguments: Mapping[str, Any]) -> None:
+        self.task, self.tokenizer, self.arguments = task, tokenizer, arguments
+        self.tokens = TextTokenizer(tokenizer, bos)
+        chats = any(pair.messages or pair.counterfactual_messages for pair in task.pairs)
+        self.template = chat_template(tokenizer, arguments) if chats else None
+        self.base = [base_text(pair, tokenizer, arguments) for pair in task.pairs]
+
+    def _tokenise(self, texts: Sequence[Text]) -> list[Tokenised]:
+        """Rendered and plain texts take different calls; the order stays."""
+        found: dict[int, Tokenised] = {}
+        for rendered in (False, True):
+            which = [i for i, text in enumerate(texts) if text.rendered == rendered]
+            found |= zip(which, self.tokens.many([texts[i].text for i in which], rendered=rendered), strict=True)
+        return [found[i] for i in range(len(texts))]
+
+    def pairs(self, paired: bool, align: Align, roles: Sequence[str]) -> Iterator[EncodedPair | AlignmentError]:
+        prompts = self._tokenise(self.base)
+        others = self._others() if paired else [None] * len(prompts)
+        answers = self._answers(prompts)
+        donors = self._tokenise([other for other in others if other is not None])
+        for i, pair in enumerate(self.task.pairs):
+            donor = None if others[i] is None else (others[i], donors[i])
+            try:
+                yield self._join(pair, (self.base[i], prompts[i]), donor, next(answers), align, roles)
+            except AlignmentError as error:
+                yield error
+
+    def _others(self) -> list[Text | None]:
+        return [counterfactual_text(pair, self.tokenizer, self.arguments) for pair in self.task.pairs]
+
+    def _answers(self, prompts: Sequence[Tokenised]) -> Iterator[list[Tokens]]:
+        """For each pair the tokens of each answer: of prompt + answer, or of the answer alone."""
+        alone = self.task.encoding == "alone"
+        texts = [
+            Text(answer if alone else base.text + answer, rendered=base.rendered)
+            for pair, base in zip(self.task.pairs, self.base, strict=True)
+            for answer in pair.answers
+        ]
+        rows = iter(self.tokens.many([t.text for t in texts], bare=True) if alone else self._tokenise(texts))
+        for pair in self.task.pairs:
+            yield [next(rows).ids for _ in pair.answers]
+
+    def _join(
+        self,
+        pair: PromptPair,
+        base: tuple[Text, Tokenised],
+        donor: tuple[Text | None, Tokenised] | None,
+        answers: list[Tokens],
+        align: Align,
+        roles: Sequence[str],
+    ) -> EncodedPair:
+        text, prompt = base
+        if self.task.encoding == "text":
+            prompt, answers = _cut_behind_first(pair, answers), [row[1:] for row in answers]
+        if not prompt.ids:
+            raise AlignmentError(f"pair {pair.id}: the prompt {text.text!r} tokenises to nothing")
+        if self.task.encoding == "joint":
+            answers = [_added(pair, prompt.ids, row) for row in answers]
+        _check_answers(pair, answers)
+        positions = tuple(range(len(prompt.ids)))
+        if donor is not None and donor[0] is not None:
+            positions = self._aligned(pair, base, (donor[0], donor[1]), align)
+        found = role_positions(pair.id, text, prompt, roles)
+        return EncodedPair(pair, prompt.ids, tuple(answers), donor[1].ids if donor else (), positions, found, text.text)
+
+    def _aligned(
+        self, pair: PromptPair, base: tuple[Text, Tokenised], donor: tuple[Text, Tokenised], align: Align
+    ) -> Tokens:
+        if align == "spans" and len(base[1].ids) != len(donor[1].ids):
+            return span_alignment(pair.id, base, donor)
+        return donor_positions(pair.id, base[1].ids, donor[1].ids, self.tokenizer, align)
+
+
+def _cut_behind_first(pair: PromptPair, rows: Sequence[Tokens]) -> Tokenised:
+    """The first token of a whole text, as its prompt."""
+    if len(rows) != 1:
+        raise AlignmentError(
+            f"pair {pair.id}: encoding='text' takes one answer, the rest of the text; it has {len(rows)}"
+        )
+    return Tokenised(rows[0][:1], ((0, 0),))
+
+
+def _added(pair: PromptPair, prompt: Tokens, whole: Tokens) -> Tokens:
+    if whole[: len(prompt)] != prompt:
+        raise AlignmentError(
+            f"pair {pair.id}: the tokens of the prompt {list(prompt)} are not the beginning of those of prompt + "
+            f"answer {list(whole)}; start the answer with its space, or use encoding='alone'"
+        )
+    return whole[len(prompt) :]
+
+
+def _check_answers(pair: PromptPair, answers: Sequence[Tokens]) -> None:
+    for text, tokens in zip(pair.answers, answers, strict=True):
+        if not tokens:
+            raise AlignmentError(f"pair {pair.id}: the answer {text!r} tokenises to nothing; give it some text")

@@ -1,0 +1,158 @@
+"""Layout: strips laid out in the rows of one forward pass, as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from cotrace.batches.strips import Ints, Strip
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """One forward pass. Nothing in it depends on the mask z."""
+
+    examples: tuple[int, ...]
+    """The examples that it scores, ascending; ``example`` and ``scored_cell`` count within this list."""
+    answers: int
+    """Columns of the scores: the most answers that any example of the problem has."""
+    input_ids: Int[Tensor, "row pos"]
+    position_ids: Int[Tensor, "row pos"]
+    allowed: Bool[Tensor, "row pos key"] | None
+    """Which token attends to which, kept prefix tokens first; None where plain causal attention over right-padded rows
+    is meant."""
+    example: Int[Tensor, "row pos"]
+    """Example of each token; -1 for padding."""
+    branch: Int[Tensor, "row pos"]
+    """0 in a prompt, a + 1 in answer a."""
+    source: Int[Tensor, "row pos"]
+    """Flat donor token of each token; -1 where the running value stays."""
+    roles: Mapping[str, Bool[Tensor, "row pos"]]
+    """Position role -> which tokens have it; ``all`` needs no entry."""
+    cached: Int[Tensor, "row cached"]
+    """Flat index of each kept prefix token that the row's tokens attend to; -1 for padding."""
+    cached_example: Int[Tensor, "row cached"]
+    cached_position: Int[Tensor, "row cached"]
+    """Example of each kept token, -1 for padding, and its position in the prompt."""
+    read_at: Int[Tensor, "read"]
+    """Flat positions (row * T + pos) at which the output head is applied."""
+    scored_read: Int[Tensor, "scored"]
+    """For each scored token the entry of ``read_at`` that predicts it."""
+    scored_token: Int[Tensor, "scored"]
+    scored_cell: Int[Tensor, "scored"]
+    """For each scored token its cell in the flattened [example, answer] table."""
+
+    def patched(self, role: str) -> Bool[Tensor, "row pos"]:
+        """Tokens whose values a component of this role may replace."""
+        some = self.source >= 0
+        return some & self.roles[role] if role in self.roles else some
+
+    @property
+    def rows(self) -> int:
+        return self.input_ids.shape[0]
+
+    @property
+    def length(self) -> int:
+        return self.input_ids.shape[1]
+
+    @property
+    def cells(self) -> int:
+        """Tokens of the rectangle, padding included: what a forward pass costs."""
+        return self.input_ids.numel()
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens."""
+        return int((self.example >= 0).sum())
+
+
+def lay_out(rows: Sequence[Sequence[Strip]], answers: int, *, masked: bool) -> Layout:
+    """Lay strips out in rows. ``masked``: several strips to a row, kept apart by a mask; else one strip to a row."""
+    examples = sorted({strip.example for row in rows for strip in row})
+    local = {example: i for i, example in enumerate(examples)}
+    length = max(sum(map(len, row)) for row in rows)
+    kept = max(sum(len(strip.cached) for strip in row) for row in rows)
+    grid = _Grid(len(rows), length, kept)
+    reads: list[Ints] = []
+    tokens: list[Ints] = []
+    cells: list[Ints] = []
+    for r, row in enumerate(rows):
+        start = 0
+        for strip in row:
+            grid.put(r, start, strip, local[strip.example])
+            reads.append(strip.scored_at + r * length + start)
+            tokens.append(strip.scored_token)
+            cells.append(strip.scored_answer + answers * local[strip.example])
+            start += len(strip)
+    read_at, scored_read = np.unique(np.concatenate(reads), return_inverse=True)
+    as_tensor = torch.from_numpy
+    return Layout(
+        examples=tuple(examples),
+        answers=answers,
+        input_ids=as_tensor(grid.ids),
+        position_ids=as_tensor(grid.positions),
+        allowed=as_tensor(grid.allowed()) if masked else None,
+        example=as_tensor(grid.example),
+        branch=as_tensor(grid.branch),
+        source=as_tensor(grid.source),
+        cached=as_tensor(grid.cached),
+        cached_example=as_tensor(grid.cached_example),
+        cached_position=as_tensor(grid.cached_position),
+        roles={role: as_tensor(flags) for role, flags in grid.roles.items()},
+        read_at=as_tensor(read_at),
+        scored_read=as_tensor(scored_read.astype(np.int64)),
+        scored_token=as_tensor(np.concatenate(tokens).astype(np.int64)),
+        scored_cell=as_tensor(np.concatenate(cells).astype(np.int64)),
+    )
+
+
+class _Grid:
+    """The rectangle of tokens while it is filled."""
+
+    def __init__(self, rows: int, length: int, kept: int) -> None:
+        self.filled = [0] * rows
+        self.cached, self.cached_example = (np.full((rows, kept), -1, np.int64) for _ in range(2))
+        self.cached_position = np.zeros((rows, kept), np.int64)
+        self.ids = np.zeros((rows, length), np.int64)
+        self.positions = np.zeros((rows, length), np.int64)
+        self.example = np.full((rows, length), -1, np.int64)
+        self.branch = np.zeros((rows, length), np.int64)
+        self.source = np.full((rows, length), -1, np.int64)
+        self.roles: dict[str, npt.NDArray[np.bool_]] = {}
+
+    def put(self, row: int, start: int, strip: Strip, example: int) -> None:
+        at = slice(start, start + len(strip))
+        self.ids[row, at] = strip.ids
+        self.positions[row, at] = strip.positions
+        self.branch[row, at] = strip.branch
+        self.source[row, at] = strip.source
+        self.example[row, at] = example
+        self._keep(row, strip, example)
+        for role, flags in strip.roles.items():
+            self.roles.setdefault(role, np.zeros(self.ids.shape, bool))[row, at] = flags
+
+    def _keep(self, row: int, strip: Strip, example: int) -> None:
+        start = self.filled[row]
+        at = slice(start, start + len(strip.cached))
+        self.cached[row, at] = strip.cached
+        self.cached_example[row, at] = example
+        self.cached_position[row, at] = np.arange(len(strip.cached))
+        self.filled[row] += len(strip.cached)
+
+    def allowed(self) -> npt.NDArray[np.bool_]:
+        """Own example, not later, and the prompt or the own branch. Padding attends to itself, lest it be empty."""
+        example, branch = self.example, self.branch
+        order = np.arange(example.shape[1])
+        same = (example[:, :, None] == example[:, None, :]) & (example[:, :, None] >= 0)
+        visible = (branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None])
+        itself = order[:, None] == order[None, :]
+        inside = (same & visible & (order[None, :] <= order[:, None])) | itself
+        kept = (example[:, :, None] == self.cached_example[:, None, :]) & (example[:, :, None] >= 0)
+        mask: npt.NDArray[np.bool_] = np.concatenate([kept, inside], axis=2)
+        return mask

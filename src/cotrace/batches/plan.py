@@ -1,0 +1,153 @@
+"""Batch plans: which strips stand in which row of which forward pass, so that little is padding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from cotrace.batches.encode import EncodedPair
+from cotrace.batches.layout import Layout, lay_out
+from cotrace.batches.strips import (
+    Strip,
+    donor_pair,
+    donor_tokens,
+    packed_strip,
+    plain_strips,
+    prefix_strip,
+    prompt_strip,
+)
+
+ROW_TOKENS = 128
+"""Length that packed rows are filled to. Attention grows with its square, the padding of a row shrinks with it."""
+
+
+ROW_SLACK = (0, 1, 2, 4, 8)
+"""Tokens above the average that rows may be longer by, tried in turn."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How examples may share rows, and how many tokens a forward pass may hold."""
+
+    packed: bool
+    """Whether several examples and answers share a row under a mask of their own."""
+    batch_tokens: int
+    row_tokens: int = ROW_TOKENS
+    patch_answers: bool = False
+    """Whether donors act on answer positions as well as on the prompt's."""
+    keep_prefix: bool = False
+    """Whether keys and values of tokens that no mask changes are computed once and kept."""
+    shortcuts: bool = False
+    """Whether evaluations may start at the lowest layer in which a mask differs from a reference run."""
+
+
+def answer_layouts(pairs: Sequence[EncodedPair], examples: Iterable[int], packing: Packing) -> list[Layout]:
+    """Layouts that score every answer of these examples; ``examples`` index ``pairs``."""
+    offsets, kept = donor_offsets(pairs, packing), prefix_offsets(pairs)
+    columns = max(len(pair.answers) for pair in pairs)
+    strips: list[Strip] = []
+    for e in examples:
+        if packing.packed:
+            strips.append(packed_strip(e, pairs[e], offsets[e], packing.patch_answers, kept[e]))
+        else:
+            strips.extend(plain_strips(e, pairs[e], offsets[e], packing.patch_answers))
+    return _layouts(strips, columns, packing)
+
+
+def donor_layouts(pairs: Sequence[EncodedPair], packing: Packing) -> list[Layout]:
+    """Layouts of the donor runs, in which each token's ``source`` is the flat donor token that it is."""
+    donors = [donor_pair(pair) for pair in pairs]
+    if packing.patch_answers:
+        return answer_layouts(donors, range(len(donors)), packing)
+    offsets = donor_offsets(donors, packing)
+    return _layouts([prompt_strip(e, donor, offsets[e]) for e, donor in enumerate(donors)], 1, packing)
+
+
+def prefix_layouts(pairs: Sequence[EncodedPair], packing: Packing) -> list[Layout]:
+    """Layouts of the pairs' prefixes, in which each token's ``source`` is the kept token that it is."""
+    kept = prefix_offsets(pairs)
+    strips = [prefix_strip(e, pair, kept[e]) for e, pair in enumerate(pairs) if pair.prefix]
+    return _layouts(strips, 1, packing) if strips else []
+
+
+def prefix_offsets(pairs: Sequence[EncodedPair]) -> list[int]:
+    """Flat index of each pair's first kept token."""
+    return _offsets([pair.prefix for pair in pairs])
+
+
+def donor_offsets(pairs: Sequence[EncodedPair], packing: Packing) -> list[int]:
+    """Flat index of each pair's first donor token."""
+    return _offsets([donor_tokens(pair, packing.patch_answers) for pair in pairs])
+
+
+def _offsets(lengths: Sequence[int]) -> list[int]:
+    offsets = [0]
+    for length in lengths:
+        offsets.append(offsets[-1] + length)
+    return offsets[:-1]
+
+
+Row = list[Strip]
+
+
+def _layouts(strips: Sequence[Strip], columns: int, packing: Packing) -> list[Layout]:
+    units = [[row] for row in _fill_rows(strips, packing.row_tokens)] if packing.packed else _rows_by_example(strips)
+    return [lay_out(rows, columns, masked=packing.packed) for rows in _group(units, packing.batch_tokens)]
+
+
+def _by_length(strips: Sequence[Strip]) -> list[Strip]:
+    return sorted(strips, key=lambda strip: (-len(strip), strip.example))
+
+
+def _rows_by_example(strips: Sequence[Strip]) -> list[list[Row]]:
+    """The plain rows of each example, which stay in one forward pass, longest examples first."""
+    units: dict[int, list[Row]] = {}
+    for strip in _by_length(strips):
+        units.setdefault(strip.example, []).append([strip])
+    return list(units.values())
+
+
+def _fill_rows(strips: Sequence[Strip], row_tokens: int) -> list[Row]:
+    """Rows of about equal length: no more than ``row_tokens`` would need, each as short as the strips allow."""
+    ordered = _by_length(strips)
+    total, longest = sum(map(len, ordered)), len(ordered[0])
+    count = math.ceil(total / max(row_tokens, longest))
+    level = max(longest, math.ceil(total / count))
+    for capacity in (level + slack for slack in ROW_SLACK):
+        rows = _first_fit(ordered, capacity)
+        if len(rows) <= count:
+            return rows
+    return _first_fit(ordered, max(row_tokens, longest))
+
+
+def _first_fit(ordered: Sequence[Strip], capacity: int) -> list[Row]:
+    """Each strip, longest first, goes into the first row that has room for it."""
+    rows: list[Row] = []
+    room: list[int] = []
+    first = 0
+    for strip in ordered:
+        while first < len(room) and room[first] == 0:
+            first += 1
+        fit = next((r for r in range(first, len(room)) if room[r] >= len(strip)), len(room))
+        if fit == len(room):
+            rows.append([])
+            room.append(capacity)
+        rows[fit].append(strip)
+        room[fit] -= len(strip)
+    return rows
+
+
+def _group(units: Sequence[list[Row]], batch_tokens: int) -> list[list[Row]]:
+    """Consecutive units whose rectangle stays within the budget; a single unit may exceed it."""
+    groups: list[list[Row]] = []
+    longest = 0
+    for unit in units:
+        length = max(sum(map(len, row)) for row in unit)
+        if groups and max(longest, length) * (len(groups[-1]) + len(unit)) <= batch_tokens:
+            groups[-1] += unit
+            longest = max(longest, length)
+        else:
+            groups.append(list(unit))
+            longest = length
+    return groups

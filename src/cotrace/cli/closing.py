@@ -1,0 +1,75 @@
+"""What is shown at the end: the frontier of one search, or several side by side, and the selection that is enough."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from cotrace.report.words import figure_of
+from cotrace.results import Frontier, Table
+from cotrace.results.tables import number
+from cotrace.runs.results import SHARE, enough
+
+MOST_ROWS = 40
+
+
+def closing(frontiers: Sequence[Frontier]) -> Iterator[Any]:
+    """Tables and sentences, in order."""
+    if len(frontiers) == 1:
+        yield frontiers[0].table(MOST_ROWS)
+        if len(frontiers[0]) > MOST_ROWS:
+            yield f"{len(frontiers[0]) - MOST_ROWS} more sizes are in frontier.csv"
+    else:
+        yield comparison(frontiers, heldout=False)
+        if any(selection.effect_heldout is not None for one in frontiers for selection in one):
+            yield comparison(frontiers, heldout=True)
+    yield verdict(frontiers[0])
+
+
+def comparison(frontiers: Sequence[Frontier], heldout: bool) -> Table:
+    """Searches as rows, sizes as columns: the effect of the best set with at most k components."""
+    sizes = columns(frontiers)
+    heads = ("search", "forward-eq.", "seconds", *(f"k = {k}" for k in sizes))
+    rows = [(*_cost(one), *(_cell(one, k, heldout) for k in sizes)) for one in frontiers]
+    return Table(_title(frontiers[0], heldout), heads, rows, frozenset({0}))
+
+
+def _title(one: Frontier, heldout: bool) -> str:
+    pairs = "the same sets on held-out pairs" if heldout else "best set with at most k components, pairs searched"
+    value = one.full_effect_heldout if heldout else one.full_effect
+    everything = "all swapped" if one.mode == "swap" else "all kept"
+    return f"{one.metric} on {one.task}, mode {one.mode}, {one.direction}\n{pairs}; {everything} {number(value)}"
+
+
+def columns(frontiers: Sequence[Frontier]) -> list[int]:
+    """Powers of two up to the largest size, and that size."""
+    largest = max(one.sizes[-1] for one in frontiers)
+    return [2**power for power in range(largest.bit_length()) if 2**power < largest] + [largest]
+
+
+def _cost(one: Frontier) -> tuple[str, str, str]:
+    return one.search, f"{one.forward_equivalents:,.0f}", "" if one.elapsed_s is None else f"{one.elapsed_s:.1f}"
+
+
+def _cell(one: Frontier, k: int, heldout: bool) -> str:
+    if one.sizes[0] > k:
+        return ""
+    best = one.best(k)
+    return number(best.effect_heldout if heldout else best.effect)
+
+
+def verdict(frontier: Frontier) -> str:
+    """The smallest selection that is enough, in words."""
+    chosen = enough(frontier)
+    heldout = ""
+    if chosen.effect_heldout is not None:
+        heldout = f"; held out {figure_of(chosen.effect_heldout)} of {figure_of(frontier.full_effect_heldout)}"
+    return (
+        f"{frontier.search}: {chosen.k} of {len(frontier.space)} components have {SHARE:.0%} of the best effect: "
+        f"{figure_of(chosen.effect)}, where all together have {figure_of(frontier.full_effect)}{heldout}: "
+        f"{_names(chosen.components)}"
+    )
+
+
+def _names(names: Sequence[str], most: int = 30) -> str:
+    return " ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

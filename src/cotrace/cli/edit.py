@@ -1,0 +1,205 @@
+"""``cotrace edit``: a selection folded into the weights and saved, with what it does and what it cost."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cotrace import report
+from cotrace.cli.libraries import own_threads, quiet_libraries
+from cotrace.cli.screen import Screen
+from cotrace.cli.stored import Reopened, sides
+from cotrace.editing import Limit, Side, apply, harness, save, tradeoff
+from cotrace.editing.card import Card
+from cotrace.editing.changes import changes
+from cotrace.editing.donors import checked_factor, stand_alone
+from cotrace.editing.fold import fold_changes
+from cotrace.editing.measure import compare
+from cotrace.editing.save import check_free
+from cotrace.editing.scored import ScoredTask
+from cotrace.editing.sides import check_limits
+from cotrace.errors import DegenerateError, InputError
+from cotrace.models import LanguageModel
+from cotrace.results import Selection
+from cotrace.results.outcomes import Outcome, Tradeoff, outcome_table
+from cotrace.runs.record import versions
+
+FACTORS = (-0.5, -0.25, -0.1, 0.0, 0.1, 0.25, 0.5, 0.75)
+"""Factors that are tried where constraints are given and no donor is."""
+LARGEST_DIFFERENCE = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What to edit, and how it is judged."""
+
+    k: int | None = None
+    sizes: tuple[int, ...] = ()
+    donor: str | None = None
+    factors: tuple[float, ...] = ()
+    metric: str | None = None
+    limits: tuple[Limit, ...] = ()
+    neutral: str | None = None
+    second_tasks: tuple[str, ...] = ()
+    harness_tasks: tuple[str, ...] = ()
+    harness_limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.k is not None and self.sizes:
+            raise InputError("give either --k or --sizes, not both")
+        if self.donor is not None and self.factors:
+            raise InputError("give either --donor or --factors, not both")
+        if self.k is None and not self.sizes and not self.limits:
+            raise InputError(
+                "say which selection: --k 10, or --constraint 'neutral<=1%' to have the strongest looked for"
+            )
+
+    def donors(self) -> list[str]:
+        """The donors to try."""
+        if self.donor is not None:
+            return [self.donor]
+        factors = self.factors or (FACTORS if self.limits else (0.0,))
+        return [f"scale={checked_factor(factor):g}" for factor in factors]
+
+    def chosen_sizes(self, found: Sequence[int]) -> list[int]:
+        """The sizes to try: those asked for, or sixteen over the frontier's."""
+        if self.k is not None:
+            return [self.k]
+        return list(self.sizes) or spread(found)
+
+
+def spread(sizes: Sequence[int], most: int = 16) -> list[int]:
+    """At most this many of the sizes, evenly over their logarithms, the first and the last among them."""
+    if len(sizes) <= most:
+        return list(sizes)
+    ratio = (len(sizes)) ** (1 / (most - 1))
+    return [sizes[i] for i in sorted({min(len(sizes), max(1, round(ratio**step))) - 1 for step in range(most)})]
+
+
+@own_threads()
+def edit(
+    run: str, asked: Asked, out: str, *, search: str | None = None, model: str | None = None, quiet: bool = False
+) -> None:
+    """Choose, fold, measure, save. Raises CotraceError before anything is written."""
+    path = check_free(out)
+    screen = Screen(quiet)
+    quiet_libraries()
+    reopened = Reopened.read(run, model=model, search=search)
+    watched = sides(asked.neutral, asked.second_tasks)
+    check_limits(asked.limits, watched)
+    selections = [reopened.selection(k) for k in asked.chosen_sizes(reopened.frontier.sizes)]
+    donors = asked.donors()
+    screen.note(f"loading {reopened.config.model}")
+    found = _tradeoff(reopened, asked, selections, donors, watched, screen)
+    selection, donor = _choice(found, selections, donors)
+    edited, difference = _folded(reopened, selection, donor)
+    outcomes = compare(
+        reopened.model,
+        reopened.task,
+        edited,
+        metric=asked.metric or reopened.config.metric,
+        sides=watched,
+        ids=reopened.parts.heldout,
+    )
+    outcomes += _harness(reopened, asked, selection, donor)
+    screen.say(outcome_table(f"k = {selection.k}, {donor}, on held-out pairs", outcomes))
+    card = _card(reopened, selection, donor, outcomes, difference, asked)
+    save(edited, path, card.text(), card.record(), _files(found))
+    screen.say(f"Largest difference between folded and hooked log-probabilities: {difference:.2g}")
+    screen.say(f"Written to {path}: {' '.join(selection.components)}")
+
+
+def _tradeoff(
+    reopened: Reopened,
+    asked: Asked,
+    selections: Sequence[Selection],
+    donors: Sequence[str],
+    watched: Sequence[Side],
+    screen: Screen,
+) -> Tradeoff | None:
+    """The trade-off where there is a choice to make; None for one edit without constraints."""
+    if len(selections) * len(donors) == 1 and not asked.limits:
+        return None
+    found = tradeoff(
+        reopened.model,
+        reopened.task,
+        selections,
+        donors,
+        metric=asked.metric or reopened.config.metric,
+        aim="zero" if (asked.metric or reopened.config.metric or "").endswith("_gap") else reopened.frontier.direction,
+        sides=watched,
+        limits=asked.limits,
+        parts=reopened.parts,
+        progress=screen.note,
+    )
+    screen.say(found.table())
+    return found
+
+
+def _choice(found: Tradeoff | None, selections: Sequence[Selection], donors: Sequence[str]) -> tuple[Selection, str]:
+    """The strongest edit that keeps the constraints. Raises DegenerateError where none does."""
+    if found is None:
+        return selections[0], donors[0]
+    if (best := found.best) is None:
+        mildest = min(found.points, key=lambda point: max(point.harms))
+        raise DegenerateError(
+            f"no edit of {len(found)} moves {found.metric} as it should within "
+            f"{'; '.join(found.constraints) or 'no bounds'}; the mildest (k = {mildest.k}, {mildest.donor}) "
+            f"harms by {max(mildest.harms):.2%}: loosen the constraints, or try other --sizes and --factors"
+        )
+    return next(s for s in selections if s.k == best.k), best.donor
+
+
+def _folded(reopened: Reopened, selection: Selection, donor: str) -> tuple[LanguageModel, float]:
+    """The folded model, and how far its scores of the task are from the hooked model's."""
+    reference = reopened.reference if donor.startswith("mean") else None
+    edits = changes(reopened.model, selection, stand_alone(donor, reopened.model, reference))
+    edited = fold_changes(reopened.model, edits)
+    part = ScoredTask(reopened.model, reopened.task, reopened.parts.heldout)
+    with apply(reopened.model, selection, donor, reference=reference):
+        hooked = part.scores()
+    return edited, (part.scores(edited) - hooked).abs().max().item()
+
+
+def _harness(reopened: Reopened, asked: Asked, selection: Selection, donor: str) -> list[Outcome]:
+    if not asked.harness_tasks:
+        return []
+    return harness(
+        reopened.model,
+        selection,
+        donor,
+        tasks=asked.harness_tasks,
+        limit=asked.harness_limit,
+        reference=reopened.reference if donor.startswith("mean") else None,
+    )
+
+
+def _card(
+    reopened: Reopened, selection: Selection, donor: str, outcomes: Sequence[Outcome], difference: float, asked: Asked
+) -> Card:
+    config = reopened.config
+    notes = [f"The traced task is {reopened.task.name}; donors of the search: {config.donors}; seed {config.seed}."]
+    if asked.limits:
+        bounds = "; ".join(limit.words for limit in asked.limits)
+        notes.append(f"Chosen as the strongest edit within {bounds}; a choice among many flatters the one chosen.")
+    return Card(
+        base_model=reopened.model.name,
+        revision=config.revision,
+        donor=donor,
+        components=selection.components,
+        question=reopened.frontier.summary or f"{reopened.frontier.metric} on {reopened.frontier.task}",
+        outcomes=outcomes,
+        largest_difference=difference,
+        versions=versions(),
+        command=f"cotrace edit RUN --k {selection.k} --donor {shlex.quote(donor)} --out DIR",
+        notes=notes,
+    )
+
+
+def _files(found: Tradeoff | None) -> dict[str, bytes]:
+    """The trade-off as a table and a figure."""
+    if found is None:
+        return {}
+    table = found.to_frame().to_csv(index=False, lineterminator="\n").encode()
+    return {"tradeoff.csv": table, "tradeoff.png": report.to_png(report.tradeoff(found))}

@@ -1,0 +1,160 @@
+"""``cotrace evaluate``: a run judged again, and the judgement that every trace ends with."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cotrace import known, tasks
+from cotrace.cli.libraries import own_threads, quiet_libraries
+from cotrace.cli.screen import Screen
+from cotrace.errors import CotraceError, InputError
+from cotrace.evaluation import Evaluation, TooFewPairs, applied, cross_fit, predict, predicted_cost, with_intervals
+from cotrace.evidence import Sets, evaluate
+from cotrace.results import Frontier
+from cotrace.runs.evidence import check_audit_unused, check_same, read_selection, store_evaluation, with_effects
+from cotrace.runs.prepare import Prepared, prepare
+from cotrace.runs.stored import StoredRun
+from cotrace.search import Search
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """How a run is judged."""
+
+    level: str = "standard"
+    k: int | None = None
+    search: str | None = None
+    selections: tuple[str, ...] = ()
+    circuits: tuple[str, ...] = ()
+    audit: bool = False
+    stability: int = 0
+    folds: int = 0
+    text: str | None = None
+    side_tasks: tuple[str, ...] = ()
+    smallest_p: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.stability < 0 or self.folds < 0 or self.folds == 1:
+            raise InputError("give --stability at least 1 run and --folds at least 2")
+
+    def sets(self) -> Sets:
+        """Somebody else's sets, by name. Raises InputError."""
+        files = {Path(path).name: read_selection(path) for path in self.selections}
+        return {**files, **{name: known.circuit(name) for name in self.circuits}}
+
+
+@own_threads()
+def evaluate_run(run: str, asked: Asked, *, dry_run: bool = False, quiet: bool = False) -> None:
+    """Load the run's model and data, check that they are the run's, say the plan, judge, show, store."""
+    stored = StoredRun.read(run)
+    sets = asked.sets()
+    if asked.audit:
+        check_audit_unused(stored.path)
+    screen = Screen(quiet)
+    quiet_libraries()
+    screen.note(f"loading {stored.config.model}")
+    prepared = prepare(stored.config)
+    check_same(stored.path, prepared)
+    frontiers = _ordered(stored, asked.search)
+    say_plan(prepared, frontiers[0], asked, screen)
+    if dry_run:
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TooFewPairs)  # the verdict says it
+        found = _judge(prepared, frontiers, asked, sets, screen)
+    for part in (found.members_table(), found.table()):
+        screen.say(part)
+    say_verdict(found, screen)
+    screen.say(f"\nWritten to {store_evaluation(stored.path, found)}")
+    if asked.folds:
+        say_folds(prepared, frontiers[0].search, asked.folds, screen)
+
+
+def _ordered(stored: StoredRun, search: str | None) -> list[Frontier]:
+    """The frontier that is judged first, the others behind it."""
+    first = stored.frontier(search)
+    return [with_effects(stored.path, one) for one in (first, *(one for one in stored.frontiers if one is not first))]
+
+
+def _judge(prepared: Prepared, frontiers: Sequence[Frontier], asked: Asked, sets: Sets, screen: Screen) -> Evaluation:
+    return evaluate(
+        prepared.problem,
+        frontiers,
+        level=asked.level,
+        k=asked.k,
+        pairs="audit" if asked.audit else "heldout",
+        against=sets,
+        text=asked.text,
+        side=[tasks.load(name) for name in asked.side_tasks],
+        stability=asked.stability,
+        search=_search_of(prepared, frontiers[0].search),
+        smallest_p=asked.smallest_p,
+        seed=prepared.config.seed,
+        progress=lambda what, done, of: screen.note(f"{what} ({done + 1} of {of})"),
+    )
+
+
+def _search_of(prepared: Prepared, name: str) -> Search | None:
+    """The run's search of that name."""
+    return next((search for search in prepared.searches if search.name == name), None)
+
+
+def say_plan(prepared: Prepared, frontier: Frontier, asked: Asked, screen: Screen) -> None:
+    """What will be done and what it costs, before it is done."""
+    screen.say(predict(prepared.problem, frontier, level=asked.level, k=asked.k).table())
+    n, search = len(frontier.space), _search_of(prepared, frontier.search)
+    if asked.stability and search is not None:
+        cost = predicted_cost(search, n, asked.stability) + min(asked.stability, 3) * search.predicted_cost(n)
+        screen.say(f"Searching again {asked.stability} times, and without members: at most {cost:,.0f} more")
+    if asked.folds and search is not None:
+        screen.say(
+            f"{asked.folds}-fold cross-fitting: at most {(asked.folds - 1) * search.predicted_cost(n):,.0f} more"
+        )
+
+
+def say_folds(prepared: Prepared, name: str, folds: int, screen: Screen) -> None:
+    """Cross-fitting over the pairs that the run searched."""
+    search = _search_of(prepared, name)
+    if search is None:
+        raise InputError(f"cross-fitting searches again, and the run has no search {name!r}")
+    told = cross_fit(
+        prepared.problem,
+        search,
+        count=folds,
+        seed=prepared.config.seed,
+        progress=lambda what, done, of: screen.note(f"{what} {done + 1} of {of}"),
+    )
+    screen.say(told.table())
+
+
+def say_verdict(evaluation: Evaluation, screen: Screen) -> None:
+    """The verdict, one sentence a line."""
+    screen.title(f"Verdict ({evaluation.level}, {evaluation.forward_equivalents:,.0f} forward-equivalents)")
+    for sentence in evaluation.verdict:
+        screen.say(sentence)
+
+
+def judged(
+    prepared: Prepared, frontiers: Sequence[Frontier], screen: Screen
+) -> tuple[list[Frontier], Evaluation | None]:
+    """The frontiers of a trace with their intervals, and the first one judged at the run's level.
+
+    What cannot be judged is said and does not cost the user the search.
+    """
+    problem, level = prepared.problem, prepared.config.evaluation
+    if level == "none":
+        return list(frontiers), None
+    first, *others = (with_intervals(problem, one) for one in frontiers)
+    try:
+        planned = predict(problem, first, level=level)
+        screen.note(f"evaluation {level}: at most {planned.forward_equivalents:,} forward-equivalents")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TooFewPairs)  # the verdict says it
+            found = evaluate(problem, [first, *others], level=level, seed=prepared.config.seed)
+    except CotraceError as error:
+        screen.say(f"The result could not be judged: {error}")
+        return [first, *others], None
+    return [applied(first, found), *others], found

@@ -1,0 +1,87 @@
+"""``cotrace generate``: continuations by the base model and by the edited one, side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+from cotrace.cli.libraries import own_threads, quiet_libraries
+from cotrace.cli.screen import Screen
+from cotrace.cli.stored import Reopened
+from cotrace.editing import Sampling, generate
+from cotrace.editing.judge import load_judge
+from cotrace.errors import InputError, OutputExists
+from cotrace.results.outcomes import outcome_table
+from cotrace.runs.directory import write_atomically
+from cotrace.tasks.files import read_text
+
+
+@own_threads()
+def generated(
+    run: str,
+    k: int,
+    prompts: str,
+    sampling: Sampling,
+    *,
+    donor: str = "zero",
+    judge: str | None = None,
+    search: str | None = None,
+    model: str | None = None,
+    out: str | None = None,
+    quiet: bool = False,
+) -> None:
+    """Generate, show, judge where asked, and write JSON Lines. Raises CotraceError."""
+    screen = Screen(quiet)
+    quiet_libraries()
+    reopened = Reopened.read(run, model=model, search=search)
+    selection = reopened.selection(k)
+    asked = list(read_prompts(Path(prompts)))
+    path = _free(Path(out)) if out else _next_free(Path(run) / f"generated-k{k}.jsonl")
+    judged = None if judge is None else load_judge(judge)
+    screen.note(f"loading {reopened.config.model}")
+    reference = reopened.reference if donor.startswith("mean") else None
+    found = generate(reopened.model, asked, selection, donor, reference=reference, sampling=sampling, judge=judged)
+    screen.say(found.table())
+    if found.scores is not None:
+        screen.say(outcome_table("The judge's score, intervals over prompts", [found.scores]))
+    write_atomically(path, found.jsonl())
+    screen.say(f"Written to {path}")
+
+
+def read_prompts(path: Path) -> Iterator[str]:
+    """One prompt a line; in a .jsonl file the field ``prompt`` or ``base``. Raises InputError naming the line."""
+    if not path.is_file():
+        raise InputError(f"there is no file {path}: give a text file with one prompt a line, or JSON Lines")
+    number = 0
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        if line.strip():
+            yield _prompt(line, f"{path}:{number}") if path.suffix == ".jsonl" else line
+    if number == 0:
+        raise InputError(f"{path} is empty: give one prompt a line")
+
+
+def _prompt(line: str, where: str) -> str:
+    try:
+        record = json.loads(line)
+        prompt = record.get("prompt", record.get("base"))
+    except (ValueError, AttributeError):
+        raise InputError(f"{where}: not a JSON object with a 'prompt'") from None
+    if not isinstance(prompt, str) or not prompt:
+        raise InputError(f"{where}: 'prompt' must be text")
+    return prompt
+
+
+def _free(path: Path) -> Path:
+    if path.exists():
+        raise OutputExists(f"the output {path} exists already: name a new file with --out")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"the output {path} cannot be written: there is no folder {path.parent}")
+    return path
+
+
+def _next_free(path: Path) -> Path:
+    """The path, or with the first number behind it that is free."""
+    numbered = (path if n == 1 else path.with_stem(f"{path.stem}-{n}") for n in count(1))
+    return next(one for one in numbered if not one.exists())

@@ -1,0 +1,26 @@
+"""Other libraries while a run goes on: silent but for errors, and with their threads given back afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def own_threads() -> Iterator[None]:
+    """A run may set the number of threads; afterwards it is as before."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def quiet_libraries() -> None:
+    """No progress bars and no notes from transformers: the screen is ours, and one line an error."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

@@ -1,0 +1,51 @@
+"""Screen: what is said on stdout, and nothing where quiet is asked for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from rich.console import Console
+
+PLAIN_WIDTH = 120
+"""Columns where the output is not a terminal."""
+
+
+def console(stderr: bool = False) -> Terminal:
+    """A console that keeps to NO_COLOR and to plain text where it is not a terminal."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() or "COLUMNS" in os.environ else PLAIN_WIDTH
+    return Terminal(file=stream, width=width, highlight=False)
+
+
+class Terminal(Console):
+    """A console that says when its reader has gone, where rich would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        """Called while the BrokenPipeError is handled: raise it again."""
+        self.quiet = True
+        raise  # noqa: PLE0704
+
+
+class Screen:
+    """The results go to stdout, progress and warnings to stderr."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.out, self.progress = console(), console(stderr=True)
+
+    def say(self, *what: Any, style: str | None = None) -> None:
+        """Text or a table; text is shown as it is."""
+        if not self.quiet:
+            self.out.print(*what, style=style, markup=False, soft_wrap=all(isinstance(item, str) for item in what))
+
+    def title(self, text: str) -> None:
+        """A heading with a line above."""
+        self.say("")
+        self.say(text, style="bold")
+
+    def note(self, text: str) -> None:
+        """A line about what goes on, on stderr."""
+        if not self.quiet:
+            self.progress.print(text, markup=False, style="dim", soft_wrap=True)

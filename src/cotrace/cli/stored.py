@@ -1,0 +1,75 @@
+"""A stored run put to work again: its model, its task and a selection of one size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from cotrace.editing import Side, neutral, second_task
+from cotrace.editing.tradeoff import Parts
+from cotrace.errors import InputError
+from cotrace.models import LanguageModel
+from cotrace.problem import LanguageProblem
+from cotrace.prompts import Task
+from cotrace.results import Frontier, Selection
+from cotrace.runs.config import RunConfig
+from cotrace.runs.prepare import load, load_task, pose, use_threads
+from cotrace.runs.stored import StoredRun
+from cotrace.tasks import load as named_task
+
+
+@dataclass(frozen=True)
+class Reopened:
+    """Everything of a run that edits need; what is large is loaded on first use."""
+
+    run: StoredRun
+    frontier: Frontier
+
+    @classmethod
+    def read(cls, path: str, *, model: str | None = None, search: str | None = None) -> Reopened:
+        """The run in a folder. Raises InputError."""
+        run = StoredRun.read(path, model=model)
+        return cls(run, run.frontier(search))
+
+    @property
+    def config(self) -> RunConfig:
+        return self.run.config
+
+    @cached_property
+    def task(self) -> Task:
+        """The run's task, from its data."""
+        return load_task(self.config)
+
+    @cached_property
+    def model(self) -> LanguageModel:
+        """The run's model."""
+        model = load(self.config)
+        use_threads(self.config, model)
+        return model
+
+    @cached_property
+    def parts(self) -> Parts:
+        """The pairs that the search saw, and those held out; the same where nothing was."""
+        problem: LanguageProblem = pose(self.config, self.model, self.task)
+        training = set(problem.training.ids)
+        return Parts(training, set(problem.heldout.ids) if problem.heldout else training)
+
+    @property
+    def reference(self) -> Task:
+        """The task with the pairs that the search saw: what ``mean=task`` is taken over."""
+        return self.parts.reference(self.task)
+
+    def selection(self, k: int) -> Selection:
+        """The selection of exactly k. Raises InputError, also for a run in ``keep`` mode."""
+        if self.frontier.mode == "keep":
+            raise InputError(
+                f"{self.run.path} is a run in keep mode, whose selections are what to leave alone; edits take what to "
+                "change: run it with --mode swap"
+            )
+        return self.frontier.at(k)
+
+
+def sides(path: str | None, others: Sequence[str]) -> list[Side]:
+    """The neutral text (the one that ships, or a file), and further tasks by name or file."""
+    return [neutral(path), *(second_task(named_task(name)) for name in others)]

@@ -1,0 +1,202 @@
+"""Sites, components and component spaces: the words for the parts of a model that a search may choose from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+
+from cotrace.errors import InputError, unknown
+
+
+class Site(StrEnum):
+    """A kind of place in the network."""
+
+    ATTENTION_PATTERN = "attention_pattern"
+    HEAD_OUTPUT = "head_output"
+    KV_GROUP = "kv_group"
+    ATTENTION_OUTPUT = "attention_output"
+    MLP_OUTPUT = "mlp_output"
+    MLP_NEURON = "mlp_neuron"
+    MLP_COORDINATE = "mlp_coordinate"
+    EXPERT = "expert"
+    RESIDUAL = "residual"
+
+    @classmethod
+    def named(cls, name: str | Site) -> Site:
+        """The site of that name. Raises UnknownName with the list."""
+        try:
+            return cls(name)
+        except ValueError:
+            raise unknown("site", name, [site.value for site in cls]) from None
+
+    @property
+    def tag(self) -> str:
+        """The word that stands for the site in a component's name."""
+        return TAGS[self]
+
+    @property
+    def has_units(self) -> bool:
+        """Whether a layer holds several components of this site (heads, neurons) or is one component itself."""
+        return self not in WHOLE_LAYER
+
+
+TAGS: Mapping[Site, str] = {
+    Site.ATTENTION_PATTERN: "pattern",
+    Site.HEAD_OUTPUT: "head",
+    Site.KV_GROUP: "kv",
+    Site.ATTENTION_OUTPUT: "attn",
+    Site.MLP_OUTPUT: "mlp",
+    Site.MLP_NEURON: "neuron",
+    Site.MLP_COORDINATE: "coord",
+    Site.EXPERT: "expert",
+    Site.RESIDUAL: "resid",
+}
+WHOLE_LAYER = frozenset({Site.ATTENTION_OUTPUT, Site.MLP_OUTPUT, Site.RESIDUAL})
+SITE_OF_TAG: Mapping[str, Site] = {tag: site for site, tag in TAGS.items()}
+
+_FULL = re.compile(r"L(?P<layer>\d+)\.(?P<tag>[a-z]+)(?P<unit>\d+)?(?:@(?P<role>[A-Za-z_][\w-]*))?")
+_SHORT_HEAD = re.compile(r"(?:a?(?P<l1>\d+)\.h?(?P<h1>\d+)|L(?P<l2>\d+)H(?P<h2>\d+))(?:@(?P<role>[A-Za-z_][\w-]*))?")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Component:
+    """One unit at a site and layer, optionally at a position role. Prints and parses as ``L9.head6@subject``."""
+
+    site: Site
+    layer: int
+    unit: int | None = None
+    """Index in the layer; None where the site is the whole layer."""
+    role: str = "all"
+    """Position role; ``all`` is every patched position."""
+
+    def __post_init__(self) -> None:
+        if self.layer < 0 or (self.unit is not None and self.unit < 0):
+            raise InputError(f"component at layer {self.layer}, unit {self.unit}: indices start at 0")
+        if self.site.has_units != (self.unit is not None):
+            need = "needs a unit, as in" if self.site.has_units else "is one per layer, as in"
+            example = f"L{self.layer}.{self.site.tag}" + ("0" if self.site.has_units else "")
+            raise InputError(f"a component of {self.site} {need} {example}")
+
+    def __str__(self) -> str:
+        unit = "" if self.unit is None else self.unit
+        role = "" if self.role == "all" else f"@{self.role}"
+        return f"L{self.layer}.{self.site.tag}{unit}{role}"
+
+    @classmethod
+    def parse(cls, text: str) -> Component:
+        """Inverse of ``str``; ``9.6``, ``L9H6`` and ``a9.h6`` are read as ``L9.head6``. Raises InputError."""
+        if short := _SHORT_HEAD.fullmatch(text):
+            layer, head = short["l1"] or short["l2"], short["h1"] or short["h2"]
+            return cls(Site.HEAD_OUTPUT, int(layer), int(head), short["role"] or "all")
+        full = _FULL.fullmatch(text)
+        if full is None or full["tag"] not in SITE_OF_TAG:
+            raise InputError(f"{text!r} is not a component: write it as L9.head6, L9.pattern6, L3.neuron1207 or L5.mlp")
+        unit = None if full["unit"] is None else int(full["unit"])
+        return cls(SITE_OF_TAG[full["tag"]], int(full["layer"]), unit, full["role"] or "all")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A run of components that share site, layer and role: one slice of the mask, one place in the network."""
+
+    site: Site
+    layer: int
+    role: str
+    start: int
+    units: tuple[int, ...]
+    """Unit indices in mask order; ``(0,)`` where the site is the whole layer."""
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.units)
+
+
+@dataclass(frozen=True)
+class ComponentSpace(Sequence[Component]):
+    """The ordered list of the N components that a search may choose from: sites as given, layer-major."""
+
+    components: tuple[Component, ...]
+
+    def __post_init__(self) -> None:
+        if not self.components:
+            raise InputError("the component space is empty: name at least one site that the model has")
+        if len(self._index) != len(self.components):
+            double = next(c for i, c in enumerate(self.components) if self._index[c] != i)
+            raise InputError(f"{double} stands twice in the component space: name each site and component once")
+
+    @classmethod
+    def build(cls, units: Mapping[Site, Mapping[int, int]], roles: Sequence[str] = ("all",)) -> ComponentSpace:
+        """Space over whole layers: for each site, in order, the number of units in each layer (1 for a whole layer)."""
+        return cls(
+            tuple(
+                Component(site, layer, unit if site.has_units else None, role)
+                for site, layers in units.items()
+                for layer, count in layers.items()
+                for role in roles
+                for unit in range(count)
+            )
+        )
+
+    @classmethod
+    def parse(cls, names: Iterable[str]) -> ComponentSpace:
+        """Space of the components of these names, in the order given."""
+        return cls(tuple(map(Component.parse, names)))
+
+    @cached_property
+    def _index(self) -> dict[Component, int]:
+        return {component: i for i, component in enumerate(self.components)}
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """The space cut into runs of equal site, layer and role, in mask order."""
+        blocks: list[Block] = []
+        start = 0
+        for i in range(1, len(self) + 1):
+            if i == len(self) or _place(self.components[i]) != _place(self.components[start]):
+                units = tuple(component.unit or 0 for component in self.components[start:i])
+                blocks.append(Block(*_place(self.components[start]), start, units))
+                start = i
+        return tuple(blocks)
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The sites in the space, in order of first appearance."""
+        return tuple(dict.fromkeys(component.site for component in self.components))
+
+    @property
+    def names(self) -> list[str]:
+        return [str(component) for component in self.components]
+
+    def indices(self, components: Iterable[Component]) -> tuple[int, ...]:
+        """Mask indices of these components, ascending. Raises InputError for one outside the space."""
+        try:
+            return tuple(sorted(self._index[component] for component in components))
+        except KeyError as missing:
+            raise InputError(
+                f"{missing.args[0]} is not in this component space of {len(self)}: {self.outline}"
+            ) from None
+
+    @property
+    def outline(self) -> str:
+        """One phrase for what the space holds, such as ``40 head_output in 5 layers``."""
+        parts = []
+        for site in self.sites:
+            members = [component for component in self.components if component.site is site]
+            parts.append(f"{len(members)} {site} in {len({member.layer for member in members})} layers")
+        return " + ".join(parts)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+        return self.components[index]
+
+    def __len__(self) -> int:
+        return len(self.components)
+
+    def __iter__(self) -> Iterator[Component]:
+        return iter(self.components)
+
+
+def _place(component: Component) -> tuple[Site, int, str]:
+    return component.site, component.layer, component.role

@@ -1,0 +1,34 @@
+"""Donors: where the values that are swapped in come from."""
+
+from cotrace.donors.parse import donor_source
+from cotrace.donors.record import record
+from cotrace.donors.sources import (
+    Counterfactual,
+    DonorSource,
+    Mean,
+    Noise,
+    Resample,
+    Scale,
+    Setting,
+    Vector,
+    Zero,
+    check_sites,
+)
+from cotrace.donors.store import Donors, RecordedDonors
+
+__all__ = [
+    "Counterfactual",
+    "DonorSource",
+    "Donors",
+    "Mean",
+    "Noise",
+    "RecordedDonors",
+    "Resample",
+    "Scale",
+    "Setting",
+    "Vector",
+    "Zero",
+    "check_sites",
+    "donor_source",
+    "record",
+]

@@ -1,0 +1,86 @@
+"""Recording: run the donor prompts once and keep what stands at each place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cotrace.batches import EncodedPair, Layout, Packing, donor_layouts, donor_tokens
+from cotrace.donors.store import RecordedDonors
+from cotrace.interventions import forward
+from cotrace.models import LanguageModel, Place
+from cotrace.models.taps import Edit
+
+Perturb = Callable[[Layout, Tensor], Tensor]
+"""(layout, token embeddings [row, pos, d_model]) -> embeddings that the donor run starts from."""
+
+
+def record(
+    model: LanguageModel,
+    pairs: Sequence[EncodedPair],
+    places: Sequence[Place],
+    packing: Packing,
+    perturb: Perturb | None = None,
+) -> RecordedDonors:
+    """The values of the pairs' donor runs at these places."""
+    store = _empty_store(model, pairs, places, packing)
+    for layout in donor_layouts(pairs, packing):
+        edits = [(place, _recorder(store, place, layout)) for place in places]
+        with torch.no_grad(), _perturbed(model, layout, perturb):
+            forward(model, layout, edits)
+    return store
+
+
+def _empty_store(
+    model: LanguageModel, pairs: Sequence[EncodedPair], places: Sequence[Place], packing: Packing
+) -> RecordedDonors:
+    tokens = torch.tensor([donor_tokens(pair, packing.patch_answers) for pair in pairs])
+    lengths = torch.tensor([len(pair.donor or pair.prompt) for pair in pairs])
+    total, squares = int(tokens.sum()), int((lengths**2).sum())
+    like = torch.empty(0, dtype=model.dtype, device=model.device)
+    values = {p: like.new_empty(total, p.units * p.width) for p in places if p.tap != "pattern"}
+    patterns = {p: like.new_empty(squares, p.units) for p in places if p.tap == "pattern"}
+    return RecordedDonors(values, patterns, lengths, torch.cumsum(tokens, 0) - tokens)
+
+
+@contextmanager
+def _perturbed(model: LanguageModel, layout: Layout, perturb: Perturb | None) -> Iterator[None]:
+    """Token embeddings as ``perturb`` makes them; as before afterwards."""
+    if perturb is None:
+        yield
+        return
+
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        return perturb(layout, output)
+
+    handle = model.module.get_input_embeddings().register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _recorder(store: RecordedDonors, place: Place, layout: Layout) -> Edit:
+    def keep(own: Tensor) -> Tensor:
+        if place.tap == "pattern":
+            _keep_pattern(store, place, layout, own)
+        else:
+            flat = layout.source.flatten()
+            real = torch.nonzero(flat >= 0).flatten()
+            values = store.values[place]
+            rows = own.reshape(flat.numel(), -1)[real.to(own.device)]
+            values[flat[real].to(values.device)] = rows.to(values.device)
+        return own
+
+    return keep
+
+
+def _keep_pattern(store: RecordedDonors, place: Place, layout: Layout, own: Tensor) -> None:
+    entry = store.entries(layout).to(own.device)
+    row, query, key = torch.nonzero(entry >= 0, as_tuple=True)
+    patterns = store.patterns[place]
+    patterns[entry[row, query, key].to(patterns.device)] = own[row, :, query, key].to(patterns.device)

@@ -1,0 +1,320 @@
+"""Donor sources: where the values that are swapped in come from. One class for each; all are soft."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cotrace.batches import EncodedPair, Encoding, Layout, Packing, Refusal, donor_tokens, shared_prefix
+from cotrace.components import Component, ComponentSpace, Site
+from cotrace.donors.record import Perturb, record
+from cotrace.donors.store import ConstantDonors, Donors, PositionDonors, RecordedDonors, ScaledDonors
+from cotrace.errors import AlignmentError, InputError, UnsupportedSite
+from cotrace.models import LanguageModel, Place
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every donor source works on."""
+
+    model: LanguageModel
+    space: ComponentSpace
+    places: tuple[Place, ...]
+    packing: Packing
+
+
+@runtime_checkable
+class DonorSource(Protocol):
+    """Where donor values come from."""
+
+    @property
+    def name(self) -> str:
+        """The word for it in files and tables."""
+
+    @property
+    def paired(self) -> bool:
+        """Whether every pair needs a counterfactual prompt."""
+
+    @property
+    def patterns(self) -> bool:
+        """Whether its attention patterns have rows that sum to 1."""
+
+    def prepare(self, encoding: Encoding) -> Encoding:
+        """The pairs with the donor prompts that this source gives them."""
+
+    def prefix(self, pair: EncodedPair) -> int:
+        """Leading prompt tokens at which base and donor run agree in every value."""
+
+    def donors(self, setting: Setting, pairs: Sequence[EncodedPair]) -> Donors:
+        """The donor values of these pairs, computed now."""
+
+
+class _Unprepared:
+    """Leaves the pairs as they are."""
+
+    def prepare(self, encoding: Encoding) -> Encoding:
+        return encoding
+
+
+class _NoPrefix:
+    """Donor values that differ from the first token on."""
+
+    def prefix(self, pair: EncodedPair) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
+class Counterfactual(_Unprepared):
+    """The paired prompt's own run."""
+
+    name = "counterfactual"
+    paired = True
+    patterns = True
+
+    def prefix(self, pair: EncodedPair) -> int:
+        return shared_prefix(pair)
+
+    def donors(self, setting: Setting, pairs: Sequence[EncodedPair]) -> RecordedDonors:
+        return record(setting.model, pairs, setting.places, setting.packing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise(_Unprepared):
+    """The base prompt's run with Gaussian noise on token embeddings, fixed for each pair by its id and the seed.
+
+    Source: Meng et al., Locating and Editing Factual Associations in GPT, 2022 (noise on the subject); Yan et al. 2026
+    (noise on the whole prompt, std 0.6045). ``std`` is absolute; ``multiple`` is in units of the embeddings' own std.
+    ``draws`` averages the effects, not the activations, of several draws.
+    """
+
+    std: float | int | None = None
+    multiple: float | int | None = None
+    role: str = "all"
+    """Position role that is perturbed: ``all`` prompt tokens, ``subject``, or another span."""
+    seed: int = 0
+    draws: int = 1
+    tensors: Mapping[str, Tensor] | None = None
+    """The noise itself: one [position, d_model] tensor for each pair, by id."""
+
+    name = "noise"
+    paired = False
+    patterns = True
+
+    def __post_init__(self) -> None:
+        if sum(given is not None for given in (self.std, self.multiple, self.tensors)) != 1:
+            raise InputError(
+                "noise needs one of std=, multiple= and tensors=: say how much, as in noise=0.6 or noise=3x"
+            )
+        if (self.std or self.multiple or 0) < 0 or self.draws < 1:
+            raise InputError(f"noise: std, multiple and draws must be positive; got {self}")
+
+    def donors(self, setting: Setting, pairs: Sequence[EncodedPair]) -> RecordedDonors:
+        answers = setting.packing.patch_answers
+        noise = [self._noise(pair, setting.model) for pair in pairs]
+        whole = [_pad(rows, donor_tokens(pair, answers)) for rows, pair in zip(noise, pairs, strict=True)]
+        return record(setting.model, pairs, setting.places, setting.packing, _adding(torch.cat(whole)))
+
+    def prefix(self, pair: EncodedPair) -> int:
+        noised = pair.roles.get(self.role, (0,)) if self.tensors is None else (0,)
+        return min(*noised, len(pair.prompt) - 1) if self.role != "all" else 0
+
+    def each_draw(self) -> list[Noise]:
+        """One source of a single draw for each of its draws; the first has the seed itself."""
+        seeds = [self.seed, *(_child_seed(self.seed, number) for number in range(1, self.draws))]
+        return [replace(self, draws=1, seed=seed) for seed in seeds]
+
+    def _noise(self, pair: EncodedPair, model: LanguageModel) -> Tensor:
+        weight = model.module.get_input_embeddings().weight
+        shape = (len(pair.prompt), weight.shape[1])
+        if self.tensors is not None:
+            return _given(self.tensors, pair, shape).to(weight.dtype)
+        scale = self.std if self.std is not None else (self.multiple or 0) * weight.detach().float().std().item()
+        generator = np.random.default_rng([self.seed, zlib.crc32(pair.pair.id.encode())])
+        noise = torch.from_numpy(generator.standard_normal(shape) * scale)
+        where = torch.zeros(shape[0], 1, dtype=noise.dtype)
+        where[list(pair.roles[self.role]) if self.role in pair.roles else slice(None)] = 1
+        return (noise * where).to(weight.dtype)
+
+
+def _given(tensors: Mapping[str, Tensor], pair: EncodedPair, shape: tuple[int, int]) -> Tensor:
+    if pair.pair.id not in tensors:
+        raise InputError(f"pair {pair.pair.id}: no noise tensor of that id is given")
+    noise = tensors[pair.pair.id]
+    if tuple(noise.shape) != shape:
+        raise InputError(f"pair {pair.pair.id}: its noise has shape {list(noise.shape)}, not {list(shape)}")
+    return noise
+
+
+def _pad(rows: Tensor, length: int) -> Tensor:
+    """Rows of zeros behind those given: answers are not perturbed."""
+    return torch.cat([rows, rows.new_zeros(length - len(rows), rows.shape[1])])
+
+
+def _child_seed(seed: int, number: int) -> int:
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+
+
+def _adding(noise: Tensor) -> Perturb:
+    """Adds row ``source`` of the flat noise to each token's embedding."""
+
+    def perturb(layout: Layout, embeddings: Tensor) -> Tensor:
+        added = noise[layout.source.clamp(min=0)] * (layout.source >= 0)[..., None]
+        return embeddings + added.to(embeddings.device)
+
+    return perturb
+
+
+@dataclass(frozen=True)
+class Zero(_Unprepared, _NoPrefix):
+    """Zeros: the component is taken out."""
+
+    name = "zero"
+    paired = False
+    patterns = False
+
+    def donors(self, setting: Setting, pairs: Sequence[EncodedPair]) -> ConstantDonors:
+        like = torch.zeros(0, dtype=setting.model.dtype)
+        return ConstantDonors({place: like.new_zeros(place.units * place.width) for place in setting.places})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mean(_Unprepared, _NoPrefix):
+    """The mean value over a reference set: pooled over all its tokens, or for each position."""
+
+    reference: Sequence[EncodedPair] | None = None
+    """Encoded reference prompts; None takes the donor runs of the task's own pairs."""
+    per_position: bool = False
+
+    name = "mean"
+    paired = False
+    patterns = False
+
+    def donors(self, setting: Setting, pairs: Sequence[EncodedPair]) -> Donors:
+        reference = self.reference or pairs
+        packing = replace(setting.packing, patch_answers=False)
+        recorded = record(setting.model, reference, setting.places, packing)
+        if not self.per_position:
+            return ConstantDonors({place: values.mean(0) for place, values in recorded.values.items()})
+        needed = max(len(pair.prompt) for pair in pairs)
+        longest = int(recorded.lengths.max())
+        if longest < needed:
+            raise InputError(
+                f"mean by position: the longest reference prompt has {longest} tokens, a pair has {needed}"
+            )
+        return PositionDonors(_position_means(recorded))
+
+
+def _position_means(recorded: RecordedDonors) -> dict[Place, Tensor]:
+    lengths = recorded.lengths
+    position = torch.cat([torch.arange(int(length)) for length in lengths])
+    count = torch.bincount(position)
+    means = {}
+    for place, values in recorded.values.items():
+        total = values.new_zeros(len(count), values.shape[1]).index_add(0, position.to(values.device), values)
+        means[place] = total / count.to(values)[:, None]
+    return means
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resample:
+    """Another pair's base run, of equal length, drawn by seed. Pairs without such a partner are refused."""
+
+    seed: int = 0
+
+    name = "resample"
+    paired = False
+    patterns = True
+
+    def prepare(self, encoding: Encoding) -> Encoding:
+        generator = np.random.default_rng(self.seed)
+        lengths: dict[int, list[int]] = {}
+        for i, pair in enumerate(encoding.pairs):
+            lengths.setdefault(len(pair.prompt), []).append(i)
+        partner: dict[int, int] = {}
+        for members in lengths.values():
+            order = generator.permutation(members).tolist()
+            if len(order) > 1:
+                partner |= dict(zip(order, [*order[1:], order[0]], strict=True))
+        return _with_partners(encoding, partner)
+
+    def prefix(self, pair: EncodedPair) -> int:
+        return shared_prefix(pair)
+
+    def donors(self, setting: Setting, pairs: Sequence[EncodedPair]) -> RecordedDonors:
+        return record(setting.model, pairs, setting.places, setting.packing)
+
+
+def _with_partners(encoding: Encoding, partner: Mapping[int, int]) -> Encoding:
+    pairs = encoding.pairs
+    kept = tuple(replace(pairs[i], donor=pairs[partner[i]].prompt) for i in range(len(pairs)) if i in partner)
+    alone = tuple(
+        Refusal(p.pair.id, f"pair {p.pair.id}: no other prompt has {len(p.prompt)} tokens to resample", p.pair.group)
+        for i, p in enumerate(pairs)
+        if i not in partner
+    )
+    if not kept:
+        raise AlignmentError(
+            "donors='resample': no two prompts have the same number of tokens; use another donor source"
+        )
+    return Encoding(kept, (*encoding.refused, *alone), encoding.template)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Vector(_Unprepared, _NoPrefix):
+    """A tensor of the user's own for each component: [width], the numbers that the component has at one position."""
+
+    values: Mapping[str, Tensor]
+
+    name = "vector"
+    paired = False
+    patterns = False
+
+    def donors(self, setting: Setting, pairs: Sequence[EncodedPair]) -> ConstantDonors:
+        given = {Component.parse(name): value for name, value in self.values.items()}
+        table = {(p.site, p.layer): p for p in setting.places}
+        values = {p: torch.zeros(p.units, p.width, dtype=setting.model.dtype) for p in setting.places}
+        for component in setting.space:
+            place = table[component.site, component.layer]
+            values[place][component.unit or 0] = _vector(given, component, place.width)
+        return ConstantDonors({place: value.flatten() for place, value in values.items()})
+
+
+def _vector(given: Mapping[Component, Tensor], component: Component, width: int) -> Tensor:
+    if component not in given:
+        raise InputError(f"donors='vector': no tensor for {component}; give one of shape [{width}] for each component")
+    if tuple(given[component].shape) != (width,):
+        raise InputError(f"donors='vector': {component} has shape {list(given[component].shape)}, not [{width}]")
+    return given[component]
+
+
+@dataclass(frozen=True)
+class Scale(_Unprepared, _NoPrefix):
+    """The own value times a factor: 0 takes a component out, 1 leaves it."""
+
+    factor: float | int
+
+    name = "scale"
+    paired = False
+    patterns = False
+
+    def donors(self, setting: Setting, pairs: Sequence[EncodedPair]) -> ScaledDonors:
+        return ScaledDonors(float(self.factor))
+
+
+def check_sites(source: DonorSource, space: ComponentSpace, align: str) -> None:
+    """Raises UnsupportedSite for a donor that cannot act at a site (the donor x site table of the docs)."""
+    if Site.ATTENTION_PATTERN not in space.sites:
+        return
+    if not source.patterns:
+        raise UnsupportedSite(
+            f"attention_pattern takes only rows that sum to 1, which donors={source.name!r} does not give; use "
+            "counterfactual, noise or resample, or the site head_output"
+        )
+    if align != "exact":
+        raise UnsupportedSite(f"attention_pattern takes only whole rows, so not align={align!r}; use align='exact'")

@@ -1,0 +1,47 @@
+"""``apply``: a selection at work in the plain Hugging Face model, in every forward pass, prompts and generated text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from transformers import PreTrainedModel
+
+from cotrace.donors import DonorSource
+from cotrace.editing.changes import Change, changes
+from cotrace.models import LanguageModel, tapped
+from cotrace.prompts import Task
+from cotrace.results import Selection
+
+
+class _NothingRan(Exception):
+    """No forward pass inside: nothing that could have been missed."""
+
+
+@contextmanager
+def apply(
+    model: LanguageModel, selection: Selection, donor: str | DonorSource = "zero", *, reference: Task | None = None
+) -> Iterator[PreTrainedModel]:
+    """The Hugging Face model with the selection's components under the donor, for every forward inside.
+
+    It runs, scores and generates, with and without a cache; every position takes the donor, padding too, which nothing
+    attends to. Hooks and attention are restored afterwards. ``reference`` is the task that ``mean=task`` is taken
+    over. Raises InputError for a donor without a value at generated positions, UnsupportedSite, and RuntimeError where
+    the model ran and a place was never reached.
+    """
+    with changed(model, changes(model, selection, donor, reference)):
+        yield model.module
+
+
+@contextmanager
+def changed(model: LanguageModel, edits: Sequence[Change]) -> Iterator[None]:
+    """The model under these changes."""
+    reached: list[bool] = []
+    taps = [(change.place, change.edit(lambda: reached.append(True))) for change in edits]
+    try:
+        with tapped(model.module, taps):
+            yield
+            if not reached:
+                raise _NothingRan
+    except _NothingRan:
+        pass

@@ -1,0 +1,138 @@
+"""Generation: continuations of prompts by the model as it is at the moment, left-padded, seeded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cotrace.batches.texts import TextTokenizer
+from cotrace.donors import DonorSource
+from cotrace.editing.apply import apply
+from cotrace.editing.judge import Judge, judged
+from cotrace.editing.pairs import Continuation, Continuations
+from cotrace.errors import InputError
+from cotrace.models import LanguageModel
+from cotrace.models.language_model import evaluating
+from cotrace.prompts import Task
+from cotrace.results import Selection
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How continuations are drawn."""
+
+    max_new_tokens: int = 20
+    temperature: float = 0.0
+    """0 takes the likeliest token each time."""
+    samples: int = 1
+    """Continuations of each prompt."""
+    seed: int = 0
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "samples", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}: give at least 1")
+        if not 0 <= self.temperature < float("inf"):
+            raise InputError(f"temperature is {self.temperature}: give 0 (the likeliest token) or more")
+        if self.samples > 1 and self.temperature == 0:
+            raise InputError(f"samples is {self.samples}, but at temperature 0 all are the same; give a temperature")
+
+
+def generate(
+    model: LanguageModel,
+    prompts: Sequence[str],
+    selection: Selection,
+    donor: str | DonorSource = "zero",
+    *,
+    reference: Task | None = None,
+    sampling: Sampling | None = None,
+    judge: str | Judge | None = None,
+) -> Continuations:
+    """Continuations of each prompt by the base model and by the edited one, drawn with the same random numbers.
+
+    ``judge(prompts, texts)`` gives each text a number; ``module:function`` or ``file.py:function`` names one.
+    """
+    sampling = sampling or Sampling()
+    base = continuations(model, prompts, sampling)
+    with apply(model, selection, donor, reference=reference):
+        edited = continuations(model, prompts, sampling)
+    asked = [prompt for prompt in prompts for _ in range(sampling.samples)]
+    scores = [judged(judge, asked, texts) if judge else [None] * len(asked) for texts in (base, edited)]
+    rows = zip(asked, base, edited, *scores, strict=True)
+    return Continuations(tuple(Continuation(*row) for row in rows), samples=sampling.samples)
+
+
+def continuations(model: LanguageModel, prompts: Sequence[str], sampling: Sampling) -> list[str]:
+    """``samples`` texts for each prompt, as the model is now. The global random state is left as it was."""
+    if not prompts:
+        raise InputError("there are no prompts to continue: give at least one")
+    tokenizer = model.require_tokenizer()
+    rows = [list(text.ids) for text in TextTokenizer(tokenizer).many(list(prompts))]
+    _check_rows(model, prompts, rows, sampling)
+    asked = [row for row in rows for _ in range(sampling.samples)]
+    texts: list[str] = []
+    with evaluating(model.module), torch.random.fork_rng(devices=_accelerators(model)):
+        torch.manual_seed(sampling.seed)
+        for batch in _batches(asked, sampling.batch_size):
+            texts += tokenizer.batch_decode(_extend(model, batch, sampling), skip_special_tokens=True)
+    return texts
+
+
+@torch.no_grad()
+def _extend(model: LanguageModel, rows: Sequence[Sequence[int]], sampling: Sampling) -> Tensor:
+    """The new tokens of each row."""
+    ids, mask = left_padded(rows, pad_token(model))
+    ids, mask = ids.to(model.device), mask.to(model.device)
+    drawn: dict[str, Any] = {"do_sample": sampling.temperature > 0}
+    if sampling.temperature > 0:
+        drawn |= {"temperature": sampling.temperature, "top_k": 0}
+    whole: Tensor = model.module.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        max_new_tokens=sampling.max_new_tokens,
+        pad_token_id=pad_token(model),
+        **drawn,
+    )
+    return whole[:, ids.shape[1] :]
+
+
+def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask, [row, pos], real tokens on the right."""
+    longest = max(map(len, rows))
+    ids = torch.tensor([[pad] * (longest - len(row)) + list(row) for row in rows])
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+    return ids, mask
+
+
+def pad_token(model: LanguageModel) -> int:
+    """The token that fills rows up; nothing attends to it."""
+    tokenizer = model.require_tokenizer()
+    found = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    return next(int(token) for token in found if token is not None)
+
+
+def _check_rows(
+    model: LanguageModel, prompts: Sequence[str], rows: Sequence[Sequence[int]], sampling: Sampling
+) -> None:
+    room = getattr(model.module.config.get_text_config(), "max_position_embeddings", None)
+    for prompt, row in zip(prompts, rows, strict=True):
+        if not row:
+            raise InputError(f"the prompt {prompt[:40]!r} tokenises to nothing")
+        if isinstance(room, int) and len(row) + sampling.max_new_tokens > room:
+            raise InputError(
+                f"the prompt {prompt[:40]!r} has {len(row)} tokens; with {sampling.max_new_tokens} new ones that is "
+                f"more than the {room} that {model.name} takes: give fewer with max_new_tokens, or a shorter prompt"
+            )
+
+
+def _batches(rows: Sequence[Sequence[int]], size: int) -> Iterator[Sequence[Sequence[int]]]:
+    return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def _accelerators(model: LanguageModel) -> list[torch.device]:
+    return [model.device] if model.device.type == "cuda" else []

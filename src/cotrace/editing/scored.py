@@ -1,0 +1,59 @@
+"""Plain scoring: the answers of a task under whatever the model is at the moment, hooks and edited weights included."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cotrace.batches import answer_layouts, encode_task
+from cotrace.errors import InputError, NonFiniteError
+from cotrace.interventions import forward
+from cotrace.metrics import Answers
+from cotrace.models import LanguageModel
+from cotrace.problem.packing import choose_packing
+from cotrace.problem.reading import answer_lengths, answer_scores
+from cotrace.prompts import Task
+
+
+class ScoredTask:
+    """A task's pairs laid out once, to be scored as often as asked; ``ids`` takes some of them, in file order."""
+
+    def __init__(
+        self, model: LanguageModel, task: Task, ids: Collection[str] | None = None, batch_tokens: int | None = None
+    ) -> None:
+        encoding = encode_task(task, model.require_tokenizer(), paired=False, align="exact")
+        self.pairs = [pair for pair in encoding.pairs if ids is None or pair.pair.id in ids]
+        if not self.pairs:
+            raise InputError(f"task {task.name}: none of these pairs can be scored")
+        self.task, self.model = task, model
+        self.answers = Answers.of([encoded.pair for encoded in self.pairs], model.compute_dtype)
+        self._packing = choose_packing(model, self.pairs, batch_tokens)
+        self._layouts = answer_layouts(self.pairs, range(len(self.pairs)), self._packing)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of the pairs, in file order."""
+        return [encoded.pair.id for encoded in self.pairs]
+
+    @torch.no_grad()
+    def scores(self, model: LanguageModel | None = None) -> Float[Tensor, "example answer"]:
+        """log p(answer | prompt) of every answer, now; by another model of the same tokenizer where given.
+
+        Raises NonFiniteError naming the pair."""
+        model = model or self.model
+        lengths = answer_lengths(self.pairs)
+        table = torch.zeros(lengths.shape, dtype=model.compute_dtype)
+        for layout in self._layouts:
+            logits = forward(model, layout, []).to(model.compute_dtype)
+            table[list(layout.examples)] = answer_scores(logits, layout)[0]
+        bad = ~torch.isfinite(table).all(-1)
+        if bool(bad.any()):
+            pair = self.pairs[int(bad.nonzero()[0])].pair
+            raise NonFiniteError(f"pair {pair.id}: a score is not finite; try dtype='float32' or a milder edit")
+        return table / lengths if self.task.score == "mean" else table

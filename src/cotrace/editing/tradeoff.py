@@ -1,0 +1,245 @@
+"""Trade-offs: edits over sizes and donors, what each does to the traced metric and what it costs elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Literal
+
+from torch import Tensor
+
+from cotrace.donors import DonorSource, Scale, Zero
+from cotrace.editing.apply import changed
+from cotrace.editing.changes import changes
+from cotrace.editing.donors import checked_factor, described, stand_alone
+from cotrace.editing.outcomes import level, outcome
+from cotrace.editing.scored import ScoredTask
+from cotrace.editing.sides import Limit, Side, check_limits
+from cotrace.errors import InputError
+from cotrace.metrics import GROUPS, AnyMetric, metric_named
+from cotrace.models import LanguageModel
+from cotrace.prompts import Task
+from cotrace.prompts.split import split
+from cotrace.results import Selection
+from cotrace.results.outcomes import EditPoint, Tradeoff, pareto
+
+Aim = Literal["maximise", "minimise", "zero"]
+FACTORS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+ROUNDS = 4
+"""How often the factor at which a limit is reached is looked for half-way between two that were tried."""
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Which pairs of the task a search saw, and which are held out."""
+
+    training: Collection[str]
+    heldout: Collection[str]
+
+    @classmethod
+    def of(cls, task: Task, holdout: float, seed: int) -> Parts:
+        """The split that a problem on the whole task makes."""
+        train, held = split(task.pairs, holdout, seed)
+        ids = [pair.id for pair in task.pairs]
+        return cls({ids[i] for i in train}, {ids[i] for i in held or train})
+
+    def reference(self, task: Task) -> Task:
+        """The task with the pairs that the search saw."""
+        return replace(task, pairs=tuple(pair for pair in task.pairs if pair.id in self.training))
+
+
+def sweep(
+    model: LanguageModel,
+    task: Task,
+    selection: Selection,
+    *,
+    factors: Sequence[float | int] = FACTORS,
+    metric: str | AnyMetric | None = None,
+    aim: Aim | None = None,
+    sides: Sequence[Side] = (),
+    holdout: float = 0.3,
+    seed: int = 0,
+) -> Tradeoff:
+    """One selection under ``scale`` for each factor: does the set found by swapping carry the effect when damped?"""
+    donors = [Scale(checked_factor(factor)) for factor in factors]
+    parts = Parts.of(task, holdout, seed)
+    return tradeoff(model, task, [selection], donors, metric=metric, aim=aim, sides=sides, parts=parts)
+
+
+def tradeoff(
+    model: LanguageModel,
+    task: Task,
+    selections: Sequence[Selection],
+    donors: Sequence[str | DonorSource],
+    *,
+    metric: str | AnyMetric | None = None,
+    aim: Aim | None = None,
+    sides: Sequence[Side] = (),
+    limits: Sequence[Limit] = (),
+    parts: Parts | None = None,
+    seed: int = 0,
+    progress: Progress = lambda line: None,
+) -> Tradeoff:
+    """Every selection under every donor. ``parts`` defaults to the split of a problem with holdout 0.3.
+
+    Strength is how far the metric moves as ``aim`` says: up, down, or towards 0 (the default for gaps between groups;
+    else the way in which the strongest edit moves it). It is measured on the pairs that the search saw, to choose by,
+    and on held-out pairs, with the harm in each side. An edit is allowed where each harm is within its limit on both
+    halves of the side's own data; where there are limits, factors between an allowed and a stronger one are tried too.
+    Raises CotraceError.
+    """
+    check_limits(limits, sides)
+    if not selections or not donors:
+        raise InputError("a trade-off needs at least one selection and one donor")
+    bench = _Bench(model, task, metric_named(metric or task.metric), parts or Parts.of(task, 0.3, seed), sides, seed)
+    runs = []
+    for selection in selections:
+        for donor in donors:
+            progress(f"k = {selection.k}, {described(donor)}")
+            runs.append(bench.run(selection, donor))
+    aim = aim or _default_aim(bench.metric, [bench.number(run, 0) for run in runs])
+    for _ in range(ROUNDS if limits else 0):
+        runs += [bench.run(*between) for between in _borders(bench, runs, aim, limits)]
+    return _judged(bench, runs, aim, limits)
+
+
+def _borders(
+    bench: _Bench, runs: Sequence[_Run], aim: Aim, limits: Sequence[Limit]
+) -> Iterator[tuple[Selection, Scale]]:
+    """Half-way between neighbouring factors of which one is allowed and the other would be the strongest edit yet."""
+    strengths = {run: strength(aim, *bench.number(run, 0)) for run in runs}
+    allowed = {run: bench.within(run, limits) for run in runs}
+    best = max((strengths[run] for run in runs if allowed[run]), default=0.0)
+    for selection in dict.fromkeys(run.selection for run in runs):
+        own = sorted(
+            (r for r in runs if r.selection == selection and r.factor is not None), key=lambda r: r.factor or 0
+        )
+        for a, b in pairwise(own):
+            outer = a if allowed[b] else b
+            if allowed[a] != allowed[b] and strengths[outer] > best:
+                yield selection, Scale(round(((a.factor or 0) + (b.factor or 0)) / 2, 4))
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """The score tables of one edit: training pairs, held-out pairs, then both halves of each side."""
+
+    selection: Selection
+    donor: str
+    factor: float | None
+    tables: tuple[Tensor, ...]
+
+
+class _Bench:
+    """Everything that edits are scored on, scored once without any."""
+
+    def __init__(
+        self, model: LanguageModel, task: Task, metric: AnyMetric, parts: Parts, sides: Sequence[Side], seed: int
+    ) -> None:
+        self.model, self.metric, self.sides = model, metric, sides
+        self.reference = parts.reference(task)
+        self.parts = [ScoredTask(model, task, parts.training), ScoredTask(model, task, parts.heldout)]
+        for part in self.parts:
+            metric.check(part.answers)
+        for side in sides:
+            halves = Parts.of(side.task, 0.5, seed)
+            self.parts += [ScoredTask(model, side.task, ids) for ids in (halves.training, halves.heldout)]
+        self.before = [part.scores() for part in self.parts]
+
+    def run(self, selection: Selection, donor: str | DonorSource) -> _Run:
+        """Score everything under one edit."""
+        source = stand_alone(donor, self.model, self.reference)
+        with changed(self.model, changes(self.model, selection, source)):
+            tables = tuple(part.scores() for part in self.parts)
+        return _Run(selection, described(donor), _factor(source), tables)
+
+    def number(self, run: _Run, part: int) -> tuple[float, float]:
+        """The traced metric before and after, in the form that searches follow."""
+        one, before = self.parts[part], self.before[part]
+        return level(self.metric, one, before, before, soft=True), level(
+            self.metric, one, before, run.tables[part], soft=True
+        )
+
+    def harm(self, run: _Run, side: int, half: int) -> float:
+        """The harm in one half of a side's data."""
+        at, what = 2 + 2 * side + half, self.sides[side]
+        metric, part, before = metric_named(what.metric), self.parts[at], self.before[at]
+        numbers = [level(metric, part, before, table) for table in (before, run.tables[at])]
+        change = numbers[1] - numbers[0]
+        if what.harm == "rise":
+            return change / abs(numbers[0]) if numbers[0] else abs(change)
+        return -change if what.harm == "fall" else abs(change)
+
+    def within(self, run: _Run, limits: Sequence[Limit]) -> bool:
+        """Whether every limit holds on both halves of its side."""
+        at = {side.name: i for i, side in enumerate(self.sides)}
+        return all(self.harm(run, at[limit.name], half) <= limit.most for limit in limits for half in (0, 1))
+
+
+def _factor(source: DonorSource) -> float | None:
+    return source.factor if isinstance(source, Scale) else 0.0 if isinstance(source, Zero) else None
+
+
+def _judged(bench: _Bench, runs: Sequence[_Run], aim: Aim, limits: Sequence[Limit]) -> Tradeoff:
+    order = {selection: i for i, selection in enumerate(dict.fromkeys(run.selection for run in runs))}
+    runs = sorted(runs, key=lambda run: (order[run.selection], run.factor is None, run.factor or 0.0))
+    seen, held = ([strength(aim, *bench.number(run, part)) for run in runs] for part in (0, 1))
+    harms = [tuple(bench.harm(run, side, 1) for side in range(len(bench.sides))) for run in runs]
+    best = pareto(held, harms)
+    points = [
+        _point(bench, run, seen[i], held[i], harms[i], bench.within(run, limits), best[i]) for i, run in enumerate(runs)
+    ]
+    return Tradeoff(
+        task=bench.parts[0].task.name,
+        metric=points[0].outcome.metric,
+        aim=aim,
+        points=tuple(points),
+        harms=tuple(side.words for side in bench.sides),
+        constraints=tuple(limit.words for limit in limits),
+    )
+
+
+def _point(
+    bench: _Bench, run: _Run, train: float, held: float, harms: tuple[float, ...], allowed: bool, front: bool
+) -> EditPoint:
+    """The figures of one edit; intervals, which take a while, where nothing beats it."""
+    sides = [
+        outcome(
+            metric_named(side.metric),
+            bench.parts[3 + 2 * i],
+            bench.before[3 + 2 * i],
+            run.tables[3 + 2 * i],
+            intervals=front,
+        )
+        for i, side in enumerate(bench.sides)
+    ]
+    traced = outcome(bench.metric, bench.parts[1], bench.before[1], run.tables[1], soft=True, intervals=front)
+    return EditPoint(
+        k=run.selection.k,
+        donor=run.donor,
+        factor=run.factor,
+        components=tuple(run.selection.components),
+        strength=train,
+        strength_heldout=held,
+        outcome=traced,
+        sides=tuple(sides),
+        harms=harms,
+        allowed=allowed,
+        pareto=front,
+    )
+
+
+def strength(aim: Aim, before: float, after: float) -> float:
+    """How far a number moved as it should."""
+    if aim == "zero":
+        return abs(before) - abs(after)
+    return after - before if aim == "maximise" else before - after
+
+
+def _default_aim(metric: AnyMetric, numbers: Sequence[tuple[float, float]]) -> Aim:
+    if metric.name in GROUPS:
+        return "zero"
+    largest = max((after - before for before, after in numbers), key=abs)
+    return "maximise" if largest >= 0 else "minimise"

@@ -1,0 +1,55 @@
+"""The one hierarchy of errors: each is one line that names the thing, the reason and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class CotraceError(Exception):
+    """Base of every error that the user can mend; the command line prints it as one line and exits with 2."""
+
+    exit_code = 2
+
+    def __str__(self) -> str:
+        return " ".join(super().__str__().split())
+
+
+class InputError(CotraceError):
+    """An argument or a file is not what it should be."""
+
+
+class UnknownName(InputError):
+    """A model, task, site, search or metric of that name is not known."""
+
+
+class ModelError(CotraceError):
+    """The model cannot be loaded, or is not a decoder that can be traced."""
+
+
+class UnsupportedSite(CotraceError):
+    """The model has no such site, or not in the way that is asked for."""
+
+
+class AlignmentError(CotraceError):
+    """A pair's prompts or answers do not line up by token."""
+
+
+class NonFiniteError(CotraceError):
+    """A score, effect or gradient is not a finite number."""
+
+
+class DegenerateError(CotraceError):
+    """The question has no answer on this data: nothing to normalise by, nothing to search."""
+
+
+class OutputExists(CotraceError):
+    """The output folder already holds something that would be overwritten."""
+
+
+def unknown(kind: str, name: object, options: Iterable[str]) -> UnknownName:
+    """The error for a name that is not known: with the close match and the whole list."""
+    listed = sorted(options)
+    close = get_close_matches(str(name), listed, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return UnknownName(f"unknown {kind} {name!r}: {hint}choose one of {', '.join(listed)}")

@@ -1,0 +1,262 @@
+"""Assess: a frontier, or one selection, judged at a level."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cotrace.components import Component
+from cotrace.evaluation.bootstrap import FEWEST_UNITS, Interval, mean_interval, median_interval, need_units
+from cotrace.evaluation.case import Case, Pairs, case_of, fitting, frontier_of
+from cotrace.evaluation.certificate import certificate
+from cotrace.evaluation.curves import curve_sizes, faithfulness, refused
+from cotrace.evaluation.evaluation import Evaluation
+from cotrace.evaluation.foreign import Roles, foreign_set
+from cotrace.evaluation.interactions import interactions
+from cotrace.evaluation.judge import Judge
+from cotrace.evaluation.membership import completeness, minimality
+from cotrace.evaluation.records import (
+    Alternative,
+    Controls,
+    Difference,
+    Faithfulness,
+    SideEffect,
+    SizeEvidence,
+    Stability,
+)
+from cotrace.evaluation.sizes import best_singles, size_row, tested
+from cotrace.evaluation.stability import alternatives_known, from_archive
+from cotrace.evaluation.units import Units
+from cotrace.problem.protocol import Problem
+from cotrace.results import Frontier, Selection
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is done next, how many parts are done, and how many there are."""
+
+
+class TooFewPairs(UserWarning):
+    """There are too few pairs for intervals; their columns stay empty."""
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A set from elsewhere, with the roles of its components where it has some."""
+
+    name: str
+    members: tuple[Component, ...]
+    roles: Roles | None = None
+
+
+def evaluate(
+    problem: Problem,
+    result: Frontier | Selection | Sequence[Frontier],
+    *,
+    level: str = "quick",
+    k: int | None = None,
+    pairs: Pairs = "heldout",
+    foreign: Sequence[Foreign] = (),
+    side: Sequence[Problem] = (),
+    intervals: bool = False,
+    smallest_p: float | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Judge a frontier (of several, the first, against the others) or one selection, on pairs that no search has seen.
+
+    ``k`` is the size that is judged in detail and tested; by default the smallest with 90 % of the best effect on the
+    pairs searched, so it is fixed before the pairs that judge are looked at. ``intervals`` makes too few pairs an
+    error, ``smallest_p`` asks for as many controls as that p-value needs. Raises InputError.
+    """
+    case, others = settled(problem, result, level=level, k=k, pairs=pairs, smallest_p=smallest_p, seed=seed)
+    if intervals:
+        need_units(case.judge.units, "an interval")
+    return _assess(case, level, others, foreign, side, progress or _silent)
+
+
+def settled(
+    problem: Problem, result: Frontier | Selection | Sequence[Frontier], **asked: Any
+) -> tuple[Case, list[Frontier]]:
+    """What will be judged, and what it is compared with; nothing is evaluated. Raises InputError, UnknownName."""
+    if isinstance(result, Selection):
+        return case_of(problem, frontier_of(problem, result), **asked), []
+    first, *others = [result] if isinstance(result, Frontier) else result
+    return case_of(problem, first, **asked), others
+
+
+def _silent(what: str, done: int, of: int) -> None:
+    """Says nothing."""
+
+
+def _assess(
+    case: Case,
+    name: str,
+    others: Sequence[Frontier],
+    foreign: Sequence[Foreign],
+    side: Sequence[Problem],
+    progress: Progress,
+) -> Evaluation:
+    before = case.cost + _cost(side)
+    progress("held-out effects and intervals", 0, 5)
+    rows, everything = _rows(case), case.judge.rows([tuple(case.problem.space)])
+    full = _interval(case, everything)
+    progress("controls", 1, 5)
+    rows, controls = _controlled(case, rows)
+    progress("members and outsiders", 2, 5)
+    detail = _detail(case) if case.level.members else {}
+    progress("faithfulness and side effects", 3, 5)
+    detail |= {"faithfulness": _curve(case, full), "side_effects": tuple(_side(case, each) for each in side)}
+    progress("comparisons", 4, 5)
+    detail |= {"differences": tuple(row for other in others for row in _differences(case, other))}
+    detail |= {"foreign": tuple(foreign_set(case.judge, case.frontier, f.name, f.members, f.roles) for f in foreign)}
+    return Evaluation(
+        level=name,
+        search=case.frontier.search,
+        metric=case.judge.problem.metric,
+        task=case.problem.task,
+        mode=case.problem.mode,
+        direction=case.problem.direction,
+        judged_on=case.judged_on,
+        pairs=case.judge.problem.size,
+        units=case.judge.units.words,
+        k=case.k,
+        components=tuple(case.selection.components),
+        full_effect=float(case.judge.values(everything)[0]),
+        full_interval=full,
+        sizes=tuple(rows[size] for size in sorted(rows)),
+        median_interval=_median(case),
+        training_effect=case.selection.effect,
+        controls=controls,
+        notes=_notes(case),
+        stability=_stability(case),
+        forward_equivalents=round(case.cost + _cost(side) - before, 6),
+        **detail,
+    )
+
+
+def _cost(side: Sequence[Problem]) -> float:
+    """What side problems have spent so far."""
+    return sum((each.heldout or each).cost.forward_equivalents for each in side)
+
+
+def _interval(case: Case, chosen: np.ndarray) -> Interval | None:
+    """Interval of the effect of one set."""
+    return mean_interval(case.judge.effects(chosen)[0], case.judge.units) if case.judge.has_effects else None
+
+
+def _median(case: Case) -> Interval | None:
+    """Interval of the selection's median effect."""
+    if not case.judge.has_effects:
+        return None
+    return median_interval(case.judge.effects(case.chosen([case.k]))[0], case.judge.units)
+
+
+def _rows(case: Case) -> dict[int, SizeEvidence]:
+    """Effect and interval of every size that is known or asked for."""
+    sizes = case.frontier.sizes
+    known = case.judge.unknown(case.chosen(sizes)) == 0
+    wanted = sizes if known or case.level.every_size else case.tested
+    chosen = case.chosen(wanted)
+    case.judge.values(chosen)
+    return {size: size_row(case.judge, row) for size, row in zip(wanted, chosen, strict=True)}
+
+
+def _controlled(case: Case, rows: dict[int, SizeEvidence]) -> tuple[dict[int, SizeEvidence], Controls]:
+    sizes = case.tested
+    singles = best_singles(case.training, sizes, case.level.singles)
+    found, about = tested(case.judge, rows, case.chosen(sizes), singles, case.chains, case.k, case.seed)
+    return rows | found, about
+
+
+def _detail(case: Case) -> dict[str, Any]:
+    """The parts about the selection that ``quick`` leaves out."""
+    chosen, level = case.chosen([case.k])[0], case.level
+    return {
+        "minimality": minimality(case.judge, chosen, level.members),
+        "completeness": completeness(case.judge, chosen),
+        "alternatives": _alternatives(case, chosen),
+        "interactions": interactions(
+            case.judge, chosen, pairs=level.pairs, subsets=level.subsets, outside=level.outside, seed=case.seed
+        ),
+        "certificate": certificate(case.training, chosen, level.exhaustive),
+    }
+
+
+def _alternatives(case: Case, chosen: np.ndarray) -> tuple[Alternative, ...]:
+    """The best sets that the search knew without each member."""
+    known = fitting(case.frontier.effects, case.problem)
+    if known is None:
+        return ()
+    return alternatives_known(case.judge, known, chosen, case.level.alternatives, case.training.units)
+
+
+def _stability(case: Case) -> tuple[Stability, ...]:
+    """Re-selection among the sets whose effects the search kept; it costs nothing, so every level has it."""
+    table = fitting(case.frontier.effects, case.problem)
+    if table is None or case.training.units.count < 3:
+        return ()
+    names, units = case.problem.space.names, case.training.units
+    return (from_archive(table, names, units, case.training.sign, case.k, seed=case.seed),)
+
+
+def _curve(case: Case, full: Interval | None) -> Faithfulness | None:
+    sizes = curve_sizes(case.judge.n, case.frontier.sizes, case.level.curve) if case.level.curve else []
+    if not sizes:
+        return None
+    if case.problem.mode == "swap" and full is not None and full[0] <= 0 <= full[1]:
+        return refused(case.problem, "the interval of the full swap, which f is divided by, covers 0")
+    return faithfulness(case.judge.problem, case.chosen(sizes))
+
+
+def _side(case: Case, problem: Problem) -> SideEffect:
+    """What the chosen components do to another problem when they take the donor's value, whatever the mode."""
+    judge = Judge(problem.heldout or problem)
+    sizes = [size for size in case.tested if size != case.k][: case.level.sides]
+    chosen = case.chosen([case.k, *sizes])
+    moved = chosen if case.problem.mode == "swap" else ~chosen
+    values = judge.values(moved).tolist()
+    return SideEffect(
+        task=problem.task,
+        metric=problem.metric,
+        change=values[0],
+        interval=mean_interval(judge.effects(moved[:1])[0], judge.units) if judge.has_effects else None,
+        examples=judge.problem.size,
+        per_size=dict(zip([case.k, *sizes], values, strict=True)),
+    )
+
+
+def _differences(case: Case, other: Frontier) -> list[Difference]:
+    """This search less another, at the tested sizes that both have; paired."""
+    stored = fitting(other.effects_heldout, case.judge.problem) if case.judged_on == "held-out" else None
+    theirs = Judge(case.judge.problem, stored)
+    found = []
+    for size in (size for size in case.tested if size in other.sizes):
+        mine, own = case.chosen([size]), theirs.rows([other.at(size).members])
+        change = case.judge.sign * float(case.judge.values(mine)[0] - theirs.values(own)[0])
+        interval = None
+        if case.judge.has_effects:
+            paired = case.judge.sign * (case.judge.effects(mine)[0] - theirs.effects(own)[0])
+            interval = mean_interval(paired, case.judge.units)
+        found.append(Difference(search=other.search, k=size, difference=change, interval=interval))
+    return found
+
+
+def _notes(case: Case) -> tuple[str, ...]:
+    """What could not be said. Warns, once, where there are too few pairs for intervals."""
+    notes = []
+    units: Units = case.judge.units
+    if case.judged_on == "training":
+        notes.append(
+            "nothing is held out: these effects are of the pairs that were searched, and too good by selection"
+        )
+    if not case.judge.has_effects:
+        notes.append(f"{case.judge.problem.metric} is one number for the whole set: there are no intervals over pairs")
+    elif units.count < FEWEST_UNITS:
+        notes.append(f"no intervals: they need at least {FEWEST_UNITS} independent pairs, and these are {units.words}")
+        warnings.warn(notes[-1], TooFewPairs, stacklevel=5)
+    if case.frontier.effects is None:
+        notes.append("the search kept no effect of each pair: no re-selection without a forward")
+    return tuple(notes)

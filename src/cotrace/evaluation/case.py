@@ -1,0 +1,156 @@
+"""Case: what is judged, on which pairs, how far, and what that will cost; settled before the first evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from cotrace.errors import InputError
+from cotrace.evaluation import controls as random_sets
+from cotrace.evaluation.judge import Judge
+from cotrace.evaluation.levels import EvaluationPlan, Level, level_named, plan, tested_sizes
+from cotrace.problem.protocol import Problem
+from cotrace.results import Frontier, Selection
+from cotrace.results.effects import EffectTable
+
+Pairs = Literal["heldout", "audit"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What is judged, on which pairs, and how far."""
+
+    problem: Problem
+    frontier: Frontier
+    judge: Judge
+    training: Judge
+    judged_on: str
+    level: Level
+    chains: int
+    k: int
+    seed: int
+
+    @property
+    def selection(self) -> Selection:
+        """The selection that is judged in detail."""
+        return self.frontier.at(self.k)
+
+    def chosen(self, sizes: Sequence[int]) -> np.ndarray:
+        """Chosen indicators of the frontier's selections of these sizes."""
+        return self.judge.rows([self.frontier.at(size).members for size in sizes])
+
+    @property
+    def tested(self) -> list[int]:
+        """The sizes that are tested against controls."""
+        return tested_sizes(self.frontier.sizes, self.level, self.k)
+
+    @property
+    def cost(self) -> float:
+        """What both parts of the problem have spent so far."""
+        own = self.problem.cost.forward_equivalents
+        return own if self.judged_on == "training" else own + self.judge.problem.cost.forward_equivalents
+
+
+def predict(
+    problem: Problem, result: Frontier | Selection, *, level: str = "quick", k: int | None = None
+) -> EvaluationPlan:
+    """What an evaluation would do and cost, without doing it."""
+    frontier = result if isinstance(result, Frontier) else frontier_of(problem, result)
+    case = case_of(problem, frontier, level=level, k=k)
+    return plan_of(case, level)
+
+
+def case_of(
+    problem: Problem,
+    frontier: Frontier,
+    *,
+    level: str,
+    k: int | None = None,
+    pairs: Pairs = "heldout",
+    smallest_p: float | None = None,
+    seed: int = 0,
+) -> Case:
+    """Everything settled before the first evaluation. Raises InputError, UnknownName."""
+    if frontier.space.components != problem.space.components or frontier.mode != problem.mode:
+        raise InputError(
+            f"the result is of {frontier.space.outline} in mode {frontier.mode}, the problem of "
+            f"{problem.space.outline} in mode {problem.mode}: evaluate it on the problem that it was found on"
+        )
+    limits = level_named(level)
+    judged, name, stored = _judged(problem, frontier, pairs)
+    judge = Judge(judged, fitting(stored, judged))
+    training = judge if name == "training" else Judge(problem, fitting(frontier.effects, problem))
+    chosen = (
+        frontier.at(k).k if k is not None else frontier.enough().k if frontier.selections[0].effect is not None else 0
+    )
+    case = Case(
+        problem=problem,
+        frontier=frontier,
+        judge=judge,
+        training=training,
+        judged_on=name,
+        level=limits,
+        chains=limits.chains,
+        k=chosen or frontier.sizes[0],
+        seed=seed,
+    )
+    return case if smallest_p is None else replace(case, chains=_chains(case, smallest_p))
+
+
+def _judged(problem: Problem, frontier: Frontier, pairs: Pairs) -> tuple[Problem, str, EffectTable | None]:
+    """The pairs that judge, their name, and what is known of them already."""
+    if pairs == "audit":
+        sealed: Problem | None = getattr(problem, "audit", None)
+        if sealed is None:
+            raise InputError("there are no audit pairs: build the problem (or run the trace) with audit=0.2, say")
+        return sealed, "audit", None
+    if problem.heldout is not None:
+        return problem.heldout, "held-out", frontier.effects_heldout
+    return problem, "training", frontier.effects
+
+
+def fitting(stored: EffectTable | None, problem: Problem) -> EffectTable | None:
+    return stored if stored is not None and stored.effects.shape[1] == problem.size else None
+
+
+def _chains(case: Case, smallest_p: float) -> int:
+    """As many controls as this p-value needs. Raises InputError where there are not so many sets to draw."""
+    if not 0 < smallest_p < 1:
+        raise InputError(f"smallest_p is {smallest_p}: give a p-value between 0 and 1")
+    needed = random_sets.controls_needed(smallest_p)
+    _, blocks = random_sets.composition(case.problem.space, case.chosen([case.k]), 0)
+    there = random_sets.distinct(blocks, case.chosen([case.k])[0])
+    if there < needed + 1:
+        raise InputError(
+            f"a p-value of {smallest_p:g} needs {needed} controls, and only {there} sets are composed like the "
+            f"selection of {case.k}: choose another k, or accept 1/{there}"
+        )
+    return max(case.level.chains, needed)
+
+
+def frontier_of(problem: Problem, selection: Selection) -> Frontier:
+    """One selection as a frontier of one size."""
+    members = tuple(problem.space[i] for i in problem.space.indices(selection.members))
+    return Frontier(
+        search="given",
+        mode=problem.mode,
+        direction=problem.direction,
+        metric=problem.metric,
+        task=problem.task,
+        space=problem.space,
+        selections=(replace(selection, members=members),),
+        forward_equivalents=0.0,
+        full_effect=float("nan"),
+    )
+
+
+def plan_of(case: Case, name: str) -> EvaluationPlan:
+    """What this case will do and cost."""
+    singles = case.training.unknown(np.eye(case.training.n, dtype=bool)) == 0
+    sizes = case.frontier.sizes
+    stored = case.judge.unknown(case.chosen(sizes)) == 0
+    level = replace(case.level, chains=case.chains)
+    return plan(name, level, n=case.judge.n, k=case.k, sizes=sizes, stored=stored, singles=singles)

@@ -1,0 +1,56 @@
+"""Certificates: the true optimum of a size where every set can be looked at, else a bound that the metric gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import combinations, islice
+from math import comb
+
+import numpy as np
+from jaxtyping import Bool
+
+from cotrace.evaluation.judge import Chosen, Judge
+from cotrace.evaluation.records import Certificate
+
+BOUNDS: Mapping[tuple[str, str], float] = {
+    ("odds_ratio", "minimise"): -1.0,
+    ("probability", "maximise"): 1.0,
+    ("probability", "minimise"): -1.0,
+    ("accuracy", "maximise"): 1.0,
+    ("accuracy", "minimise"): -1.0,
+}
+"""(metric, direction) -> what no effect in ``swap`` mode can exceed, by the metric's definition."""
+BATCH = 4096
+
+
+def certificate(training: Judge, chosen: Bool[np.ndarray, "n"], most: int) -> Certificate:
+    """The gap to the best of all sets of this size, on the pairs that were searched."""
+    k, effect = int(chosen.sum()), float(training.values(chosen[None])[0])
+    count = comb(training.n, k)
+    if count <= most or count <= _stored(training, k):
+        best = max(float((training.sign * training.values(sets)).max()) for sets in _every(training.n, k))
+        gap = best - training.sign * effect
+        words = f"the best of all {count:,} sets of {k} has {training.sign * best:+.4g}: the gap is {gap:.3g}"
+        return Certificate(k=k, effect=effect, optimum=training.sign * best, gap=gap, words=words)
+    problem = training.problem
+    bound = BOUNDS.get((problem.metric, problem.direction)) if problem.mode == "swap" else None
+    many = f"not all {count:,.4g} sets of {k} were looked at"
+    if bound is None:
+        words = f"{many}, and no upper bound is known"
+        return Certificate(k=k, effect=effect, optimum=None, gap=None, words=words)
+    gap = training.sign * (bound - effect)
+    words = f"{many}; by its definition {problem.metric} cannot move beyond {bound:+g}, {gap:.3g} from here"
+    return Certificate(k=k, effect=effect, optimum=None, gap=gap, bound=bound, words=words)
+
+
+def _stored(training: Judge, k: int) -> int:
+    """How many sets of this size the search had evaluated."""
+    return 0 if training.stored is None else int((training.stored.chosen.sum(1) == k).sum())
+
+
+def _every(n: int, k: int) -> Iterator[Chosen]:
+    everything = combinations(range(n), k)
+    while members := list(islice(everything, BATCH)):
+        sets = np.zeros((len(members), n), bool)
+        np.put_along_axis(sets, np.array(members), True, axis=1)
+        yield sets

@@ -1,0 +1,145 @@
+"""Evaluation: everything that is known about how sure a result is, as one record."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from cotrace.evaluation.records import (
+    Alternative,
+    Certificate,
+    Completeness,
+    Controls,
+    Difference,
+    Faithfulness,
+    ForeignSet,
+    Interactions,
+    Interval,
+    Minimality,
+    SideEffect,
+    SizeEvidence,
+    Stability,
+)
+from cotrace.results import Table
+from cotrace.results.tables import number
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """One result, judged. Prints as a verdict in words and a table; parts that a level leaves out are None."""
+
+    level: str
+    search: str
+    metric: str
+    task: str
+    mode: str
+    direction: str
+    judged_on: str
+    """Which pairs: ``held-out``, ``audit``, or ``training`` where nothing is held out."""
+    pairs: int
+    units: str
+    """What was resampled, in words."""
+    k: int
+    """Size of the selection that is judged in detail; fixed on the training pairs unless given."""
+    components: tuple[str, ...]
+    full_effect: float
+    """Effect of everything together on these pairs."""
+    full_interval: Interval | None
+    sizes: tuple[SizeEvidence, ...]
+    median_interval: Interval | None = None
+    """Interval of the chosen selection's median effect."""
+    training_effect: float | None = None
+    controls: Controls | None = None
+    minimality: Minimality | None = None
+    completeness: Completeness | None = None
+    stability: tuple[Stability, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
+    interactions: Interactions | None = None
+    faithfulness: Faithfulness | None = None
+    side_effects: tuple[SideEffect, ...] = ()
+    differences: tuple[Difference, ...] = ()
+    foreign: tuple[ForeignSet, ...] = ()
+    certificate: Certificate | None = None
+    forward_equivalents: float = 0.0
+    """What the evaluation cost: one mask on all pairs that are judged (or searched) is 1."""
+    notes: tuple[str, ...] = ()
+    """What could not be said, and why."""
+
+    @property
+    def chosen(self) -> SizeEvidence:
+        """The evidence for the selection that is judged in detail."""
+        return next(row for row in self.sizes if row.k == self.k)
+
+    @property
+    def verdict(self) -> tuple[str, ...]:
+        """What the numbers say, in sentences, with the numbers beside them."""
+        from cotrace.evaluation.verdict import sentences
+
+        return tuple(sentences(self))
+
+    def table(self) -> Table:
+        """One row for each size."""
+        heads = ("k", "effect", "interval", "median", "moved", "random sets", "p", "p adjusted", "best singles")
+        title = f"{self.search} ({self.mode}): {self.metric} on {self.units}, {self.judged_on}"
+        return Table(title, heads, [_cells(row) for row in self.sizes], frozenset())
+
+    def members_table(self) -> Table:
+        """One row for each component of the selection: what it adds, and how often it comes back."""
+        heads = ("component", "loss when it leaves", "interval", "p adjusted", "status", "selected again", "Shapley")
+        return Table(
+            f"The {self.k} selected", heads, [self._member(name) for name in self.components], frozenset({0, 4})
+        )
+
+    def _member(self, name: str) -> tuple[str, ...]:
+        tested = {member.component: member for member in (self.minimality.members if self.minimality else ())}
+        member = tested.get(name)
+        again = f"{self.stability[0].inclusion.get(name, 0):.0%}" if self.stability else ""
+        shapley = self.interactions.shapley if self.interactions else None
+        share = number(shapley.values.get(name)) if shapley else ""
+        if member is None:
+            return (name, "", "", "", "", again, share)
+        p = number(member.p_adjusted, signed=False)
+        return (name, number(member.loss), interval_words(member.interval), p, member.status, again, share)
+
+    def to_frame(self) -> pd.DataFrame:
+        """The rows by size as a DataFrame."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(row) for row in self.sizes])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, with the verdict."""
+        return asdict(self) | {"verdict": list(self.verdict)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Evaluation:
+        """Inverse of ``to_dict``."""
+        from pydantic import TypeAdapter
+
+        rest = {name: value for name, value in data.items() if name != "verdict"}
+        return TypeAdapter(cls).validate_python(rest)
+
+    def __str__(self) -> str:
+        return "\n".join([*self.verdict, str(self.table())])
+
+
+def interval_words(interval: Interval | None) -> str:
+    """``+0.3 .. +0.7``; empty where there is none."""
+    return "" if interval is None else "{:+.3g} .. {:+.3g}".format(*interval)
+
+
+def _cells(row: SizeEvidence) -> tuple[str, ...]:
+    return (
+        str(row.k),
+        number(row.effect),
+        interval_words(row.interval),
+        number(row.median),
+        "" if row.moved_share is None else f"{row.moved_share:.0%}",
+        number(row.control_mean),
+        number(row.p_value, signed=False),
+        number(row.p_adjusted, signed=False),
+        number(row.single_effect),
+    )

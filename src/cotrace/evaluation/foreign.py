@@ -1,0 +1,77 @@
+"""Somebody else's set: its effect against the frontier's at equal size, their overlap, and AUROC by role."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+from scipy import stats
+
+from cotrace.components import Component
+from cotrace.errors import InputError
+from cotrace.evaluation.bootstrap import mean_interval
+from cotrace.evaluation.judge import Judge
+from cotrace.evaluation.records import ForeignSet
+from cotrace.evaluation.stability import jaccard
+from cotrace.results import Frontier
+
+Roles = Mapping[str, Sequence[Component]]
+
+
+def foreign_set(
+    judge: Judge, frontier: Frontier | None, name: str, members: Sequence[Component], roles: Roles | None = None
+) -> ForeignSet:
+    """Judge a set from elsewhere. Raises InputError where the space holds none of it."""
+    space = judge.problem.space
+    inside = sorted({member for member in members if member in space}, key=space.index)
+    if not inside:
+        raise InputError(f"{name}: none of its {len(members)} components is in this space of {space.outline}")
+    theirs = judge.rows([inside])
+    effect, k = float(judge.values(theirs)[0]), len(inside)
+    own = None if frontier is None or k not in frontier.sizes else frontier.at(k)
+    mine = None if own is None else judge.rows([own.members])
+    return ForeignSet(
+        name=name,
+        components=tuple(map(str, inside)),
+        outside_space=tuple(str(member) for member in members if member not in space),
+        effect=effect,
+        interval=mean_interval(judge.effects(theirs)[0], judge.units) if judge.has_effects else None,
+        own_effect=None if mine is None else float(judge.values(mine)[0]),
+        difference=None if mine is None or not judge.has_effects else _difference(judge, mine, theirs),
+        overlap=None if own is None else jaccard(own.members, inside),
+        shared=() if own is None else tuple(str(member) for member in inside if member in own.members),
+        auroc={} if frontier is None else _aurocs(frontier, roles or {name: inside}),
+    )
+
+
+def _difference(judge: Judge, mine: np.ndarray, theirs: np.ndarray) -> tuple[float, float] | None:
+    change = judge.effects(mine)[0] - judge.effects(theirs)[0]
+    return mean_interval(judge.sign * change, judge.units)
+
+
+def _aurocs(frontier: Frontier, roles: Roles) -> dict[str, float]:
+    """Each role against the components of no role."""
+    score = taken_in(frontier)
+    named = {member for members in roles.values() for member in members}
+    others = [score[component] for component in frontier.space if component not in named]
+    found = {}
+    for role, members in roles.items():
+        own = [score[member] for member in members if member in score]
+        if own and others:
+            found[role] = auroc(own, others)
+    return found
+
+
+def taken_in(frontier: Frontier) -> dict[Component, int]:
+    """How many of the frontier's selections hold each component: more, the earlier it is taken in and kept."""
+    count = dict.fromkeys(frontier.space, 0)
+    for selection in frontier:
+        for member in selection.members:
+            count[member] += 1
+    return count
+
+
+def auroc(positive: Collection[float], negative: Collection[float]) -> float:
+    """Chance that a positive scores above a negative, ties by half: U / (n m) of Mann and Whitney."""
+    u = stats.mannwhitneyu(list(positive), list(negative), alternative="two-sided", method="asymptotic").statistic
+    return float(u / (len(positive) * len(negative)))

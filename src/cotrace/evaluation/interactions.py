@@ -1,0 +1,245 @@
+"""Interactions: how members act together, what each contributes, and which components back up or work against others.
+
+Shapley values: Shapley 1953; by sampled orders of joining, Castro, Gomez and Tejada 2009, with each order's reverse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from math import factorial
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+
+from cotrace.evaluation.bootstrap import Interval, above_zero, mean_interval
+from cotrace.evaluation.judge import Chosen, Judge
+from cotrace.evaluation.levels import ALONE
+from cotrace.evaluation.records import Backup, Inhibitor, Interactions, Pair, Shapley
+from cotrace.search.sets import mask_of
+
+NEGLIGIBLE = 0.05
+"""Share of the selection's effect below which an effect counts as none."""
+ROUNDING = 1e-4
+"""Share of the selection's effect that a second difference must exceed: effects are kept in float32."""
+ALPHA = 0.05
+
+
+def interactions(
+    judge: Judge, chosen: Bool[np.ndarray, "n"], *, pairs: int, subsets: int, outside: int, seed: int = 0
+) -> Interactions:
+    """Of the members that matter most when they leave, and the components outside that matter most when they join."""
+    members = strongest(judge, chosen, pairs)
+    margin = NEGLIGIBLE * abs(float(judge.values(chosen[None])[0]))
+    joining = _joining(judge, chosen, outside)
+    return Interactions(
+        pairs=tuple(_pair(judge, chosen, i, j) for i, j in combinations(members, 2)),
+        shapley=shapley(judge, np.flatnonzero(chosen).tolist(), subsets, seed) if subsets else None,
+        backups=(*_backups_within(judge, members, margin), *_backups_outside(judge, chosen, joining, margin)),
+        inhibitors=_inhibitors(judge, chosen, joining, members, margin),
+        outside_tested=len(joining),
+    )
+
+
+def strongest(judge: Judge, chosen: Bool[np.ndarray, "n"], most: int) -> list[int]:
+    """The members whose leaving, where it was evaluated, costs most; ascending."""
+    members: list[int] = np.flatnonzero(chosen).tolist()
+    if len(members) <= most:
+        return members
+    sets = np.repeat(chosen[None], len(members), 0)
+    sets[np.arange(len(members)), members] = False
+    known = [i for i in range(len(members)) if judge.unknown(sets[i : i + 1]) == 0] or list(range(most))
+    left = judge.sign * judge.values(sets[known])
+    return sorted(members[known[i]] for i in np.argsort(left, kind="stable")[:most])
+
+
+def _pair(judge: Judge, chosen: Bool[np.ndarray, "n"], i: int, j: int) -> Pair:
+    """Second differences, in the direction of the search: within the selection, and of the two alone."""
+    without = np.repeat(chosen[None], 4, 0)
+    without[1, i] = without[2, j] = without[3, [i, j]] = False
+    signs = np.array([1.0, -1.0, -1.0, 1.0])
+    within = float(judge.sign * signs @ _values(judge, without))
+    interval = _interval(judge, without, signs)
+    alone = float(judge.sign * np.array([1.0, -1.0, -1.0]) @ _values(judge, _sets(judge.n, [(i, j), (i,), (j,)])))
+    names = judge.problem.space.names
+    kind = _kind(interval, ROUNDING * abs(float(judge.values(chosen[None])[0])))
+    return Pair(components=(names[i], names[j]), within=within, interval=interval, alone=alone, kind=kind)
+
+
+def _kind(interval: Interval | None, least: float) -> str:
+    """By the sign of an interval that lies wholly beyond what rounding can make of nothing."""
+    if interval is None or (interval[0] <= least and interval[1] >= -least):
+        return "none"
+    return "synergy" if interval[0] > least else "redundancy"
+
+
+def _sets(n: int, members: Sequence[Sequence[int]]) -> Chosen:
+    sets = np.zeros((len(members), n), bool)
+    for row, some in zip(sets, members, strict=True):
+        row[list(some)] = True
+    return sets
+
+
+def _values(judge: Judge, sets: Chosen) -> Float[np.ndarray, "set"]:
+    """Values, that of the empty set being 0 by definition."""
+    found = np.zeros(len(sets))
+    some = sets.any(1)
+    found[some] = judge.values(sets[some])
+    return found
+
+
+def _effects(judge: Judge, sets: Chosen) -> Float[np.ndarray, "set example"]:
+    """Effects, those of the empty set being 0 by definition."""
+    found = np.zeros((len(sets), judge.problem.size))
+    some = sets.any(1)
+    if some.any():
+        found[some] = judge.effects(sets[some])
+    return found
+
+
+def _interval(judge: Judge, sets: Chosen, signs: Float[np.ndarray, "set"]) -> Interval | None:
+    if not judge.has_effects:
+        return None
+    return mean_interval(judge.sign * signs @ _effects(judge, sets), judge.units)
+
+
+def shapley(judge: Judge, members: Sequence[int], most: int, seed: int = 0) -> Shapley | None:
+    """Exact where all subsets are at most so many; else over sampled orders and their reverses, while these last.
+
+    None where not even two orders and their reverses can be paid for.
+    """
+    if 2 ** len(members) - 1 <= most:
+        return _exact(judge, members)
+    return _sampled(judge, members, most, seed) if 4 * len(members) <= most else None
+
+
+def _exact(judge: Judge, members: Sequence[int]) -> Shapley:
+    count = len(members)
+    subsets = np.array([[bool(code >> i & 1) for i in range(count)] for code in range(2**count)])
+    sets = np.zeros((len(subsets), judge.n), bool)
+    sets[:, list(members)] = subsets
+    worth = _values(judge, sets)
+    size = subsets.sum(1)
+    weight = np.array([factorial(s) * factorial(count - s - 1) / factorial(count) for s in range(count)])
+    names, found = judge.problem.space.names, {}
+    for i, member in enumerate(members):
+        codes = np.flatnonzero(~subsets[:, i])
+        found[names[member]] = float((weight[size[codes]] * (worth[codes | 1 << i] - worth[codes])).sum())
+    return Shapley(values=found, standard_errors=dict.fromkeys(found, 0.0), permutations=None)
+
+
+def _sampled(judge: Judge, members: Sequence[int], most: int, seed: int) -> Shapley:
+    """Each order and its reverse are one draw, whose mean is less spread than that of two orders."""
+    draw = np.random.default_rng(seed)
+    draws: list[np.ndarray] = []
+    room = judge.spent + most - 2 * len(members)
+    while len(draws) < 2 or (judge.spent <= room and len(draws) < most):
+        order = draw.permutation(len(members))
+        draws.append((_marginals(judge, members, order) + _marginals(judge, members, order[::-1])) / 2)
+    table = np.stack(draws)
+    error = table.std(0, ddof=1) / np.sqrt(len(table))
+    names = [judge.problem.space.names[i] for i in members]
+    return Shapley(
+        values=dict(zip(names, table.mean(0).tolist(), strict=True)),
+        standard_errors=dict(zip(names, error.tolist(), strict=True)),
+        permutations=2 * len(table),
+    )
+
+
+def _marginals(judge: Judge, members: Sequence[int], order: np.ndarray) -> Float[np.ndarray, "member"]:
+    """What each adds when it joins in this order."""
+    joined = [[members[i] for i in order[:count]] for count in range(len(members) + 1)]
+    steps = np.diff(_values(judge, _sets(judge.n, joined)))
+    found = np.empty(len(members))
+    found[order] = steps
+    return found
+
+
+def _joining(judge: Judge, chosen: Bool[np.ndarray, "n"], most: int) -> list[int]:
+    """The components outside, at most so many; where there are more, those that matter most to first order."""
+    outside: list[int] = np.flatnonzero(~chosen).tolist()
+    if most == 0 or len(outside) <= most:
+        return outside[:most]
+    problem = judge.problem
+    slope = problem.gradient(mask_of(problem, torch.from_numpy(chosen).float())).detach().abs().cpu().numpy()
+    judge.spent += 2
+    return sorted(sorted(outside, key=lambda i: (-slope[i], i))[:most])
+
+
+def _with_each(chosen: Bool[np.ndarray, "n"], joining: Sequence[int]) -> Chosen:
+    sets = np.repeat(chosen[None], len(joining), 0)
+    sets[np.arange(len(joining)), list(joining)] = True
+    return sets
+
+
+def _backups_within(judge: Judge, members: Sequence[int], margin: float) -> list[Backup]:
+    """Members that do next to nothing alone and much beside another; for each, the one beside which they do most."""
+    if len(members) < 2:
+        return []
+    names, found = judge.problem.space.names, []
+    alone = judge.sign * _values(judge, _sets(judge.n, [(i,) for i in members]))
+    together = {pair: judge.sign * float(judge.values(_sets(judge.n, [pair]))[0]) for pair in combinations(members, 2)}
+    for a, i in enumerate(members):
+        others = [(together[min(i, j), max(i, j)] - alone[b], j) for b, j in enumerate(members) if b != a]
+        gain, other = max(others)
+        if abs(alone[a]) <= margin < gain and _surely(judge, [(i, other), (other,)], margin):
+            of = names[other]
+            signed = judge.sign
+            found.append(
+                Backup(component=names[i], of=of, alone=float(signed * alone[a]), with_other=float(signed * gain))
+            )
+    return found
+
+
+def _surely(judge: Judge, sets: Sequence[Sequence[int]], margin: float) -> bool:
+    """Whether the interval of the gain from the second set to the first lies above the margin, or there is none."""
+    interval = _interval(judge, _sets(judge.n, sets), np.array([1.0, -1.0]))
+    return interval is None or interval[0] > margin
+
+
+def _backups_outside(judge: Judge, chosen: Bool[np.ndarray, "n"], joining: list[int], margin: float) -> list[Backup]:
+    """Components outside that do next to nothing alone and much once the selection is chosen."""
+    if not joining:
+        return []
+    names = judge.problem.space.names
+    gain = judge.sign * (judge.values(_with_each(chosen, joining)) - judge.values(chosen[None])[0])
+    likely = [(float(gain[a]), i) for a, i in enumerate(joining) if gain[a] > margin]
+    members = np.flatnonzero(chosen).tolist()
+    found = []
+    for increase, i in sorted(likely, reverse=True)[:ALONE]:
+        alone = judge.sign * float(judge.values(_sets(judge.n, [(i,)]))[0])
+        if abs(alone) <= margin and _surely(judge, [(*members, i), members], margin):
+            found.append(
+                Backup(
+                    component=names[i], of="the selection", alone=judge.sign * alone, with_other=judge.sign * increase
+                )
+            )
+    return found
+
+
+def _inhibitors(
+    judge: Judge, chosen: Bool[np.ndarray, "n"], joining: list[int], members: list[int], margin: float
+) -> tuple[Inhibitor, ...]:
+    """Components whose being chosen takes from the effect: by joining the selection or by staying in it."""
+    without = _sets(judge.n, [[i for i in np.flatnonzero(chosen).tolist() if i != m] for m in members])
+    who = [*joining, *members]
+    if not who:
+        return ()
+    more = np.concatenate([_with_each(chosen, joining), np.repeat(chosen[None], len(members), 0)])
+    less = np.concatenate([np.repeat(chosen[None], len(joining), 0), without])
+    change = judge.sign * (_values(judge, more) - _values(judge, less))
+    p = np.full(len(who), np.nan)
+    if judge.has_effects:
+        effects = judge.sign * (_effects(judge, more) - _effects(judge, less))
+        p = above_zero(-effects, judge.units)
+    found = [
+        Inhibitor(
+            component=judge.problem.space.names[i],
+            change=float(judge.sign * change[a]),
+            p_adjusted=None if np.isnan(p[a]) else float(p[a]),
+        )
+        for a, i in enumerate(who)
+        if change[a] < -margin and not p[a] > ALPHA
+    ]
+    return tuple(sorted(found, key=lambda row: judge.sign * row.change))

@@ -1,0 +1,108 @@
+"""Each size on the pairs that judge: effect, interval, median, and the test against random and single-effect sets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+
+from cotrace.evaluation import controls as random_sets
+from cotrace.evaluation.bootstrap import mean_interval
+from cotrace.evaluation.judge import Chosen, Judge
+from cotrace.evaluation.records import Controls, SizeEvidence
+from cotrace.search.sets import mask_of, prefixes, ranked
+
+
+def size_row(judge: Judge, chosen: Bool[np.ndarray, "n"]) -> SizeEvidence:
+    """Effect and interval of one selection; the interval is None for metrics of the whole set and few pairs."""
+    k, effect = int(chosen.sum()), float(judge.values(chosen[None])[0])
+    if not judge.has_effects:
+        return SizeEvidence(k=k, effect=effect)
+    effects = judge.effects(chosen[None])[0]
+    return SizeEvidence(
+        k=k,
+        effect=effect,
+        interval=mean_interval(effects, judge.units),
+        median=float(np.median(effects)),
+        moved_share=float((judge.sign * effects > 0).mean()),
+    )
+
+
+def best_singles(training: Judge, sizes: Sequence[int], limit: int) -> tuple[str, Chosen]:
+    """The sets of the best single components on the training pairs, and how they were ranked."""
+    every = np.eye(training.n, dtype=bool)
+    if training.unknown(every) == 0 or training.n <= limit:
+        score, how = torch.from_numpy(training.sign * training.values(every)), "effects"
+    else:
+        score, how = _slope(training), "gradient"
+    return how, prefixes(ranked(score), list(sizes), training.n).numpy()
+
+
+def _slope(training: Judge) -> torch.Tensor:
+    """First-order effect of choosing each component by itself; costs 2."""
+    problem = training.problem
+    slope = problem.gradient(mask_of(problem, torch.zeros(training.n))).detach().double().cpu()
+    training.spent += 2
+    return training.sign * (slope if problem.mode == "swap" else -slope)
+
+
+def tested(
+    judge: Judge,
+    rows: dict[int, SizeEvidence],
+    chosen: Chosen,
+    singles: tuple[str, Chosen],
+    chains: int,
+    k: int,
+    seed: int,
+) -> tuple[dict[int, SizeEvidence], Controls]:
+    """The rows of these sizes with p-values, and how they were made."""
+    sizes = chosen.sum(1).tolist()
+    at = sizes.index(k)
+    composition, blocks = random_sets.composition(judge.problem.space, chosen, at)
+    drawn = random_sets.chains(blocks, chosen, chains, seed)
+    effects = judge.values(drawn.reshape(-1, judge.n)).reshape(chains, len(sizes))
+    observed = judge.values(chosen)
+    p = random_sets.p_values(judge.sign * observed, judge.sign * effects)
+    adjusted = random_sets.max_t(judge.sign * observed, judge.sign * effects)
+    found = {
+        size: _compared(judge, rows[size], effects[:, i], (p[i], adjusted[i]), chosen[i], singles[1][i])
+        for i, size in enumerate(sizes)
+    }
+    about = Controls(
+        chains=chains,
+        composition=composition,
+        smallest_p=random_sets.smallest_p(chains),
+        k=k,
+        p_value=float(p[at]),
+        singles=singles[0],
+    )
+    return found, about
+
+
+def _compared(
+    judge: Judge,
+    row: SizeEvidence,
+    controls: Float[np.ndarray, "chain"],
+    p: tuple[float, float],
+    chosen: Bool[np.ndarray, "n"],
+    single: Bool[np.ndarray, "n"],
+) -> SizeEvidence:
+    over = None
+    if judge.has_effects:
+        own, other = judge.effects(np.stack([chosen, single]))
+        over = mean_interval(judge.sign * (own - other), judge.units)
+    return SizeEvidence(
+        k=row.k,
+        effect=row.effect,
+        interval=row.interval,
+        median=row.median,
+        moved_share=row.moved_share,
+        control_mean=float(controls.mean()),
+        control_best=float(judge.sign * (judge.sign * controls).max()),
+        p_value=float(p[0]),
+        p_adjusted=float(p[1]),
+        single_effect=float(judge.values(single[None])[0]),
+        over_single=over,
+    )

@@ -1,0 +1,176 @@
+"""Stability: does the same set come back, and is there another as good?
+
+Searching again on random parts of the pairs is stability selection, Meinshausen and Buehlmann 2010, arXiv 0809.2932.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from cotrace.components import Component
+from cotrace.errors import DegenerateError, InputError
+from cotrace.evaluation.bootstrap import mean_interval
+from cotrace.evaluation.judge import Chosen, Judge
+from cotrace.evaluation.records import Alternative, Stability
+from cotrace.evaluation.units import Units
+from cotrace.evaluation.views import Part, Without
+from cotrace.problem.protocol import Problem
+from cotrace.results.effects import EffectTable
+from cotrace.search.driver import Search, solve
+
+RESAMPLES = 500
+SHARE = 0.632
+"""Share of the groups in a part: what a bootstrap resample holds on average."""
+Progress = Callable[[str, int, int], None]
+
+
+def jaccard(one: Sequence[Any], other: Sequence[Any]) -> float:
+    """Shared members by all members."""
+    a, b = set(one), set(other)
+    return len(a & b) / len(a | b) if a | b else 1.0
+
+
+def from_archive(
+    table: EffectTable,
+    names: Sequence[str],
+    units: Units,
+    sign: float,
+    k: int,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Stability:
+    """Select again, on resampled units, among the stored sets of this size. No forward at all."""
+    chosen = table.chosen
+    rows = np.flatnonzero(chosen.sum(1) == k)
+    drawn = units.resamples(resamples, seed)
+    score = sign * (drawn @ units.sums(table.effects[rows].astype(np.float64)).T) / (drawn @ units.totals)[:, None]
+    picked = chosen[rows[score.argmax(1)]]
+    return Stability(
+        method="archive bootstrap",
+        runs=resamples,
+        inclusion=_inclusion(picked, names),
+        jaccard=_mean_jaccard([np.flatnonzero(row).tolist() for row in picked[:100]]),
+    )
+
+
+def _inclusion(picked: Bool[np.ndarray, "run n"], names: Sequence[str]) -> dict[str, float]:
+    share = picked.mean(0)
+    members: list[int] = np.flatnonzero(share).tolist()
+    return {names[i]: float(share[i]) for i in sorted(members, key=lambda i: (-share[i], i))}
+
+
+def _mean_jaccard(sets: Sequence[Sequence[Any]]) -> float | None:
+    found = [jaccard(a, b) for a, b in combinations(sets, 2)]
+    return float(np.mean(found)) if found else None
+
+
+def predicted_cost(search: Search, n: int, runs: int) -> float:
+    """Forward-equivalents of searching again so often, at most."""
+    return runs * search.predicted_cost(n) * SHARE
+
+
+def search_again(
+    problem: Problem, search: Search, k: int, runs: int, *, seed: int = 0, progress: Progress | None = None
+) -> Stability:
+    """Search again on random parts of the training pairs, groups kept whole, with another seed each time.
+
+    Raises InputError where there are too few groups of pairs to take parts of.
+    """
+    units = Units.of(problem)
+    if units.count < 3:
+        raise InputError(f"stability needs at least 3 groups of pairs to leave some out, and these are {units.count}")
+    before, sets = problem.cost.forward_equivalents, []
+    for run in range(runs):
+        if progress is not None:
+            progress("searching again", run, runs)
+        own = seeded(search, seed + run + 1)
+        try:
+            sets.append(list(solve(own, Part(problem, _some(units, seed + run))).best(k).members))
+        except DegenerateError:
+            sets.append([])
+    picked = np.zeros((runs, len(problem.space)), bool)
+    for row, members in zip(picked, sets, strict=True):
+        row[list(problem.space.indices(members))] = True
+    kinds = ("groups of pairs left out" if units.clustered else "pairs left out",)
+    return Stability(
+        method="search",
+        runs=runs,
+        inclusion=_inclusion(picked, problem.space.names),
+        jaccard=_mean_jaccard(sets),
+        forward_equivalents=problem.cost.forward_equivalents - before,
+        kinds=(*kinds, "seed") if hasattr(search, "seed") else kinds,
+    )
+
+
+def seeded(search: Search, seed: int) -> Search:
+    """The search with this seed, where it draws."""
+    return replace(search, seed=seed) if hasattr(search, "seed") else search  # type: ignore[type-var]
+
+
+def _some(units: Units, seed: int) -> list[int]:
+    """Examples of a random share of the units, at least one left out."""
+    count = min(max(round(SHARE * units.count), 2), units.count - 1)
+    taken = np.random.default_rng(seed).permutation(units.count)[:count]
+    found: list[int] = np.flatnonzero(np.isin(units.unit, taken)).tolist()
+    return found
+
+
+def alternatives_known(
+    judge: Judge, table: EffectTable, chosen: Bool[np.ndarray, "n"], most: int, units: Units
+) -> tuple[Alternative, ...]:
+    """For each member, the best stored set of this size without it, judged on these pairs."""
+    sets = table.chosen
+    same = sets.sum(1) == chosen.sum()
+    value = judge.sign * (table.effects * units.weight).sum(1) / units.weight.sum()
+    found: dict[bytes, tuple[list[int], Bool[np.ndarray, "n"]]] = {}
+    for member in np.flatnonzero(chosen).tolist():
+        rows = np.flatnonzero(same & ~sets[:, member])
+        if len(rows):
+            best = sets[rows[value[rows].argmax()]]
+            found.setdefault(best.tobytes(), ([], best))[0].append(member)
+    ordered = sorted(found.values(), key=lambda item: -len(item[0]))[:most]
+    return tuple(_alternative(judge, chosen, best, members, "archive") for members, best in ordered)
+
+
+def alternatives_searched(
+    problem: Problem, judge: Judge, search: Search, chosen: Bool[np.ndarray, "n"], runs: int
+) -> Iterator[Alternative]:
+    """The best set of this size found without the members of every set before, so many times."""
+    forbidden: list[Component] = []
+    current, k = chosen, int(chosen.sum())
+    for _ in range(runs):
+        forbidden += [problem.space[i] for i in np.flatnonzero(current) if problem.space[i] not in forbidden]
+        if len(problem.space) - len(forbidden) < k:
+            return
+        limited = replace(search, max_size=k) if hasattr(search, "max_size") else search  # type: ignore[type-var]
+        current = judge.rows([solve(limited, Without(problem, forbidden)).best(k).members])[0]
+        yield _alternative(judge, chosen, current, problem.space.indices(forbidden), "search")
+
+
+def _alternative(
+    judge: Judge, chosen: Bool[np.ndarray, "n"], other: Bool[np.ndarray, "n"], without: Sequence[int], method: str
+) -> Alternative:
+    space = judge.problem.space
+    own, value = judge.values(np.stack([chosen, other])).tolist()
+    interval = None
+    if judge.has_effects:
+        a, b = judge.effects(np.stack([chosen, other]))
+        interval = mean_interval(judge.sign * (a - b), judge.units)
+    close = judge.sign * (own - value) <= 0.02 * abs(own)
+    members: Chosen = np.flatnonzero(other)
+    return Alternative(
+        without=tuple(str(space[i]) for i in without),
+        components=tuple(str(space[i]) for i in members),
+        effect=value,
+        difference=interval,
+        overlap=jaccard(np.flatnonzero(chosen).tolist(), members.tolist()),
+        near_equal=close or (interval is not None and interval[0] <= 0),
+        method=method,
+    )

@@ -1,0 +1,170 @@
+"""``ct.evaluate``: a result judged on its problem, with the side problems that a language model's has by default."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cotrace import tasks
+from cotrace.errors import CotraceError, InputError
+from cotrace.evaluation import Evaluation, Foreign, alternatives_searched, search_again
+from cotrace.evaluation import evaluate as judge
+from cotrace.evaluation.assess import Progress, settled
+from cotrace.evaluation.case import Pairs, case_of
+from cotrace.known import Circuit
+from cotrace.problem import LanguageProblem
+from cotrace.problem.protocol import Problem
+from cotrace.problem.side import side_problem
+from cotrace.prompts import Task
+from cotrace.results import Frontier, Selection
+from cotrace.search import Search
+
+NEUTRAL_LINES = 60
+"""Lines of the neutral text that are read."""
+UNAFFECTED = 0.05
+"""Share of the mean full-swap effect below which a pair counts as unaffected."""
+FEWEST_UNAFFECTED = 8
+
+Sets = Mapping[str, Selection | Circuit]
+
+
+def evaluate(
+    problem: Problem,
+    result: Frontier | Selection | Sequence[Frontier],
+    *,
+    level: str = "quick",
+    k: int | None = None,
+    pairs: Pairs = "heldout",
+    against: Sets | Circuit | Selection | None = None,
+    text: str | Path | None = None,
+    side: Sequence[Problem | Task] = (),
+    stability: int = 0,
+    search: Search | None = None,
+    intervals: bool = False,
+    smallest_p: float | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """How sure is this result? ``level`` is ``quick``, ``standard`` or ``full``; ``print`` it for the verdict.
+
+    ``against`` names sets of somebody else's. Above ``quick`` a language problem is also judged by a neutral text
+    (``text``: your own file) and by the accuracy on pairs that the full swap leaves alone; ``side`` adds tasks or
+    problems. ``stability`` searches again so many times with ``search``. Raises InputError.
+    """
+    settled(problem, result, level=level, k=k, pairs=pairs, smallest_p=smallest_p, seed=seed)
+    problems, notes = _sides(problem, level, text, side)
+    found = judge(
+        problem,
+        result,
+        level=level,
+        k=k,
+        pairs=pairs,
+        foreign=_foreign(against),
+        side=problems,
+        intervals=intervals,
+        smallest_p=smallest_p,
+        seed=seed,
+        progress=progress,
+    )
+    if stability and search is not None:
+        found = _searched_again(problem, result, found, search, stability, seed, progress)
+    return replace(found, notes=(*found.notes, *notes))
+
+
+def _foreign(against: Sets | Circuit | Selection | None) -> list[Foreign]:
+    if against is None:
+        return []
+    if isinstance(against, Mapping):
+        return [_one(name, each) for name, each in against.items()]
+    return [_one(against.name if isinstance(against, Circuit) else "given set", against)]
+
+
+def _one(name: str, given: Selection | Circuit) -> Foreign:
+    return Foreign(name, given.members, given.roles if isinstance(given, Circuit) else None)
+
+
+def _sides(
+    problem: Problem, level: str, text: str | Path | None, side: Sequence[Problem | Task]
+) -> tuple[list[Problem], list[str]]:
+    """Problems where nothing should change, and why some of them could not be had."""
+    found: list[Problem] = []
+    notes: list[str] = []
+    makers: list[Any] = [lambda each=each: _second(problem, each) for each in side]
+    if isinstance(problem, LanguageProblem) and (text is not None or level != "quick"):
+        makers.append(lambda: neutral(problem, text))
+    if isinstance(problem, LanguageProblem) and level != "quick":
+        makers.append(lambda: unaffected(problem))
+    for make in makers:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # refused lines of a side text are no news
+                found.append(make())
+        except CotraceError as error:
+            notes.append(f"a side effect could not be measured: {error}")
+    return found, notes
+
+
+def _second(problem: Problem, side: Problem | Task) -> Problem:
+    if not isinstance(side, Task):
+        return side
+    assert isinstance(problem, LanguageProblem), "a task needs a language problem to be asked of"
+    return side_problem(problem, side, holdout=0)
+
+
+def neutral(problem: LanguageProblem, text: str | Path | None = None) -> LanguageProblem:
+    """Next-token loss on a neutral text, the one that ships unless another is named.
+
+    Raises InputError, also where the model's tokenizer has no tokens for it.
+    """
+    task = tasks.load("text", data=text, most=NEUTRAL_LINES)
+    try:
+        problem.model.require_tokenizer()([pair.base + pair.answers[0] for pair in task.pairs])
+    except Exception as error:  # a tokenizer without a token for unknown words raises no class of its own
+        raise InputError(f"the model's tokenizer cannot read the neutral text ({error}): name another text") from None
+    return side_problem(problem, task, holdout=0)
+
+
+def unaffected(problem: LanguageProblem) -> LanguageProblem:
+    """Accuracy on the pairs whose metric the full swap moves by next to nothing, none of them searched where it can be.
+
+    Raises InputError where there are too few.
+    """
+    part = problem.heldout or problem
+    ids = problem.training.ids if problem.heldout is None else problem.heldout.ids
+    moved = part.effects(torch.ones(len(problem.space))).abs().double().cpu().numpy()
+    still = {name for name, change in zip(ids, moved, strict=True) if change < UNAFFECTED * np.abs(moved).mean()}
+    if len(still) < FEWEST_UNAFFECTED:
+        raise InputError(
+            f"accuracy on unaffected pairs needs at least {FEWEST_UNAFFECTED} pairs that the full swap leaves alone, "
+            f"and there are {len(still)}"
+        )
+    task: Task = problem.source_task
+    some = replace(task, name=f"{task.name}, unaffected pairs", pairs=tuple(p for p in task.pairs if p.id in still))
+    return side_problem(problem, some, metric="accuracy", holdout=0)
+
+
+def _searched_again(
+    problem: Problem,
+    result: Frontier | Selection | Sequence[Frontier],
+    found: Evaluation,
+    search: Search,
+    runs: int,
+    seed: int,
+    progress: Progress | None,
+) -> Evaluation:
+    frontier = result if isinstance(result, Frontier) else None if isinstance(result, Selection) else result[0]
+    before = problem.cost.forward_equivalents
+    again = search_again(problem, search, found.k, runs, seed=seed, progress=progress)
+    others = found.alternatives
+    if frontier is not None:
+        case = case_of(problem, frontier, level=found.level, k=found.k)
+        chosen = case.chosen([found.k])[0]
+        others += tuple(alternatives_searched(problem, case.judge, search, chosen, min(runs, 3)))
+    spent = found.forward_equivalents + problem.cost.forward_equivalents - before
+    return replace(found, stability=(*found.stability, again), alternatives=others, forward_equivalents=spent)

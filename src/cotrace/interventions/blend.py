@@ -1,0 +1,105 @@
+"""The soft intervention, and the edits that carry it out at the places of a layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cotrace.models.places import Place
+from cotrace.models.taps import Edit
+
+
+def blend(
+    own: Float[Tensor, "*shape"], donor: Float[Tensor, "*#shape"], z: Float[Tensor, "*#shape"]
+) -> Float[Tensor, "*shape"]:
+    """Soft intervention: (1 - z) own + z donor; exactly own at z = 0 and donor at z = 1. (Yan et al. 2026.)
+
+    Half-precision values are blended in the precision of the mask.
+    """
+    if own.dtype == z.dtype:
+        return torch.lerp(own, donor.to(own.dtype), z)
+    return torch.lerp(own.to(z.dtype), donor.to(z.dtype), z).to(own.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class ValuePatch:
+    """Donor values for the tokens of a layout at one place."""
+
+    place: Place
+    tokens: Int[Tensor, "token"]
+    """Flat positions (row * T + pos) that have a donor."""
+    donor: Float[Tensor, "#token feature"]
+    """One row for each token, or one for all."""
+
+    def edit(self, z: Float[Tensor, "copy unit"]) -> Edit:
+        """Blend the donor in, each copy of the rows with its own mask."""
+        copies, units = z.shape
+
+        def apply(own: Tensor) -> Tensor:
+            flat = own.reshape(copies, -1, units, self.place.width)
+            tokens, share = self.tokens.to(own.device), z.to(own.device)[:, None, :, None]
+            donor = self.donor.to(own.device).reshape(-1, units, self.place.width)
+            blended = blend(flat.index_select(1, tokens), donor[None], share)
+            return flat.index_copy(1, tokens, blended).reshape(own.shape)
+
+        return apply
+
+
+@dataclass(frozen=True, eq=False)
+class ScalePatch:
+    """The own value times a factor, in the stead of donor values."""
+
+    place: Place
+    tokens: Int[Tensor, "token"]
+    factor: float
+
+    def edit(self, z: Float[Tensor, "copy unit"]) -> Edit:
+        """Blend the scaled value in: own (1 - z + z factor)."""
+        copies, units = z.shape
+
+        def apply(own: Tensor) -> Tensor:
+            flat = own.reshape(copies, -1, units, self.place.width)
+            tokens, share = self.tokens.to(own.device), z.to(own.device)[:, None, :, None]
+            mine = flat.index_select(1, tokens)
+            return flat.index_copy(1, tokens, blend(mine, self.factor * mine, share)).reshape(own.shape)
+
+        return apply
+
+
+@dataclass(frozen=True, eq=False)
+class PatternPatch:
+    """Donor attention weights for the prompts of a layout at one place."""
+
+    place: Place
+    donor: Float[Tensor, "row unit query key"]
+    """Zero outside the prompts."""
+    patched: Float[Tensor, "row 1 query key"]
+    """1 where query and key stand in the prompt of one example, else 0."""
+
+    def edit(self, z: Float[Tensor, "copy unit"]) -> Edit:
+        """Blend the donor's weights in; values stay the running ones."""
+        copies = len(z)
+
+        def apply(own: Tensor) -> Tensor:
+            weights = own.reshape(copies, -1, *own.shape[1:])
+            share = z.to(own.device)[:, None, :, None, None] * self.patched.to(own.device)
+            return blend(weights, self.donor.to(own.device), share).reshape(own.shape)
+
+        return apply
+
+
+Patch = ValuePatch | ScalePatch | PatternPatch
+
+
+def block_mask(
+    masks: Float[Tensor, "copy n"], start: int, units: Sequence[int], count: int
+) -> Float[Tensor, "copy unit"]:
+    """The mask of every unit at a place, 0 for those outside the space, from one block of the whole mask."""
+    part = masks[:, start : start + len(units)]
+    if len(units) == count:
+        return part
+    return masks.new_zeros(masks.shape[0], count).index_copy(1, torch.tensor(units, device=masks.device), part)

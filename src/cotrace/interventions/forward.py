@@ -1,0 +1,99 @@
+"""One forward pass over a layout: inputs, taps, and logits at the positions where answers are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from cotrace.batches import Layout
+from cotrace.interventions.shortcut import Entry, Stations, entering, noting
+from cotrace.models import LanguageModel, tapped
+from cotrace.models.language_model import evaluating
+from cotrace.models.taps import TapList
+
+
+def forward(
+    model: LanguageModel,
+    layout: Layout,
+    taps: TapList,
+    copies: int = 1,
+    eager: bool = False,
+    cache: DynamicCache | None = None,
+    entry: Entry | None = None,
+    stations: Stations | None = None,
+) -> Float[Tensor, "copy read vocab"]:
+    """Logits at ``layout.read_at`` of each of ``copies`` runs side by side; each tap sees [copies * row, ...].
+
+    ``cache`` holds the keys and values of the layout's kept prefixes, and takes those of its rows. With ``entry`` the
+    layers below it are not computed; ``stations`` are filled for such runs to come.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(evaluating(model.module))
+        stack.enter_context(frozen(model.module))
+        stack.enter_context(tapped(model.module, taps, eager))
+        if stations is not None:
+            stack.enter_context(noting(model, stations))
+        if entry is not None:
+            stack.enter_context(entering(model, entry, copies))
+        gathered = stack.enter_context(_read_only(model, layout, copies))
+        arguments = inputs(model, layout, copies)
+        if cache is not None:
+            arguments["past_key_values"] = cache
+        logits = model.module(**arguments, use_cache=cache is not None).logits
+    return logits if gathered else _gather(logits, layout, copies)
+
+
+def inputs(model: LanguageModel, layout: Layout, copies: int) -> dict[str, Any]:
+    """Keyword inputs of the model for a layout; rows are repeated copy by copy."""
+    device = model.device
+    ids = layout.input_ids.to(device).repeat(copies, 1)
+    if layout.allowed is None:
+        return {"input_ids": ids}
+    lowest = torch.finfo(model.dtype).min
+    mask = torch.zeros(layout.allowed.shape, dtype=model.dtype).masked_fill(~layout.allowed, lowest)
+    return {
+        "input_ids": ids,
+        "position_ids": layout.position_ids.to(device).repeat(copies, 1),
+        "attention_mask": mask[:, None].to(device).repeat(copies, 1, 1, 1),
+    }
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """No parameter asks for a gradient inside, so that the backward pass is over activations only."""
+    asking = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in asking:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def _read_only(model: LanguageModel, layout: Layout, copies: int) -> Iterator[list[bool]]:
+    """Apply the output head only at the positions that are read. Gives a list that is filled once it happened."""
+    head = model.module.get_output_embeddings()
+    happened: list[bool] = []
+
+    def narrow(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        happened.append(True)
+        return (_gather(args[0], layout, copies), *args[1:])
+
+    handle = head.register_forward_pre_hook(narrow)
+    try:
+        yield happened
+    finally:
+        handle.remove()
+
+
+def _gather(values: Float[Tensor, "rows pos f"], layout: Layout, copies: int) -> Float[Tensor, "copy read f"]:
+    flat = values.reshape(copies, layout.rows * layout.length, values.shape[-1])
+    return flat[:, layout.read_at.to(values.device)]

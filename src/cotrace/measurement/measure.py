@@ -1,0 +1,171 @@
+"""``measure``: base and donor values of a metric, share of flips, by subgroup, with bootstrap intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cotrace.errors import InputError, NonFiniteError
+from cotrace.measurement.result import ALL, Measurement, Row
+from cotrace.measurement.runs import Runs, run
+from cotrace.metrics import GROUPS, Answers, AnyMetric, Metric, metric_named, selection_rate_ratio
+from cotrace.metrics.answers import chosen
+from cotrace.models import LanguageModel
+from cotrace.problem.intervals import CONFIDENCE, Interval, mean_interval, set_interval
+from cotrace.prompts import Task
+from cotrace.prompts.fields import indices_by
+
+
+def measure(
+    model: LanguageModel,
+    task: Task,
+    *,
+    metric: str | AnyMetric | Callable[..., Any] | None = None,
+    by: str | Sequence[str] | None = None,
+    confidence: float = CONFIDENCE,
+    batch_tokens: int | None = None,
+) -> Measurement:
+    """What the model does with the task's prompts, without any intervention.
+
+    ``by`` names fields of the pairs to break the figures down by; default ``group`` where pairs have one. The donor
+    value is that of the metric after the counterfactual prompt itself. Intervals are percentile bootstrap over pairs
+    (of a group metric within groups), empty below 8 pairs. Raises CotraceError.
+    """
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence is {confidence}: give a share between 0 and 1, such as 0.95")
+    judged = metric_named(metric or task.metric)
+    runs = run(model, task, judged.reads, batch_tokens)
+    answers = Answers.of(runs.pairs, runs.answers.dtype)
+    try:
+        judged.check(answers)
+    except InputError as error:
+        raise InputError(f"metric {judged.name}: {error}") from None
+    measured = _Measured(judged, runs, answers, confidence)
+    fields = [by] if isinstance(by, str) else by if by is not None else ["group"] if answers.groups else []
+    groups = [(field, indices_by(runs.pairs, field)) for field in fields]
+    rows = [measured.row("", ALL, range(len(runs.pairs)))]
+    rows += [measured.row(field, value, members) for field, found in groups for value, members in found.items()]
+    return Measurement(
+        model=model.name,
+        task=task.name,
+        metric=judged.name,
+        rows=tuple(rows),
+        soft=measured.soft(),
+        selection_rate_ratio=measured.ratio(),
+        refused=runs.refused,
+        confidence=confidence,
+    )
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Everything that rows are made of."""
+
+    metric: AnyMetric
+    runs: Runs
+    answers: Answers
+    confidence: float
+
+    def row(self, field: str, value: str, members: Sequence[int]) -> Row:
+        """The figures of some of the pairs."""
+        index = torch.tensor(list(members))
+        base, base_interval, base_median = self._level(self.runs.base, index)
+        donor, donor_interval, donor_median = self._level(self.runs.donor, index)
+        flips, flips_interval = self._flips(index)
+        return Row(
+            field=field,
+            value=value,
+            pairs=len(members),
+            base=base,
+            base_interval=base_interval,
+            base_median=base_median,
+            donor=donor,
+            donor_interval=donor_interval,
+            donor_median=donor_median,
+            flips=flips,
+            flips_interval=flips_interval,
+            selection_rate=self._selected(index),
+        )
+
+    def _level(self, table: Tensor | None, index: Tensor) -> tuple[float | None, Interval | None, float | None]:
+        """Level, interval and median over some pairs; nothing where a group metric has no meaning on them."""
+        if table is None:
+            return None, None, None
+        if isinstance(self.metric, Metric):
+            levels = self.metric.reported_levels(table, self.runs.base, self.answers).double()[index]
+            self._finite(levels, index)
+            mean, interval = self._mean(levels, index)
+            return mean, interval, levels.median().item()
+        try:
+            self.metric.check(self.answers.take(index))
+        except InputError:
+            return None, None, None
+        return self._number(table, index.numpy()), self._set_interval(table, index), None
+
+    def _mean(self, levels: Tensor, index: Tensor) -> tuple[float, Interval | None]:
+        weight = self.answers.weight[index].double()
+        mean = ((levels * weight).sum() / weight.sum()).item()
+        return mean, mean_interval(levels.numpy(), weight.numpy(), self.confidence)
+
+    def _number(self, table: Tensor, index: Any) -> float:
+        some = torch.from_numpy(np.asarray(index))
+        assert not isinstance(self.metric, Metric)
+        return self.metric.reported(table[some], self.runs.base[some], self.answers.take(some)).item()
+
+    def _set_interval(self, table: Tensor, index: Tensor) -> Interval | None:
+        """Resampled within groups and, where labels matter, within favourable and other labels."""
+        kind = (self.answers.label == self.answers.favourable)[index]
+        stratum = (self.answers.group[index] * 2 + kind).tolist()
+        strata = [[i for i, s in zip(index.tolist(), stratum, strict=True) if s == own] for own in sorted(set(stratum))]
+        return set_interval(lambda some: self._number(table, some), strata, confidence=self.confidence)
+
+    def _flips(self, index: Tensor) -> tuple[float | None, Interval | None]:
+        """Share of pairs whose likeliest answer changes."""
+        if self.runs.donor_answers is None or bool((self.answers.exists.sum(-1) < 2).any()):
+            return None, None
+        before, after = (chosen(table, self.answers) for table in (self.runs.answers, self.runs.donor_answers))
+        flipped = (before != after).double()[index]
+        interval = mean_interval(flipped.numpy(), np.ones(len(flipped)), self.confidence)
+        return flipped.mean().item(), interval
+
+    def _selected(self, index: Tensor) -> float | None:
+        """Share of pairs that choose the favourable answer."""
+        favourable = self.answers.favourable[index]
+        if bool((favourable < 0).any()):
+            return None
+        return self._mean((chosen(self.runs.answers, self.answers)[index] == favourable).double(), index)[0]
+
+    def soft(self) -> tuple[float, float | None] | None:
+        """The soft form over all pairs, where the reported one is hard."""
+        if not self.metric.surrogate:
+            return None
+        tables = (self.runs.base, self.runs.donor)
+        base, donor = (
+            None if table is None else self.metric.soft_level(table, self.runs.base, self.answers).item()
+            for table in tables
+        )
+        assert base is not None
+        return base, donor
+
+    def ratio(self) -> tuple[float | None, float | None] | None:
+        """Selection-rate ratio, for group metrics about favourable answers."""
+        if self.metric.name not in GROUPS or bool((self.answers.favourable < 0).any()):
+            return None
+        tables = (self.runs.answers, self.runs.donor_answers)
+        found = [None if table is None else selection_rate_ratio(table, self.answers).item() for table in tables]
+        return _defined(found[0]), _defined(found[1])
+
+    def _finite(self, levels: Tensor, index: Tensor) -> None:
+        bad = (~torch.isfinite(levels)).nonzero()
+        if len(bad):
+            name = self.runs.pairs[int(index[int(bad[0])])].id
+            raise NonFiniteError(f"pair {name}: {self.metric.name} is not finite; log_odds has no overflow")
+
+
+def _defined(ratio: float | None) -> float | None:
+    return None if ratio is None or ratio != ratio else ratio  # 0 / 0: no group selects

@@ -1,0 +1,197 @@
+"""Finding a model's parts by watching two short forward passes, so that no family needs code of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from cotrace.components import Site
+from cotrace.errors import ModelError
+from cotrace.models.outside import head_count, output_projection
+from cotrace.models.places import Layer, Place
+from cotrace.models.proof import proven
+from cotrace.models.watch import Trace, watch
+
+MLP_NAMES = ("mlp", "feed_forward", "feedforward", "ffn", "ff", "mlp_block", "moe", "block_sparse_moe", "mixer")
+CLOSE = 1e-3
+OTHER_MIXERS = (nn.Conv1d,)
+"""A part that holds one of these is a state-space or convolution mixer and no MLP."""
+
+
+def dissect(model: PreTrainedModel) -> tuple[Layer, ...]:
+    """The decoder layers with their parts. Raises ModelError where no decoder layers are found."""
+    trace = watch(model)
+    stack = decoder_layers(model, trace)
+    layers = [_layer(index, module, trace) for index, module in enumerate(stack)]
+    return proven(model, _with_residual(layers, trace), {p: n for layer in layers for p, n in _narrow(layer, trace)})
+
+
+def decoder_layers(model: PreTrainedModel, trace: Trace) -> list[nn.Module]:
+    """The stack of decoder layers: the module list that ran once whole and in which most members attend."""
+    stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m)]
+    ran = [s for s in stacks if all(trace.calls[layer] for layer in s)]
+    if not ran:
+        raise ModelError(
+            f"{type(model).__name__}: found no stack of decoder layers that takes token after token; cotrace traces "
+            "decoder-only transformers and hybrids of them"
+        )
+
+    def rank(stack: Any) -> tuple[int, bool, int, int]:
+        attending = sum(any(True for _ in _attending(layer, trace)) for layer in stack)
+        return attending, all(map(trace.width, stack)), len(stack), sum(1 for _ in stack.modules())
+
+    return list(max(ran, key=rank))
+
+
+def _attending(layer: nn.Module, trace: Trace) -> Iterator[nn.Module]:
+    """The modules in a layer that attend, through the interface or by the table."""
+    for module in layer.modules():
+        if module in trace.attention or (trace.calls[module] and output_projection(module) is not None):
+            yield module
+
+
+def _layer(index: int, layer: nn.Module, trace: Trace) -> Layer:
+    found = list(_attending(layer, trace))
+    attention = found[0] if len(found) == 1 and trace.calls[found[0]] == 1 else None
+    places = {**_attention_places(index, layer, attention, trace), **_mlp_places(index, layer, attention, trace)}
+    missing = {}
+    if found and attention is None:
+        why = "the layer attends several times" if len(found) > 1 else "its attention runs several times in one forward"
+        missing = dict.fromkeys((Site.ATTENTION_PATTERN, Site.HEAD_OUTPUT, Site.ATTENTION_OUTPUT), why)
+    return Layer(index, layer, attention, places, missing)
+
+
+def _attention_places(index: int, layer: nn.Module, attention: nn.Module | None, trace: Trace) -> dict[Site, Place]:
+    if attention is None:
+        return {}
+    found: dict[Site, Place] = {}
+    if (seen := trace.attention.get(attention)) is not None:
+        found[Site.ATTENTION_PATTERN] = Place(
+            Site.ATTENTION_PATTERN, index, attention, "pattern", seen.count, seen.width
+        )
+        found[Site.HEAD_OUTPUT] = Place(Site.HEAD_OUTPUT, index, attention, "attention", seen.count, seen.width)
+        if seen.kv_count < seen.count:
+            width = seen.width * seen.count // seen.kv_count
+            found[Site.KV_GROUP] = Place(Site.KV_GROUP, index, attention, "attention", seen.kv_count, width)
+    elif (projection := output_projection(attention)) in trace.linear and (count := head_count(attention)):
+        width = trace.linear[projection][0] // count
+        found[Site.HEAD_OUTPUT] = Place(Site.HEAD_OUTPUT, index, projection, "input", count, width)
+    output = _attention_output(layer, attention, trace)
+    if output is not None and (width_ := trace.width(output)):
+        found[Site.ATTENTION_OUTPUT] = Place(Site.ATTENTION_OUTPUT, index, output, "output", 1, width_)
+    return found
+
+
+def _attention_output(layer: nn.Module, attention: nn.Module, trace: Trace) -> nn.Module | None:
+    """The attention module where its output projection is inside it, else that projection."""
+    projection = _projection(layer, attention, trace)
+    return attention if projection in set(attention.modules()) else projection
+
+
+def _projection(layer: nn.Module, attention: nn.Module, trace: Trace) -> nn.Module | None:
+    """The last matrix inside the attention module, or where that holds none behind its heads, the next one to run."""
+    when = seen.order if (seen := trace.attention.get(attention)) else 0
+    inside = [m for m in _ordered(attention.modules(), trace) if m in trace.linear and trace.order[m] > when]
+    later = [m for m in _ordered(layer.modules(), trace) if m in trace.linear and trace.order[m] > when]
+    return next((m for m in (*inside[-1:], *later) if trace.once(m)), None)
+
+
+def _narrow(layer: Layer, trace: Trace) -> Iterator[tuple[Place, Place]]:
+    """For an attention output the projection at its end, which stands in where the module adds more than the heads."""
+    whole = layer.place(Site.ATTENTION_OUTPUT)
+    if whole and layer.attention and (last := _projection(layer.module, layer.attention, trace)):
+        yield whole, replace(whole, module=last)
+
+
+def _adds_stream(whole: nn.Module, last: nn.Module, trace: Trace) -> bool:
+    """Whether the module gives its last matrix's output plus a tensor that it was given: the residual stream."""
+    if trace.left[whole].shape != trace.left[last].shape:
+        return False
+    rest = trace.left[whole] - trace.left[last].to(trace.left[whole].device)
+    given = (g.to(rest.device, rest.dtype) for g in trace.beside[whole] if g.shape == rest.shape)
+    return any(torch.allclose(rest, stream, rtol=CLOSE, atol=CLOSE) for stream in given)
+
+
+def _mlp_places(index: int, layer: nn.Module, attention: nn.Module | None, trace: Trace) -> dict[Site, Place]:
+    mlp = _mlp(layer, attention, trace)
+    down = _down_projection(mlp or layer, attention, trace, layer)
+    whole = down if mlp is None or (down is not None and _adds_stream(mlp, down, trace)) else mlp
+    if whole is None or not (width := trace.width(whole)):
+        return {}
+    found = {
+        Site.MLP_OUTPUT: Place(Site.MLP_OUTPUT, index, whole, "output", 1, width),
+        Site.MLP_COORDINATE: Place(Site.MLP_COORDINATE, index, whole, "output", width, 1),
+    }
+    if down is not None and trace.linear[down][1] == width:
+        found[Site.MLP_NEURON] = Place(Site.MLP_NEURON, index, down, "input", trace.linear[down][0], 1)
+    experts = [m for m in layer.modules() if m in trace.experts and trace.once(m)]
+    if len(experts) == 1:
+        d_model = trace.left[experts[0]].shape[-1]
+        found[Site.EXPERT] = Place(Site.EXPERT, index, experts[0], "experts", trace.experts[experts[0]], d_model)
+    return found
+
+
+def _mlp(layer: nn.Module, attention: nn.Module | None, trace: Trace) -> nn.Module | None:
+    """The outermost part that is named as an MLP, ran once and neither attends nor convolves."""
+    names = {module: name.rsplit(".", 1)[-1].lower() for name, module in layer.named_modules() if name}
+    named = [m for m, name in names.items() if name in MLP_NAMES and trace.once(m) and _is_mlp(m, attention, trace)]
+    return next(iter(named), None)
+
+
+def _is_mlp(module: nn.Module, attention: nn.Module | None, trace: Trace) -> bool:
+    inside = list(module.modules())
+    mixes = attention in inside or any(isinstance(m, OTHER_MIXERS) or m in trace.attention for m in inside)
+    works = any(m in trace.linear or m in trace.experts for m in inside)
+    return works and not mixes and trace.width(module) is not None
+
+
+def _down_projection(part: nn.Module, attention: nn.Module | None, trace: Trace, layer: nn.Module) -> nn.Module | None:
+    """The last matrix of the MLP; where its matrices hang in the layer itself, the last of a pair behind attention."""
+    inside = [m for m in _ordered(part.modules(), trace) if m in trace.linear and trace.once(m)]
+    if part is not layer:
+        return inside[-1] if inside else None
+    if attention is None:
+        return None
+    heads = {*attention.modules(), _attention_output(layer, attention, trace)}
+    pair = [m for m in inside if m not in heads][-2:]
+    joined = len(pair) == 2 and trace.linear[pair[0]][1] == trace.linear[pair[1]][0]
+    return pair[1] if joined and trace.linear[pair[1]][1] == trace.linear[pair[0]][0] else None
+
+
+def _ordered(modules: Iterable[nn.Module], trace: Trace) -> list[nn.Module]:
+    return sorted((m for m in modules if m in trace.order), key=trace.order.__getitem__)
+
+
+def _with_residual(layers: list[Layer], trace: Trace) -> list[Layer]:
+    """Add the residual stream where each layer's output is exactly the next layer's input."""
+    passed_on = [_passes_on(a, b, trace) for a, b in pairwise(layers)]
+    passed_on.append(all(passed_on))
+    return [_residual(layer, on, trace) for layer, on in zip(layers, passed_on, strict=True)]
+
+
+def _passes_on(layer: Layer, following: Layer, trace: Trace) -> bool:
+    left, entered = trace.left.get(layer.module), trace.entered.get(following.module)
+    return (
+        left is not None
+        and entered is not None
+        and left.shape == entered.shape
+        and bool((left == entered.to(left.device)).all())
+    )
+
+
+def _residual(layer: Layer, passed_on: bool, trace: Trace) -> Layer:
+    width = trace.width(layer.module)
+    if width is None or not trace.once(layer.module) or not passed_on:
+        return replace(layer, missing={**layer.missing, Site.RESIDUAL: "a layer's output is not the next one's input"})
+    place = Place(Site.RESIDUAL, layer.index, layer.module, "output", 1, width)
+    return replace(layer, places=_ordered_by_site({**layer.places, Site.RESIDUAL: place}))
+
+
+def _ordered_by_site(places: Mapping[Site, Place]) -> dict[Site, Place]:
+    return {site: places[site] for site in Site if site in places}

@@ -1,0 +1,118 @@
+"""The one module that uses private details of transformers: attention dispatch, its mask twin, implementation names.
+
+A function registered with ``AttentionInterface`` serves every family that dispatches through it. Its name must be
+registered with ``AttentionMaskInterface`` as well: a name that is not gets no mask at all, and attention then sees the
+future.
+"""
+
+# ruff: noqa: SLF001
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from cotrace.errors import UnsupportedSite
+
+PREFIX = "cotrace_"
+
+Handler = Callable[[nn.Module, "AttentionCall"], tuple[Tensor, Tensor | None]]
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """One call of a family's attention function: its tensors, and how to carry it out as the family would."""
+
+    query: Tensor
+    """[row, head, query, d_head]"""
+    key: Tensor
+    """[row, kv_head, key, d_head]"""
+    value: Tensor
+    """[row, kv_head, key, d_value]"""
+    original: Callable[[], tuple[Tensor, Tensor | None]]
+    """Calls the family's own function; gives the output [row, query, head, d_value] and, where eager, the weights."""
+
+
+_HANDLER: ContextVar[Handler | None] = ContextVar("cotrace_attention_handler", default=None)
+
+
+def _attend(base: str, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """The registered function: hands the call to the handler in force, or carries it out unchanged."""
+    original = partial(_implementation(base, module), module, query, key, value, *args, **kwargs)
+    handler = _HANDLER.get()
+    return original() if handler is None else handler(module, AttentionCall(query, key, value, original))
+
+
+def _implementation(base: str, module: nn.Module) -> Callable[..., Any]:
+    """What the family itself would call for this implementation, local overrides included."""
+    namespace = vars(sys.modules[type(module).__module__])
+    if base != "eager":
+        return namespace.get("ALL_ATTENTION_FUNCTIONS", ALL_ATTENTION_FUNCTIONS)[base]  # type: ignore[no-any-return]
+    if "eager_attention_forward" not in namespace:
+        raise UnsupportedSite(
+            f"{type(module).__name__} has no eager attention, so no attention_pattern; use head_output"
+        )
+    return namespace["eager_attention_forward"]  # type: ignore[no-any-return]
+
+
+def _register(base: str) -> str:
+    """Name under which calls to this implementation pass through the handler; registered on first use."""
+    name = PREFIX + base
+    if name not in ALL_ATTENTION_FUNCTIONS:
+        AttentionInterface.register(name, partial(_attend, base))
+    if name not in ALL_MASK_ATTENTION_FUNCTIONS and base in ALL_MASK_ATTENTION_FUNCTIONS:
+        AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
+    return name
+
+
+def _configs(model: PreTrainedModel) -> list[PreTrainedConfig]:
+    """Every configuration object that some module of the model reads, once each."""
+    found = {id(c): c for m in model.modules() if isinstance(c := getattr(m, "config", None), PreTrainedConfig)}
+    return list(found.values())
+
+
+@contextmanager
+def attention_handler(model: PreTrainedModel, handler: Handler, eager: bool = False) -> Iterator[None]:
+    """Route every attention call of the model through ``handler``; with ``eager``, calls give their weights as well.
+
+    The configurations' implementation names are as before afterwards, also after an exception.
+    """
+    before: Mapping[int, tuple[PreTrainedConfig, Any]] = {
+        id(config): (config, config._attn_implementation_internal) for config in _configs(model)
+    }
+    token = _HANDLER.set(handler)
+    try:
+        for config, base in before.values():
+            config._attn_implementation_internal = _register("eager" if eager else base or "eager")
+        yield
+    finally:
+        for config, base in before.values():
+            config._attn_implementation_internal = base
+        _HANDLER.reset(token)
+
+
+def run_experts_eagerly(model: PreTrainedModel) -> None:
+    """Let a mixture-of-experts model run its experts one after the other; nothing for other models.
+
+    The default is torch's grouped product, which knows no float64.
+    """
+    if getattr(model, "_can_set_experts_implementation", bool)():
+        model.set_experts_implementation("eager")
+
+
+def compute_device(model: PreTrainedModel) -> torch.device:
+    """Where the model takes its token ids. Weights that accelerate has moved out stand on no device."""
+    embedding = model.get_input_embeddings()
+    elsewhere = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)
+    return torch.device(elsewhere if elsewhere is not None else embedding.weight.device)

@@ -1,0 +1,117 @@
+"""LanguageModel: a decoder with its tokenizer and its anatomy; loading and wrapping."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from cotrace.components import ComponentSpace, Site
+from cotrace.errors import ModelError, UnsupportedSite
+from cotrace.models.anatomy import dissect
+from cotrace.models.internals import compute_device
+from cotrace.models.places import Layer, Place
+from cotrace.models.unwrap import unwrapped
+
+
+@dataclass(frozen=True, eq=False)
+class LanguageModel:
+    """A Hugging Face decoder in evaluation mode, its tokenizer, and where each site lives in it."""
+
+    module: PreTrainedModel = field(repr=False)
+    tokenizer: PreTrainedTokenizerBase | None = field(repr=False)
+    name: str
+    revision: str | None = None
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """The decoder layers with their parts, found by one short forward pass."""
+        with evaluating(self.module):
+            return dissect(self.module)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first layer computes; accelerate may keep its weights elsewhere."""
+        return compute_device(self.module)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        dtype: torch.dtype = self.module.dtype
+        return dtype
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """The type of masks, effects and reductions: float32, or float64 where the model is."""
+        return torch.float64 if self.dtype == torch.float64 else torch.float32
+
+    @cached_property
+    def sites(self) -> tuple[Site, ...]:
+        """The sites that at least one layer has."""
+        return tuple(site for site in Site if any(layer.place(site) for layer in self.layers))
+
+    def places(self, site: Site) -> dict[int, Place]:
+        """Layer -> where the site lives. Raises UnsupportedSite, naming the sites that the model has."""
+        found = {layer.index: place for layer in self.layers if (place := layer.place(site)) is not None}
+        if not found:
+            raise UnsupportedSite(f"{self.name} has no {site}; it has {', '.join(self.sites)}")
+        return found
+
+    def takes(self, argument: str) -> bool:
+        """Whether the model's forward takes an argument of that name."""
+        return argument in inspect.signature(self.module.forward).parameters
+
+    def space(self, sites: tuple[Site, ...], roles: tuple[str, ...] = ("all",)) -> ComponentSpace:
+        """All components of these sites, each once for each position role."""
+        units = {site: {layer: place.units for layer, place in self.places(site).items()} for site in sites}
+        return ComponentSpace.build(units, roles)
+
+    def require_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer. Raises ModelError where the model was wrapped without one."""
+        if self.tokenizer is None:
+            raise ModelError(
+                f"{self.name} has no tokenizer, which prompts need: pass one to cotrace.wrap(model, tokenizer)"
+            )
+        return self.tokenizer
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """The module in evaluation mode; every submodule's mode is as before afterwards."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def wrap(
+    model: PreTrainedModel | Any,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    name: str | None = None,
+    revision: str | None = None,
+) -> LanguageModel:
+    """Use a Hugging Face decoder that is already in memory. Raises ModelError for anything else.
+
+    A model inside another library's wrapper is taken out of it where it is the very same model.
+    """
+    model = unwrapped(model)
+    if model.config.is_encoder_decoder or model.get_output_embeddings() is None:
+        raise ModelError(f"{type(model).__name__} is not a causal decoder: load it with AutoModelForCausalLM")
+    label = name or label_of(model.config.name_or_path) or type(model).__name__
+    return LanguageModel(module=model, tokenizer=tokenizer, name=label, revision=revision)
+
+
+def label_of(name: str | Path) -> str:
+    """The name under which results speak of a model: its id, or the last part of a local path."""
+    return Path(name).name if Path(name).exists() else str(name)

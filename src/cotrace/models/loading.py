@@ -1,0 +1,103 @@
+"""Loading a decoder and its tokenizer by id or folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from cotrace.errors import InputError, ModelError
+from cotrace.models.internals import run_experts_eagerly
+from cotrace.models.language_model import LanguageModel, label_of, wrap
+
+DTYPES: Mapping[str, torch.dtype] = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def load_model(
+    name: str | Path,
+    *,
+    dtype: str | torch.dtype = "float32",
+    device: str | torch.device = "cpu",
+    device_map: str | Mapping[str, Any] | None = None,
+    offload_folder: str | Path | None = None,
+    revision: str | None = None,
+) -> LanguageModel:
+    """Load a decoder and its tokenizer from a Hugging Face id or a local folder. Raises ModelError, InputError.
+
+    Weights are read from safetensors only, and no code of the repository is run. ``device_map`` (``"auto"``, or module
+    names and devices) spreads the layers over devices, main memory and, with ``offload_folder``, disk; it needs
+    accelerate. Donors and masks follow each layer's device.
+    """
+    options: dict[str, Any] = {"revision": revision} if revision else {}
+    target, source = _device(device), _source(name)
+    placed = _placement(device_map, offload_folder)
+    try:
+        AutoConfig.from_pretrained(source, **options)
+        module = AutoModelForCausalLM.from_pretrained(
+            source, dtype=_dtype(dtype), use_safetensors=True, **options, **placed
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"cannot load the model {str(name)!r}: {_first_line(error)}") from error
+    if module.dtype == torch.float64:
+        run_experts_eagerly(module)
+    return wrap(
+        module if placed else module.to(target), _tokenizer(source, options), name=label_of(name), revision=revision
+    )
+
+
+def _placement(device_map: str | Mapping[str, Any] | None, offload_folder: str | Path | None) -> dict[str, Any]:
+    if device_map is None:
+        return {}
+    if find_spec("accelerate") is None:
+        raise InputError("device_map needs accelerate: pip install 'cotrace[placement]', or leave device_map out")
+    folder = {} if offload_folder is None else {"offload_folder": str(offload_folder)}
+    return {"device_map": device_map if isinstance(device_map, str) else dict(device_map), **folder}
+
+
+def _source(name: str | Path) -> str:
+    path = Path(name)
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise ModelError(f"the folder {path} holds no config.json: it is not a saved Hugging Face model")
+    looks_local = path.is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") > 1
+    if looks_local and not path.is_dir():
+        raise ModelError(f"there is no folder {path}: give the folder of a saved model, or a Hugging Face id")
+    return str(name)
+
+
+def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in DTYPES:
+        raise InputError(f"unknown dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        target = torch.device(device)
+        torch.empty(0, device=target)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"the device {str(device)!r} cannot be used: {_first_line(error)}; use 'cpu'") from None
+    return target
+
+
+def _tokenizer(source: str, options: dict[str, Any]) -> PreTrainedTokenizerBase | None:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # a model without a tokenizer is a model still; tasks that need one say so
+    words = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)
+    return tokenizer if words else None  # where the files are missing, transformers makes one up without any words
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]

@@ -1,0 +1,64 @@
+"""Places: where each site lives in a given model. A place is a module, which of its tensors, and how that splits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import nn
+
+from cotrace.components import Site
+
+Tap = Literal["input", "output", "attention", "pattern", "experts"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """One tensor in the network: ``[row, pos, units * width]``, or ``[row, unit, query, key]`` for a pattern.
+
+    Rows and positions may be one axis, ``[row * pos, units * width]``."""
+
+    site: Site
+    layer: int
+    module: nn.Module
+    tap: Tap
+    """``input``: the module's first argument. ``output``: what it returns. ``attention``: what the attention function
+    returns, before any gate or projection. ``pattern``: the attention weights. ``experts``: what each expert
+    adds to the module's output."""
+    units: int
+    """Number of components at the place."""
+    width: int
+    """Numbers per component and position."""
+
+    def __str__(self) -> str:
+        return f"L{self.layer} {self.site}"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One decoder layer: where the sites that it has live, and why it lacks others."""
+
+    index: int
+    module: nn.Module
+    attention: nn.Module | None
+    """The module that attends; None in layers without attention, such as state-space layers."""
+    places: Mapping[Site, Place]
+    missing: Mapping[Site, str] = field(default_factory=dict)
+    """Site that the layer might be thought to have -> why it is not traced."""
+
+    def place(self, site: Site) -> Place | None:
+        """Where the site lives in this layer; None where the layer has no such site."""
+        return self.places.get(site)
+
+    @property
+    def heads(self) -> int:
+        """Query heads; 0 where the layer's heads cannot be told apart."""
+        place = self.places.get(Site.HEAD_OUTPUT)
+        return place.units if place else 0
+
+    @property
+    def d_head(self) -> int:
+        """Numbers in one head's output."""
+        place = self.places.get(Site.HEAD_OUTPUT)
+        return place.width if place else 0

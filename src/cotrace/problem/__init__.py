@@ -1,0 +1,13 @@
+"""Problems: all that a search may see, and the one made of a language model."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "protocol": ["Cost", "Direction", "Examples", "Loss", "Mode", "Problem"],
+        "goals": ["Constrained", "Constraint", "WeightedSum"],
+        "side": ["side_problem"],
+        "language": ["LanguageProblem", "Plan", "RefusedPairs"],
+    },
+)

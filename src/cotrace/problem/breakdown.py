@@ -1,0 +1,130 @@
+"""Breakdown: the effect of one mask on each subgroup of the pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from cotrace.errors import InputError
+from cotrace.problem.intervals import Interval, mean_interval
+from cotrace.problem.pairs import PairProblem
+from cotrace.problem.whole import SetProblem
+from cotrace.prompts.fields import indices_by
+from cotrace.results import Table
+from cotrace.results.tables import number
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ALL = "all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubgroupEffect:
+    """One row: the pairs that share a value of the field."""
+
+    value: str
+    pairs: int
+    effect: float | None
+    """Weighted mean effect; None for a metric of the whole set, which has only levels."""
+    interval: Interval | None
+    """Bootstrap interval of it; None where there are too few pairs."""
+    median: float | None
+    moved_share: float | None
+    """Share of the pairs whose effect has the sign of the mean over all pairs."""
+    base: float
+    """Level in the base run, as reported; for a group metric the rate that it compares."""
+    level: float
+    """Level under the mask."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Breakdown:
+    """Effects by subgroup. Prints as a table."""
+
+    metric: str
+    by: str
+    rows: tuple[SubgroupEffect, ...]
+    """One for each value of the field, and one for all pairs."""
+
+    def table(self) -> Table:
+        """The rows for people."""
+        heads = (self.by, "pairs", "effect", "interval", "median", "moved", "base level", "level")
+        return Table(f"{self.metric} by {self.by}", heads, [_cells(row) for row in self.rows], frozenset({0}))
+
+    def to_frame(self) -> pd.DataFrame:
+        """The rows as a DataFrame."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(row) for row in self.rows])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {"metric": self.metric, "by": self.by, "rows": [asdict(row) for row in self.rows]}
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+
+def _cells(row: SubgroupEffect) -> tuple[str, ...]:
+    interval = "" if row.interval is None else "{:+.3g} .. {:+.3g}".format(*row.interval)
+    moved = "" if row.moved_share is None else f"{row.moved_share:.0%}"
+    levels = (number(row.base, signed=False), number(row.level, signed=False))
+    return (row.value or "(none)", str(row.pairs), number(row.effect), interval, number(row.median), moved, *levels)
+
+
+def breakdown(problem: PairProblem | SetProblem, masks: Any, by: str) -> Breakdown:
+    """Effects of one mask by a field of the pairs. Raises InputError, UnknownName."""
+    if problem.masks(masks).ndim != 1:
+        raise InputError("a breakdown is of one mask: give one Selection, one list of names or one tensor [n]")
+    groups = indices_by([encoded.pair for encoded in problem.scorer.pairs], by)
+    everything = {ALL: list(range(problem.size))}
+    make = _pair_rows if isinstance(problem, PairProblem) else _set_rows
+    rows = [*make(problem, masks, groups), *make(problem, masks, everything)]  # type: ignore[arg-type]
+    return Breakdown(metric=problem.metric.name, by=by, rows=tuple(rows))
+
+
+def _pair_rows(problem: PairProblem, masks: Any, groups: dict[str, list[int]]) -> Iterator[SubgroupEffect]:
+    effects, weight = problem.effects(masks).double(), problem.answers.weight.double()
+    levels = problem.reported_levels(masks).double()
+    base = problem.metric.reported_levels(problem.scorer.base, problem.scorer.base, problem.answers).double()
+    sign = torch.sign((effects * weight).sum())
+    for value, members in groups.items():
+        some, by = effects[members], weight[members]
+        yield SubgroupEffect(
+            value=value,
+            pairs=len(members),
+            effect=_mean(some, by),
+            interval=mean_interval(some.numpy(), by.numpy()),
+            median=some.median().item(),
+            moved_share=(torch.sign(some) == sign).double().mean().item(),
+            base=_mean(base[members], by),
+            level=_mean(levels[members], by),
+        )
+
+
+def _set_rows(problem: SetProblem, masks: Any, groups: dict[str, list[int]]) -> Iterator[SubgroupEffect]:
+    metric, answers, base = problem.metric, problem.answers, problem.scorer.base
+    if metric.rates is None:
+        raise InputError(f"{metric.name} is one number for the whole set, made of no rates that could be broken down")
+    before, after = (metric.rates(scores, answers).double() for scores in (base, problem.scores(masks)))
+    for value, members in groups.items():
+        by = answers.weight[members].double()
+        yield SubgroupEffect(
+            value=value,
+            pairs=len(members),
+            effect=_mean(after[members] - before[members], by),
+            interval=mean_interval((after - before)[members].numpy(), by.numpy()),
+            median=None,
+            moved_share=(after != before)[members].double().mean().item(),
+            base=_mean(before[members], by),
+            level=_mean(after[members], by),
+        )
+
+
+def _mean(values: Tensor, weight: Tensor) -> float:
+    return ((values * weight).sum() / weight.sum()).item()

@@ -1,0 +1,174 @@
+"""Goals that combine problems over one component space: weighted sums (``weighted``), and constraints.
+
+Source: the penalty on the violation, exact for a large enough multiplier, Nocedal and Wright, Numerical Optimization,
+2nd ed. 2006, chapter 17.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from cotrace.errors import InputError
+from cotrace.problem.masks import check_same
+from cotrace.problem.protocol import Cost, Examples, Loss, Problem
+from cotrace.problem.weighted import WeightedSum
+from cotrace.results import Bound
+
+__all__ = ["Constrained", "Constraint", "WeightedSum"]
+
+Sides = Literal["both", "above", "below"]
+MARGIN = 0.2
+"""Margin in units of eps, where none is given: training values spread around held-out ones."""
+MULTIPLIER = 10.0
+
+
+class Constraint:
+    """The effect on another problem must stay within eps: |B| <= eps, B <= eps (``above``), or B >= -eps (``below``).
+
+    While searching it must keep ``margin`` inside (default a fifth of eps). ``multiplier`` weighs the violation, in
+    units of |effect of everything on A| / |effect of everything on B|.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        eps: float,
+        *,
+        sides: Sides | str = "both",
+        margin: float | None = None,
+        multiplier: float = MULTIPLIER,
+    ) -> None:
+        self.problem, self.eps, self.sides = problem, float(eps), sides
+        self.margin = MARGIN * eps if margin is None else float(margin)
+        self.multiplier = multiplier
+        if not 0 < eps < float("inf"):
+            raise InputError(f"constraint on {self.name}: eps is {eps}; give a finite number above 0")
+        if not 0 <= self.margin < eps:
+            raise InputError(f"constraint on {self.name}: the margin {margin} must be at least 0 and below eps {eps}")
+        if sides not in ("both", "above", "below"):
+            raise InputError(f"constraint on {self.name}: sides is {sides!r}; choose both, above or below")
+        if problem.mode != "swap":
+            raise InputError(
+                f"constraint on {self.name}: a side problem measures a change, so build it with mode='swap' "
+                "(its masks mean the same in both modes)"
+            )
+
+    @property
+    def name(self) -> str:
+        """What is bounded."""
+        return f"{self.problem.metric} on {self.problem.task}"
+
+    def bound(self, effect: float) -> Bound:
+        """The bound, priced by what everything together does to A (``effect``) and to this side value."""
+        everything = self.problem.value(torch.ones(1, len(self.problem.space))).abs().item()
+        return Bound(
+            name=self.name,
+            lower=None if self.sides == "above" else -self.eps,
+            upper=None if self.sides == "below" else self.eps,
+            margin=self.margin,
+            price=self.multiplier * max(effect, 1e-12) / max(everything, self.eps),
+        )
+
+
+class Constrained:
+    """Problem A subject to constraints on other problems: every search keeps only sets whose side values are within.
+
+    ``value`` and ``effects`` are those of A. ``gradient`` is that of A less the price times that of the violation.
+    """
+
+    def __init__(
+        self, problem: Problem, side: Sequence[Constraint], *, bounds: tuple[Bound, ...] | None = None
+    ) -> None:
+        if not side:
+            raise InputError("a constrained problem needs at least one constraint")
+        self.problem, self.side = problem, tuple(side)
+        for constraint in side:
+            check_same(problem, constraint.problem, mode=False)
+            if problem.heldout is not None and constraint.problem.heldout is None:
+                raise InputError(f"constraint on {constraint.name}: it holds nothing out; build it with holdout too")
+        self._full = 1.0
+        if bounds is None:
+            self._full = problem.value(self._everything()).abs().item()
+        self.bounds = bounds or tuple(constraint.bound(self._full) for constraint in side)
+        self.space, self.mode, self.direction = problem.space, problem.mode, problem.direction
+        self.metric, self.size, self.effects, self.value = problem.metric, problem.size, problem.effects, problem.value
+        self.surrogate: bool = getattr(problem, "surrogate", False)
+        self.reported = getattr(problem, "reported", problem.value)
+        self.sign = 1.0 if problem.direction == "maximise" else -1.0
+
+    def _everything(self) -> Float[Tensor, "1 n"]:
+        """The mask of the full selection."""
+        ones = torch.ones(1, len(self.problem.space))
+        return ones if self.problem.mode == "swap" else 1 - ones
+
+    @property
+    def task(self) -> str:
+        return f"{self.problem.task}, constrained"
+
+    @property
+    def summary(self) -> str:
+        """The question in words, with the constraints."""
+        return f"{self.problem.summary} Subject to {'; '.join(bound.words for bound in self.bounds)}"
+
+    @property
+    def cost(self) -> Cost:
+        """What A and the side problems have spent together."""
+        side = sum(constraint.problem.cost.forward_equivalents for constraint in self.side)
+        return Cost(self.problem.cost.forward_equivalents + side)
+
+    @property
+    def heldout(self) -> Constrained | None:
+        """The same on unseen pairs, with the same bounds."""
+        unseen = self.problem.heldout
+        if unseen is None:
+            return None
+        side = [_on(constraint) for constraint in self.side]
+        return Constrained(unseen, side, bounds=self.bounds)
+
+    def side_values(self, masks: Float[Tensor, "*mask n"]) -> Float[Tensor, "*mask side"]:
+        """The effect of each mask on each side problem."""
+        return torch.stack([constraint.problem.value(masks).double() for constraint in self.side], -1)
+
+    def feasible(self, masks: Float[Tensor, "*mask n"]) -> Bool[Tensor, "*mask"]:
+        """Whether each mask keeps every bound by its margin, on the training pairs."""
+        values = self.side_values(masks)
+        return self._violations(values).sum(-1) == 0
+
+    def gradient(
+        self, z: Float[Tensor, "n"], objective: Loss | None = None, examples: Examples = None
+    ) -> Float[Tensor, "n"]:
+        """Gradient of A's value less, or of its loss plus, price x violation. ``examples`` are A's; sides take all.
+
+        A loss moves by about one where the value moves by what everything together does, so prices are in that unit.
+        """
+        slope = self.problem.gradient(z, objective, examples).double()
+        unit = -self.sign if objective is None else 1 / max(self._full, 1e-12)
+        return slope + unit * self._violation_slope(z)
+
+    def _violation_slope(self, z: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+        """Gradient of the priced violation; zero inside the bounds, where no gradient is taken."""
+        total = torch.zeros(len(self.space), dtype=torch.float64)
+        for bound, constraint, value in zip(self.bounds, self.side, self.side_values(z).tolist(), strict=True):
+            if bound.violation(value, bound.margin):
+                way = 1.0 if bound.upper is not None and value > bound.upper - bound.margin else -1.0
+                total += bound.price * way * constraint.problem.gradient(z).double()
+        return total
+
+    def _violations(self, values: Float[Tensor, "*mask side"]) -> Float[Tensor, "*mask side"]:
+        flat = [
+            [b.violation(v, b.margin) for b, v in zip(self.bounds, row, strict=True)]
+            for row in values.reshape(-1, len(self.bounds)).tolist()
+        ]
+        return torch.tensor(flat, dtype=torch.float64).reshape(values.shape)
+
+
+def _on(constraint: Constraint) -> Constraint:
+    """The constraint on its problem's unseen pairs."""
+    unseen = constraint.problem.heldout
+    assert unseen is not None, "checked where the constrained problem was made"
+    return Constraint(unseen, constraint.eps, sides=constraint.sides, margin=constraint.margin)

@@ -1,0 +1,54 @@
+"""Masks from whatever the user has: tensors, selections, component names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cotrace.components import Component, ComponentSpace
+from cotrace.errors import InputError
+from cotrace.problem.protocol import Mode, Problem
+from cotrace.results import Selection
+
+
+def as_masks(masks: Any, space: ComponentSpace, mode: Mode, dtype: torch.dtype) -> Float[Tensor, "*mask n"]:
+    """A mask tensor [n] or [mask, n]; a Selection or component names become a binary mask by the mode.
+
+    Raises InputError where the shape is not the space's, or a number is outside [0, 1].
+    """
+    if isinstance(masks, Selection):
+        return chosen_mask(space, masks.members, mode, dtype)
+    if isinstance(masks, Sequence) and masks and isinstance(masks[0], Selection):
+        return torch.stack([chosen_mask(space, selection.members, mode, dtype) for selection in masks])
+    if isinstance(masks, Sequence) and masks and isinstance(masks[0], str):
+        return chosen_mask(space, map(Component.parse, masks), mode, dtype)
+    z = torch.as_tensor(masks).detach().to("cpu", dtype)
+    if z.ndim not in (1, 2) or z.shape[-1] != len(space):
+        raise InputError(f"a mask has shape {list(z.shape)}: give [n] or [mask, n] with n = {len(space)} components")
+    if not bool(((z >= 0) & (z <= 1)).all()):
+        raise InputError("a mask holds numbers outside [0, 1]: 0 keeps the own value, 1 takes the donor's")
+    return z
+
+
+def chosen_mask(
+    space: ComponentSpace, members: Iterable[Component], mode: Mode, dtype: torch.dtype
+) -> Float[Tensor, "n"]:
+    """The mask of a chosen set: 1 on the chosen in ``swap`` mode, 0 on the chosen and 1 elsewhere in ``keep`` mode."""
+    chosen = torch.zeros(len(space), dtype=dtype)
+    chosen[list(space.indices(members))] = 1
+    return chosen if mode == "swap" else 1 - chosen
+
+
+def check_same(first: Problem, other: Problem, *, mode: bool) -> None:
+    """Raises InputError unless both problems are over the same components (and in the same mode)."""
+    if first.space.components != other.space.components:
+        raise InputError(
+            f"{first.task} is over {first.space.outline} and {other.task} over {other.space.outline}: give both "
+            "problems the same sites, or sites=problem.space"
+        )
+    if mode and first.mode != other.mode:
+        raise InputError(f"{first.task} is in mode {first.mode} and {other.task} in {other.mode}: use one mode")

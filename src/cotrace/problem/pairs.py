@@ -1,0 +1,126 @@
+"""PairProblem: the Problem protocol over one fixed list of pairs, for metrics with an effect of each example."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cotrace.errors import DegenerateError, NonFiniteError
+from cotrace.metrics import Metric
+from cotrace.problem.protocol import Examples, Loss, Mode
+from cotrace.problem.scored import SMALLEST_SWING, ScoredPairs
+from cotrace.problem.scorer import Scorer
+
+
+class PairProblem(ScoredPairs):
+    """Effects, values and gradients on one list of pairs, and their count.
+
+    Several scorers are several draws of the donors: effects are averaged over them, activations never are.
+    """
+
+    def __init__(self, scorer: Scorer, metric: Metric, mode: Mode, draws: Sequence[Scorer] = ()) -> None:
+        super().__init__(scorer, metric, mode)
+        self.metric = metric
+        self.draws = [PairProblem(draw, metric, mode) for draw in draws]
+        for draw in self.draws:
+            draw.cost = self.cost
+
+    @cached_property
+    def base_levels(self) -> Float[Tensor, "example"]:
+        """The metric's level in the base run."""
+        return self.metric.levels(self.scorer.base, self.scorer.base, self.answers)
+
+    @cached_property
+    def full_swap(self) -> Float[Tensor, "example"]:
+        """Per-example change of the metric when every component takes the donor's value."""
+        return self._averaged([self.own_full_swap, *(draw.own_full_swap for draw in self.draws)])
+
+    @cached_property
+    def own_full_swap(self) -> Float[Tensor, "example"]:
+        """The same for this draw of the donors."""
+        return self._finite(self.metric.effects(self.full_scores, self.scorer.base, self.answers), None)
+
+    @cached_property
+    def swing(self) -> Tensor:
+        """Mean effect of the full swap: the denominator of faithfulness. Raises DegenerateError where it is near 0."""
+        mean = self._mean(self.own_full_swap)
+        if abs(mean.item()) < SMALLEST_SWING:
+            raise DegenerateError(
+                f"swapping everything moves {self.metric.name} by {mean.item():.2g} on average: there is no difference "
+                "between base and donor run to restore; use mode='swap', or pairs that differ"
+            )
+        return mean
+
+    def effects(self, masks: Any, examples: Examples = None) -> Float[Tensor, "*mask example"]:
+        """Per-example effect of one mask or several. In ``keep`` mode their mean is the faithfulness."""
+        some = self.some(examples)
+        effects = [self._effects(scores, some) for scores in self.chunks(masks, some)]
+        own = self._finite(self._shaped(effects, masks), some)
+        return self._averaged([own, *(draw.effects(masks, some) for draw in self.draws)])
+
+    @staticmethod
+    def _averaged(draws: Sequence[Tensor]) -> Tensor:
+        return draws[0] if len(draws) == 1 else torch.stack(list(draws)).mean(0)
+
+    def value(self, masks: Any) -> Float[Tensor, "*mask"]:
+        """The aggregate that searches see: the weighted mean of the effects."""
+        return self._mean(self.effects(masks))
+
+    def value_and_effects(self, masks: Any) -> tuple[Float[Tensor, "*mask"], Float[Tensor, "*mask example"]]:
+        """Both, from one evaluation."""
+        effects = self.effects(masks)
+        return self._mean(effects), effects
+
+    def reported(self, masks: Any) -> Float[Tensor, "*mask"]:
+        """The metric's own level, as people read it: its weighted mean over the pairs."""
+        base = self.scorer.base
+        return self._shaped([self.metric.reported(scores, base, self.answers) for scores in self.chunks(masks)], masks)
+
+    def reported_levels(self, masks: Any) -> Float[Tensor, "*mask example"]:
+        """The same of each pair."""
+        base = self.scorer.base
+        levels = [self.metric.reported_levels(scores, base, self.answers) for scores in self.chunks(masks)]
+        return self._shaped(levels, masks)
+
+    def gradient(
+        self, z: Float[Tensor, "n"], objective: Loss | None = None, examples: Examples = None
+    ) -> Float[Tensor, "n"]:
+        """Exact gradient of the mean of ``objective(effects)``, or of the mean effect where None."""
+        some = self.some(examples)
+        variable = self.masks(z).clone().requires_grad_()
+        total = torch.zeros_like(variable)
+        weight = self.answers.weight if some is None else self.answers.weight[list(some)]
+        for layout in self.scorer.layouts(some):
+            effects = self._effects(self.scorer.run(variable[None], layout)[0], layout.examples)
+            losses = effects if objective is None else objective(effects)
+            loss = (losses * self.answers.weight[list(layout.examples)]).sum() / weight.sum()
+            total += torch.autograd.grad(loss, variable)[0]
+        self.cost.charge(2 * self.share(some))
+        if not bool(torch.isfinite(total).all()):
+            raise NonFiniteError(
+                f"the gradient of {self.metric.name} is not finite; try dtype='float32' or another metric"
+            )
+        return self._averaged([total, *(draw.gradient(z, objective, some) for draw in self.draws)])
+
+    def _effects(self, scores: Tensor, some: Sequence[int] | None) -> Tensor:
+        index = torch.arange(self.size) if some is None else torch.tensor(list(some))
+        change = self.metric.effects(scores, self.scorer.base[index], self.answers.take(index))
+        return change if self.mode == "swap" else (self.own_full_swap[index] - change) / self.swing
+
+    def _mean(self, effects: Float[Tensor, "*mask example"]) -> Float[Tensor, "*mask"]:
+        return (effects * self.answers.weight).sum(-1) / self.answers.weight.sum()
+
+    def _finite(self, effects: Tensor, some: Sequence[int] | None) -> Tensor:
+        bad = ~torch.isfinite(effects)
+        if bad.any():
+            column = int(bad.reshape(-1, bad.shape[-1]).any(0).nonzero()[0])
+            pair = self.scorer.pairs[column if some is None else some[column]].pair
+            raise NonFiniteError(
+                f"pair {pair.id}: the effect on {self.metric.name} is not finite; metric='log_odds' has no overflow"
+            )
+        return effects

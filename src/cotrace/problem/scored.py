@@ -1,0 +1,103 @@
+"""ScoredPairs: scores of one fixed list of pairs under masks, counted, and what a metric needs beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cotrace.components import ComponentSpace
+from cotrace.errors import InputError
+from cotrace.metrics import Answers, AnyMetric
+from cotrace.problem.masks import as_masks
+from cotrace.problem.protocol import Cost, Examples, Mode
+from cotrace.problem.scorer import Scorer
+
+TABLE_NUMBERS = 1 << 27
+"""Most numbers in one table of scores: 512 MiB in float32. Only tables of logits come near it."""
+SMALLEST_SWING = 1e-6
+"""Below this effect of the full swap, faithfulness has no denominator."""
+
+
+class ScoredPairs:
+    """What problems of both kinds of metric stand on. Raises InputError where the pairs lack what the metric needs."""
+
+    def __init__(self, scorer: Scorer, metric: AnyMetric, mode: Mode) -> None:
+        self.scorer, self.mode = scorer, mode
+        self.dtype = scorer.model.compute_dtype
+        self.answers = Answers.of([encoded.pair for encoded in scorer.pairs], self.dtype)
+        self.cost = Cost()
+        if not bool(self.answers.weight.sum() > 0):
+            raise InputError("the weights of the pairs add up to 0: give at least one pair a weight above 0")
+        try:
+            metric.check(self.answers)
+        except InputError as error:
+            raise InputError(f"metric {metric.name}, {self.size} pairs of this part of the data: {error}") from None
+
+    @property
+    def space(self) -> ComponentSpace:
+        return self.scorer.space
+
+    @property
+    def size(self) -> int:
+        return len(self.scorer.pairs)
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of the pairs, in file order."""
+        return [encoded.pair.id for encoded in self.scorer.pairs]
+
+    @property
+    def weights(self) -> Float[Tensor, "example"]:
+        """How much each pair counts in the aggregate."""
+        return self.answers.weight
+
+    @cached_property
+    def full_scores(self) -> Float[Tensor, "example answer"]:
+        """Scores under the full swap. Not counted as search cost: it is part of the question."""
+        return self.scorer.scores(torch.ones(1, len(self.space), dtype=self.dtype))[0]
+
+    def masks(self, masks: Any) -> Float[Tensor, "*mask n"]:
+        """Masks as a tensor. Raises InputError."""
+        return as_masks(masks, self.space, self.mode, self.dtype)
+
+    def scores(self, masks: Any, examples: Examples = None) -> Float[Tensor, "*mask example answer"]:
+        """What the metric reads, under one mask or several. Counts as an evaluation."""
+        z = self.masks(masks)
+        some = self.some(examples)
+        self.cost.charge(self.share(some) * (len(z) if z.ndim == 2 else 1))
+        scores = self.scorer.scores(z if z.ndim == 2 else z[None], some)
+        return scores if z.ndim == 2 else scores[0]
+
+    def chunks(self, masks: Any, examples: Examples = None) -> Iterator[Float[Tensor, "mask example answer"]]:
+        """The same, as many masks at a time as their scores fit in memory."""
+        z = self.masks(masks).reshape(-1, len(self.space))
+        for rows in torch.split(z, max(1, TABLE_NUMBERS // self.scorer.base.numel())):
+            yield self.scores(rows, examples)
+
+    def side_values(self, masks: Any) -> Float[Tensor, "*mask side"]:
+        """No constraints: no columns."""
+        z = self.masks(masks)
+        return z.new_zeros((*z.shape[:-1], 0))
+
+    def some(self, examples: Examples) -> list[int] | None:
+        """Examples as a list. Raises InputError."""
+        if examples is None:
+            return None
+        some = [int(example) for example in examples]
+        if not some or min(some) < 0 or max(some) >= self.size or len(set(some)) != len(some):
+            raise InputError(f"examples must be different indices from 0 to {self.size - 1}, at least one")
+        return some
+
+    def share(self, some: Sequence[int] | None) -> float:
+        """How much of all pairs these are."""
+        return 1.0 if some is None else len(some) / self.size
+
+    def _shaped(self, chunks: Sequence[Tensor], masks: Any) -> Tensor:
+        """Chunks put together, in the shape that the masks were given in."""
+        together = torch.cat(list(chunks))
+        return together.reshape((*self.masks(masks).shape[:-1], *together.shape[1:]))

@@ -1,0 +1,145 @@
+"""Scorer: answer scores of a fixed list of pairs under any mask. Donors and base scores are computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cotrace.batches import EncodedPair, Layout, Packing, answer_layouts
+from cotrace.components import ComponentSpace
+from cotrace.donors import Donors
+from cotrace.donors.store import Spot
+from cotrace.errors import NonFiniteError
+from cotrace.interventions import Entry, Patch, Stations, block_mask, forward, keep_prefixes
+from cotrace.metrics.metric import Reads
+from cotrace.models import LanguageModel
+from cotrace.models.taps import TapList
+from cotrace.problem.reading import answer_lengths, answer_scores, next_logits
+from cotrace.problem.reference import component_layers, reference
+
+
+class Scorer:
+    """Runs a model over pairs under masks. Scores are log p(answer | prompt), [mask, example, answer], on the CPU."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        pairs: Sequence[EncodedPair],
+        space: ComponentSpace,
+        donors: Donors,
+        packing: Packing,
+        *,
+        mean: bool,
+        reads: Reads = "answers",
+    ) -> None:
+        self.model, self.pairs, self.space, self.donors, self.packing = model, pairs, space, donors, packing
+        self.spots = block_spots(model, space)
+        self.layers = component_layers(space)
+        self.eager = any(place.tap == "pattern" for place, _ in self.spots)
+        self.lengths = answer_lengths(pairs) if mean else None
+        self.reads = reads
+        self.prefix = keep_prefixes(model, pairs, packing)
+
+    @cached_property
+    def columns(self) -> int:
+        """Width of a table of scores: the most answers of a pair, or the tokens where logits are read."""
+        if self.reads == "answers":
+            return max(len(pair.answers) for pair in self.pairs)
+        return int(self.model.module.get_output_embeddings().weight.shape[0])
+
+    @cached_property
+    def all_layouts(self) -> list[Layout]:
+        """The batch plan over all pairs."""
+        return answer_layouts(self.pairs, range(len(self.pairs)), self.packing)
+
+    def layouts(self, examples: Sequence[int] | None) -> list[Layout]:
+        """The batch plan over some of the pairs, or all."""
+        return self.all_layouts if examples is None else answer_layouts(self.pairs, examples, self.packing)
+
+    @cached_property
+    def base(self) -> Float[Tensor, "example answer"]:
+        """Scores of the base run. Raises NonFiniteError naming the pair."""
+        scores = self.scores(torch.zeros(1, len(self.space), dtype=self.model.compute_dtype))[0]
+        bad = ~torch.isfinite(scores).all(-1)
+        if bad.any():
+            pair = self.pairs[int(bad.nonzero()[0])].pair
+            raise NonFiniteError(f"pair {pair.id}: the base run's score is not finite; try dtype='float32'")
+        return scores
+
+    @torch.no_grad()
+    def scores(
+        self, masks: Float[Tensor, "mask n"], examples: Sequence[int] | None = None
+    ) -> Float[Tensor, "mask example answer"]:
+        """Scores of every answer under each mask, examples in the order given (file order where None)."""
+        order = list(range(len(self.pairs))) if examples is None else list(examples)
+        row = {example: i for i, example in enumerate(order)}
+        table = torch.zeros(len(masks), len(order), self.columns, dtype=self.model.compute_dtype)
+        for layout in self.layouts(examples):
+            at = torch.tensor([row[example] for example in layout.examples])
+            patches = self.donors.patches(layout, self.spots)
+            for some, entry in self._parts(masks, layout, patches):
+                table[some[:, None], at] = self.run(masks[some], layout, patches, entry)
+        return table
+
+    def _parts(
+        self, masks: Float[Tensor, "mask n"], layout: Layout, patches: dict[Spot, Patch]
+    ) -> Iterator[tuple[Int[Tensor, "some"], Entry | None]]:
+        """Masks whose copies of the layout fit in one forward pass, and where that pass starts; None: at the bottom."""
+        step = max(1, self.packing.batch_tokens // layout.cells)
+        shared = reference(masks, self.layers, len(self.model.layers)) if self.packing.shortcuts else None
+        if shared is None:
+            yield from ((some, None) for some in torch.split(torch.arange(len(masks)), step))
+            return
+        stations = Stations([layer for layer, _ in shared.groups if layer > 0])
+        if stations.wanted:
+            self.run(shared.mask[None], layout, patches, stations=stations)
+        for layer, members in shared.groups:
+            yield from ((some, stations.entries.get(layer)) for some in torch.split(members, step))
+
+    def run(
+        self,
+        masks: Float[Tensor, "mask n"],
+        layout: Layout,
+        patches: dict[Spot, Patch] | None = None,
+        entry: Entry | None = None,
+        stations: Stations | None = None,
+    ) -> Float[Tensor, "mask example answer"]:
+        """Scores of one layout's examples, differentiable in the masks."""
+        if patches is None:
+            patches = self.donors.patches(layout, self.spots)
+        copies = len(masks)
+        cache = None if self.prefix is None else self.prefix.for_layout(layout, copies)
+        taps = self._taps(masks, patches, entry.start if entry else 0)
+        logits = forward(
+            self.model, layout, taps, copies, eager=self.eager, cache=cache, entry=entry, stations=stations
+        )
+        return self._read(logits, layout)
+
+    def _taps(self, masks: Float[Tensor, "mask n"], patches: dict[Spot, Patch], start: int) -> TapList:
+        """The edits of every block from a layer on that some mask touches; a block of zeros changes nothing."""
+        masks = masks.to(self.model.device)
+        touched = masks.detach().any(0) if not masks.requires_grad else torch.ones(len(self.space), dtype=torch.bool)
+        taps = []
+        for block, spot in zip(self.space.blocks, self.spots, strict=True):
+            if block.layer >= start and touched[block.start : block.stop].any():
+                z = block_mask(masks, block.start, block.units, spot[0].units)
+                taps.append((spot[0], patches[spot].edit(z)))
+        return taps
+
+    def _read(self, logits: Float[Tensor, "mask read vocab"], layout: Layout) -> Float[Tensor, "mask example answer"]:
+        """What the metric reads: log p of each answer, summed or averaged over its tokens, or logits."""
+        logits = logits.to(self.model.compute_dtype)
+        if self.reads == "logits":
+            return next_logits(logits, layout)
+        table = answer_scores(logits, layout)
+        return table if self.lengths is None else table / self.lengths[list(layout.examples)]
+
+
+def block_spots(model: LanguageModel, space: ComponentSpace) -> list[Spot]:
+    """Where each block of the space lives, and the role at which it is patched."""
+    places = {site: model.places(site) for site in space.sites}
+    return [(places[block.site][block.layer], block.role) for block in space.blocks]

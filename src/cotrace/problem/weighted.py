@@ -1,0 +1,148 @@
+"""Weighted sums of problems over one component space.
+
+Source: the desiderata of Davies et al. 2023, arXiv 2307.03637, as Yan et al. 2026 combine them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cotrace.components import ComponentSpace
+from cotrace.errors import InputError
+from cotrace.problem.masks import check_same
+from cotrace.problem.protocol import Cost, Direction, Examples, Loss, Mode, Problem
+
+
+class WeightedSum:
+    """The sum of weight x value of each problem, each counted in its own direction; to be maximised.
+
+    Its examples are those of the problems one after another; their effects are scaled so that their mean is the value
+    (weight x all examples / the problem's own), which leaves them as they are where sizes and weights are equal and
+    weights add up to 1. Metrics of the whole set have no effects; then only value and gradient are given.
+    """
+
+    direction: Direction = "maximise"
+
+    def __init__(self, parts: Sequence[tuple[float, Problem]]) -> None:
+        if len(parts) < 2:
+            raise InputError("a weighted sum needs at least two problems")
+        self.weights = [float(weight) for weight, _ in parts]
+        self.problems = [problem for _, problem in parts]
+        if not all(0 < weight < float("inf") for weight in self.weights):
+            raise InputError(
+                f"weights are {self.weights}: give finite numbers above 0 (a direction is each problem's own)"
+            )
+        for problem in self.problems:
+            check_same(self.problems[0], problem, mode=True)
+        self._signs = [1.0 if problem.direction == "maximise" else -1.0 for problem in self.problems]
+
+    @property
+    def space(self) -> ComponentSpace:
+        return self.problems[0].space
+
+    @property
+    def mode(self) -> Mode:
+        return self.problems[0].mode
+
+    @property
+    def metric(self) -> str:
+        return self._joined([problem.metric for problem in self.problems])
+
+    @property
+    def task(self) -> str:
+        return " + ".join(dict.fromkeys(problem.task for problem in self.problems))
+
+    @property
+    def summary(self) -> str:
+        """The question in words."""
+        parts = "; ".join(f"{problem.metric} on {problem.task}: {problem.summary}" for problem in self.problems)
+        return f"weighted sum {self.metric}. {parts}"
+
+    @property
+    def size(self) -> int:
+        return sum(problem.size for problem in self.problems)
+
+    @property
+    def cost(self) -> Cost:
+        """What all problems have spent together: a mask costs 1 for each."""
+        return Cost(sum(problem.cost.forward_equivalents for problem in self.problems))
+
+    @property
+    def heldout(self) -> WeightedSum | None:
+        """The same sum on unseen pairs; None where some problem holds nothing out."""
+        unseen = [problem.heldout for problem in self.problems]
+        kept = [problem for problem in unseen if problem is not None]
+        return WeightedSum(list(zip(self.weights, kept, strict=True))) if len(kept) == len(unseen) else None
+
+    def value(self, masks: Float[Tensor, "*mask n"]) -> Float[Tensor, "*mask"]:
+        """The weighted sum of values."""
+        values = [problem.value(masks).double() for problem in self.problems]
+        return torch.stack([w * s * v for w, s, v in zip(self.weights, self._signs, values, strict=True)]).sum(0)
+
+    def effects(self, masks: Float[Tensor, "*mask n"], examples: Examples = None) -> Float[Tensor, "*mask example"]:
+        """Scaled effects of all problems' examples. Raises InputError where a metric has none."""
+        found = []
+        for i, part in self._split(examples):
+            effects = self.problems[i].effects(masks, part)
+            found.append(self._scale(i) * effects.double())
+        together = torch.cat(found, -1)
+        return together if examples is None else together[..., self._order(examples)]
+
+    def gradient(
+        self, z: Float[Tensor, "n"], objective: Loss | None = None, examples: Examples = None
+    ) -> Float[Tensor, "n"]:
+        """Gradient of the mean of ``objective(effects)``, or of the value."""
+        parts = self._split(examples)
+        count = self.size if examples is None else sum(len(part or ()) for _, part in parts)
+        total = torch.zeros(len(self.space), dtype=torch.float64)
+        for i, part in parts:
+            share = (self.problems[i].size if part is None else len(part)) / count
+            scale = self._scale(i)
+            loss = _scaled(objective, scale) if objective is not None else None
+            slope = self.problems[i].gradient(z, loss, part).double()
+            total += share * (slope if objective is not None else scale * slope)
+        return total
+
+    def side_values(self, masks: Float[Tensor, "*mask n"]) -> Float[Tensor, "*mask side"]:
+        """No constraints: no columns."""
+        return torch.zeros(*torch.as_tensor(masks).shape[:-1], 0)
+
+    def _scale(self, i: int) -> float:
+        """What an effect of problem i is multiplied with."""
+        return self._signs[i] * self.weights[i] * self.size / self.problems[i].size
+
+    def _split(self, examples: Examples) -> list[tuple[int, list[int] | None]]:
+        """(problem, its own examples) for the problems that have some of them."""
+        if examples is None:
+            return [(i, None) for i in range(len(self.problems))]
+        parts: dict[int, list[int]] = {}
+        for example in map(int, examples):
+            i, own = self._place(example)
+            parts.setdefault(i, []).append(own)
+        return [(i, parts[i]) for i in sorted(parts)]
+
+    def _place(self, example: int) -> tuple[int, int]:
+        start = 0
+        for i, problem in enumerate(self.problems):
+            if start <= example < start + problem.size:
+                return i, example - start
+            start += problem.size
+        raise InputError(f"examples must be indices from 0 to {self.size - 1}")
+
+    def _order(self, examples: Any) -> list[int]:
+        """Where each example asked for stands among those sorted by problem."""
+        given = [self._place(int(example))[0] for example in examples]
+        by_problem = sorted(range(len(given)), key=given.__getitem__)
+        return sorted(range(len(given)), key=by_problem.__getitem__)
+
+    def _joined(self, names: Sequence[str]) -> str:
+        return " + ".join(f"{weight:g} {name}" for weight, name in zip(self.weights, names, strict=True))
+
+
+def _scaled(objective: Loss, scale: float) -> Loss:
+    return lambda effects: objective(scale * effects)

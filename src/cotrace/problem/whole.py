@@ -1,0 +1,94 @@
+"""SetProblem: the Problem protocol over one fixed list of pairs, for metrics of the whole set."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cotrace.errors import DegenerateError, InputError, NonFiniteError
+from cotrace.metrics import SetMetric
+from cotrace.problem.protocol import Examples, Loss, Mode
+from cotrace.problem.scored import SMALLEST_SWING, ScoredPairs
+from cotrace.problem.scorer import Scorer
+
+
+class SetProblem(ScoredPairs):
+    """Values and gradients of one number for the whole list of pairs. A gradient costs 3: its scores, then itself."""
+
+    def __init__(self, scorer: Scorer, metric: SetMetric, mode: Mode) -> None:
+        super().__init__(scorer, metric, mode)
+        self.metric = metric
+
+    @cached_property
+    def full_swap(self) -> Float[Tensor, ""]:
+        """Change of the metric when every component takes the donor's value."""
+        return self._finite(self.metric.value(self.full_scores, self.scorer.base, self.answers))
+
+    @cached_property
+    def swing(self) -> Tensor:
+        """Effect of the full swap: the denominator of faithfulness. Raises DegenerateError where it is near 0."""
+        if abs(self.full_swap.item()) < SMALLEST_SWING:
+            raise DegenerateError(
+                f"swapping everything moves {self.metric.name} by {self.full_swap.item():.2g}: there is no difference "
+                "between base and donor run to restore; use mode='swap', or pairs that differ"
+            )
+        return self.full_swap
+
+    def effects(self, masks: Any, examples: Examples = None) -> Float[Tensor, "*mask example"]:
+        """Raises InputError: there is no effect of each example."""
+        raise InputError(
+            f"{self.metric.name} is one number for the whole set, without an effect of each pair: use value"
+        )
+
+    def value(self, masks: Any) -> Float[Tensor, "*mask"]:
+        """Change of the metric, from its soft form. In ``keep`` mode the faithfulness."""
+        return self._finite(self._shaped([self._value(scores) for scores in self.chunks(masks)], masks))
+
+    def value_and_effects(self, masks: Any) -> tuple[Float[Tensor, "*mask"], None]:
+        """The value; there is no effect of each example."""
+        return self.value(masks), None
+
+    def reported(self, masks: Any) -> Float[Tensor, "*mask"]:
+        """The metric's own level, as people read it."""
+        base = self.scorer.base
+        return self._shaped([self.metric.reported(scores, base, self.answers) for scores in self.chunks(masks)], masks)
+
+    def gradient(
+        self, z: Float[Tensor, "n"], objective: Loss | None = None, examples: Examples = None
+    ) -> Float[Tensor, "n"]:
+        """Exact gradient of ``objective(value)``, or of the value where None, over all pairs.
+
+        Over some ``examples``: their part in it, scaled by size / count. The number depends on all pairs, so all are
+        scored; the mean over a partition into equal batches is the full gradient exactly.
+        """
+        some = self.some(examples)
+        variable = self.masks(z).clone().requires_grad_()
+        slope = self._slope(variable.detach(), objective)
+        total = torch.zeros_like(variable)
+        for layout in self.scorer.layouts(some):
+            part = (self.scorer.run(variable[None], layout)[0] * slope[list(layout.examples)]).sum()
+            total += torch.autograd.grad(part, variable)[0]
+        self.cost.charge(1 + 2 * self.share(some))
+        if not bool(torch.isfinite(total).all()):
+            raise NonFiniteError(f"the gradient of {self.metric.name} is not finite; try dtype='float32'")
+        return total / self.share(some)
+
+    def _slope(self, z: Float[Tensor, "n"], objective: Loss | None) -> Float[Tensor, "example answer"]:
+        """Gradient with respect to the scores, which are computed without one."""
+        table = self.scorer.scores(z[None])[0].requires_grad_()
+        value = self._value(table)[None]
+        loss = (value if objective is None else objective(value)).sum()
+        return torch.autograd.grad(loss, table)[0]
+
+    def _value(self, scores: Float[Tensor, "*mask example answer"]) -> Float[Tensor, "*mask"]:
+        change = self.metric.value(scores, self.scorer.base, self.answers)
+        return change if self.mode == "swap" else (self.full_swap - change) / self.swing
+
+    def _finite(self, value: Tensor) -> Tensor:
+        if not bool(torch.isfinite(value).all()):
+            raise NonFiniteError(f"the effect on {self.metric.name} is not finite: check the scores and the dtype")
+        return value

@@ -1,0 +1,146 @@
+"""The project's own data format: JSON Lines, one prompt pair a line, each checked against ``pair.schema.json``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from cotrace.errors import InputError
+from cotrace.prompts.record import pair_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cotrace.prompts.pair import PromptPair
+
+LINE_LIMIT_BYTES = 1 << 20
+"""A longer line is refused: it is a file of another kind, or a whole data set on one line."""
+
+
+def read_pairs(path: str | Path) -> tuple[PromptPair, ...]:
+    """The pairs of a JSON Lines file; blank lines are passed over, ids default to the line number.
+
+    Raises InputError, one line that names file, line, field and remedy.
+    """
+    path = Path(path)
+    numbered = ((f"{path.name}:{line}", str(line), _parsed(text, f"{path.name}:{line}")) for line, text in _lines(path))
+    pairs = _pairs(numbered)
+    if not pairs:
+        raise InputError(f"{path.name}: the file is empty; it needs one JSON object a line")
+    return pairs
+
+
+def pairs_from_records(records: Iterable[Mapping[str, Any]] | pd.DataFrame) -> tuple[PromptPair, ...]:
+    """The pairs of dicts or DataFrame rows with the fields of the JSON Lines format; ids default to the place, from 1.
+
+    A None, and an empty cell of a DataFrame (NaN, NaT, NA), means that the field is absent. Raises InputError.
+    """
+    rows = _rows(records)
+    return _pairs((f"record {i}", str(i), _plain_record(row, f"record {i}")) for i, row in enumerate(rows, start=1))
+
+
+def _pairs(numbered: Iterable[tuple[str, str, object]]) -> tuple[PromptPair, ...]:
+    """Checked pairs of (where, default id, record), no id twice."""
+    first: dict[str, str] = {}
+    pairs = []
+    for where, default_id, record in numbered:
+        pair = pair_of(record, where, default_id)
+        if pair.id in first:
+            raise InputError(f"{where}: the id {pair.id!r} stands at {first[pair.id]} already; ids must differ")
+        first[pair.id] = where
+        pairs.append(pair)
+    return tuple(pairs)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Line number (from 1) and text of each line that is not blank."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the JSON Lines file in it")
+    try:
+        with path.open("rb") as file:
+            line = 0
+            while raw := file.readline(LINE_LIMIT_BYTES + 1):
+                line += 1
+                text = _decoded(raw, f"{path.name}:{line}", first=line == 1)
+                if text.strip():
+                    yield line, text
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; give the path of a JSON Lines file") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _decoded(raw: bytes, where: str, *, first: bool) -> str:
+    if len(raw) > LINE_LIMIT_BYTES:
+        raise InputError(f"{where}: the line is longer than {LINE_LIMIT_BYTES} bytes; put one JSON object on each line")
+    try:
+        return raw.decode("utf-8-sig" if first else "utf-8")
+    except UnicodeDecodeError as error:
+        reason = f"not UTF-8: byte 0x{raw[error.start]:02x} at column {error.start + 1}"
+        raise InputError(f"{where}: {reason}; save the file as UTF-8 text") from None
+
+
+def _parsed(text: str, where: str) -> object:
+    """The JSON value of a line; refuses what JSON does not know (NaN) and what would be lost (double keys)."""
+    try:
+        value = json.loads(text, object_pairs_hook=_no_double, parse_constant=_no_constant)
+        json.dumps(value, ensure_ascii=False).encode()  # an escaped lone surrogate parses, but is no text
+    except json.JSONDecodeError as error:
+        reason = f"not JSON at column {error.colno}: {error.msg}"
+        raise InputError(f"{where}: {reason}; each line must be one JSON object, such as {EXAMPLE}") from None
+    except UnicodeEncodeError:
+        raise InputError(f"{where}: holds half of a surrogate pair; write the character itself") from None
+    except RecursionError:
+        raise InputError(f"{where}: nested too deeply; a prompt pair is a flat object") from None
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from None
+    return value
+
+
+EXAMPLE = '{"base": "The nurse said that", "answers": [" she", " he"]}'
+
+
+def _no_double(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(items)
+    if len(found) < len(items):
+        keys = [key for key, _ in items]
+        double = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the field {double!r} stands twice in one object; keep one")
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number; leave the field out")
+
+
+def _rows(records: Iterable[Mapping[str, Any]] | pd.DataFrame) -> Iterable[object]:
+    """The rows of the argument; empty cells of a DataFrame become None."""
+    if hasattr(records, "to_dict") and hasattr(records, "columns"):
+        return _frame_rows(records)
+    if isinstance(records, str | bytes | Mapping) or not isinstance(records, Iterable):
+        kind = type(records).__name__
+        raise InputError(f"records of type {kind}: give a list of dicts or a DataFrame; a file goes to Task.from_jsonl")
+    return records
+
+
+def _frame_rows(frame: Any) -> Iterator[dict[str, Any]]:
+    cells = frame.astype(object)
+    yield from cells.where(cells.notna(), None).to_dict("records")
+
+
+def _plain_record(row: object, where: str) -> object:
+    """The row without its None fields, in the types that JSON has."""
+    if not isinstance(row, Mapping):
+        raise InputError(f"{where}: is of type {type(row).__name__}; give a dict of the JSON Lines format's fields")
+    return {str(name): _plain(value) for name, value in row.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    """Value with arrays, tuples and numpy scalars as lists and Python numbers."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

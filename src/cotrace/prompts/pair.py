@@ -1,0 +1,65 @@
+"""PromptPair: one example. Two prompts, the answers between which the model chooses, and which one is right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cotrace.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptPair:
+    """A base prompt, its counterfactual, and answers; the fields are those of the JSON Lines format."""
+
+    id: str
+    base: str = ""
+    """Empty only for a chat (``messages``) that the model's template has not rendered yet."""
+    counterfactual: str | None = None
+    """None where the donor needs no second prompt (noise, zero, mean)."""
+    messages: tuple[Mapping[str, Any], ...] = ()
+    """A chat in place of ``base``: mappings of role and content, rendered with the model's own template."""
+    counterfactual_messages: tuple[Mapping[str, Any], ...] = ()
+    answers: tuple[str, ...]
+    """Continuations as they follow the prompt, usually with a leading space."""
+    target: int = 0
+    """Index of the answer that is right (or stereotypical) for ``base``."""
+    target_counterfactual: int | None = None
+    label: int | None = None
+    """Index of the gold answer."""
+    favourable: int | None = None
+    """Index of the favourable answer, for group metrics."""
+    group: str | None = None
+    split_group: str | None = None
+    """Pairs with the same value stay on one side of the holdout."""
+    spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Role -> [start, end) in characters of ``base``."""
+    counterfactual_spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    subject: str | None = None
+    weight: float = 1.0
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.base and not self.messages:
+            raise InputError(f"pair {self.id}: 'base' is empty; give a prompt, or a chat as 'messages'")
+        if not self.answers:
+            raise InputError(f"pair {self.id}: 'answers' needs at least one continuation")
+        for name in ("target", "target_counterfactual", "label", "favourable"):
+            self._check_index(name, getattr(self, name))
+        if not (self.weight >= 0 and self.weight < float("inf")):
+            raise InputError(f"pair {self.id}: 'weight' is {self.weight}, must be finite and at least 0")
+        self._check_spans("spans", self.spans, self.base)
+        self._check_spans("counterfactual_spans", self.counterfactual_spans, self.counterfactual or "")
+
+    def _check_index(self, name: str, index: int | None) -> None:
+        if index is not None and not 0 <= index < len(self.answers):
+            raise InputError(
+                f"pair {self.id}: '{name}' is {index}, but answers count from 0 to {len(self.answers) - 1}"
+            )
+
+    def _check_spans(self, name: str, spans: Mapping[str, tuple[int, int]], text: str) -> None:
+        for role, (start, end) in spans.items():
+            if not 0 <= start < end <= len(text):
+                place = f"{name}[{role!r}] is [{start}, {end}]"
+                raise InputError(f"pair {self.id}: {place}, outside the prompt's {len(text)} characters")

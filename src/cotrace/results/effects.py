@@ -1,0 +1,54 @@
+"""EffectTable: per-example effects of sets that were evaluated, kept so that they can be judged again for nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+
+@dataclass(frozen=True, eq=False)
+class EffectTable:
+    """One row for each set: which components are chosen, and the effect on every example."""
+
+    n: int
+    """Number of components in the space."""
+    keys: UInt8[np.ndarray, "set byte"]
+    """Chosen indicators as packed bits, first component first."""
+    effects: Float[np.ndarray, "set example"]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @classmethod
+    def of(cls, chosen: Bool[np.ndarray, "set n"], effects: Float[np.ndarray, "set example"]) -> EffectTable:
+        """The table of these sets."""
+        return cls(chosen.shape[1], np.packbits(chosen, axis=1), np.asarray(effects, np.float32))
+
+    @cached_property
+    def _rows(self) -> dict[bytes, int]:
+        return {key.tobytes(): row for row, key in enumerate(self.keys)}
+
+    @property
+    def chosen(self) -> Bool[np.ndarray, "set n"]:
+        """Chosen indicators, one row for each set."""
+        return np.unpackbits(self.keys, axis=1, count=self.n).astype(bool)
+
+    def find(self, key: bytes) -> Float[np.ndarray, "example"] | None:
+        """Effects of the set with these packed bits; None where it is not here."""
+        row = self._rows.get(key)
+        return None if row is None else self.effects[row]
+
+    def to_arrays(self, prefix: str) -> dict[str, np.ndarray]:
+        """Plain arrays, for safetensors."""
+        return {f"{prefix}.keys": self.keys, f"{prefix}.effects": self.effects}
+
+    @classmethod
+    def from_arrays(cls, n: int, prefix: str, arrays: Mapping[str, np.ndarray]) -> EffectTable | None:
+        """Inverse of ``to_arrays``; None where there are none of that name."""
+        if f"{prefix}.keys" not in arrays:
+            return None
+        return cls(n, arrays[f"{prefix}.keys"], arrays[f"{prefix}.effects"])

@@ -1,0 +1,213 @@
+"""Frontier: the best selection found for every k, and what finding it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from cotrace.components import ComponentSpace
+from cotrace.errors import InputError
+from cotrace.results.bound import Bound
+from cotrace.results.effects import EffectTable
+from cotrace.results.selection import Selection
+from cotrace.results.table import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Mode = Literal["swap", "keep"]
+Direction = Literal["maximise", "minimise"]
+
+_TUPLES = ("selections", "bounds", "infeasible_sizes", "by_cost")
+COLUMNS = (
+    "search",
+    "k",
+    "effect",
+    "effect_heldout",
+    "ci_low",
+    "ci_high",
+    "p_value",
+    "forward_equivalents",
+    "components",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frontier:
+    """For each k the best selection over all sets that the search ever evaluated."""
+
+    search: str
+    """Name of the search, such as ``pursuit``."""
+    mode: Mode
+    direction: Direction
+    """What the search preferred; effects are signed changes whatever it is."""
+    metric: str
+    task: str
+    space: ComponentSpace = field(repr=False)
+    selections: tuple[Selection, ...] = field(repr=False)
+    """One per k, ascending; a search may leave sizes out."""
+    forward_equivalents: float
+    """What the search cost: one mask on all training pairs is 1, a gradient is 2."""
+    full_effect: float
+    """The model level: effect of all components at once on the training pairs (swap: all swapped; keep: all kept)."""
+    full_effect_heldout: float | None = None
+    elapsed_s: float | None = None
+    summary: str = ""
+    """The question in words, with the direction and the full swap."""
+    bounds: tuple[Bound, ...] = ()
+    """Constraints that every selection keeps on the pairs that the search saw, by their margin."""
+    infeasible_sizes: tuple[int, ...] = ()
+    """Sizes of which sets were evaluated, none of which keeps the constraints."""
+    cost_weights: Mapping[str, float] = field(default_factory=dict)
+    """What one component of each site counts in ``weighted_cost``; empty where each counts 1."""
+    by_cost: tuple[Selection, ...] = field(default=(), repr=False)
+    """Sets of any size by ascending weighted cost, each better than all cheaper ones; empty without weights."""
+    effects: EffectTable | None = field(default=None, repr=False, compare=False)
+    """Per-example effects, on training pairs, of every set that the search evaluated; not in ``to_dict``."""
+    effects_heldout: EffectTable | None = field(default=None, repr=False, compare=False)
+    """Per-example effects of the selections on held-out pairs; not in ``to_dict``."""
+
+    def __post_init__(self) -> None:
+        sizes = [selection.k for selection in self.selections]
+        if sizes != sorted(set(sizes)):
+            raise InputError(f"a frontier holds one selection per k, ascending; got sizes {sizes}")
+
+    def __iter__(self) -> Iterator[Selection]:
+        return iter(self.selections)
+
+    def __len__(self) -> int:
+        return len(self.selections)
+
+    @property
+    def sizes(self) -> list[int]:
+        """The sizes k that the search found a selection for."""
+        return [selection.k for selection in self.selections]
+
+    @cached_property
+    def _by_size(self) -> dict[int, Selection]:
+        return {selection.k: selection for selection in self.selections}
+
+    def at(self, k: int) -> Selection:
+        """The best selection with exactly k components. Raises InputError where the search found none."""
+        if k in self.infeasible_sizes:
+            raise InputError(f"{self.search} found no set of exactly {k} that keeps the constraints ({self._bounds})")
+        if k not in self._by_size:
+            raise InputError(f"{self.search} found no selection of exactly {k}: sizes are {ranges(self.sizes)}")
+        return self._by_size[k]
+
+    @property
+    def _bounds(self) -> str:
+        return "; ".join(bound.words for bound in self.bounds)
+
+    def violations(self, k: int) -> tuple[float, ...] | None:
+        """How far the selection at k lies outside each bound on held-out pairs, margins aside; None without them."""
+        side = self.at(k).side_heldout
+        return None if side is None else tuple(b.violation(v) for b, v in zip(self.bounds, side, strict=True))
+
+    def best(self, k: int | None = None, *, cost: float | None = None) -> Selection:
+        """The best selection with at most k components, and of at most this weighted cost (of any where None).
+
+        With a cost the sets of ``by_cost`` are looked through too: what is best for its cost need not be for its size.
+        """
+        pool = self.selections if cost is None else (*self.selections, *self.by_cost)
+        within = [s for s in pool if s.effect is not None and (k is None or s.k <= k) and self._affords(s, cost)]
+        if not within:
+            limit = f"at most {k}" if cost is None else f"a weighted cost of at most {cost:g}"
+            raise InputError(f"{self.search} found no selection with {limit}: sizes are {ranges(self.sizes)}")
+        return max(within, key=lambda s: (self.sign * (s.effect or 0.0), -s.k))
+
+    def _affords(self, selection: Selection, cost: float | None) -> bool:
+        return cost is None or selection.weighted_cost(self.cost_weights) <= cost + 1e-9
+
+    def weighted_cost(self, k: int) -> float:
+        """The weighted cost of the best selection with exactly k components: k itself where no weights were given."""
+        return self.at(k).weighted_cost(self.cost_weights)
+
+    def enough(self, share: float = 0.9) -> Selection:
+        """The smallest selection that has this share of the best effect found, counted from no effect."""
+        best = self.sign * (self.best().effect or 0.0)
+        reached = [s for s in self.selections if s.effect is not None and self.sign * s.effect >= share * best]
+        return reached[0] if best > 0 and reached else self.best()
+
+    @property
+    def sign(self) -> int:
+        """+1 where larger effects are preferred, -1 where smaller ones are."""
+        return 1 if self.direction == "maximise" else -1
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dict per k with the columns of ``frontier.csv``."""
+        return [self._row(selection) for selection in self.selections]
+
+    def _row(self, selection: Selection) -> dict[str, Any]:
+        low, high = selection.interval or (None, None)
+        values = (
+            self.search,
+            selection.k,
+            selection.effect,
+            selection.effect_heldout,
+            low,
+            high,
+            selection.p_value,
+            selection.forward_equivalents,
+            " ".join(selection.components),
+        )
+        return dict(zip(COLUMNS, values, strict=True))
+
+    def to_frame(self) -> pd.DataFrame:
+        """The frontier as a DataFrame with the columns of ``frontier.csv``."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows(), columns=list(COLUMNS))
+
+    def table(self, most: int | None = None) -> Table:
+        """k, effect, held-out effect, interval and the components that came (+) and went (-) since the row above."""
+        from cotrace.results.tables import frontier_table
+
+        return frontier_table(self, most)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "search": self.search,
+            "mode": self.mode,
+            "direction": self.direction,
+            "metric": self.metric,
+            "task": self.task,
+            "space": self.space.names,
+            "forward_equivalents": self.forward_equivalents,
+            "full_effect": self.full_effect,
+            "full_effect_heldout": self.full_effect_heldout,
+            "elapsed_s": self.elapsed_s,
+            "summary": self.summary,
+            "bounds": [bound.to_dict() for bound in self.bounds],
+            "infeasible_sizes": list(self.infeasible_sizes),
+            "cost_weights": dict(self.cost_weights),
+            "by_cost": [selection.to_dict() for selection in self.by_cost],
+            "selections": [selection.to_dict() for selection in self.selections],
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Frontier:
+        """Inverse of ``to_dict``."""
+        rest = {name: value for name, value in data.items() if name not in ("space", *_TUPLES)}
+        return cls(
+            space=ComponentSpace.parse(data["space"]),
+            selections=tuple(map(Selection.from_dict, data["selections"])),
+            bounds=tuple(Bound(**bound) for bound in data.get("bounds", ())),
+            infeasible_sizes=tuple(data.get("infeasible_sizes", ())),
+            by_cost=tuple(map(Selection.from_dict, data.get("by_cost", ()))),
+            **rest,
+        )
+
+
+def ranges(sizes: list[int]) -> str:
+    """``1-5, 7`` for ``[1, 2, 3, 4, 5, 7]``."""
+    runs: list[list[int]] = []
+    for size in sizes:
+        if runs and size == runs[-1][-1] + 1:
+            runs[-1].append(size)
+        else:
+            runs.append([size])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs) or "none"

@@ -1,0 +1,131 @@
+"""RunConfig: everything that a run needs. Its fields are the command line's options and the keys of config.yaml."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from cyclopts import Group, Parameter
+
+from cotrace.errors import InputError, unknown
+
+MODEL = Parameter(group=Group("The model", sort_key=1))
+QUESTION = Parameter(group=Group("The question", sort_key=2))
+TASK_OPTIONS = Parameter(group=QUESTION.group, name="--task-option", show_default=False)
+SITES = Parameter(group=QUESTION.group, show_default=False)
+SEARCH = Parameter(group=Group("The search", sort_key=3))
+SEARCHES = Parameter(group=SEARCH.group, name=("--search", "--searches"), show_default=False)
+OPTIONS = Parameter(group=SEARCH.group, name="--option", show_default=False)
+RUN = Parameter(group=Group("The run", sort_key=4))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One question put to one model, and the searches that answer it."""
+
+    model: Annotated[str, MODEL]
+    """Hugging Face id or folder of a decoder; `shipped` is the small model that comes with cotrace."""
+    revision: Annotated[str | None, MODEL] = None
+    """Branch, tag or commit of the model."""
+    dtype: Annotated[Literal["float32", "float64", "bfloat16", "float16"], MODEL] = "float32"
+    """Number type of the weights; effects are kept in float32 or better."""
+    device: Annotated[str, MODEL] = "cpu"
+    """Where the model runs, such as cpu or cuda:0."""
+
+    task: Annotated[str, QUESTION]
+    """Name of a task (see `cotrace tasks`), or a JSON Lines file of your own pairs."""
+    data: Annotated[str | None, QUESTION] = None
+    """File or folder with the task's own data."""
+    split: Annotated[str | None, QUESTION] = None
+    """The benchmark's own part, such as dev or test."""
+    conventions: Annotated[Literal["corrected", "paper"] | None, QUESTION] = None
+    """How a benchmark is read and scored: corrected (the default), or as the paper's code does."""
+    task_options: Annotated[dict[str, Any], TASK_OPTIONS] = field(default_factory=dict)
+    """The task's own settings, as in --task-option.size 100."""
+    sites: Annotated[tuple[str, ...], SITES] = ()
+    """Kinds of place to choose components from, such as head_output,mlp_output. Default: the task's own."""
+    donors: Annotated[str, QUESTION] = "counterfactual"
+    """Where the values that are swapped in come from."""
+    metric: Annotated[str | None, QUESTION] = None
+    """What is measured, such as log_odds. Default: the task's own."""
+    mode: Annotated[Literal["swap", "keep"], QUESTION] = "swap"
+    """swap: the chosen take the donor's value. keep: the chosen keep running, all others take it."""
+    direction: Annotated[str | None, QUESTION] = None
+    """Which way the metric should move: maximise, minimise, or target=0.5 to come near a value of it.
+    Default: the way in which swapping everything moves it."""
+    align: Annotated[Literal["exact", "ends"], QUESTION] = "exact"
+    """Pairs whose token lengths differ: refused (exact), or aligned at both ends."""
+    holdout: Annotated[float, QUESTION] = 0.3
+    """Share of the pairs that the search never sees."""
+    audit: Annotated[float, QUESTION] = 0.0
+    """A third share, which nothing touches until `cotrace evaluate RUN --audit` gives the final figures, once."""
+    split_by: Annotated[str | None, QUESTION] = None
+    """Field whose pairs of one value stay on one side of the split. Default: the pairs' split_group."""
+
+    searches: Annotated[tuple[str, ...], SEARCHES] = ()
+    """Search methods, separated by commas. Default: pursuit; for compare pursuit,pgbct,greedy,topk,random."""
+    max_size: Annotated[int | None, SEARCH] = None
+    """Largest number of components k to look for. Default: all N."""
+    search_options: Annotated[dict[str, dict[str, Any]], OPTIONS] = field(default_factory=dict)
+    """A search's own settings, as in --option.pgbct.l1 0.01 or --option.random.draws 20."""
+
+    evaluation: Annotated[Literal["none", "quick", "standard", "full"], RUN] = "quick"
+    """How closely the result is judged on held-out pairs: quick costs at most 150 forward-equivalents."""
+    seed: Annotated[int, RUN] = 0
+    """Seed of the holdout and of the searches that draw."""
+    batch_tokens: Annotated[int | None, RUN] = None
+    """Most tokens in one forward pass; less takes less memory. Default: chosen by the model's size."""
+    threads: Annotated[int | None, RUN] = None
+    """Processor threads. Default: one for small models, which more would slow down; else one per core."""
+    out: Annotated[str | None, RUN] = None
+    """New folder for the results. Default: the next free one under runs/."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sites", _split(self.sites))
+        object.__setattr__(self, "searches", _split(self.searches))
+        object.__setattr__(self, "task_options", _literals(self.task_options))
+        own = {search: _literals(settings) for search, settings in self.search_options.items()}
+        object.__setattr__(self, "search_options", own)
+        directions = ("maximise", "minimise")
+        if self.direction not in (None, *directions) and not str(self.direction).startswith("target="):
+            raise unknown("direction", self.direction, (*directions, "target=NUMBER"))
+        if not 0 <= self.holdout < 1:  # not a number fails too
+            raise InputError(f"holdout is {self.holdout}: give a share of at least 0 and below 1")
+        if not 0 <= self.audit < 1:
+            raise InputError(f"audit is {self.audit}: give a share of at least 0 and below 1")
+        if self.max_size is not None and self.max_size < 1:
+            raise InputError(f"max size {self.max_size} is outside 1..N: ask for at least 1 component")
+        if self.threads is not None and self.threads < 1:
+            raise InputError(f"threads is {self.threads}: give at least 1")
+
+    def options_of(self, search: str) -> dict[str, Any]:
+        """The settings meant for this search."""
+        return dict(self.search_options.get(search, {}))
+
+
+def _split(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names, those that were written with commas taken apart."""
+    return tuple(part.strip() for name in names for part in name.split(",") if part.strip())
+
+
+def _literals(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: literal(value) for name, value in settings.items()}
+
+
+def literal(value: Any) -> Any:
+    """A setting that came as text, as what it says: a number, true, false, none, several with commas, or text."""
+    if isinstance(value, list):
+        return tuple(map(literal, value))
+    if not isinstance(value, str):
+        return value
+    if "," in value:
+        return tuple(literal(part.strip()) for part in value.split(","))
+    words = {"true": True, "false": False, "none": None}
+    if value.lower() in words:
+        return words[value.lower()]
+    for number in (int, float):
+        try:
+            return number(value)
+        except ValueError:
+            continue
+    return value

@@ -1,0 +1,148 @@
+"""From a RunConfig to the problem and the searches: every name is checked before anything large is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from cotrace import search, shipped, tasks
+from cotrace.components import Site
+from cotrace.errors import InputError, unknown
+from cotrace.models import LanguageModel, load_model
+from cotrace.problem.language import LanguageProblem
+from cotrace.prompts import Task
+from cotrace.runs.config import RunConfig
+from cotrace.search import Search
+from cotrace.selfcheck import ensure
+
+SHIPPED = "shipped"
+"""The name of the model that comes with the package."""
+SMALL_PARAMETERS = 10_000_000
+PATH_POINTS = 8
+"""Penalties that pgbct tries where the user gives none, so that it has a frontier to show."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that a run needs, ready to search."""
+
+    config: RunConfig
+    """As asked for, with defaults and local paths filled in."""
+    task: Task
+    model: LanguageModel
+    problem: LanguageProblem
+    searches: tuple[Search, ...]
+
+
+def prepare(config: RunConfig, searches: Sequence[str] = ("pursuit",)) -> Prepared:
+    """Load what the configuration names; ``searches`` is used where it names none. Raises CotraceError."""
+    config = settled(config, searches)
+    for site in config.sites:
+        Site.named(site)
+    built = tuple(build_search(config, name) for name in config.searches)
+    task = load_task(config)
+    model = load(config)
+    use_threads(config, model)
+    problem = pose(config, model, task)
+    check_size(config, len(problem.space))
+    ensure(model, problem.space.sites)
+    return Prepared(config, task, model, problem, built)
+
+
+def settled(config: RunConfig, searches: Sequence[str]) -> RunConfig:
+    """The configuration with searches filled in and local paths that hold from any working folder."""
+    data = None if config.data is None else _absolute(config.data)
+    names = config.searches or tuple(searches)
+    for listed in (names, config.sites):
+        if len(set(listed)) < len(listed):
+            raise InputError(f"{', '.join(listed)}: name each once")
+    for name in config.search_options:
+        if name not in names:
+            raise InputError(f"search option {name!r}: the searches of this run are {', '.join(names)}")
+    metric = None if config.metric is None else _absolute_file(config.metric)
+    task = _absolute(config.task) if config.task.endswith(".jsonl") else config.task
+    return replace(config, searches=names, model=_absolute(config.model), task=task, data=data, metric=metric)
+
+
+def _absolute_file(metric: str) -> str:
+    """A metric of the user's own, as file.py:function, with a path that holds from any working folder."""
+    path, colon, function = metric.rpartition(":")
+    return f"{_absolute(path)}:{function}" if colon and path.endswith(".py") else metric
+
+
+def _absolute(value: str) -> str:
+    return str(Path(value).resolve()) if value != SHIPPED and Path(value).exists() else value
+
+
+def build_search(config: RunConfig, name: str) -> Search:
+    """The search of that name with this run's max size and seed and its own settings. Raises InputError."""
+    if name not in search.SEARCHES:
+        raise unknown("search", name, search.SEARCHES)
+    kinds = get_type_hints(search.SEARCHES[name])
+    own = {key: checked(name, key, value, kinds.get(key, Any)) for key, value in config.options_of(name).items()}
+    if name == "pgbct" and not {"l1", "l2", "path"} & own.keys():
+        own["path"] = PATH_POINTS
+    common = {"max_size": config.max_size, "seed": config.seed}
+    return search.named(name, **{key: value for key, value in common.items() if key in kinds} | own)
+
+
+def checked(name: str, key: str, value: Any, kind: Any) -> Any:
+    """The setting, where it is of the kind that the search declares. Raises InputError."""
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise InputError(f"{name}: {key}: {reason}; it is {value!r}; see --option.{name}.{key}") from None
+
+
+def load_task(config: RunConfig) -> Task:
+    """The task that the configuration names. Raises InputError."""
+    own = config.task_options
+    try:
+        return tasks.load(config.task, data=config.data, split=config.split, conventions=config.conventions, **own)
+    except TypeError as error:
+        raise InputError(f"task {config.task}: {error}; check the values given with --task-option") from None
+
+
+def load(config: RunConfig) -> LanguageModel:
+    """The model that the configuration names. Raises ModelError."""
+    source = shipped.MODEL if config.model == SHIPPED else config.model
+    model = load_model(source, dtype=config.dtype, device=config.device, revision=config.revision)
+    return replace(model, name=SHIPPED) if config.model == SHIPPED else model
+
+
+def use_threads(config: RunConfig, model: LanguageModel) -> None:
+    """Set the process's threads: handing out the work of a small model takes longer than the work."""
+    small = model.module.num_parameters() < SMALL_PARAMETERS
+    if count := config.threads or (1 if small else None):
+        torch.set_num_threads(count)
+
+
+def pose(config: RunConfig, model: LanguageModel, task: Task) -> LanguageProblem:
+    """The problem: model, pairs, donors and metric. Raises CotraceError."""
+    return LanguageProblem(
+        model,
+        task,
+        sites=list(config.sites) or None,
+        donors=config.donors,
+        metric=config.metric,
+        mode=config.mode,
+        direction=config.direction,
+        holdout=config.holdout,
+        audit=config.audit,
+        split_by=config.split_by,
+        seed=config.seed,
+        align=config.align,
+        batch_tokens=config.batch_tokens,
+    )
+
+
+def check_size(config: RunConfig, n: int) -> None:
+    """Refuse a max size above N before the first step. Raises InputError."""
+    if config.max_size is not None and config.max_size > n:
+        raise InputError(f"max size {config.max_size} is outside 1..{n}: the space has {n} components")

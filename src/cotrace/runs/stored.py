@@ -1,0 +1,52 @@
+"""A finished run read back: its configuration and its frontiers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cotrace.errors import InputError, unknown
+from cotrace.results import Frontier
+from cotrace.runs.config import RunConfig
+from cotrace.runs.config_file import read_config
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """What a run directory says, nothing loaded or computed."""
+
+    path: Path
+    config: RunConfig
+    frontiers: tuple[Frontier, ...]
+
+    @classmethod
+    def read(cls, path: str | Path, *, model: str | None = None) -> StoredRun:
+        """The run in a folder; ``model`` takes the stead of the one that it was run on. Raises InputError."""
+        folder = Path(path)
+        if not folder.is_dir():
+            raise InputError(f"there is no run {folder}: give the folder that cotrace trace has written")
+        config = read_config(folder / "config.yaml")
+        return cls(folder, config if model is None else replace(config, model=model), _frontiers(folder))
+
+    def frontier(self, search: str | None = None) -> Frontier:
+        """The frontier of a search; the first where none is named. Raises UnknownName."""
+        by_name = {one.search: one for one in self.frontiers}
+        if search is not None and search not in by_name:
+            raise unknown("search", search, by_name)
+        return self.frontiers[0] if search is None else by_name[search]
+
+
+def _frontiers(folder: Path) -> tuple[Frontier, ...]:
+    path = folder / "selection.json"
+    try:
+        data: Any = json.loads(path.read_text(encoding="utf-8"))
+        found = tuple(map(Frontier.from_dict, data["frontiers"]))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; give the folder of a finished run") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is not what a run writes ({type(error).__name__}: {error}); run it again") from None
+    if not found:
+        raise InputError(f"{path} holds no frontier; run it again")
+    return found

@@ -1,0 +1,71 @@
+"""Searches: for every k the set of k components that moves the metric most. All see only a ``Problem``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cotrace.errors import InputError, unknown
+from cotrace.search.annealing import Annealing
+from cotrace.search.attribution import Attribution
+from cotrace.search.controls import Random, Spread, spread
+from cotrace.search.driver import Limits, Search, frontier, solve
+from cotrace.search.exhaustive import Exhaustive
+from cotrace.search.floating import Floating
+from cotrace.search.greedy import Greedy
+from cotrace.search.hard_concrete import HardConcrete
+from cotrace.search.pgbct import PGBCT
+from cotrace.search.pursuit import Pursuit
+from cotrace.search.state import SearchState
+from cotrace.search.topk import TopK
+
+SEARCHES: Mapping[str, type[Any]] = {
+    search.name: search
+    for search in (
+        Pursuit,
+        PGBCT,
+        Greedy,
+        Floating,
+        TopK,
+        Attribution,
+        HardConcrete,
+        Annealing,
+        Random,
+        Exhaustive,
+    )
+}
+"""Name -> search."""
+
+__all__ = [
+    "PGBCT",
+    "SEARCHES",
+    "Annealing",
+    "Attribution",
+    "Exhaustive",
+    "Floating",
+    "Greedy",
+    "HardConcrete",
+    "Limits",
+    "Pursuit",
+    "Random",
+    "Search",
+    "SearchState",
+    "Spread",
+    "TopK",
+    "frontier",
+    "named",
+    "solve",
+    "spread",
+]
+
+
+def named(name: str, **options: Any) -> Search:
+    """The search of that name with these hyperparameters. Raises UnknownName, InputError for an option it has not."""
+    if name not in SEARCHES:
+        raise unknown("search", name, SEARCHES)
+    fields = SEARCHES[name].__dataclass_fields__
+    for option in options:
+        if option not in fields:
+            raise InputError(f"search {name} has no option {option!r}; it has {', '.join(fields)}")
+    search: Search = SEARCHES[name](**options)
+    return search

@@ -1,0 +1,73 @@
+"""Exhaustive: the true optimum of every size, by evaluating every set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations, islice
+from math import comb
+from typing import ClassVar
+
+import torch
+
+from cotrace.errors import InputError
+from cotrace.problem.protocol import Problem
+from cotrace.results import Frontier
+from cotrace.search.checks import at_least, largest, size_given
+from cotrace.search.driver import solve
+from cotrace.search.sets import SetFunction
+from cotrace.search.state import SearchState
+
+SETS_IN_A_STEP = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exhaustive:
+    """Evaluates every set of 1 to K components, so that each selection is certainly the best of its size.
+
+    Costs sum over k of C(N, k) forward-equivalents: 2^N - 1 for all sizes. Raises InputError above ``limit`` sets.
+    """
+
+    max_size: int | None = None
+    """Largest k; None for N."""
+    limit: int = 200_000
+    """Most sets to evaluate."""
+
+    name: ClassVar[str] = "exhaustive"
+
+    def __post_init__(self) -> None:
+        size_given(self.name, self.max_size)
+        at_least(self.name, "limit", self.limit, 1)
+
+    def __call__(self, problem: Problem) -> Frontier:
+        """The best selection of every k."""
+        return solve(self, problem)
+
+    def predicted_cost(self, n: int) -> float:
+        """Forward-equivalents for n components."""
+        return float(sum(comb(n, k) for k in range(1, min(self.max_size or n, n) + 1)))
+
+    def steps(self, problem: Problem, state: SearchState | None = None) -> Iterator[SearchState]:
+        """One state for each 4,096 sets of one size."""
+        function = SetFunction(self.name, problem, state)
+        plan = self._plan(function.n)
+        for step in range(state.step if state else 0, len(plan)):
+            size, start = plan[step]
+            members = list(islice(combinations(range(function.n), size), start, start + SETS_IN_A_STEP))
+            chosen = torch.zeros(len(members), function.n, dtype=torch.bool)
+            chosen.scatter_(1, torch.tensor(members), True)
+            function.scores(chosen)
+            yield function.state(f"size {size}", step + 1, len(plan))
+
+    def _plan(self, n: int) -> list[tuple[int, int]]:
+        """The size and the first combination of each step. Raises InputError where there are too many sets."""
+        most = largest(self.name, self.max_size, n)
+        counts = [comb(n, size) for size in range(1, most + 1)]
+        if sum(counts) > self.limit:
+            fits = next((k for k in range(most, 0, -1) if sum(counts[:k]) <= self.limit), 0)
+            smaller = f"set max_size={fits}, " if fits else ""
+            raise InputError(
+                f"exhaustive: {sum(counts):,} sets of up to {most} of {n} components, above the limit of "
+                f"{self.limit:,}; {smaller}raise limit, or use pursuit"
+            )
+        return [(size, start) for size, count in enumerate(counts, 1) for start in range(0, count, SETS_IN_A_STEP)]

@@ -1,0 +1,245 @@
+"""Pursuit: two-way, gradient-guided, exactly evaluated. The default search."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from cotrace.errors import unknown
+from cotrace.problem.protocol import Problem
+from cotrace.results import Frontier
+from cotrace.search.checks import largest, positive, size_given, within
+from cotrace.search.driver import solve
+from cotrace.search.sets import Sample, SetFunction, with_each
+from cotrace.search.sizes import geometric, given
+from cotrace.search.state import SearchState
+from cotrace.search.surrogate import Neighbourhood, Proposal, Surrogate, ladder
+from cotrace.search.thrift import BUDGETS, Weights, settled, spend, weight_vector
+
+FILLED = 256
+"""Largest N at which every size is evaluated, also between the stops."""
+SMALL = 20
+"""Largest N at which every exchange is evaluated in the end, by no gradient."""
+BEAM = (0, 1, 2, 3)
+"""Ranks of the sets of every size that exchanges start from, twice over."""
+
+FAR = 1e9
+"""Slope of a component that must not be taken, or must not leave."""
+
+
+class Effort(NamedTuple):
+    """How hard to look."""
+
+    stops: int
+    """Sizes at which a gradient is taken, on each way."""
+    alternates: int
+    """How far down the ranks the last addition or removal is also tried."""
+    exchanges: int
+    """Smallest step, in components, after which sets with members exchanged are tried too."""
+    slack: float
+    """How far below the best known, in effects of everything, a prediction may lie and still be evaluated."""
+    polish: int
+    """Rounds from the best set of every stop."""
+    filled: str = "way"
+    """When sizes between stops are evaluated: on the ``way``, in the ``end`` between the best sets, or at ``both``."""
+
+
+EFFORTS: Mapping[str, tuple[Effort, Effort]] = {
+    "fast": (Effort(16, 1, 2, 0.0, 0), Effort(16, 0, 1000, 0.0, 0)),
+    "normal": (Effort(60, 2, 2, 0.02, 1), Effort(40, 1, 2, 0.0, 0, "both")),
+    "thorough": (Effort(60, 4, 1, 0.05, 3), Effort(256, 3, 1, 0.02, 2)),
+}
+"""Word -> effort in spaces of at most ``FEW`` components, and in larger ones."""
+FEW = 60
+
+
+class Visit(NamedTuple):
+    """One step of the plan: from the best set of one size to sets of another."""
+
+    phase: str
+    start: int
+    size: int
+    rank: int = 0
+    """Which of the best sets of that size to start from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pursuit:
+    """Goes from nothing up and from everything down, by the gradient of the reported value at the best set known.
+
+    At each stop it evaluates exactly, in one batch: the nested sets on the way to the next stop; there also sets with
+    members exchanged and with the next in rank.
+    Costs about 8 N forward-equivalents up to N = 60, 4 N up to N = 256, at most 700 in larger
+    spaces; ``predicted_cost`` bounds it. Deterministic.
+    """
+
+    max_size: int | None = None
+    """Largest k; None for N."""
+    sizes: tuple[int, ...] | None = None
+    """Sizes to stop at, and then the only ones; None for a geometric grid, and all sizes up to N = 256."""
+    effort: str = "normal"
+    """``fast``, ``normal`` or ``thorough``."""
+    cost_weights: Weights | str | None = None
+    """Site -> cost of one component, or ``balanced``: then a last pass looks for what is best for its cost."""
+    gradient_share: float = 1.0
+    """Share of the pairs that a gradient is taken on, drawn anew for each; evaluations are always on all."""
+    seed: int = 0
+    """Of that draw, which is the only one."""
+
+    name: ClassVar[str] = "pursuit"
+
+    def __post_init__(self) -> None:
+        size_given(self.name, self.max_size)
+        if self.effort not in EFFORTS:
+            raise unknown("effort", self.effort, EFFORTS)
+        positive(self.name, "gradient_share", self.gradient_share)
+        within(self.name, "gradient_share", self.gradient_share, 0, 1)
+
+    def __call__(self, problem: Problem) -> Frontier:
+        """The best selection found for every k."""
+        return solve(self, problem)
+
+    def predicted_cost(self, n: int) -> float:
+        """Forward-equivalents for n components, at most."""
+        spending = (2 * self.gradient_share + 3) * BUDGETS if self.cost_weights else 0
+        return 3.0 + spending + sum(self._most(visit, n) for visit in self._plan(n))
+
+    def steps(self, problem: Problem, state: SearchState | None = None) -> Iterator[SearchState]:
+        """One state after each stop of each pass."""
+        function = SetFunction(self.name, problem, state, sample=Sample(self.gradient_share, self.seed))
+        weights = settled(self.name, problem.space, self.cost_weights)
+        plan = self._plan(function.n)
+        plan += [Visit("cost", step, step + 1) for step in range(BUDGETS if weights else 0)]
+        begun = state if state and state.step else None
+        function.score(~function.empty())
+        surrogate = Surrogate.from_tensors(begun.tensors) if begun else Surrogate.start(function)
+        for step in range(begun.step if begun else 0, len(plan)):
+            if plan[step].phase == "cost":
+                costs = weight_vector(problem.space, weights)
+                spend(function, surrogate, costs, plan[step].start, self.max_size or function.n)
+            else:
+                self._visit(function, surrogate, plan[step])
+            numbers = {"cost_weights": weights}
+            yield function.state(plan[step].phase, step + 1, len(plan), numbers, surrogate.to_tensors())
+
+    def _effort(self, n: int) -> Effort:
+        return EFFORTS[self.effort][n > FEW]
+
+    def _plan(self, n: int) -> list[Visit]:
+        """Up from nothing, down from everything, then from the best of every size."""
+        most, effort = largest(self.name, self.max_size, n), self._effort(n)
+        grid = given(self.name, self.sizes, most) if self.sizes else geometric(most, effort.stops)
+        falling = dict.fromkeys((n, *self._falling(n, most, grid)))
+        inner = [size for size in grid if size < n]
+        return [
+            *(Visit("up", a, b) for a, b in pairwise([0, *inner])),
+            *(Visit("down", a, b) for a, b in pairwise(falling)),
+            *(Visit("polish", size, size) for _ in range(effort.polish) for size in inner),
+            *(Visit("fill", a, b) for a, b in pairwise([0, *self._filled(n, most, grid)]) if b > a + 1),
+            *(Visit("exchange", size, size, rank) for rank in (BEAM * 2 if n <= SMALL else ()) for size in inner),
+        ]
+
+    def _filled(self, n: int, most: int, grid: list[int]) -> list[int]:
+        """Stops of both ways, between which every size is to be filled; none where they are filled on the way."""
+        if self._effort(n).filled == "way" or self.sizes is not None or n > FILLED:
+            return []
+        return sorted({*grid, *(size for size in self._falling(n, most, grid) if size <= most), most})
+
+    def _falling(self, n: int, most: int, grid: list[int]) -> list[int]:
+        """Stops on the way down: close to one another near everything, as those on the way up are near nothing."""
+        stops = self._effort(n).stops
+        mirrored = [n - size for size in geometric(n - 1, stops)]
+        if self.sizes is None and n <= FILLED:
+            return [size for size in mirrored if size >= 1]
+        return [*(size for size in mirrored if size > most), *reversed(grid)]
+
+    def _visit(self, function: SetFunction, surrogate: Surrogate, visit: Visit) -> None:
+        """Take the gradient at the best set of the start, and evaluate what it proposes."""
+        if visit.phase == "exchange":
+            function.scores(every_neighbour(function.archive.ranked_set(visit.start, visit.rank)))
+            return
+        chosen = function.archive.best_set(visit.start) if visit.start else function.empty()
+        if visit.phase == "fill":
+            function.scores(torch.stack(self._fill(function, surrogate, chosen, visit.size)))
+            return
+        if visit.phase == "polish" and function.has_gradient(chosen):
+            return
+        score = function.score(chosen) if visit.start else 0.0
+        near = Neighbourhood(chosen, surrogate.slopes(chosen, function.gradient(chosen)), score)
+        sets = [near.set_of(proposal) for proposal in self._proposals(function, near, visit)]
+        if sets:
+            function.scores(torch.stack(sets))
+            surrogate.learn(function, chosen, score, torch.stack(sets))
+
+    def _fill(
+        self, function: SetFunction, surrogate: Surrogate, low: Bool[Tensor, "n"], size: int
+    ) -> list[Bool[Tensor, "n"]]:
+        """Sets of the sizes between two stops: the lower one's plus the best of what the upper one has besides."""
+        high = function.archive.best_set(size)
+        known = [surrogate.slopes(s, function.gradient(s)) for s in (low, high) if function.has_gradient(s)]
+        slopes = torch.stack(known or [surrogate.halfway]).mean(0)
+        near = Neighbourhood(low, torch.where(high, slopes, -FAR), 0.0)
+        far = Neighbourhood(high, torch.where(low, FAR, slopes), 0.0)
+        sizes = range(int(low.sum()) + 1, size)
+        return [side.set_of(p) for k in sizes for side in (near, far) for p in side.nested(k)]
+
+    def _proposals(self, function: SetFunction, near: Neighbourhood, visit: Visit) -> list[Proposal]:
+        """The sets worth evaluating: of sizes not seen yet, or predicted to come near the best known of their size."""
+        everything = function.archive.best(function.n)
+        slack = self._effort(function.n).slack * abs(everything.score if everything else 0.0)
+        worth = []
+        for size, proposals in self._sets_near(near, visit).items():
+            best = function.archive.best(size)
+            bar = -math.inf if best is None else best.score - slack
+            worth += [proposal for proposal in proposals if proposal.predicted >= bar]
+        return worth
+
+    def _sets_near(self, near: Neighbourhood, visit: Visit) -> dict[int, list[Proposal]]:
+        """Size -> proposals: nested sets on the way, and exchanges and alternates where the way ends."""
+        effort, step = self._effort(near.n), abs(visit.size - visit.start)
+        sizes = self._between(near.n, visit)
+        found = {size: near.nested(size) for size in sizes}
+        end = found.setdefault(visit.size, near.nested(visit.size))
+        end += near.alternates(visit.size, effort.alternates)
+        if step == 0 or step >= effort.exchanges:
+            end += [proposal for extra in ladder(step) for proposal in near.nested(visit.size, extra)]
+        return found
+
+    def _between(self, n: int, visit: Visit) -> range:
+        """Sizes from the start, exclusive, to the end, exclusive; and both neighbours where they are the same."""
+        if visit.start == visit.size:
+            return range(max(visit.size - 1, 1), min(visit.size + 2, (self.max_size or n) + 1))
+        if self.sizes is not None or n > FILLED or self._effort(n).filled == "end":
+            return range(0)
+        low, high = sorted((visit.start, visit.size))
+        return range(low + 1, min(high, (self.max_size or n) + 1))
+
+    def _most(self, visit: Visit, n: int) -> float:
+        """Forward-equivalents of a visit, at most."""
+        if visit.phase == "exchange":
+            return visit.size * (n - visit.size) + n
+        effort = self._effort(n)
+        if visit.phase == "fill":
+            return 2.0 * (visit.size - visit.start - 1)
+        reach = effort.alternates
+        both = visit.start == visit.size
+        alternates = reach * (reach + 3) // 2 if both else reach
+        step = abs(visit.size - visit.start)
+        exchanges = len(ladder(step)) if step == 0 or step >= effort.exchanges else 0
+        return 2 * self.gradient_share + len(self._between(n, visit)) + (not both) + alternates + exchanges
+
+
+def every_neighbour(chosen: Bool[Tensor, "n"]) -> Bool[Tensor, "set n"]:
+    """All sets that differ by one addition, one removal (not to nothing) or one exchange."""
+    inside, outside = chosen.nonzero()[:, 0].tolist(), (~chosen).nonzero()[:, 0].tolist()
+    grown = with_each(chosen, outside)
+    shrunk = with_each(chosen, inside)
+    exchanged = [with_each(row, inside) for row in grown]
+    return torch.cat([grown, *([shrunk] if len(inside) > 1 else []), *exchanged])

@@ -1,0 +1,109 @@
+"""The properties that make a patch right, each measured on short runs of the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from cotrace.components import Site
+from cotrace.interventions import Patch, PatternPatch, ValuePatch
+from cotrace.models import Place
+from cotrace.models.taps import Edit
+from cotrace.models.watch import REFUSALS
+from cotrace.selfcheck.probe import PROMPT_TOKENS, Probe, deviation
+from cotrace.selfcheck.report import Finding
+
+TOLERANCES = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+"""Two runs that should be equal may differ by this, relative to the largest logit. Several families compute norms and
+rotations in float32 whatever the model's type, and batched matrix products round as they like."""
+FAINTEST = 1e-9
+"""A full swap that moves the logits by less than this does nothing."""
+
+
+FIRES, NOOP, LANDS = "every hook fires", "mask 0 changes nothing", "mask 1 puts the donor's value"
+MOVES, WHOLE_STREAM = "mask 1 moves the logits", "the whole residual stream is the donor run"
+
+
+def site_findings(probe: Probe, site: Site, tolerance: float) -> Iterator[Finding]:
+    """Everything fires, mask 0 is a no-op, mask 1 lands and matters: one run with both masks side by side."""
+    places = list(probe.model.places(site).values())
+    try:
+        logits, landed = _swapped(probe, places)
+    except RuntimeError as error:
+        yield Finding(FIRES, None, tolerance, where=str(site), note=str(error), broken=True)
+        return
+    worst = max(landed, key=lambda place: landed[place])
+    moved = deviation(logits[1], logits[0])
+    yield Finding(FIRES, 0.0, 0.0, where=str(site))
+    yield Finding(NOOP, deviation(logits[0], probe.plain), tolerance, where=str(site))
+    yield Finding(LANDS, landed[worst], tolerance, where=str(worst))
+    yield Finding(MOVES, None, 0.0, where=str(site), note=f"by {moved:.2g}", broken=not moved > FAINTEST)
+    if site is Site.RESIDUAL:
+        yield Finding(WHOLE_STREAM, deviation(logits[1], _donor(probe)), tolerance)
+
+
+def _donor(probe: Probe) -> Tensor:
+    return probe.itself(probe.donor)
+
+
+def _swapped(probe: Probe, places: Sequence[Place]) -> tuple[Tensor, dict[Place, float]]:
+    """Logits under mask 0 and mask 1 at these places, and by how much the values after the patch miss the donor's."""
+    eager = places[0].tap == "pattern"
+    donors = _values(probe, {place: place for place in places}, probe.donor, eager)
+    expected = _values(probe, {place: _reader(place) for place in places}, probe.donor, eager)
+    after: dict[Place, Tensor] = {}
+    taps = []
+    for place in places:
+        z = torch.stack([torch.zeros(place.units), torch.ones(place.units)])
+        taps.append((place, _patch(place, donors[place]).edit(z.to(probe.model.device, probe.model.compute_dtype))))
+        taps.append((_reader(place), _keep(after, place)))
+    logits = probe.run([probe.base], taps, copies=2, eager=eager)
+    return logits, {place: deviation(after[place].chunk(2)[1], expected[place]) for place in places}
+
+
+def _patch(place: Place, donor: Tensor) -> Patch:
+    """The engine's patch that puts another run's values at every token of the place."""
+    if place.tap == "pattern":
+        return PatternPatch(place, donor, torch.ones_like(donor[:, :1]))
+    values = donor.reshape(-1, place.units * place.width)
+    return ValuePatch(place, torch.arange(len(values)), values)
+
+
+def _values(probe: Probe, places: Mapping[Place, Place], prompt: tuple[int, ...], eager: bool) -> dict[Place, Tensor]:
+    """What stands at these places (given by where they are read) in an unpatched run."""
+    seen: dict[Place, Tensor] = {}
+    probe.run([prompt], [(reader, _keep(seen, place)) for place, reader in places.items()], eager=eager)
+    return seen
+
+
+def _reader(place: Place) -> Place:
+    """Where the effect of a patch is read: experts together are all of their module's output."""
+    return replace(place, tap="output") if place.tap == "experts" else place
+
+
+def _keep(seen: dict[Place, Tensor], place: Place) -> Edit:
+    def keep(own: Tensor) -> Tensor:
+        seen[place] = own.detach().clone()
+        return own
+
+    return keep
+
+
+COMPANY, FUTURE = "padding and batch company change nothing", "no token sees a later one"
+
+
+def run_findings(probe: Probe, tolerance: float) -> Iterator[Finding]:
+    """Padding, batch company, later tokens: none of them changes a token's logits."""
+    try:
+        logits = probe.run([probe.base, probe.longer, probe.donor])[0]
+    except REFUSALS as error:
+        yield Finding(COMPANY, None, tolerance, note=f"the batch does not run: {error}", broken=True)
+        return
+    yield Finding(COMPANY, deviation(logits[:PROMPT_TOKENS], probe.plain), tolerance)
+    other = probe.itself((*probe.base[:-1], probe.donor[-1]))
+    leak = deviation(other[:-1], probe.plain[:-1])
+    note = "" if leak <= tolerance else "earlier logits depend on later tokens; load the model as a causal decoder"
+    yield Finding(FUTURE, leak, tolerance, note=note)

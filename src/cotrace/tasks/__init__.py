@@ -1,0 +1,37 @@
+"""Tasks: benchmark files, generated prompts or a file of the user's own, as prompt pairs with a metric."""
+
+from cotrace.tasks.agreement import agreement
+from cotrace.tasks.binding import binding
+from cotrace.tasks.counterfact import counterfact
+from cotrace.tasks.greater_than import greater_than
+from cotrace.tasks.info import TaskInfo
+from cotrace.tasks.ioi import ioi
+from cotrace.tasks.own import demo_agreement, demo_bias, demo_conflict, demo_copying, jsonl
+from cotrace.tasks.preview import preview
+from cotrace.tasks.professions import professions
+from cotrace.tasks.registry import TASKS, load, named
+from cotrace.tasks.text import text
+from cotrace.tasks.winobias import winobias
+from cotrace.tasks.winogender import winogender
+
+__all__ = [
+    "TASKS",
+    "TaskInfo",
+    "agreement",
+    "binding",
+    "counterfact",
+    "demo_agreement",
+    "demo_bias",
+    "demo_conflict",
+    "demo_copying",
+    "greater_than",
+    "ioi",
+    "jsonl",
+    "load",
+    "named",
+    "preview",
+    "professions",
+    "text",
+    "winobias",
+    "winogender",
+]

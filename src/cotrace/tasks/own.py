@@ -1,0 +1,66 @@
+"""Tasks from pair files: the user's own, and those that ship with the demo model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from cotrace.prompts.task import Task
+from cotrace.shipped import pairs
+from cotrace.tasks.info import TaskInfo
+
+
+def jsonl(path: str | Path, *, metric: str = "log_odds") -> Task:
+    """Task from a JSON Lines file of the user's own (docs/data-format.md). Raises InputError naming the line."""
+    return Task.from_jsonl(path, metric=metric)
+
+
+def demo_bias() -> Task:
+    """She or he after an occupation or a name, in the words of the demo model: a bias planted on purpose."""
+    return _demo("bias")
+
+
+def demo_agreement() -> Task:
+    """Is or are after a subject and a distracting noun, in the words of the demo model."""
+    return _demo("agreement")
+
+
+def demo_copying() -> Task:
+    """Which of two names comes next, in the words of the demo model."""
+    return _demo("copying")
+
+
+def demo_conflict() -> Task:
+    """She or he where a name and an occupation disagree, in the words of the demo model."""
+    return _demo("conflict")
+
+
+def _demo(name: str) -> Task:
+    return replace(Task.from_jsonl(pairs(name)), name=f"demo_{name}", source="ships with cotrace")
+
+
+INFOS = (
+    TaskInfo(
+        name="jsonl",
+        about="a file of your own, one JSON object a line",
+        source="yours",
+        licence="yours",
+        size="any",
+        metric="log_odds",
+        data="a JSON Lines file (docs/data-format.md)",
+        data_use="needed",
+        load=jsonl,
+    ),
+    *(
+        TaskInfo(
+            name=load.__name__,
+            about=(load.__doc__ or "").rstrip("."),
+            source="ships with cotrace (docs/demo-model.md)",
+            licence="MIT",
+            size="small",
+            metric="log_odds",
+            load=load,
+        )
+        for load in (demo_bias, demo_agreement, demo_copying, demo_conflict)
+    ),
+)

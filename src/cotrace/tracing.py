@@ -1,0 +1,42 @@
+"""``trace``: from a model and a task to a frontier, in one line."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from cotrace.errors import CotraceError
+from cotrace.evaluation import applied, evaluate
+from cotrace.models import LanguageModel
+from cotrace.problem import LanguageProblem
+from cotrace.prompts import Task
+from cotrace.results import Frontier
+from cotrace.search import named
+from cotrace.selfcheck import ensure
+
+
+def trace(
+    model: LanguageModel,
+    task: Task,
+    *,
+    search: str = "pursuit",
+    max_size: int | None = None,
+    search_options: dict[str, Any] | None = None,
+    evaluation: str = "quick",
+    **problem_options: Any,
+) -> Frontier:
+    """Search for the best set of every size up to ``max_size``; further keywords are those of ``LanguageProblem``.
+
+    The selections carry intervals and p-values of a ``quick`` evaluation, at most 150 forward-equivalents more;
+    ``none`` leaves them out, and ``ct.evaluate`` says more. What cannot be judged is warned about.
+    """
+    problem = LanguageProblem(model, task, **problem_options)
+    ensure(model, problem.space.sites)
+    found = named(search, max_size=max_size, **(search_options or {}))(problem)
+    if evaluation == "none":
+        return found
+    try:
+        return applied(found, evaluate(problem, found, level=evaluation))
+    except CotraceError as error:
+        warnings.warn(f"the result could not be judged: {error}", UserWarning, stacklevel=2)
+        return found

@@ -1,0 +1,55 @@
+"""The documentation names every option, column and file that there is, and its Python is valid."""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from cotrace.cli.app import build
+from cotrace.cli.main import run
+from cotrace.results.frontier import COLUMNS
+from cotrace.runs import RunConfig
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def options_of(command: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
+    """The long options in a command's help."""
+    assert run([command, "--help"]) == 0
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", capsys.readouterr().out))
+
+
+@pytest.mark.parametrize("command", ["trace", "compare"])
+def test_the_command_line_page_names_every_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "cli.md").read_text()
+    shown = options_of(command, capsys) - {"--help"}
+    assert len(shown) >= len(fields(RunConfig)), "every field is an option"
+    assert {option for option in shown if f"`{option}" not in page} == set()
+
+
+def test_the_command_line_page_names_every_command_and_column() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text()
+    for command in build():
+        assert command.startswith("-") or f"`cotrace {command}" in page
+    assert f"`{', '.join(COLUMNS)}`" in page
+
+
+def test_every_field_is_explained_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["trace", "--help"]) == 0
+    words = " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
+    for phrase in ("Number type of the weights", "Share of the pairs that the search never sees", "replays a run"):
+        assert phrase in words
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_in_the_pages_parses_and_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text()
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        ast.parse(block)
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (page.parent / target).exists(), target

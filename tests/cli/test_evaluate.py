@@ -1,0 +1,156 @@
+"""`cotrace evaluate`: what it says and stores, the audit that is opened once, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import cotrace as ct
+from cotrace.cli.main import run
+from cotrace.runs.evidence import read_selection, with_effects
+from cotrace.runs.stored import StoredRun
+from tests.conftest import records, write_lines
+
+
+@pytest.fixture
+def asked(tiny_folder: Path, tmp_path: Path) -> list[str]:
+    """A trace over 48 pairs in 16 groups, some sealed."""
+    rows = [{**row, "id": f"{row['id']}-{i}", "meta": {"job": row["id"]}} for i in range(4) for row in records()]
+    pairs = write_lines(tmp_path / "pairs.jsonl", rows)
+    options = ["--holdout", "0.4", "--audit", "0.3", "--search", "topk", "--seed", "1"]
+    return ["trace", "--model", str(tiny_folder), "--task", str(pairs), *options, "--out", str(tmp_path / "run")]
+
+
+@pytest.fixture
+def traced(asked: list[str], tmp_path: Path) -> Path:
+    assert run([*asked, "--quiet"]) == 0
+    return tmp_path / "run"
+
+
+def stored(folder: Path, name: str = "evaluation.json") -> ct.Evaluation:
+    data = json.loads((folder / name).read_text())
+    assert data.pop("schema") == 1
+    return ct.Evaluation.from_dict(data)
+
+
+def test_a_trace_ends_with_a_verdict(asked: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(asked) == 0
+    shown = capsys.readouterr().out
+    found = stored(tmp_path / "run")
+    assert (found.level, found.judged_on) == ("quick", "held-out")
+    assert found.verdict[0] in shown
+    csv = (tmp_path / "run" / "frontier.csv").read_text().splitlines()[1].split(",")
+    assert float(csv[4]) == pytest.approx(found.sizes[0].interval[0])  # type: ignore[index]
+    assert float(csv[6]) == found.sizes[0].p_adjusted
+
+
+def test_no_evaluation_on_request(asked: list[str], tmp_path: Path) -> None:
+    assert run([*asked, "--evaluation", "none", "--quiet"]) == 0
+    assert not (tmp_path / "run" / "evaluation.json").exists()
+
+
+def test_effects_kept_are_those_of_the_problem(traced: Path, asked: list[str]) -> None:
+    """Read from the run's folder, against the problem built anew."""
+    task = ct.Task.from_jsonl(asked[4])
+    problem = ct.LanguageProblem(ct.load_model(asked[2]), task, holdout=0.4, audit=0.3, seed=1)
+    frontier = with_effects(traced, StoredRun.read(traced).frontier())
+    assert frontier.effects is not None
+    assert frontier.effects_heldout is not None
+    chosen = torch.from_numpy(frontier.effects_heldout.chosen).float()
+    assert problem.heldout is not None
+    own = problem.heldout.effects(chosen)
+    assert torch.allclose(torch.from_numpy(frontier.effects_heldout.effects), own.float(), atol=1e-5)
+
+
+def test_standard_says_plan_and_members(traced: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    theirs = tmp_path / "theirs.txt"
+    theirs.write_text("0.1, L1.head0  # somebody's\n")
+    assert run(["evaluate", str(traced), "--k", "2", "--selection", str(theirs)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.index("at most") < shown.index("The 2 selected") < shown.index("Verdict (standard")
+    found = stored(traced)
+    assert found.level == "standard"
+    assert found.minimality is not None
+    assert found.foreign[0].components == ("L0.head1", "L1.head0")
+    assert found.faithfulness is not None
+
+
+def test_dry_run_only_says(traced: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (traced / "evaluation.json").read_bytes()
+    assert run(["evaluate", str(traced), "--level", "full", "--dry-run"]) == 0
+    assert "Evaluation full: at most" in capsys.readouterr().out
+    assert (traced / "evaluation.json").read_bytes() == before
+
+
+def test_the_audit_is_opened_once(traced: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["evaluate", str(traced), "--level", "quick", "--audit", "--quiet"]) == 0
+    assert stored(traced, "evaluation-audit.json").judged_on == "audit"
+    assert run(["evaluate", str(traced), "--audit"]) == 2
+    assert "audit pairs" in capsys.readouterr().err
+
+
+def test_stability_and_folds_search_again(traced: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["evaluate", str(traced), "--level", "quick", "--stability", "2", "--folds", "3"]) == 0
+    shown = capsys.readouterr().out
+    assert "Searching again 2 times" in shown
+    assert "3-fold cross-fitting" in shown
+    assert {part.method for part in stored(traced).stability} == {"archive bootstrap", "search"}
+
+
+def test_changed_data_or_model_are_refused(
+    traced: Path, asked: list[str], tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = tiny_folder / "model.safetensors"
+    kept = weights.read_bytes()
+    tensors = load_file(weights)
+    save_file({name: tensor * 1.01 for name, tensor in tensors.items()}, weights, metadata={"format": "pt"})
+    try:
+        assert run(["evaluate", str(traced)]) == 2
+        assert "weights_sha256" in capsys.readouterr().err
+    finally:
+        weights.write_bytes(kept)
+    data = Path(asked[4])
+    data.write_text(data.read_text().replace('"target": 0', '"target": 1', 1))
+    assert run(["evaluate", str(traced)]) == 2
+    assert "the data differ" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--selection", "absent.txt"], "cannot read absent.txt"),
+        (["--known", "ioy"], "did you mean 'ioi'"),
+        (["--search", "greedy"], "choose one of topk"),
+        (["--k", "99"], "no selection of exactly 99"),
+        (["--smallest-p", "0.0001"], "needs 9999 controls"),
+        (["--folds", "1"], "at least 2"),
+    ],
+)
+def test_bad_input(traced: Path, options: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["evaluate", str(traced), *options]) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_a_split_field_that_is_missing(asked: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*asked, "--split-by", "template"]) == 2
+    assert "template" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0.1 L1.head0",
+        '["0.1", "L1.head0"]',
+        '{"components": ["0.1", "1.0"]}',
+        '{"chosen": {"components": ["0.1", "1.0"]}}',
+    ],
+)
+def test_selections_are_read_in_every_form(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "set"
+    path.write_text(text)
+    assert read_selection(path).components == ["L0.head1", "L1.head0"]

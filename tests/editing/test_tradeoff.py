@@ -1,0 +1,196 @@
+"""Sweeps, trade-offs, what an edit cost: numbers against plain scoring, brute force and closed forms."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import matplotlib
+import numpy as np
+import pytest
+
+import cotrace as ct
+from cotrace import shipped
+from cotrace.editing import Limit, Side, measure_edit, neutral, rescore, sweep, tradeoff
+from cotrace.editing.scored import ScoredTask
+from cotrace.editing.tradeoff import Parts
+from cotrace.errors import CotraceError, InputError
+from cotrace.results.outcomes import Outcome, pareto
+from tests.editing.models import tiny
+from tests.tiny import task
+
+SELECTION = ct.Selection.parse(["L0.head1", "L1.head2", "L1.neuron3"])
+
+
+def own(count: int = 12) -> ct.Task:
+    return task(count, answer_tokens=(1, 1))
+
+
+def side(seed: int = 5) -> Side:
+    return Side(name="other", task=task(10, answer_tokens=(1, 1), seed=seed), metric="nll", harm="rise")
+
+
+def test_a_sweep_ends_where_nothing_is_changed_and_matches_a_problem_elsewhere() -> None:
+    model, pairs = tiny("llama"), own()
+    found = sweep(model, pairs, SELECTION, factors=[1, 0.5, 0], holdout=0.25)
+    rows = found.to_frame()
+    assert list(rows["factor"]) == [0, 0.5, 1]
+    assert rows["strength"].iloc[2] == pytest.approx(0, abs=1e-6)
+    for factor, strength, heldout in zip(rows["factor"], rows["strength"], rows["strength_heldout"], strict=True):
+        problem = ct.LanguageProblem(
+            model, pairs, sites=["head_output", "mlp_neuron"], donors=f"scale={factor}", holdout=0.25,
+            positions="prompt+answer",
+        )  # fmt: skip
+        sign = 1 if found.aim == "maximise" else -1
+        assert strength == pytest.approx(sign * problem.value(SELECTION).item(), abs=1e-5)
+        assert problem.heldout is not None
+        assert heldout == pytest.approx(sign * problem.heldout.value(SELECTION).item(), abs=1e-5)
+
+
+def test_rescoring_shows_the_effect_found_and_under_each_donor() -> None:
+    model, pairs = tiny("llama"), own()
+    problem = ct.LanguageProblem(model, pairs, holdout=0.25)
+    found = ct.search.Greedy(max_size=2)(problem)
+    zero = ct.LanguageProblem(model, pairs, holdout=0.25, donors="zero", positions="prompt+answer")
+    rows = rescore(model, pairs, found, ["zero"], holdout=0.25).to_frame()
+    assert list(rows["donor"]) == ["as searched", "zero"] * 2
+    assert list(rows["effect"][::2]) == [selection.effect for selection in found]
+    expected = [zero.value(selection).item() for selection in found]
+    np.testing.assert_allclose(rows["effect"][1::2], expected, atol=1e-5)
+
+
+def test_the_pareto_set_against_brute_force() -> None:
+    generator = np.random.default_rng(0)
+    strength = generator.integers(0, 5, 40) / 4.0
+    harms = generator.integers(0, 5, (40, 2)) / 4.0
+    expected = [
+        not any(
+            strength[j] >= strength[i] and (harms[j] <= harms[i]).all()
+            and (strength[j] > strength[i] or (harms[j] < harms[i]).any())
+            for j in range(40)
+        )
+        for i in range(40)
+    ]  # fmt: skip
+    assert pareto(list(strength), [tuple(row) for row in harms]) == expected
+
+
+def test_the_choice_is_the_strongest_that_keeps_the_limit_on_both_halves() -> None:
+    model, pairs, watched = tiny("llama"), own(), side()
+    single = [ct.Selection.parse([name]) for name in ("L0.head1", "L1.head2")]
+    free = tradeoff(model, pairs, single, ["scale=0", "scale=0.5"], sides=[watched])
+    most = float(np.median([max(0.001, point.harms[0]) for point in free.points]))
+    bound = tradeoff(
+        model, pairs, single, ["scale=0", "scale=0.5"], aim=free.aim, sides=[watched], limits=[Limit("other", most)]
+    )
+    halves = Parts.of(watched.task, 0.5, 0)
+    for point in bound.points:
+        with ct.Selection.parse(point.components).apply(model, f"scale={point.factor}"):
+            after = _losses(model, watched, halves)
+        before = _losses(model, watched, halves)
+        rises = [(b - a) / a for a, b in zip(before, after, strict=True)]
+        assert point.harms[0] == pytest.approx(rises[1], abs=1e-5)
+        assert point.allowed == (max(rises) <= most)
+    allowed = [point for point in bound.points if point.allowed and point.strength > 0]
+    assert (bound.best is None) == (not allowed)
+    assert not allowed or (bound.best is not None and bound.best.strength == max(p.strength for p in allowed))
+    assert {(p.k, p.donor) for p in free.points} <= {(p.k, p.donor) for p in bound.points}
+
+
+def _losses(model: ct.models.LanguageModel, watched: Side, halves: Parts) -> list[float]:
+    """Mean -log p(target) of each half."""
+    found = []
+    for ids in (halves.training, halves.heldout):
+        part = ScoredTask(model, watched.task, ids)
+        targets = [encoded.pair.target for encoded in part.pairs]
+        found.append(-part.scores()[range(len(targets)), targets].mean().item())
+    return found
+
+
+def test_what_an_edit_cost_before_and_after() -> None:
+    model, pairs = tiny("llama"), own()
+    found = {one.name: one for one in measure_edit(model, pairs, SELECTION, "scale=0.2", sides=[side()])}
+    assert next(iter(found)) == "log_odds on random words", "the traced metric first"
+    assert {"accuracy on random words", "probability on random words", "nll on random words"} <= found.keys()
+    part = ScoredTask(model, pairs)
+    targets = [encoded.pair.target for encoded in part.pairs]
+    rows = range(len(targets))
+    before = part.scores()[rows, targets].exp()
+    with SELECTION.apply(model, "scale=0.2"):
+        after = part.scores()[rows, targets].exp()
+    one = found["probability on random words"]
+    assert (one.before, one.after) == pytest.approx((before.mean().item(), after.mean().item()), abs=1e-6)
+    assert one.change_interval is not None
+    low, high = one.change_interval
+    assert low <= one.change <= high
+    changes = (after - before).double().numpy()
+    assert high - low == pytest.approx(2 * 1.96 * changes.std() / np.sqrt(len(changes)), rel=0.2), "normal theory"
+
+
+def test_the_neutral_text_is_the_mean_loss_of_its_lines() -> None:
+    model = ct.load_model(shipped.MODEL)
+    some = neutral(most=5)
+    one = measure_edit(model, ct.tasks.demo_agreement(), ct.Selection.parse(["L1.head5"]), sides=[some])[-1]
+    losses = []
+    for pair in some.task.pairs:
+        tokens = model.tokenizer(pair.base + pair.answers[0], return_tensors="pt")["input_ids"]
+        losses.append(model.module(input_ids=tokens, labels=tokens).loss.item())
+    assert one.before == pytest.approx(np.mean(losses), abs=1e-5)
+
+
+def test_the_figure_shows_every_edit_and_joins_the_pareto_set() -> None:
+    found = tradeoff(tiny("llama"), own(), [SELECTION], ["zero", "scale=0.5"], sides=[side(), side(6)])
+    figure = ct.report.tradeoff(found)
+    assert len(figure.axes) == 2
+    for axes in figure.axes:
+        drawn = sum(len(line.get_xdata()) for line in axes.lines[:2])
+        assert drawn == len(found)
+        assert len(axes.lines[1].get_xdata()) == len(found.pareto)
+    assert matplotlib.rcParams["axes.spines.top"], "the user's own style is back"
+    with pytest.raises(InputError, match="no side effect"):
+        ct.report.tradeoff(sweep(tiny("llama"), own(), SELECTION, factors=[0]))
+
+
+def test_harm_by_kind() -> None:
+    one = Outcome(task="t", metric="m", pairs=3, before=2.0, after=1.5)
+    assert [one.harm(kind) for kind in ("rise", "fall", "change")] == [-0.25, 0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("neutral<=1%", ("neutral", 0.01)), (" demo_agreement <= 0.02", ("demo_agreement", 0.02))],
+)
+def test_a_limit_is_read_as_a_share(words: str, expected: tuple[str, float]) -> None:
+    limit = Limit.parse(words)
+    assert (limit.name, limit.most) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("words", ["neutral<1%", "neutral", "<=1%", "neutral<=-1%", "neutral<=1 percent"])
+def test_a_limit_of_another_form_is_refused(words: str) -> None:
+    with pytest.raises(InputError, match="write NAME<=SHARE"):
+        Limit.parse(words)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"limits": [Limit("nothing", 0.1)]}, "nothing"),
+        ({"donors": ["scale=3"]}, "outside -1 .. 2"),
+        ({"donors": ["counterfactual"]}, "does not stand alone"),
+        ({"selections": []}, "at least one selection"),
+        ({"metric": "stereotype_gap"}, "group"),
+    ],
+)
+def test_wrong_input_is_refused(change: dict[str, object], words: str) -> None:
+    given = {"selections": [SELECTION], "donors": ["zero"], "sides": [side()]} | change
+    selections, donors = given.pop("selections"), given.pop("donors")
+    with pytest.raises(CotraceError, match=words):
+        tradeoff(tiny("llama"), own(), selections, donors, **given)
+
+
+def test_parts_are_the_split_of_a_problem() -> None:
+    pairs = own()
+    for holdout, seed in product((0.25, 0.5), (0, 3)):
+        problem = ct.LanguageProblem(tiny("llama"), pairs, holdout=holdout, seed=seed)
+        parts = Parts.of(pairs, holdout, seed)
+        assert problem.heldout is not None
+        assert parts.training == set(problem.training.ids)
+        assert parts.heldout == set(problem.heldout.ids)

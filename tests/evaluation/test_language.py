@@ -1,0 +1,118 @@
+"""Evaluations of a tiny language model: parts of the pairs, groups, side effects, metrics of the whole set."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import cotrace as ct
+from cotrace.errors import InputError
+from cotrace.evaluation.views import Part
+from cotrace.prompts.split import split_parts
+from tests.tiny import model, task
+
+
+@pytest.fixture(scope="module")
+def grouped() -> ct.Task:
+    """Sixty pairs in twenty groups, with weights."""
+    whole = task(60)
+    pairs = tuple(
+        replace(pair, split_group=f"g{i % 20}", weight=1.0 + i % 3, meta={"half": i % 2 + 1})
+        for i, pair in enumerate(whole.pairs)
+    )
+    return replace(whole, pairs=pairs)
+
+
+@pytest.fixture(scope="module")
+def problem(grouped: ct.Task) -> ct.LanguageProblem:
+    return ct.LanguageProblem(model("gpt2"), grouped, holdout=0.4, audit=0.2)
+
+
+def test_three_parts_share_no_group_and_the_audit_moves_no_heldout_pair(grouped: ct.Task) -> None:
+    plain, sealed = split_parts(grouped.pairs, 0.4, 0), split_parts(grouped.pairs, 0.4, 0, audit=0.2)
+    assert plain.heldout == sealed.heldout
+    parts = [{grouped.pairs[i].split_group for i in part} for part in sealed]
+    assert sum(map(len, parts)) == 20
+    assert sorted(i for part in sealed for i in part) == list(range(60))
+    assert len(sealed.audit) == 12
+
+
+def test_split_by_a_field_of_meta(grouped: ct.Task) -> None:
+    parts = split_parts(grouped.pairs, 0.3, 0, by="half")
+    assert {grouped.pairs[i].meta["half"] for i in parts.heldout} == {grouped.pairs[parts.heldout[0]].meta["half"]}
+    with pytest.raises(InputError, match="nowhere"):
+        split_parts(grouped.pairs, 0.3, 0, by="nowhere")
+    some = (*grouped.pairs[:-1], replace(grouped.pairs[-1], meta={}))
+    with pytest.raises(InputError, match="pair p59 has no such field"):
+        split_parts(some, 0.3, 0, by="half")
+    with pytest.raises(InputError, match=r"audit=0\.9"):
+        split_parts(grouped.pairs, 0.3, 0, audit=0.9)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_intervals_resample_groups_and_weigh_pairs(problem: ct.LanguageProblem) -> None:
+    found = ct.evaluate(problem, ct.Selection.parse(["0.1", "1.2"]))
+    assert found.units == "24 pairs in 8 groups"
+    assert found.chosen.interval is None
+    assert any("at least 10 independent pairs" in note for note in found.notes)
+    assert problem.heldout is not None
+    own = float(problem.heldout.value(ct.Selection.parse(["0.1", "1.2"])))
+    assert found.chosen.effect == pytest.approx(own, rel=1e-6)
+
+
+def test_a_part_is_the_problem_on_those_pairs(problem: ct.LanguageProblem) -> None:
+    """Value and gradient of a part, against finite differences of the weighted mean of its effects."""
+    part, z = Part(problem, [0, 3, 4, 9]), torch.full((12,), 0.4, dtype=torch.float64)
+    effects, weights = problem.effects(z)[[0, 3, 4, 9]], problem.weights[[0, 3, 4, 9]]
+    assert part.value(z).item() == pytest.approx(((effects * weights).sum() / weights.sum()).item())
+    step = torch.zeros(12, dtype=torch.float64)
+    step[5] = 1e-5
+    slope = (part.value(z + step) - part.value(z - step)).item() / 2e-5
+    assert part.gradient(z)[5].item() == pytest.approx(slope, rel=1e-4)
+
+
+def test_a_metric_of_the_whole_set_is_judged_without_intervals() -> None:
+    pairs = tuple(replace(pair, group="ab"[i % 2], favourable=0, label=i % 2) for i, pair in enumerate(task(40).pairs))
+    whole = replace(task(40), pairs=pairs, metric="demographic_parity_gap")
+    problem = ct.LanguageProblem(model("gpt2"), whole, holdout=0.4)
+    found = ct.evaluate(problem, ct.Selection.parse(["0.1", "1.2"]))
+    assert found.controls is not None
+    assert found.chosen.interval is None
+    assert any("no intervals over pairs" in note for note in found.notes)
+
+
+def test_trace_fills_in_intervals_and_p_values() -> None:
+    frontier = ct.trace(model("gpt2"), task(60), search="topk", max_size=3, holdout=0.5)
+    for selection in frontier:
+        assert selection.interval is not None
+        assert selection.effect_heldout is not None
+        assert selection.interval[0] <= selection.effect_heldout <= selection.interval[1]
+        assert selection.p_value is not None
+    plain = ct.trace(model("gpt2"), task(60), search="topk", max_size=3, holdout=0.5, evaluation="none")
+    assert plain.at(1).interval is None
+    assert plain.at(1).effect_heldout == frontier.at(1).effect_heldout
+
+
+def test_side_effects_of_a_second_task(problem: ct.LanguageProblem) -> None:
+    other = replace(task(12, seed=5), name="other")
+    chosen = ct.Selection.parse(["0.1", "1.2"])
+    with pytest.warns(UserWarning, match="at least 10"):
+        found = ct.evaluate(problem, chosen, side=[other]).side_effects[0]
+    wanted = ct.LanguageProblem(model("gpt2"), other, holdout=0).effects(chosen).numpy()
+    assert found.change == pytest.approx(wanted.mean(), rel=1e-5)
+    assert found.interval is not None
+    assert np.ptp(found.interval) > 0
+
+
+def test_published_circuits() -> None:
+    assert len(ct.known.IOI.members) == 26
+    assert ct.known.IOI.role("name mover").components == ["L9.head6", "L9.head9", "L10.head0"]
+    assert ct.known.GREATER_THAN.selection.k == 3 + 4 + 6 + 4
+    assert set(ct.known.INDUCTION.members) <= set(ct.known.IOI.members)
+    for name in ct.known.names():
+        assert "arXiv" in ct.known.circuit(name).source
+    with pytest.raises(InputError, match="did you mean 'ioi'"):
+        ct.known.circuit("ioii")

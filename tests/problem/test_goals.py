@@ -1,0 +1,230 @@
+"""Weighted sums and constraints on closed-form problems, against brute force over all sets."""
+
+from itertools import combinations
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from cotrace.errors import DegenerateError, InputError
+from cotrace.problem.goals import Constrained, Constraint, WeightedSum
+from cotrace.problem.protocol import Problem
+from cotrace.results import Frontier
+from cotrace.search import PGBCT, Annealing, Attribution, Exhaustive, Floating, Greedy, Pursuit, Random, TopK
+from tests.problems import ClosedForm, modular, pairwise
+
+N = 10
+GAIN = [3.0, 2.5, 2.0, 1.5, 1.2, 1.0, 0.8, 0.5, 0.3, 0.1]
+HARM = [2.0, 0.1, 1.5, 0.2, 0.05, 1.0, 0.0, 0.1, -0.3, -0.4]
+
+
+def a(**options: Any) -> ClosedForm:
+    return ClosedForm(modular(GAIN), N, task="a", **options)
+
+
+def b(**options: Any) -> ClosedForm:
+    return ClosedForm(modular(HARM), N, task="b", **options)
+
+
+def every_set(k: int) -> Tensor:
+    rows = torch.zeros(0, N)
+    for chosen in combinations(range(N), k):
+        row = torch.zeros(1, N)
+        row[0, list(chosen)] = 1
+        rows = torch.cat([rows, row])
+    return rows
+
+
+def best_within(k: int, low: float, high: float) -> float | None:
+    sets = every_set(k).double()
+    side = sets @ torch.tensor(HARM, dtype=torch.float64)
+    values = sets @ torch.tensor(GAIN, dtype=torch.float64)
+    kept = values[(side <= high + 1e-12) & (side >= low - 1e-12)]
+    return kept.max().item() if len(kept) else None
+
+
+SEARCHES = [
+    Pursuit(),
+    Greedy(),
+    Floating(),
+    TopK(),
+    Attribution(),
+    Random(),
+    Annealing(),
+    PGBCT(path=6, epochs=2),
+    Exhaustive(),
+]
+
+
+@pytest.mark.parametrize("search", SEARCHES, ids=lambda search: search.name)
+def test_every_search_reports_feasible_sets_only(search: Any) -> None:
+    problem = Constrained(a(), [Constraint(b(), 0.5, margin=0.1)])
+    frontier = search(problem)
+    assert len(frontier)
+    for selection in frontier:
+        chosen = torch.zeros(N).index_fill(
+            0, torch.tensor([problem.space.indices([m])[0] for m in selection.members]), 1
+        )
+        side = float(chosen.double() @ torch.tensor(HARM, dtype=torch.float64))
+        assert abs(side) <= 0.4 + 1e-6
+        assert selection.side == pytest.approx((side,), abs=1e-6)
+        assert selection.effect == pytest.approx(
+            float(chosen.double() @ torch.tensor(GAIN, dtype=torch.float64)), abs=1e-5
+        )
+    assert not set(frontier.infeasible_sizes) & set(frontier.sizes)
+
+
+def test_exhaustive_finds_the_brute_force_optimum_of_every_size_and_names_sizes_without_one() -> None:
+    frontier = Exhaustive()(Constrained(a(), [Constraint(b(), 0.5, margin=0.0)]))
+    for k in range(1, N + 1):
+        expected = best_within(k, -0.5, 0.5)
+        if expected is None:
+            assert k in frontier.infeasible_sizes
+            with pytest.raises(InputError, match=f"no set of exactly {k} that keeps the constraints"):
+                frontier.at(k)
+        else:
+            assert frontier.at(k).effect == pytest.approx(expected, abs=1e-5)
+    assert frontier.infeasible_sizes
+    assert "no set found that keeps the constraints at k =" in frontier.table().title
+
+
+@pytest.mark.parametrize("search", [Pursuit(), Greedy()], ids=lambda search: search.name)
+def test_guided_searches_come_within_a_tenth_of_the_constrained_optimum(search: Any) -> None:
+    frontier = search(Constrained(a(), [Constraint(b(), 0.5, margin=0.0)]))
+    optimum = max(value for k in range(1, N + 1) if (value := best_within(k, -0.5, 0.5)) is not None)
+    assert frontier.best().effect >= 0.9 * optimum
+
+
+@pytest.mark.parametrize(("sides", "low", "high"), [("above", -9.0, 0.2), ("below", -0.2, 99.0)])
+def test_one_sided_bounds(sides: Any, low: float, high: float) -> None:
+    frontier = Exhaustive()(Constrained(a(), [Constraint(b(), 0.2, sides=sides, margin=0.0)]))
+    for k in (2, 5, N):
+        assert (None if k in frontier.infeasible_sizes else frontier.at(k).effect) == pytest.approx(
+            best_within(k, low, high)
+        )
+
+
+def test_minimising_and_keep_mode_honour_constraints_too() -> None:
+    down = Exhaustive()(Constrained(a(direction="minimise"), [Constraint(b(), 0.5, margin=0.0)]))
+    up = Exhaustive()(Constrained(a(), [Constraint(b(), 0.5, margin=0.0)]))
+    assert [s.effect for s in down] == pytest.approx([-(s.effect or 0) for s in up], abs=1e-5)
+    kept = Exhaustive()(Constrained(a(mode="keep"), [Constraint(b(), 0.5, margin=0.0)]))
+    for selection in kept:  # in keep mode the mask is 1 on what is not chosen, and that is what harms
+        left = torch.ones(N).index_fill(0, torch.tensor(kept.space.indices(selection.members)), 0)
+        assert abs(float(left @ torch.tensor(HARM))) <= 0.5 + 1e-5
+
+
+def test_gradient_is_that_of_a_less_the_price_times_that_of_the_violation() -> None:
+    formula_b = pairwise(N, 0.5, seed=2)
+    first, second = ClosedForm(pairwise(N, 0.5, seed=1), N), ClosedForm(formula_b, N)
+    problem = Constrained(first, [Constraint(second, 0.1, margin=0.02)])
+    price = problem.bounds[0].price
+    z = torch.linspace(0.2, 0.9, N, dtype=torch.float64)
+
+    def penalised(at: Tensor) -> float:
+        return float(first.value(at) - price * max(0.0, abs(float(second.value(at))) - 0.08))
+
+    gradient = problem.gradient(z)
+    for i in range(N):
+        e = torch.zeros(N, dtype=torch.float64).index_fill(0, torch.tensor([i]), 1e-6)
+        assert gradient[i].item() == pytest.approx((penalised(z + e) - penalised(z - e)) / 2e-6, rel=1e-5, abs=1e-6)
+    inside = torch.zeros(N, dtype=torch.float64)
+    assert torch.allclose(problem.gradient(inside), first.gradient(inside))
+
+
+def test_costs_of_side_problems_count() -> None:
+    problem = Constrained(a(), [Constraint(b(), 0.5)])
+    before = problem.cost.forward_equivalents
+    problem.value(torch.zeros(3, N))
+    problem.side_values(torch.zeros(3, N))
+    assert problem.cost.forward_equivalents - before == 6
+
+
+def test_heldout_side_values_and_violations() -> None:
+    unseen = ClosedForm(modular([2 * harm for harm in HARM]), N)
+    problem = Constrained(a(heldout=a()), [Constraint(b(heldout=unseen), 0.5, margin=0.0)])
+    frontier = Exhaustive()(problem)
+    for selection in frontier:
+        assert selection.side is not None
+        assert selection.side_heldout == pytest.approx((2 * selection.side[0],), abs=1e-5)
+        assert frontier.violations(selection.k) == pytest.approx((max(0, 2 * abs(selection.side[0]) - 0.5),), abs=1e-5)
+    assert Frontier.from_dict(frontier.to_dict()).to_dict() == frontier.to_dict()
+    assert any(" !" in cell for row in frontier.table().rows for cell in row)
+
+
+def test_no_feasible_set_at_all_is_said() -> None:
+    harmful = ClosedForm(modular([1.0] * N), N, task="b")
+    with pytest.raises(DegenerateError, match="no set of any size that keeps the constraints"):
+        Greedy()(Constrained(a(), [Constraint(harmful, 0.5)]))
+
+
+def test_resumed_searches_keep_what_is_feasible() -> None:
+    whole = Greedy()(Constrained(a(), [Constraint(b(), 0.5)]))
+    states = list(Greedy().steps(Constrained(a(), [Constraint(b(), 0.5)])))
+    half = type(states[4]).from_arrays(*states[4].to_arrays())
+    from cotrace.search import solve
+
+    resumed = solve(Greedy(), Constrained(a(), [Constraint(b(), 0.5)]), state=half)
+    assert [s.to_dict() for s in resumed] == [s.to_dict() for s in whole]
+    assert resumed.infeasible_sizes == whole.infeasible_sizes
+
+
+def sums(first: Problem, second: Problem) -> WeightedSum:
+    return WeightedSum([(0.7, first), (0.2, second)])
+
+
+def test_a_weighted_sum_adds_values_in_each_problems_direction() -> None:
+    second = ClosedForm(pairwise(N, 0.5, seed=4, size=5), N, size=5, direction="minimise")
+    first = ClosedForm(pairwise(N, 0.5, seed=3), N)
+    total = sums(first, second)
+    masks = torch.rand(3, N, dtype=torch.float64)
+    assert torch.allclose(total.value(masks), 0.7 * first.value(masks) - 0.2 * second.value(masks))
+    assert torch.allclose(total.effects(masks).mean(-1), total.value(masks))
+    assert total.effects(masks).shape == (3, 13)
+    assert torch.allclose(total.effects(masks, [12, 0, 9]), total.effects(masks)[:, [12, 0, 9]])
+
+
+@pytest.mark.parametrize("examples", [None, [12, 0, 9, 3]])
+@pytest.mark.parametrize("objective", [None, torch.sigmoid])
+def test_gradient_of_a_weighted_sum_matches_finite_differences_of_its_effects(examples: Any, objective: Any) -> None:
+    second = ClosedForm(pairwise(N, 0.5, seed=4, size=5), N, size=5, direction="minimise")
+    total = sums(ClosedForm(pairwise(N, 0.5, seed=3), N), second)
+    z = torch.linspace(0.2, 0.8, N, dtype=torch.float64)
+
+    def loss(at: Tensor) -> float:
+        effects = total.effects(at, examples)
+        return float((effects if objective is None else objective(effects)).mean())
+
+    gradient = total.gradient(z, objective, examples)
+    for i in range(N):
+        e = torch.zeros(N, dtype=torch.float64).index_fill(0, torch.tensor([i]), 1e-6)
+        assert gradient[i].item() == pytest.approx((loss(z + e) - loss(z - e)) / 2e-6, rel=1e-5, abs=1e-7)
+
+
+def test_searches_solve_weighted_sums() -> None:
+    weights = [0.7 * gain + 0.2 * harm for gain, harm in zip(GAIN, HARM, strict=True)]
+    frontier = Pursuit()(sums(a(), b()))
+    for k in range(1, N + 1):
+        assert frontier.at(k).effect == pytest.approx(sum(sorted(weights, reverse=True)[:k]), abs=1e-5)
+    assert PGBCT(path=4, epochs=1)(sums(a(), b()))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Constraint(b(), 0), "eps is 0"),
+        (lambda: Constraint(b(), 0.1, margin=0.1), "the margin 0.1 must be at least 0 and below eps"),
+        (lambda: Constraint(b(), 0.1, sides="up"), "choose both, above or below"),
+        (lambda: Constraint(b(mode="keep"), 0.1), "build it with mode='swap'"),
+        (lambda: Constrained(a(), []), "at least one constraint"),
+        (lambda: Constrained(a(heldout=a()), [Constraint(b(), 0.1)]), "it holds nothing out"),
+        (lambda: Constrained(a(), [Constraint(ClosedForm(modular([1.0]), 1), 1)]), "give both problems the same sites"),
+        (lambda: WeightedSum([(1, a())]), "at least two problems"),
+        (lambda: WeightedSum([(1, a()), (0, b())]), "give finite numbers above 0"),
+        (lambda: WeightedSum([(1, a()), (1, b(mode="keep"))]), "use one mode"),
+    ],
+)
+def test_goals_that_make_no_sense_are_refused(make: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        make()

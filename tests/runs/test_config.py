@@ -1,0 +1,113 @@
+"""RunConfig in YAML and back, settings that come as text, and the smallest selection that is enough."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cotrace.errors import InputError
+from cotrace.runs import RunConfig
+from cotrace.runs.config import literal
+from cotrace.runs.config_file import read_config, write_config
+from cotrace.runs.results import enough, frontier_csv, masks
+from tests.report.frontiers import SETS, frontier
+
+NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters=","), min_size=1).filter(
+    lambda name: name == name.strip()
+)
+FIELDS = st.fixed_dictionaries(
+    {
+        "model": NAMES,
+        "task": NAMES,
+        "data": st.none() | NAMES,
+        "sites": st.lists(NAMES, max_size=3).map(tuple),
+        "searches": st.lists(NAMES, max_size=3).map(tuple),
+        "mode": st.sampled_from(["swap", "keep"]),
+        "holdout": st.floats(0, 1, exclude_max=True),
+        "max_size": st.none() | st.integers(1),
+        "search_options": st.dictionaries(
+            NAMES, st.dictionaries(NAMES, st.integers() | st.booleans() | st.floats(-9, 9))
+        ),
+        "seed": st.integers(),
+    }
+)
+
+
+@given(FIELDS)
+def test_what_is_written_reads_back_the_same(fields: dict[str, Any]) -> None:
+    config = RunConfig(**fields)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config.yaml"
+        path.write_bytes(write_config(config, {"versions": {"cotrace": "0"}}))
+        assert read_config(path) == config
+
+
+def test_every_field_is_stored_but_out() -> None:
+    stored = yaml.safe_load(write_config(RunConfig(model="m", task="t", out="here"), {}))
+    assert set(stored) == {field.name for field in fields(RunConfig)} - {"out"} | {"record"}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("1e-3", 0.001),
+        ("-0.5", -0.5),
+        ("true", True),
+        ("None", None),
+        ("0.1,1", (0.1, 1)),
+        ("logistic", "logistic"),
+        (["1", 2.5], (1, 2.5)),
+        (7, 7),
+    ],
+)
+def test_literal(text: Any, value: object) -> None:
+    assert literal(text) == value
+    assert type(literal(text)) is type(value)
+
+
+def test_names_with_commas_are_taken_apart() -> None:
+    config = RunConfig(model="m", task="t", sites=("head_output, mlp_output", "mlp_neuron"), searches=("topk,random",))
+    assert config.sites == ("head_output", "mlp_output", "mlp_neuron")
+    assert config.searches == ("topk", "random")
+
+
+@pytest.mark.parametrize("change", [{"holdout": 1.0}, {"holdout": float("nan")}, {"max_size": 0}])
+def test_impossible_numbers_are_refused(change: dict[str, float]) -> None:
+    with pytest.raises(InputError):
+        RunConfig(model="m", task="t", **change)
+
+
+@pytest.mark.parametrize(
+    ("effects", "direction", "k"),
+    [([1.0, 2.7, 3.0], "maximise", 2), ([1.0, 2.6, 3.0], "maximise", 3), ([-3.0, -2.0, -1.0], "minimise", 1)],
+)
+def test_enough_is_the_smallest_with_nine_tenths(effects: list[float], direction: str, k: int) -> None:
+    assert enough(frontier(SETS, effects, direction=direction)).k == k
+
+
+def test_enough_without_any_effect_is_the_best() -> None:
+    assert enough(frontier(SETS, [-3.0, -2.0, -1.0])).k == 3
+
+
+def test_masks_are_one_where_the_donor_is() -> None:
+    swap, keep = frontier(SETS, [1.0, 2.0, 3.0]), frontier(SETS, [1.0, 2.0, 3.0], mode="keep")
+    assert masks(swap).astype(int).tolist() == [[0, 1, 0, 0, 0, 0], [0, 0, 1, 1, 0, 0], [0, 1, 1, 1, 0, 0]]
+    assert (masks(keep) == 1 - masks(swap)).all()
+
+
+def test_frontier_csv_is_what_a_spreadsheet_reads() -> None:
+    lines = frontier_csv([frontier(SETS, [1.0, 0.1, 1e-7], heldout=[None, 0.5, 0.25])]).decode().splitlines()
+    assert lines == [
+        "search,k,effect,effect_heldout,ci_low,ci_high,p_value,forward_equivalents,components",
+        "pursuit,1,1.0,,,,,,L0.head1",
+        "pursuit,2,0.1,0.5,,,,,L0.head2 L1.head0",
+        "pursuit,3,1e-07,0.25,,,,,L0.head1 L0.head2 L1.head0",
+    ]

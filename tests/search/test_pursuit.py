@@ -1,0 +1,172 @@
+"""Pursuit: planted circuits found exactly, never below greedy where the figures say so, limits, warm starts."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pytest
+import torch
+from torch import Tensor
+
+from cotrace.errors import InputError, UnknownName
+from cotrace.problem.protocol import Mode
+from cotrace.search import Exhaustive, Greedy, Limits, Pursuit, TopK, solve
+from tests.problems import ClosedForm, Formula, all_of, any_of, heads, modular, pairwise, saturating
+
+
+def brute(formula: Formula, n: int, k: int) -> float:
+    """The best mean effect of all sets of k."""
+    rows = torch.zeros(0, n)
+    rows = torch.stack([torch.zeros(n).index_fill(0, torch.tensor(c), 1.0) for c in combinations(range(n), k)])
+    effects = formula(rows.double())
+    return float((effects if effects.ndim == 1 else effects.mean(1)).max())
+
+
+def planted(members: list[int], n: int, modes: tuple[Mode, ...] = ("swap", "keep")) -> list[ClosedForm]:
+    """AND of the members over a little noise."""
+    noise = modular([1e-3 * (-1) ** i for i in range(n)])
+    return [ClosedForm(lambda s: all_of(s, members) + noise(s), n, mode=mode) for mode in modes]
+
+
+@pytest.mark.parametrize("n", [24, 64])
+def test_finds_an_and_circuit(n: int) -> None:
+    members = [3, 8, 9, 17]
+    for problem in planted(members, n):
+        assert Pursuit()(problem).at(4).members == tuple(problem.space[i] for i in members)
+
+
+def test_single_effects_miss_the_and_circuit() -> None:
+    problem = planted([3, 8, 9, 17], 24, ("swap",))[0]
+    assert TopK()(problem).at(4).effect == pytest.approx(0.004, abs=1e-6)
+
+
+@pytest.mark.parametrize("n", [12, 30])
+def test_finds_an_and_of_ors(n: int) -> None:
+    """Flat at both ends: no single component matters from nothing or from everything."""
+    problem = ClosedForm(lambda s: any_of(s, [1, 5]) * any_of(s, [2, 9]), n)
+    frontier = Pursuit()(problem)
+    assert frontier.at(2).effect == 1
+    assert frontier.at(2).members in [tuple(heads(n)[i] for i in pair) for pair in ((1, 2), (1, 9), (2, 5), (5, 9))]
+
+
+def test_takes_one_of_redundant_backups() -> None:
+    def formula(s: Tensor) -> Tensor:
+        return any_of(s, [0, 1, 2]) + 0.6 * s[:, 7] + 0.5 * any_of(s, [10, 11])
+
+    frontier = Pursuit()(ClosedForm(formula, 28))
+    assert [frontier.at(k).effect for k in (1, 2, 3)] == pytest.approx([1.0, 1.6, 2.1])
+
+
+def test_leaves_an_inhibitor_out() -> None:
+    def formula(s: Tensor) -> Tensor:
+        return all_of(s, [4, 6]) * (1 - s[:, 2]) + 0.2 * s[:, 2] + 0.01 * s[:, 12:20].sum(1)
+
+    problem = ClosedForm(formula, 26)
+    frontier = Pursuit()(problem)
+    assert frontier.at(2).members == (problem.space[4], problem.space[6])
+    assert problem.space[2] not in frontier.at(10).members
+
+
+@pytest.mark.parametrize("mode", ["swap", "keep"])
+@pytest.mark.parametrize("seed", range(4))
+def test_optimum_of_every_size_in_small_spaces(seed: int, mode: Mode) -> None:
+    formula = pairwise(10, 1.5, seed)
+    frontier = Pursuit()(ClosedForm(formula, 10, mode=mode))
+    wanted = [brute(formula, 10, k) for k in range(1, 11)]
+    assert [selection.effect for selection in frontier] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_optimum_on_a_small_network() -> None:
+    problem = ClosedForm(saturating(12, seed=5), 12)
+    true = [selection.effect for selection in Exhaustive()(problem)]
+    assert [selection.effect for selection in Pursuit()(problem)] == pytest.approx(true, rel=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_at_or_above_greedy_for_less(seed: int) -> None:
+    formula = pairwise(40, 1.0, seed)
+    pursuit, greedy = Pursuit()(ClosedForm(formula, 40)), Greedy()(ClosedForm(formula, 40))
+    peak = max(abs(selection.effect or 0) for selection in greedy)
+    lowest = min((a.effect or 0) - (b.effect or 0) for a, b in zip(pursuit, greedy, strict=True))
+    assert lowest >= -0.005 * peak
+    assert pursuit.forward_equivalents <= 0.4 * greedy.forward_equivalents
+
+
+def test_minimises() -> None:
+    formula = pairwise(12, 1.0, 7)
+    frontier = Pursuit()(ClosedForm(formula, 12, direction="minimise"))
+    assert [s.effect for s in frontier] == pytest.approx([-brute(formula, 12, k) for k in range(1, 13)], rel=1e-5)
+
+
+@pytest.mark.parametrize("effort", ["fast", "normal", "thorough"])
+@pytest.mark.parametrize("n", [6, 45, 100])
+def test_cost_stays_within_its_prediction(effort: str, n: int) -> None:
+    search = Pursuit(effort=effort)
+    problem = ClosedForm(pairwise(n, 1.0, 0), n)
+    frontier = search(problem)
+    assert frontier.sizes == list(range(1, n + 1))
+    assert frontier.forward_equivalents == problem.cost.forward_equivalents <= search.predicted_cost(n)
+
+
+def test_whole_frontier_at_144_within_600() -> None:
+    problem = ClosedForm(pairwise(144, 1.0, 0), 144)
+    assert Pursuit()(problem).forward_equivalents <= 600
+    assert Pursuit(effort="fast")(problem).forward_equivalents <= 300
+
+
+def test_large_space() -> None:
+    """As many components as GPT-2 small has neurons; 30 strong ones planted."""
+    n = 36_864
+    draw = torch.Generator().manual_seed(0)
+    weights = 1e-3 * torch.randn(n, generator=draw, dtype=torch.float64)
+    weights[torch.randperm(n, generator=draw)[:30]] = 1.0
+    problem = ClosedForm(lambda s: torch.tanh(s @ weights / 20), n, size=1)
+    frontier = Pursuit()(problem)
+    assert len(frontier) >= 20
+    assert frontier.forward_equivalents <= 1000
+    size = max(size for size in frontier.sizes if size <= 30)
+    strongest = float(torch.tanh(torch.sort(weights, descending=True).values[:size].sum() / 20))
+    assert frontier.at(size).effect == pytest.approx(strongest, rel=1e-4)
+
+
+def test_max_size_and_grid() -> None:
+    problem = ClosedForm(modular([float(i) for i in range(30)]), 30)
+    assert Pursuit(max_size=7)(problem).sizes == list(range(1, 8))
+    frontier = Pursuit(sizes=(2, 9, 20))(problem)
+    assert {2, 9, 20} <= set(frontier.sizes)
+    assert frontier.at(9).effect == sum(range(21, 30))
+
+
+def test_warm_start_is_never_worse() -> None:
+    formula = saturating(24, seed=2)
+    greedy = Greedy()(ClosedForm(formula, 24))
+    frontier = solve(Pursuit(effort="fast"), ClosedForm(formula, 24), start=greedy)
+    assert all((a.effect or 0) >= (b.effect or 0) for a, b in zip(frontier, greedy, strict=True))
+
+
+def test_warm_start_from_another_space() -> None:
+    other = Greedy()(ClosedForm(modular([1.0, 2.0]), 2))
+    with pytest.raises(InputError, match="a warm start from another space: it has 2 head_output"):
+        solve(Pursuit(), ClosedForm(modular([1.0, 2.0, 3.0]), 3), start=other)
+
+
+def test_limits() -> None:
+    def problem() -> ClosedForm:
+        return ClosedForm(modular([float(i) for i in range(30)]), 30)
+
+    cheap = solve(Pursuit(), problem(), limits=Limits(forward_equivalents=40))
+    assert 40 <= cheap.forward_equivalents < 50
+    assert solve(Greedy(), problem(), limits=Limits(effect=29 + 28)).sizes == [1, 2]
+    assert solve(Greedy(), problem(), limits=Limits(elapsed_s=0.0)).sizes == [1]
+
+
+def test_bad_hyperparameters() -> None:
+    problem = ClosedForm(modular([1.0, 2.0]), 2)
+    with pytest.raises(InputError, match=r"max size 0 is outside 1\.\.N"):
+        Pursuit(max_size=0)
+    with pytest.raises(InputError, match=r"max size 3 is outside 1\.\.2"):
+        Pursuit(max_size=3)(problem)
+    with pytest.raises(InputError, match=r"size 5 is outside 1\.\.2"):
+        Pursuit(sizes=(1, 5))(problem)
+    with pytest.raises(UnknownName, match="did you mean 'fast'"):
+        Pursuit(effort="fas")
