@@ -27,7 +27,7 @@ def posed(name: str, mode: str | None = None, space: tuple[str, ...] = ()) -> La
         one.task,
         sites=sites,
         donors=one.donors,
-        mode=mode or one.mode,  # type: ignore[arg-type]
+        mode=mode or one.mode,
         holdout=0,
     )
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import combinations
 
 import pytest
 import torch
 from torch import Tensor
 
-from cotrace.errors import InputError, UnknownName
+from cotrace.errors import DegenerateError, InputError, UnknownName
 from cotrace.problem.protocol import Mode
-from cotrace.search import Exhaustive, Greedy, Limits, Pursuit, TopK, solve
+from cotrace.search import PGBCT, Exhaustive, Greedy, Limits, Pursuit, TopK, solve
 from tests.problems import ClosedForm, Formula, all_of, any_of, heads, modular, pairwise, saturating
 
 
@@ -144,12 +145,6 @@ def test_warm_start_is_never_worse() -> None:
     assert all((a.effect or 0) >= (b.effect or 0) for a, b in zip(frontier, greedy, strict=True))
 
 
-def test_warm_start_from_another_space() -> None:
-    other = Greedy()(ClosedForm(modular([1.0, 2.0]), 2))
-    with pytest.raises(InputError, match="a warm start from another space: it has 2 head_output"):
-        solve(Pursuit(), ClosedForm(modular([1.0, 2.0, 3.0]), 3), start=other)
-
-
 def test_limits() -> None:
     def problem() -> ClosedForm:
         return ClosedForm(modular([float(i) for i in range(30)]), 30)
@@ -160,13 +155,41 @@ def test_limits() -> None:
     assert solve(Greedy(), problem(), limits=Limits(elapsed_s=0.0)).sizes == [1]
 
 
-def test_bad_hyperparameters() -> None:
-    problem = ClosedForm(modular([1.0, 2.0]), 2)
-    with pytest.raises(InputError, match=r"max size 0 is outside 1\.\.N"):
-        Pursuit(max_size=0)
-    with pytest.raises(InputError, match=r"max size 3 is outside 1\.\.2"):
-        Pursuit(max_size=3)(problem)
-    with pytest.raises(InputError, match=r"size 5 is outside 1\.\.2"):
-        Pursuit(sizes=(1, 5))(problem)
-    with pytest.raises(UnknownName, match="did you mean 'fast'"):
-        Pursuit(effort="fas")
+@pytest.mark.parametrize("mode", ["swap", "keep"])
+def test_gradients_on_a_share_of_the_pairs(mode: Mode) -> None:
+    """A gradient on two pairs of eight costs a quarter, and evaluations stay exact."""
+    problem = ClosedForm(pairwise(40, 1.0, 0), 40, mode=mode)
+    search = Pursuit(gradient_share=0.25)
+    frontier, whole = search(problem), Pursuit()(problem)
+    assert frontier.forward_equivalents < whole.forward_equivalents
+    assert frontier.forward_equivalents <= search.predicted_cost(40)
+    assert search(problem).selections == frontier.selections
+    members = torch.tensor([c in frontier.at(9).members for c in problem.space]).float()
+    wanted = problem.value(members if mode == "swap" else 1 - members).item()
+    assert frontier.at(9).effect == pytest.approx(wanted)
+
+
+def warm_elsewhere() -> None:
+    other = Greedy()(ClosedForm(modular([1.0, 2.0]), 2))
+    solve(Pursuit(), ClosedForm(modular([1.0, 2.0, 3.0]), 3), start=other)
+
+
+@pytest.mark.parametrize(
+    ("bad", "error", "message"),
+    [
+        (lambda p: Pursuit(max_size=0), InputError, r"pursuit: max size 0 is outside 1\.\.N; ask for at least"),
+        (Pursuit(max_size=31), InputError, r"pursuit: max size 31 is outside 1\.\.30; the space has 30"),
+        (Pursuit(sizes=(1, 35)), InputError, r"pursuit: size 35 is outside 1\.\.30; give sizes"),
+        (Pursuit(sizes=(0,)), InputError, r"pursuit: size 0 is outside 1\.\.30"),
+        (lambda p: Pursuit(effort="fas"), UnknownName, "did you mean 'fast'"),
+        (lambda p: Pursuit(gradient_share=0.0), InputError, "gradient_share is 0.0; give a number above 0"),
+        (lambda p: Pursuit(gradient_share=1.5), InputError, "gradient_share is 1.5; give a number from 0 to 1"),
+        (Exhaustive(), InputError, r"exhaustive: 1,073,741,823 sets .* limit of 200,000; .* use pursuit"),
+        (PGBCT(l1=1e4), DegenerateError, "select 0 of 30 components: try smaller penalties, about"),
+        (lambda p: warm_elsewhere(), InputError, "a warm start from another space: it has 2 head_output"),
+    ],
+)
+def test_bad_input_is_one_line(bad: Callable[[ClosedForm], object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message) as caught:
+        bad(ClosedForm(modular([0.01 * i for i in range(30)]), 30))
+    assert "\n" not in str(caught.value)
