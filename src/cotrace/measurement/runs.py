@@ -27,11 +27,11 @@ class Runs:
     pairs: tuple[PromptPair, ...]
     answers: Table
     """log p(answer | base prompt)."""
-    base: Table
+    base: Float[Tensor, "example read"]
     """What the metric reads, in the base run."""
     donor_answers: Table | None
     """The same after the counterfactual prompt; None where some pair has none."""
-    donor: Table | None
+    donor: Float[Tensor, "example read"] | None
     refused: tuple[tuple[str, str], ...]
     """(id, reason) of the pairs that cannot be scored."""
 

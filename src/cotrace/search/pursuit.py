@@ -27,6 +27,9 @@ FILLED = 256
 """Largest N at which every size is evaluated, also between the stops."""
 SMALL = 20
 """Largest N at which every exchange is evaluated in the end, by no gradient."""
+ALLOWED = 0.39
+"""Share of exact greedy's cost that ``normal`` spends at most in spaces above ``SMALL`` and up to ``FEW``: both ways
+are paced by it, and what they leave is for polishing."""
 BEAM = (0, 1, 2, 3)
 """Ranks of the sets of every size that exchanges start from, twice over."""
 
@@ -76,8 +79,8 @@ class Pursuit:
 
     At each stop it evaluates exactly, in one batch: the nested sets on the way to the next stop; there also sets with
     members exchanged and with the next in rank.
-    Costs about 8 N forward-equivalents up to N = 60, 4 N up to N = 256, at most 700 in larger
-    spaces; ``predicted_cost`` bounds it. Deterministic.
+    Costs at most 0.4 of greedy's forward-equivalents from N = 21 to 60, about 4 N up to N = 256, at most 700 in
+    larger spaces; ``predicted_cost`` bounds it. Deterministic.
     """
 
     max_size: int | None = None
@@ -125,7 +128,7 @@ class Pursuit:
                 costs = weight_vector(problem.space, weights)
                 spend(function, surrogate, costs, plan[step].start, self.max_size or function.n)
             else:
-                self._visit(function, surrogate, plan[step])
+                self._visit(function, surrogate, plan[step], self._room(function, step, plan))
             numbers = {"cost_weights": weights}
             yield function.state(plan[step].phase, step + 1, len(plan), numbers, surrogate.to_tensors())
 
@@ -160,7 +163,16 @@ class Pursuit:
             return [size for size in mirrored if size >= 1]
         return [*(size for size in mirrored if size > most), *reversed(grid)]
 
-    def _visit(self, function: SetFunction, surrogate: Surrogate, visit: Visit) -> None:
+    def _room(self, function: SetFunction, step: int, plan: list[Visit]) -> int | None:
+        """How many sets a stop may evaluate to keep pace with what is allowed; None where nothing is."""
+        n = function.n
+        if self.effort != "normal" or not SMALL < n <= FEW:
+            return None
+        most = largest(self.name, self.max_size, n)
+        share = min(1.0, (step + 1) / sum(visit.phase in ("up", "down") for visit in plan))
+        return math.floor(ALLOWED * greedy_cost(n, most) * share - function.spent - 2 * self.gradient_share)
+
+    def _visit(self, function: SetFunction, surrogate: Surrogate, visit: Visit, room: int | None) -> None:
         """Take the gradient at the best set of the start, and evaluate what it proposes."""
         if visit.phase == "exchange":
             function.scores(every_neighbour(function.archive.ranked_set(visit.start, visit.rank)))
@@ -169,11 +181,11 @@ class Pursuit:
         if visit.phase == "fill":
             function.scores(torch.stack(self._fill(function, surrogate, chosen, visit.size)))
             return
-        if visit.phase == "polish" and function.has_gradient(chosen):
+        if visit.phase == "polish" and (function.has_gradient(chosen) or (room is not None and room < 1)):
             return
         score = function.score(chosen) if visit.start else 0.0
         near = Neighbourhood(chosen, surrogate.slopes(chosen, function.gradient(chosen)), score)
-        sets = [near.set_of(proposal) for proposal in self._proposals(function, near, visit)]
+        sets = [near.set_of(proposal) for proposal in self._proposals(function, near, visit, room)]
         if sets:
             function.scores(torch.stack(sets))
             surrogate.learn(function, chosen, score, torch.stack(sets))
@@ -190,16 +202,21 @@ class Pursuit:
         sizes = range(int(low.sum()) + 1, size)
         return [side.set_of(p) for k in sizes for side in (near, far) for p in side.nested(k)]
 
-    def _proposals(self, function: SetFunction, near: Neighbourhood, visit: Visit) -> list[Proposal]:
-        """The sets worth evaluating: of sizes not seen yet, or predicted to come near the best known of their size."""
+    def _proposals(self, function: SetFunction, near: Neighbourhood, visit: Visit, room: int | None) -> list[Proposal]:
+        """The sets worth evaluating: of sizes not seen yet, or predicted to come near the best known of their size.
+
+        Where there is room for so many only, those that promise most over what is known; one in any case.
+        """
         everything = function.archive.best(function.n)
         slack = self._effort(function.n).slack * abs(everything.score if everything else 0.0)
-        worth = []
+        worth: list[tuple[float, Proposal]] = []
         for size, proposals in self._sets_near(near, visit).items():
             best = function.archive.best(size)
             bar = -math.inf if best is None else best.score - slack
-            worth += [proposal for proposal in proposals if proposal.predicted >= bar]
-        return worth
+            worth += [(proposal.predicted - bar, proposal) for proposal in proposals if proposal.predicted >= bar]
+        if room is not None and len(worth) > max(1, room):
+            worth = sorted(worth, key=lambda pair: -pair[0])[: max(1, room)]
+        return [proposal for _, proposal in worth]
 
     def _sets_near(self, near: Neighbourhood, visit: Visit) -> dict[int, list[Proposal]]:
         """Size -> proposals: nested sets on the way, and exchanges and alternates where the way ends."""
@@ -234,6 +251,11 @@ class Pursuit:
         step = abs(visit.size - visit.start)
         exchanges = len(ladder(step)) if step == 0 or step >= effort.exchanges else 0
         return 2 * self.gradient_share + len(self._between(n, visit)) + (not both) + alternates + exchanges
+
+
+def greedy_cost(n: int, most: int) -> float:
+    """Forward-equivalents of exact greedy up to a size: each step evaluates every component that is left."""
+    return most * (2 * n - most + 1) / 2
 
 
 def every_neighbour(chosen: Bool[Tensor, "n"]) -> Bool[Tensor, "set n"]:
