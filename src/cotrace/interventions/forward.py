@@ -54,7 +54,7 @@ def inputs(model: LanguageModel, layout: Layout, copies: int) -> dict[str, Any]:
     device = model.device
     ids = layout.input_ids.to(device).repeat(copies, 1)
     if layout.allowed is None:
-        return {"input_ids": ids}
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}  # nothing real stands behind the padding
     lowest = torch.finfo(model.dtype).min
     mask = torch.zeros(layout.allowed.shape, dtype=model.dtype).masked_fill(~layout.allowed, lowest)
     return {
