@@ -46,7 +46,10 @@ def load_model(
             source, dtype=_dtype(dtype), use_safetensors=True, **options, **placed
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"cannot load the model {str(name)!r}: {_first_line(error)}") from error
+        raise ModelError(
+            f"cannot load the model {str(name)!r}: {_first_line(error)} Give the folder of a saved model, or a Hugging "
+            "Face id"
+        ) from error
     if module.dtype == torch.float64:
         run_experts_eagerly(module)
     return wrap(

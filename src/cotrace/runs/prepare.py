@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -111,6 +112,8 @@ def load_task(config: RunConfig) -> Task:
 
 def load(config: RunConfig) -> LanguageModel:
     """The model that the configuration names. Raises ModelError."""
+    if get_close_matches(config.model, [SHIPPED], cutoff=0.8) and config.model != SHIPPED:
+        raise unknown("model", config.model, [SHIPPED, "a folder", "a Hugging Face id"])
     source = shipped.MODEL if config.model == SHIPPED else config.model
     model = load_model(source, dtype=config.dtype, device=config.device, revision=config.revision)
     return replace(model, name=SHIPPED) if config.model == SHIPPED else model
