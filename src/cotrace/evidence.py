@@ -48,6 +48,7 @@ def evaluate(
     search: Search | None = None,
     intervals: bool = False,
     smallest_p: float | None = None,
+    every_size: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -55,22 +56,27 @@ def evaluate(
 
     ``against`` names sets of somebody else's. Above ``quick`` a language problem is also judged by a neutral text
     (``text``: your own file) and by the accuracy on pairs that the full swap leaves alone; ``side`` adds tasks or
-    problems. ``stability`` searches again so many times with ``search``. Raises InputError.
+    problems. ``stability`` searches again so many times with ``search``; ``every_size`` tests every size.
+    Raises InputError.
     """
-    settled(problem, result, level=level, k=k, pairs=pairs, smallest_p=smallest_p, seed=seed)
+    asked: dict[str, Any] = {
+        "level": level,
+        "k": k,
+        "pairs": pairs,
+        "smallest_p": smallest_p,
+        "every_size": every_size,
+        "seed": seed,
+    }
+    settled(problem, result, **asked)
     problems, notes = _sides(problem, level, text, side)
     found = judge(
         problem,
         result,
-        level=level,
-        k=k,
-        pairs=pairs,
         foreign=_foreign(against),
         side=problems,
         intervals=intervals,
-        smallest_p=smallest_p,
-        seed=seed,
         progress=progress,
+        **asked,
     )
     if stability and search is not None:
         found = _searched_again(problem, result, found, search, stability, seed, progress)

@@ -190,6 +190,16 @@ def test_random_sets_do_less_and_the_single_effects_are_beaten(full: Evaluation)
     assert any("does more than random sets" in sentence for sentence in full.verdict)
 
 
+def test_every_size_has_an_adjusted_p_value_where_that_is_asked_for(problem: Judged, frontier: Frontier) -> None:
+    planned = predict(problem, frontier, every_size=True)
+    before = total(problem)
+    found = evaluate(problem, frontier, every_size=True)
+    assert total(problem) - before <= planned.forward_equivalents
+    assert [row.k for row in found.sizes] == list(frontier.sizes)
+    assert all(row.p_adjusted is not None and row.p_adjusted >= row.p_value for row in found.sizes)
+    assert all(selection.p_value is not None for selection in applied(frontier, found))
+
+
 def test_p_of_a_random_selection_is_not_small() -> None:
     """Effects that do not depend on which components are chosen: no set is better than another."""
     problem = judged(lambda s: s.sum(1), 24)

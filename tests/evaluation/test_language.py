@@ -10,6 +10,7 @@ import torch
 
 import cotrace as ct
 from cotrace.errors import InputError
+from cotrace.evaluation import predict
 from cotrace.evaluation.views import Part
 from cotrace.prompts.split import split_parts
 from tests.tiny import model, task
@@ -74,14 +75,46 @@ def test_a_part_is_the_problem_on_those_pairs(problem: ct.LanguageProblem) -> No
     assert part.gradient(z)[5].item() == pytest.approx(slope, rel=1e-4)
 
 
-def test_a_metric_of_the_whole_set_is_judged_without_intervals() -> None:
+@pytest.fixture(scope="module")
+def gaps() -> ct.LanguageProblem:
     pairs = tuple(replace(pair, group="ab"[i % 2], favourable=0, label=i % 2) for i, pair in enumerate(task(40).pairs))
     whole = replace(task(40), pairs=pairs, metric="demographic_parity_gap")
-    problem = ct.LanguageProblem(model("gpt2"), whole, holdout=0.4)
-    found = ct.evaluate(problem, ct.Selection.parse(["0.1", "1.2"]))
-    assert found.controls is not None
-    assert found.chosen.interval is None
-    assert any("no intervals over pairs" in note for note in found.notes)
+    return ct.LanguageProblem(model("gpt2"), whole, holdout=0.4)
+
+
+def test_a_gap_between_groups_is_recomputed_on_the_drawn_pairs(gaps: ct.LanguageProblem) -> None:
+    """A pair that counts twice is the pair given twice, one that counts 0 is not there: by the metric's definition."""
+    part = gaps.heldout._part
+    z = torch.zeros(len(gaps.space))
+    z[[1, 6]] = 1
+    count = np.random.default_rng(0).integers(0, 3, part.size)
+    found = part.redrawn(z[None], count[None]).item()
+    scores = part.scores(z).exp()
+    base = part.scorer.base.exp()
+    groups = np.array([int(g) for g in part.answers.group])
+
+    def parity_gap(table: torch.Tensor) -> float:
+        share = (table[:, 0] / table.sum(-1)).double().numpy()
+        means = [np.repeat(share[groups == g], count[groups == g]).mean() for g in (0, 1)]
+        return abs(means[0] - means[1])
+
+    assert found == pytest.approx(parity_gap(scores) - parity_gap(base), abs=1e-6)
+    assert part.redrawn(z[None], np.ones((1, part.size))).item() == pytest.approx(part.value(z).item(), abs=1e-7)
+
+
+def test_a_metric_of_the_whole_set_has_intervals_by_drawing_it_again(gaps: ct.LanguageProblem) -> None:
+    selection = ct.Selection.parse(["0.1", "1.2"])
+    before = gaps.cost.forward_equivalents + gaps.heldout.cost.forward_equivalents
+    found = ct.evaluate(gaps, selection)
+    spent = gaps.cost.forward_equivalents + gaps.heldout.cost.forward_equivalents - before
+    assert spent <= predict(gaps, selection).forward_equivalents
+    assert found.chosen.interval is not None
+    assert found.chosen.interval[0] <= found.chosen.effect <= found.chosen.interval[1]
+    assert found.chosen.interval[1] > found.chosen.interval[0]
+    assert found.chosen.over_single is not None
+    assert found.full_interval is not None
+    assert found.chosen.median is None
+    assert any("one number for the whole set" in note for note in found.notes)
 
 
 def test_trace_fills_in_intervals_and_p_values() -> None:

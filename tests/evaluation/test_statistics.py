@@ -26,6 +26,7 @@ from cotrace.evaluation.bootstrap import (
 from cotrace.evaluation.foreign import auroc
 from cotrace.evaluation.interactions import shapley
 from cotrace.evaluation.judge import Judge
+from cotrace.evaluation.redraw import DRAWS, counts_of, interval_of
 from cotrace.evaluation.units import Units
 from cotrace.evaluation.views import folds
 from tests.evaluation.problems import judged
@@ -70,6 +71,29 @@ def test_alike_effects_have_an_interval_of_no_width_and_few_have_none() -> None:
     assert mean_interval(np.arange(9.0), Units.made(9)) is None
     with pytest.raises(InputError, match="at least 10 pairs, and these are 9"):
         need_units(Units.made(9), "an interval")
+
+
+def test_drawing_again_gives_scipy_s_interval_of_a_skewed_mean() -> None:
+    """A mean is a number for the whole set too; there scipy's BCa is the other answer."""
+    effects = np.random.default_rng(3).exponential(size=60)
+    units = Units.made(60)
+    counts = counts_of(units)
+    low, high = interval_of((counts * effects).sum(1) / counts.sum(1), units)
+    assert counts.shape == (1 + 60 + DRAWS, 60)
+    assert (low, high) == pytest.approx(mean_interval(effects, units), abs=0.12 * np.ptp([low, high]))  # noise of z0
+    percentile = np.quantile((counts * effects).sum(1) / counts.sum(1), [0.025, 0.975])
+    assert high > percentile[1] + 0.02 * np.ptp(percentile)
+
+
+def test_drawing_again_keeps_groups_whole_and_gives_up_where_values_are_missing() -> None:
+    units = Units.made(40, labels=[f"g{i // 4}" for i in range(40)])
+    counts = counts_of(units)
+    assert (counts.reshape(-1, 10, 4) == counts.reshape(-1, 10, 4)[..., :1]).all()
+    values = counts @ np.arange(40.0)
+    assert interval_of(values, units) is not None
+    values[-DRAWS // 10 :] = np.nan
+    assert interval_of(values, units) is None
+    assert interval_of(np.ones(1 + 9 + DRAWS), Units.made(9)) is None
 
 
 def test_median_interval_holds_most_of_the_middle() -> None:

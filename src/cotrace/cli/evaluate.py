@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cotrace import known, tasks
 from cotrace.cli.libraries import own_threads, quiet_libraries
@@ -35,6 +36,7 @@ class Asked:
     text: str | None = None
     side_tasks: tuple[str, ...] = ()
     smallest_p: float | None = None
+    every_size: bool = False
 
     def __post_init__(self) -> None:
         if self.stability < 0 or self.folds < 0 or self.folds == 1:
@@ -92,6 +94,7 @@ def _judge(prepared: Prepared, frontiers: Sequence[Frontier], asked: Asked, sets
         stability=asked.stability,
         search=_search_of(prepared, frontiers[0].search),
         smallest_p=asked.smallest_p,
+        every_size=asked.every_size,
         seed=prepared.config.seed,
         progress=lambda what, done, of: screen.note(f"{what} ({done + 1} of {of})"),
     )
@@ -104,7 +107,8 @@ def _search_of(prepared: Prepared, name: str) -> Search | None:
 
 def say_plan(prepared: Prepared, frontier: Frontier, asked: Asked, screen: Screen) -> None:
     """What will be done and what it costs, before it is done."""
-    screen.say(predict(prepared.problem, frontier, level=asked.level, k=asked.k).table())
+    more: dict[str, Any] = {"smallest_p": asked.smallest_p, "every_size": asked.every_size}
+    screen.say(predict(prepared.problem, frontier, level=asked.level, k=asked.k, **more).table())
     n, search = len(frontier.space), _search_of(prepared, frontier.search)
     if asked.stability and search is not None:
         cost = predicted_cost(search, n, asked.stability) + min(asked.stability, 3) * search.predicted_cost(n)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cotrace.components import Component
-from cotrace.evaluation.bootstrap import FEWEST_UNITS, Interval, mean_interval, median_interval, need_units
+from cotrace.evaluation.bootstrap import FEWEST_UNITS, Interval, median_interval, need_units
 from cotrace.evaluation.case import Case, Pairs, case_of, fitting, frontier_of
 from cotrace.evaluation.certificate import certificate
 from cotrace.evaluation.curves import curve_sizes, faithfulness, refused
@@ -62,6 +62,7 @@ def evaluate(
     side: Sequence[Problem] = (),
     intervals: bool = False,
     smallest_p: float | None = None,
+    every_size: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -69,9 +70,18 @@ def evaluate(
 
     ``k`` is the size that is judged in detail and tested; by default the smallest with 90 % of the best effect on the
     pairs searched, so it is fixed before the pairs that judge are looked at. ``intervals`` makes too few pairs an
-    error, ``smallest_p`` asks for as many controls as that p-value needs. Raises InputError.
+    error, ``smallest_p`` asks for as many controls as that p-value needs, ``every_size`` for random sets at every size
+    rather than at some. Raises InputError.
     """
-    case, others = settled(problem, result, level=level, k=k, pairs=pairs, smallest_p=smallest_p, seed=seed)
+    asked: dict[str, Any] = {
+        "level": level,
+        "k": k,
+        "pairs": pairs,
+        "smallest_p": smallest_p,
+        "every_size": every_size,
+        "seed": seed,
+    }
+    case, others = settled(problem, result, **asked)
     if intervals:
         need_units(case.judge.units, "an interval")
     return _assess(case, level, others, foreign, side, progress or _silent)
@@ -102,7 +112,7 @@ def _assess(
     before = case.cost + _cost(side)
     progress("held-out effects and intervals", 0, 5)
     rows, everything = _rows(case), case.judge.rows([tuple(case.problem.space)])
-    full = _interval(case, everything)
+    full = case.judge.interval(everything[0])
     progress("controls", 1, 5)
     rows, controls = _controlled(case, rows)
     progress("members and outsiders", 2, 5)
@@ -142,11 +152,6 @@ def _cost(side: Sequence[Problem]) -> float:
     return sum((each.heldout or each).cost.forward_equivalents for each in side)
 
 
-def _interval(case: Case, chosen: np.ndarray) -> Interval | None:
-    """Interval of the effect of one set."""
-    return mean_interval(case.judge.effects(chosen)[0], case.judge.units) if case.judge.has_effects else None
-
-
 def _median(case: Case) -> Interval | None:
     """Interval of the selection's median effect."""
     if not case.judge.has_effects:
@@ -160,7 +165,7 @@ def _rows(case: Case) -> dict[int, SizeEvidence]:
     known = case.judge.unknown(case.chosen(sizes)) == 0
     wanted = sizes if known or case.level.every_size else case.tested
     chosen = case.chosen(wanted)
-    case.judge.values(chosen)
+    case.judge.prepare(chosen)
     return {size: size_row(case.judge, row) for size, row in zip(wanted, chosen, strict=True)}
 
 
@@ -217,12 +222,13 @@ def _side(case: Case, problem: Problem) -> SideEffect:
     sizes = [size for size in case.tested if size != case.k][: case.level.sides]
     chosen = case.chosen([case.k, *sizes])
     moved = chosen if case.problem.mode == "swap" else ~chosen
+    judge.prepare(moved[:1])
     values = judge.values(moved).tolist()
     return SideEffect(
         task=problem.task,
         metric=problem.metric,
         change=values[0],
-        interval=mean_interval(judge.effects(moved[:1])[0], judge.units) if judge.has_effects else None,
+        interval=judge.interval(moved[0]),
         examples=judge.problem.size,
         per_size=dict(zip([case.k, *sizes], values, strict=True)),
     )
@@ -235,13 +241,18 @@ def _differences(case: Case, other: Frontier) -> list[Difference]:
     found = []
     for size in (size for size in case.tested if size in other.sizes):
         mine, own = case.chosen([size]), theirs.rows([other.at(size).members])
+        case.judge.prepare(mine)
+        theirs.prepare(own)
         change = case.judge.sign * float(case.judge.values(mine)[0] - theirs.values(own)[0])
-        interval = None
-        if case.judge.has_effects:
-            paired = case.judge.sign * (case.judge.effects(mine)[0] - theirs.effects(own)[0])
-            interval = mean_interval(paired, case.judge.units)
+        interval = case.judge.gain_interval(mine[0], own[0], theirs)
         found.append(Difference(search=other.search, k=size, difference=change, interval=interval))
     return found
+
+
+def _whole(case: Case) -> str:
+    """What a metric of the whole set does not have."""
+    rest = "no median, no test of each member" + ("" if case.judge.has_intervals else ", no intervals")
+    return f"{case.judge.problem.metric} is one number for the whole set, without an effect of each pair: {rest}"
 
 
 def _notes(case: Case) -> tuple[str, ...]:
@@ -253,8 +264,8 @@ def _notes(case: Case) -> tuple[str, ...]:
             "nothing is held out: these effects are of the pairs that were searched, and too good by selection"
         )
     if not case.judge.has_effects:
-        notes.append(f"{case.judge.problem.metric} is one number for the whole set: there are no intervals over pairs")
-    elif units.count < FEWEST_UNITS:
+        notes.append(_whole(case))
+    if case.judge.has_intervals and units.count < FEWEST_UNITS:
         notes.append(f"no intervals: they need at least {FEWEST_UNITS} independent pairs, and these are {units.words}")
         warnings.warn(notes[-1], TooFewPairs, stacklevel=5)
     if case.frontier.effects is None:

@@ -55,11 +55,17 @@ class Case:
 
 
 def predict(
-    problem: Problem, result: Frontier | Selection, *, level: str = "quick", k: int | None = None
+    problem: Problem,
+    result: Frontier | Selection,
+    *,
+    level: str = "quick",
+    k: int | None = None,
+    smallest_p: float | None = None,
+    every_size: bool = False,
 ) -> EvaluationPlan:
     """What an evaluation would do and cost, without doing it."""
     frontier = result if isinstance(result, Frontier) else frontier_of(problem, result)
-    case = case_of(problem, frontier, level=level, k=k)
+    case = case_of(problem, frontier, level=level, k=k, smallest_p=smallest_p, every_size=every_size)
     return plan_of(case, level)
 
 
@@ -71,6 +77,7 @@ def case_of(
     k: int | None = None,
     pairs: Pairs = "heldout",
     smallest_p: float | None = None,
+    every_size: bool = False,
     seed: int = 0,
 ) -> Case:
     """Everything settled before the first evaluation. Raises InputError, UnknownName."""
@@ -80,6 +87,8 @@ def case_of(
             f"{problem.space.outline} in mode {problem.mode}: evaluate it on the problem that it was found on"
         )
     limits = level_named(level)
+    if every_size:
+        limits = replace(limits, sizes=frontier.sizes[-1], every_size=True)
     judged, name, stored = _judged(problem, frontier, pairs)
     judge = Judge(judged, fitting(stored, judged))
     training = judge if name == "training" else Judge(problem, fitting(frontier.effects, problem))

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-import numpy as np
 from scipy import stats
 
 from cotrace.components import Component
 from cotrace.errors import InputError
-from cotrace.evaluation.bootstrap import mean_interval
 from cotrace.evaluation.judge import Judge
 from cotrace.evaluation.records import ForeignSet
 from cotrace.evaluation.stability import jaccard
@@ -27,6 +25,7 @@ def foreign_set(
     if not inside:
         raise InputError(f"{name}: none of its {len(members)} components is in this space of {space.outline}")
     theirs = judge.rows([inside])
+    judge.prepare(theirs)
     effect, k = float(judge.values(theirs)[0]), len(inside)
     own = None if frontier is None or k not in frontier.sizes else frontier.at(k)
     mine = None if own is None else judge.rows([own.members])
@@ -35,18 +34,13 @@ def foreign_set(
         components=tuple(map(str, inside)),
         outside_space=tuple(str(member) for member in members if member not in space),
         effect=effect,
-        interval=mean_interval(judge.effects(theirs)[0], judge.units) if judge.has_effects else None,
+        interval=judge.interval(theirs[0]),
         own_effect=None if mine is None else float(judge.values(mine)[0]),
-        difference=None if mine is None or not judge.has_effects else _difference(judge, mine, theirs),
+        difference=None if mine is None else judge.gain_interval(mine[0], theirs[0]),
         overlap=None if own is None else jaccard(own.members, inside),
         shared=() if own is None else tuple(str(member) for member in inside if member in own.members),
         auroc={} if frontier is None else _aurocs(frontier, roles or {name: inside}),
     )
-
-
-def _difference(judge: Judge, mine: np.ndarray, theirs: np.ndarray) -> tuple[float, float] | None:
-    change = judge.effects(mine)[0] - judge.effects(theirs)[0]
-    return mean_interval(judge.sign * change, judge.units)
 
 
 def _aurocs(frontier: Frontier, roles: Roles) -> dict[str, float]:

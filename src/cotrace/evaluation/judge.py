@@ -10,6 +10,8 @@ from jaxtyping import Bool, Float
 
 from cotrace.components import Component
 from cotrace.errors import InputError
+from cotrace.evaluation.bootstrap import Interval, mean_interval
+from cotrace.evaluation.redraw import Redrawn, counts_of, interval_of
 from cotrace.evaluation.units import Units
 from cotrace.problem.protocol import Problem
 from cotrace.results.effects import EffectTable
@@ -32,6 +34,7 @@ class Judge:
         self.stored = stored if stored is not None and stored.n == self.n else None
         self._effects: dict[Key, Float[np.ndarray, "example"]] = {}
         self._values: dict[Key, float] = {}
+        self._draws: dict[Key, Float[np.ndarray, "draw"]] = {}
         self._has_effects: bool | None = None
 
     @property
@@ -63,6 +66,51 @@ class Judge:
         if not self.has_effects:
             raise InputError(f"{self.problem.metric} is one number for the whole set, without an effect of each pair")
         return np.stack([self._effects[key] for key in _keys(chosen)])
+
+    @property
+    def has_intervals(self) -> bool:
+        """Whether intervals can be had: from effects of each example, or by drawing the whole set again."""
+        return self.has_effects or isinstance(self.problem, Redrawn)
+
+    def interval(self, chosen: Bool[np.ndarray, "n"]) -> Interval | None:
+        """Interval of the effect of one set."""
+        if self.has_effects:
+            return mean_interval(self.effects(chosen[None])[0], self.units)
+        return interval_of(self.draws(chosen[None])[0], self.units) if self.has_intervals else None
+
+    def gain_interval(
+        self, more: Bool[np.ndarray, "n"], less: Bool[np.ndarray, "n"], theirs: Judge | None = None
+    ) -> Interval | None:
+        """Interval of how much more one set does than another (known to ``theirs``), paired; above 0 is better."""
+        other = theirs or self
+        if self.has_effects:
+            change = self.effects(more[None])[0] - other.effects(less[None])[0]
+            return mean_interval(self.sign * change, self.units)
+        if not self.has_intervals:
+            return None
+        return interval_of(self.sign * (self.draws(more[None])[0] - other.draws(less[None])[0]), self.units)
+
+    def draws(self, chosen: Chosen) -> Float[np.ndarray, "set draw"]:
+        """The value of each set on resampled units: see ``redraw``. Gives the value too, at no further cost."""
+        fresh = [key for key in dict.fromkeys(_keys(chosen)) if key not in self._draws]
+        counts = counts_of(self.units) if fresh else None
+        for start in range(0, len(fresh), batch := max(1, MASK_ELEMENTS // self.n)):
+            keys = fresh[start : start + batch]
+            sets = torch.stack([chosen_of(key, self.n) for key in keys])
+            assert isinstance(self.problem, Redrawn), "has_intervals says so"
+            found = self.problem.redrawn(mask_of(self.problem, sets.float()), counts)
+            self.spent += len(keys)
+            for key, row in zip(keys, found.detach().double().cpu().numpy(), strict=True):
+                self._draws[key] = row
+                self._values.setdefault(key, float(row[0]))
+        return np.stack([self._draws[key] for key in _keys(chosen)])
+
+    def prepare(self, chosen: Chosen) -> None:
+        """Pay for what intervals of these sets need, in batches, before each is asked for."""
+        if self.has_effects or not self.has_intervals:
+            self.values(chosen)
+        else:
+            self.draws(chosen)
 
     def _known(self, key: Key) -> bool:
         if key not in self._values and self.stored is not None and (row := self.stored.find(key)) is not None:

@@ -9,22 +9,21 @@ import torch
 from jaxtyping import Bool, Float
 
 from cotrace.evaluation import controls as random_sets
-from cotrace.evaluation.bootstrap import mean_interval
 from cotrace.evaluation.judge import Chosen, Judge
 from cotrace.evaluation.records import Controls, SizeEvidence
 from cotrace.search.sets import mask_of, prefixes, ranked
 
 
 def size_row(judge: Judge, chosen: Bool[np.ndarray, "n"]) -> SizeEvidence:
-    """Effect and interval of one selection; the interval is None for metrics of the whole set and few pairs."""
+    """Effect and interval of one selection; the interval is None where there are too few pairs."""
     k, effect = int(chosen.sum()), float(judge.values(chosen[None])[0])
     if not judge.has_effects:
-        return SizeEvidence(k=k, effect=effect)
+        return SizeEvidence(k=k, effect=effect, interval=judge.interval(chosen))
     effects = judge.effects(chosen[None])[0]
     return SizeEvidence(
         k=k,
         effect=effect,
-        interval=mean_interval(effects, judge.units),
+        interval=judge.interval(chosen),
         median=float(np.median(effects)),
         moved_share=float((judge.sign * effects > 0).mean()),
     )
@@ -89,10 +88,6 @@ def _compared(
     chosen: Bool[np.ndarray, "n"],
     single: Bool[np.ndarray, "n"],
 ) -> SizeEvidence:
-    over = None
-    if judge.has_effects:
-        own, other = judge.effects(np.stack([chosen, single]))
-        over = mean_interval(judge.sign * (own - other), judge.units)
     return SizeEvidence(
         k=row.k,
         effect=row.effect,
@@ -103,6 +98,6 @@ def _compared(
         control_best=float(judge.sign * (judge.sign * controls).max()),
         p_value=float(p[0]),
         p_adjusted=float(p[1]),
+        over_single=judge.gain_interval(chosen, single),
         single_effect=float(judge.values(single[None])[0]),
-        over_single=over,
     )

@@ -15,7 +15,6 @@ from jaxtyping import Bool
 
 from cotrace.components import Component
 from cotrace.errors import DegenerateError, InputError
-from cotrace.evaluation.bootstrap import mean_interval
 from cotrace.evaluation.judge import Chosen, Judge
 from cotrace.evaluation.records import Alternative, Stability
 from cotrace.evaluation.units import Units
@@ -159,10 +158,7 @@ def _alternative(
 ) -> Alternative:
     space = judge.problem.space
     own, value = judge.values(np.stack([chosen, other])).tolist()
-    interval = None
-    if judge.has_effects:
-        a, b = judge.effects(np.stack([chosen, other]))
-        interval = mean_interval(judge.sign * (a - b), judge.units)
+    interval = judge.gain_interval(chosen, other)
     close = judge.sign * (own - value) <= 0.02 * abs(own)
     members: Chosen = np.flatnonzero(other)
     return Alternative(

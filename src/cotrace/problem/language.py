@@ -287,6 +287,8 @@ class Heldout:
         self.scores, self.side_values = part.scores, part.side_values
         self.reported, self.surrogate = part.reported, whole.surrogate
         self.value_and_effects = part.value_and_effects
+        if isinstance(part, SetProblem):
+            self.redrawn = part.redrawn
         self.weights, self.clusters = part.weights, whole.groups_of(part.ids)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -56,6 +57,20 @@ class SetProblem(ScoredPairs):
         """The metric's own level, as people read it."""
         base = self.scorer.base
         return self._shaped([self.metric.reported(scores, base, self.answers) for scores in self.chunks(masks)], masks)
+
+    def redrawn(self, masks: Any, counts: Any) -> Float[Tensor, "mask draw"]:
+        """The value with each example counting as often as a row [example] of ``counts`` says; scored only once."""
+        scores = torch.cat(list(self.chunks(masks)))
+        rows = torch.as_tensor(counts, dtype=self.dtype)
+        return torch.stack([self._counted(scores, row) for row in rows], -1)
+
+    def _counted(self, scores: Float[Tensor, "mask example answer"], count: Tensor) -> Float[Tensor, "mask"]:
+        answers, base = replace(self.answers, weight=self.answers.weight * count), self.scorer.base
+        change = self.metric.value(scores, base, answers)
+        if self.mode == "swap":
+            return change
+        full = self.metric.value(self.full_scores, base, answers)
+        return (full - change) / full
 
     def gradient(
         self, z: Float[Tensor, "n"], objective: Loss | None = None, examples: Examples = None

@@ -23,6 +23,7 @@ def evaluate(
     text: str | None = None,
     side: tuple[str, ...] = (),
     smallest_p: float | None = None,
+    every_size: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     dry_run: DryRun = False,
     show: Showing = SHOWN,
 ) -> None:
@@ -54,6 +55,8 @@ def evaluate(
         Further task whose change is measured.
     smallest_p
         Draw as many random sets as a p-value this small needs.
+    every_size
+        Test every size of the frontier against random sets, not some: every k has an adjusted p-value.
     dry_run
         Say the plan and its cost, and stop.
     """
@@ -71,5 +74,6 @@ def evaluate(
         text=text,
         side_tasks=side,
         smallest_p=smallest_p,
+        every_size=every_size,
     )
     module.evaluate_run(run, asked, dry_run=dry_run, quiet=show.quiet)
