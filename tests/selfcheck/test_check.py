@@ -17,6 +17,7 @@ from cotrace.models.taps import Edit
 from cotrace.prompts import PromptPair, Task
 from cotrace.selfcheck import CheckFailed, CheckReport, check, ensure
 from cotrace.selfcheck.precision import in_float32
+from cotrace.selfcheck.properties import GRADIENT
 from tests import tiny
 from tests.families import tiny_config, tiny_model
 
@@ -47,7 +48,7 @@ def test_right_models_pass_and_every_property_is_measured(family: str) -> None:
     assert 0 < report.error < 1e-5
     assert report.sites == tuple(site.value for site in tiny.model(family).sites)
     names = {finding.name for finding in report.findings}
-    assert len(names) == 10
+    assert len(names) == 11
     assert f"tiny-{family} (float32): all properties hold" in str(report)
     assert all(name in str(report) for name in names)
     assert ct.check is check
@@ -107,6 +108,22 @@ def test_a_hook_that_never_fires_fails() -> None:
     report = check(model, sites=["mlp_output"])
     assert broken(report) == {"every hook fires"}
     assert "L1 mlp_output" in report.failures[0].words
+
+
+def test_a_layer_that_cuts_the_gradient_fails() -> None:
+    """Its values are right, so nothing else notices; a search would follow a gradient that is not there."""
+    model = fresh()
+    hook_layer(model, lambda output: output.detach())
+    assert broken(check(model, sites=["mlp_neuron"])) == {GRADIENT}
+
+
+def test_a_gradient_off_by_a_factor_fails() -> None:
+    model = fresh()
+    hook_layer(model, lambda output: output.detach() + 0.7 * (output - output.detach()))
+    report = check(model, sites=["mlp_neuron"])
+    assert broken(report) == {GRADIENT}
+    (finding,) = (finding for finding in report.findings if finding.name == GRADIENT)
+    assert 0.05 < finding.error <= 0.31
 
 
 def test_padding_on_the_left_without_positions_of_its_own_fails(monkeypatch: pytest.MonkeyPatch) -> None:

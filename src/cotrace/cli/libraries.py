@@ -19,8 +19,11 @@ def own_threads() -> Iterator[None]:
 
 
 def quiet_libraries() -> None:
-    """No progress bars and no notes from transformers: the screen is ours, and one line an error."""
-    from transformers.utils import logging
+    """No progress bars and no notes of theirs: the screen is ours, and one line an error."""
+    import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    from transformers.utils import logging as own
+
+    own.set_verbosity_error()
+    own.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it notes every cast of 8-bit weights' inputs

@@ -111,6 +111,17 @@ def run_experts_eagerly(model: PreTrainedModel) -> None:
         model.set_experts_implementation("eager")
 
 
+def keep_gradients(model: PreTrainedModel) -> None:
+    """Keep 4-bit weights on a processor in the form that gradients pass through; nothing for other models.
+
+    bitsandbytes packs them for bfloat16 in the first forward pass without gradients, and from then on returns results
+    that are silently cut from the graph (0.50, AVX-512).
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def compute_device(model: PreTrainedModel) -> torch.device:
     """Where the model takes its token ids. Weights that accelerate has moved out stand on no device."""
     embedding = model.get_input_embeddings()

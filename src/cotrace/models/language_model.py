@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cotrace.components import ComponentSpace, Site
 from cotrace.errors import ModelError, UnsupportedSite
 from cotrace.models.anatomy import dissect
-from cotrace.models.internals import compute_device
+from cotrace.models.internals import compute_device, keep_gradients
 from cotrace.models.places import Layer, Place
 from cotrace.models.unwrap import unwrapped
 
@@ -46,6 +46,12 @@ class LanguageModel:
     def dtype(self) -> torch.dtype:
         dtype: torch.dtype = self.module.dtype
         return dtype
+
+    @property
+    def rounding_dtype(self) -> torch.dtype:
+        """The coarsest type that activations pass through: 8-bit weights (LLM.int8) round them to float16."""
+        quantised = getattr(self.module.config, "quantization_config", None)
+        return torch.float16 if getattr(quantised, "load_in_8bit", False) else self.dtype
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -108,6 +114,7 @@ def wrap(
     model = unwrapped(model)
     if model.config.is_encoder_decoder or model.get_output_embeddings() is None:
         raise ModelError(f"{type(model).__name__} is not a causal decoder: load it with AutoModelForCausalLM")
+    keep_gradients(model)
     label = name or label_of(model.config.name_or_path) or type(model).__name__
     return LanguageModel(module=model, tokenizer=tokenizer, name=label, revision=revision)
 

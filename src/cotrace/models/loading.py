@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
 
 from cotrace.errors import InputError, ModelError
 from cotrace.models.internals import run_experts_eagerly
@@ -30,26 +30,27 @@ def load_model(
     device_map: str | Mapping[str, Any] | None = None,
     offload_folder: str | Path | None = None,
     revision: str | None = None,
+    quantise: str | None = None,
+    trust_remote_code: bool = False,
 ) -> LanguageModel:
     """Load a decoder and its tokenizer from a Hugging Face id or a local folder. Raises ModelError, InputError.
 
-    Weights are read from safetensors only, and no code of the repository is run. ``device_map`` (``"auto"``, or module
-    names and devices) spreads the layers over devices, main memory and, with ``offload_folder``, disk; it needs
-    accelerate. Donors and masks follow each layer's device.
+    Weights are read from safetensors only, and no code of the repository is run unless ``trust_remote_code`` asks for
+    it. ``quantise`` (``"8bit"``, ``"4bit"``) keeps the weights small through bitsandbytes; activations stay of type
+    ``dtype``. ``device_map`` (``"auto"``, or module names and devices) spreads the layers over devices, main memory
+    and, with ``offload_folder``, disk; it needs accelerate. Donors and masks follow each layer's device.
     """
-    options: dict[str, Any] = {"revision": revision} if revision else {}
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}  # unsaid, transformers would ask at the terminal
+    options |= {"revision": revision} if revision else {}
     target, source = _device(device), _source(name)
-    placed = _placement(device_map, offload_folder)
+    placed = _placement(device_map, offload_folder) | _quantisation(quantise, _dtype(dtype), target)
     try:
-        AutoConfig.from_pretrained(source, **options)
+        AutoConfig.from_pretrained(source, **options)  # a folder's own code is refused here, before any weight
         module = AutoModelForCausalLM.from_pretrained(
             source, dtype=_dtype(dtype), use_safetensors=True, **options, **placed
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(
-            f"cannot load the model {str(name)!r}: {_first_line(error)} Give the folder of a saved model, or a Hugging "
-            "Face id"
-        ) from error
+        raise ModelError(f"cannot load the model {str(name)!r}: {_reason(error)}") from error
     if module.dtype == torch.float64:
         run_experts_eagerly(module)
     return wrap(
@@ -64,6 +65,20 @@ def _placement(device_map: str | Mapping[str, Any] | None, offload_folder: str |
         raise InputError("device_map needs accelerate: pip install 'cotrace[placement]', or leave device_map out")
     folder = {} if offload_folder is None else {"offload_folder": str(offload_folder)}
     return {"device_map": device_map if isinstance(device_map, str) else dict(device_map), **folder}
+
+
+def _quantisation(quantise: str | None, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    if quantise is None:
+        return {}
+    if quantise not in ("8bit", "4bit"):
+        raise InputError(f"unknown quantisation {quantise!r}: choose 8bit or 4bit")
+    if find_spec("bitsandbytes") is None or find_spec("accelerate") is None:
+        raise InputError(
+            f"quantise={quantise} needs bitsandbytes and accelerate: pip install 'cotrace[quantised]', or leave it out"
+        )
+    four = quantise == "4bit"
+    config = BitsAndBytesConfig(load_in_8bit=not four, load_in_4bit=four, bnb_4bit_compute_dtype=dtype)
+    return {"quantization_config": config, "device_map": {"": str(device)}}
 
 
 def _source(name: str | Path) -> str:
@@ -100,6 +115,16 @@ def _tokenizer(source: str, options: dict[str, Any]) -> PreTrainedTokenizerBase 
         return None  # a model without a tokenizer is a model still; tasks that need one say so
     words = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)
     return tokenizer if words else None  # where the files are missing, transformers makes one up without any words
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, and the remedy."""
+    if "trust_remote_code" in str(error):
+        return (
+            "it brings code of its own, which is not run. If you have read that code and trust it, say "
+            "--trust-remote-code (trust_remote_code=True)"
+        )
+    return f"{_first_line(error)} Give the folder of a saved model, or a Hugging Face id"
 
 
 def _first_line(error: BaseException) -> str:

@@ -53,7 +53,6 @@ class Probe:
             logits: Tensor = self.model.module(input_ids=ids, use_cache=False).logits[0]
         return logits
 
-    @torch.no_grad()
     def run(
         self, prompts: Sequence[Prompt], taps: TapList = (), copies: int = 1, eager: bool = False
     ) -> Float[Tensor, "copy token vocab"]:

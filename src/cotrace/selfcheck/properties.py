@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -25,13 +25,20 @@ FAINTEST = 1e-9
 
 FIRES, NOOP, LANDS = "every hook fires", "mask 0 changes nothing", "mask 1 puts the donor's value"
 MOVES, WHOLE_STREAM = "mask 1 moves the logits", "the whole residual stream is the donor run"
+GRADIENT = "the gradient is that of the effect"
+NEIGHBOURS = ((0.5, 0.02), (0.5, 0.005), (0.25, 0.005), (0.75, 0.005), (0.1, 0.002), (0.9, 0.002))
+"""Soft masks, and half the distance of the two whose difference the gradient must predict. One that agrees is enough:
+where an expert or an index is chosen anew between the two the model itself jumps, and a gradient that is cut agrees
+nowhere."""
+GRADIENT_TOLERANCE = 0.02
 
 
 def site_findings(probe: Probe, site: Site, tolerance: float) -> Iterator[Finding]:
     """Everything fires, mask 0 is a no-op, mask 1 lands and matters: one run with both masks side by side."""
     places = list(probe.model.places(site).values())
     try:
-        logits, landed = _swapped(probe, places)
+        donors = _values(probe, {place: place for place in places}, probe.donor, places[0].tap == "pattern")
+        logits, landed = _swapped(probe, donors)
     except RuntimeError as error:
         yield Finding(FIRES, None, tolerance, where=str(site), note=str(error), broken=True)
         return
@@ -41,6 +48,7 @@ def site_findings(probe: Probe, site: Site, tolerance: float) -> Iterator[Findin
     yield Finding(NOOP, deviation(logits[0], probe.plain), tolerance, where=str(site))
     yield Finding(LANDS, landed[worst], tolerance, where=str(worst))
     yield Finding(MOVES, None, 0.0, where=str(site), note=f"by {moved:.2g}", broken=not moved > FAINTEST)
+    yield _gradient_finding(probe, donors, site)
     if site is Site.RESIDUAL:
         yield Finding(WHOLE_STREAM, deviation(logits[1], _donor(probe)), tolerance)
 
@@ -49,10 +57,52 @@ def _donor(probe: Probe) -> Tensor:
     return probe.itself(probe.donor)
 
 
-def _swapped(probe: Probe, places: Sequence[Place]) -> tuple[Tensor, dict[Place, float]]:
+def _gradient_finding(probe: Probe, donors: Mapping[Place, Tensor], site: Site) -> Finding:
+    """The slope of the logits along all components of the site: by backpropagation, and by two runs side by side."""
+    if probe.model.rounding_dtype in (torch.bfloat16, torch.float16):
+        return Finding(GRADIENT, None, 0.0, where=str(site), note="not measured in half precision")
+    best: float | None = None
+    for at, step in NEIGHBOURS:
+        off = _slope_error(probe, donors, at, step)
+        best = off if best is None or (off is not None and off < best) else best
+        if best is not None and best <= GRADIENT_TOLERANCE:
+            break
+    if best is None:
+        return Finding(GRADIENT, None, 0.0, where=str(site), note="too faint to be measured")
+    return Finding(GRADIENT, best, GRADIENT_TOLERANCE, where=str(site), estimate=True)
+
+
+def _slope_error(probe: Probe, donors: Mapping[Place, Tensor], at: float, step: float) -> float | None:
+    """By how much backpropagation misses the difference of two runs, relative to it; None where it drowns in rounding.
+
+    It is asked for the slope of the very combination of logits that the two runs say moves, which must be 1.
+    """
+    with torch.no_grad():
+        low, high = (_blended(probe, donors, torch.tensor(at + side)).double() for side in (-step, step))
+    moves = (high - low) / (2 * step)
+    noise = torch.finfo(probe.model.dtype).eps * float(high.norm()) / (2 * step)
+    if float(moves.norm()) < noise / GRADIENT_TOLERANCE:
+        return None
+    z = torch.tensor(at, requires_grad=True)
+    with torch.enable_grad():
+        along = (_blended(probe, donors, z).double() * moves / moves.norm() ** 2).sum()
+    (slope,) = torch.autograd.grad(along, z, allow_unused=True) if along.requires_grad else (None,)
+    return 1.0 if slope is None else abs(float(slope) - 1)
+
+
+def _blended(probe: Probe, donors: Mapping[Place, Tensor], z: Tensor) -> Tensor:
+    """Logits with one soft mask for all components."""
+    taps = []
+    for place, donor in donors.items():
+        mask = z.to(probe.model.device, probe.model.compute_dtype).expand(1, place.units)
+        taps.append((place, _patch(place, donor).edit(mask)))
+    return probe.run([probe.base], taps, eager=next(iter(donors)).tap == "pattern")
+
+
+def _swapped(probe: Probe, donors: Mapping[Place, Tensor]) -> tuple[Tensor, dict[Place, float]]:
     """Logits under mask 0 and mask 1 at these places, and by how much the values after the patch miss the donor's."""
+    places = list(donors)
     eager = places[0].tap == "pattern"
-    donors = _values(probe, {place: place for place in places}, probe.donor, eager)
     expected = _values(probe, {place: _reader(place) for place in places}, probe.donor, eager)
     after: dict[Place, Tensor] = {}
     taps = []
@@ -60,7 +110,8 @@ def _swapped(probe: Probe, places: Sequence[Place]) -> tuple[Tensor, dict[Place,
         z = torch.stack([torch.zeros(place.units), torch.ones(place.units)])
         taps.append((place, _patch(place, donors[place]).edit(z.to(probe.model.device, probe.model.compute_dtype))))
         taps.append((_reader(place), _keep(after, place)))
-    logits = probe.run([probe.base], taps, copies=2, eager=eager)
+    with torch.no_grad():
+        logits = probe.run([probe.base], taps, copies=2, eager=eager)
     return logits, {place: deviation(after[place].chunk(2)[1], expected[place]) for place in places}
 
 
@@ -75,7 +126,8 @@ def _patch(place: Place, donor: Tensor) -> Patch:
 def _values(probe: Probe, places: Mapping[Place, Place], prompt: tuple[int, ...], eager: bool) -> dict[Place, Tensor]:
     """What stands at these places (given by where they are read) in an unpatched run."""
     seen: dict[Place, Tensor] = {}
-    probe.run([prompt], [(reader, _keep(seen, place)) for place, reader in places.items()], eager=eager)
+    with torch.no_grad():
+        probe.run([prompt], [(reader, _keep(seen, place)) for place, reader in places.items()], eager=eager)
     return seen
 
 
@@ -98,7 +150,8 @@ COMPANY, FUTURE = "padding and batch company change nothing", "no token sees a l
 def run_findings(probe: Probe, tolerance: float) -> Iterator[Finding]:
     """Padding, batch company, later tokens: none of them changes a token's logits."""
     try:
-        logits = probe.run([probe.base, probe.longer, probe.donor])[0]
+        with torch.no_grad():
+            logits = probe.run([probe.base, probe.longer, probe.donor])[0]
     except REFUSALS as error:
         yield Finding(COMPANY, None, tolerance, note=f"the batch does not run: {error}", broken=True)
         return

@@ -35,7 +35,7 @@ def check(model: LanguageModel, task: Task | None = None, *, sites: Sequence[str
 
 
 def _findings(model: LanguageModel, sites: Sequence[Site], task: Task | None) -> Iterator[Finding]:
-    probe, tolerance = Probe.of(model), TOLERANCES.get(model.dtype, 1e-4)
+    probe, tolerance = Probe.of(model), TOLERANCES.get(model.rounding_dtype, 1e-4)
     if not sites:
         why = sorted({why for layer in model.layers for why in layer.missing.values()})
         yield Finding("the model has a site that can be traced", None, 0.0, note="; ".join(why), broken=True)
