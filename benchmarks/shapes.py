@@ -39,7 +39,7 @@ SHAPES: dict[str, Callable[[], PreTrainedConfig]] = {"gpt2-small": gpt2_small, "
 
 def random_model(config: PreTrainedConfig, dtype: torch.dtype = torch.float32, device: str = "cpu") -> LanguageModel:
     """A model with random weights, and a tokenizer of words w0, w1, ..."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(0)
         module: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
     return wrap(module.to(device).eval(), word_tokenizer(2000), name=type(module).__name__)
@@ -71,6 +71,16 @@ def professions_like(pairs: int, seed: int = 0) -> Task:
         rest = _words(draw, draw.randint(2, 4))
         made.append(_pair(i, f"w5 {_words(draw, 1)} {rest}", f"w5 w7 {rest}", (" w1", " w2")))
     return Task(name="professions-like", pairs=tuple(made), metric="odds_ratio", score="mean")
+
+
+def prompts_of(pairs: int, length: int, seed: int = 0) -> Task:
+    """Prompts of one length that differ in the middle, with two answers of two tokens."""
+    draw = random.Random(seed)
+    made = []
+    for i in range(pairs):
+        head, tail = _words(draw, length // 2), _words(draw, length - length // 2 - 1)
+        made.append(_pair(i, f"{head} w1 {tail}", f"{head} w2 {tail}", (" w3 w4", " w5 w6")))
+    return Task(name="prompts", pairs=tuple(made), metric="log_odds")
 
 
 def _words(draw: random.Random, count: int) -> str:

@@ -81,7 +81,7 @@ def measure(case: Case, shape: str, model: LanguageModel, pairs: int, rounds: in
     tokens, reads = sum(x.tokens for x in layouts), sum(len(x.read_at) for x in layouts)
     n = len(problem.space)
     z = torch.full((n,), 0.5)
-    chosen = torch.zeros(n).index_fill(0, torch.arange(0, n, max(1, n // 8)), 1)
+    chosen = torch.zeros(n).index_fill(0, torch.arange(0, n, max(2, n // 8)), 1)
     candidates = (chosen + torch.eye(n)).clamp(max=1)[chosen == 0][:: max(1, n // 24)]
     seconds = interleaved(
         {
@@ -100,6 +100,8 @@ def measure(case: Case, shape: str, model: LanguageModel, pairs: int, rounds: in
         "pairs": pairs,
         "tokens": tokens,
         "padded_tokens": sum(x.cells for x in layouts),
+        "step_s": seconds["step"],
+        "floor_step_s": seconds["floor_step"],
         "step_ratio": seconds["step"] / seconds["floor_step"],
         "evaluation_ratio": seconds["evaluation"] / seconds["floor_forward"],
         "candidate_ratio": seconds["candidates"] / (len(candidates) * seconds["floor_forward"]),
@@ -125,7 +127,8 @@ def main() -> None:
     parser.add_argument("--json", help="file for the figures")
     parser.add_argument("--pairs", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--shapes", default=",".join(SHAPES))
+    parser.add_argument("--shapes", "--shape", default=",".join(SHAPES))
+    parser.add_argument("--cases", default=",".join(case.name for case in CASES))
     parser.add_argument("--threads", default=f"1,{torch.get_num_threads()}")
     options = parser.parse_args()
     cases = []
@@ -134,7 +137,7 @@ def main() -> None:
         model = random_model(SHAPES[shape]())
         for threads in sorted(set(map(int, options.threads.split(",")))):
             torch.set_num_threads(threads)
-            for case in CASES:
+            for case in (case for case in CASES if case.name in options.cases.split(",")):
                 found = measure(case, shape, model, options.pairs, options.rounds, threads)
                 cases.append(found)
                 figures = [found[f"{key}_ratio"] for key in ("step", "evaluation", "candidate", "memory")]

@@ -1,6 +1,7 @@
 from . import editing as editing
 from . import errors as errors
 from . import evaluation as evaluation
+from . import interchange as interchange
 from . import known as known
 from . import report as report
 from . import search as search

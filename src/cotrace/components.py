@@ -57,8 +57,10 @@ TAGS: Mapping[Site, str] = {
 WHOLE_LAYER = frozenset({Site.ATTENTION_OUTPUT, Site.MLP_OUTPUT, Site.RESIDUAL})
 SITE_OF_TAG: Mapping[str, Site] = {tag: site for site, tag in TAGS.items()}
 
-_FULL = re.compile(r"L(?P<layer>\d+)\.(?P<tag>[a-z]+)(?P<unit>\d+)?(?:@(?P<role>[A-Za-z_][\w-]*))?")
-_SHORT_HEAD = re.compile(r"(?:a?(?P<l1>\d+)\.h?(?P<h1>\d+)|L(?P<l2>\d+)H(?P<h2>\d+))(?:@(?P<role>[A-Za-z_][\w-]*))?")
+_FULL = re.compile(r"L(?P<layer>\d{1,9})\.(?P<tag>[a-z]+)(?P<unit>\d{1,9})?(?:@(?P<role>[A-Za-z_][\w-]*))?")
+_SHORT_HEAD = re.compile(
+    r"(?:a?(?P<l1>\d{1,9})\.h?(?P<h1>\d{1,9})|L(?P<l2>\d{1,9})H(?P<h2>\d{1,9}))(?:@(?P<role>[A-Za-z_][\w-]*))?"
+)
 
 
 @dataclass(frozen=True, slots=True, order=True)

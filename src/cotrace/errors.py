@@ -47,6 +47,18 @@ class OutputExists(CotraceError):
     """The output folder already holds something that would be overwritten."""
 
 
+class DamagedRun(InputError):
+    """A file of a run is not what the run wrote: cut short, changed, or of another run."""
+
+
+class NotReproduced(CotraceError):
+    """Effects of a run, computed again, differ by more than rounding."""
+
+
+class RunBusy(CotraceError):
+    """Another process is writing the run."""
+
+
 def unknown(kind: str, name: object, options: Iterable[str]) -> UnknownName:
     """The error for a name that is not known: with the close match and the whole list."""
     listed = sorted(options)

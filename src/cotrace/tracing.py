@@ -12,6 +12,7 @@ from cotrace.problem import LanguageProblem
 from cotrace.prompts import Task
 from cotrace.results import Frontier
 from cotrace.search import named
+from cotrace.search.progress import Shown
 from cotrace.selfcheck import ensure
 
 
@@ -23,16 +24,18 @@ def trace(
     max_size: int | None = None,
     search_options: dict[str, Any] | None = None,
     evaluation: str = "quick",
+    progress: Shown = None,
     **problem_options: Any,
 ) -> Frontier:
     """Search for the best set of every size up to ``max_size``; further keywords are those of ``LanguageProblem``.
 
     The selections carry intervals and p-values of a ``quick`` evaluation, at most 150 forward-equivalents more;
     ``none`` leaves them out, and ``ct.evaluate`` says more. What cannot be judged is warned about.
+    ``progress`` shows a bar (True; by default in notebooks), or is called after every step.
     """
     problem = LanguageProblem(model, task, **problem_options)
     ensure(model, problem.space.sites)
-    found = named(search, max_size=max_size, **(search_options or {}))(problem)
+    found = named(search, max_size=max_size, **(search_options or {}))(problem, progress)
     if evaluation == "none":
         return found
     try:

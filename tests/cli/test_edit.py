@@ -195,3 +195,47 @@ def refuse(arguments: list[str], words: tuple[str, ...], capfd: pytest.CaptureFi
     assert out == ""
     for word in words:
         assert word in err
+
+
+@pytest.mark.parametrize("command", ["edit", "generate"])
+def test_a_model_that_changed_since_the_run_is_refused_unless_it_is_named(
+    stored: Path, tiny_folder: Path, tmp_path: Path, command: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The weights at the run's own path are others now: nothing found on the old ones holds of them."""
+    here = Path(shutil.copytree(stored, tmp_path / "here"))
+    model = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+    asked = ["--task", str(here / "pairs.jsonl"), "--holdout", "0.25", "--quiet", "--max-size", "2"]
+    assert run(["trace", "--model", str(model), *asked, "--search", "topk", "--out", str(tmp_path / "own")]) == 0
+    other = GPT2LMHeadModel.from_pretrained(model)
+    with torch.no_grad():
+        other.transformer.h[0].mlp.c_fc.weight.mul_(1.5)
+    other.save_pretrained(model)
+    words = {
+        "edit": [
+            "edit",
+            str(tmp_path / "own"),
+            "--k",
+            "1",
+            "--out",
+            str(tmp_path / "edited"),
+            "--neutral",
+            str(here / "neutral.txt"),
+        ],
+        "generate": ["generate", str(tmp_path / "own"), "--k", "1", "--prompts", str(here / "prompts.txt")],
+    }[command]
+    capfd.readouterr()
+    assert run([*words, "--quiet"]) == 2
+    said = capfd.readouterr().err
+    assert "the model differs" in said
+    assert said.count("\n") == 1
+    assert run([*words, "--quiet", "--model", str(model)]) == 0
+
+
+def test_a_text_that_the_tokenizer_cannot_read_is_one_line(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (place / "neutral.txt").write_text("words that the model never heard\n" * 3)
+    words = ["edit", str(place / "run"), "--k", "1", "--out", str(place / "edited")]
+    assert run([*words, "--neutral", str(place / "neutral.txt"), "--quiet"]) == 2
+    said = capfd.readouterr().err
+    assert "tokenizer cannot read" in said
+    assert said.count("\n") == 1
+    assert not (place / "edited").exists()

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 import cotrace as ct
 from cotrace.cli.main import run
-from cotrace.runs.evidence import read_selection, with_effects
+from cotrace.interchange import read_selection
+from cotrace.runs.evidence import with_effects
 from cotrace.runs.stored import StoredRun
 from tests.conftest import records, write_lines
 

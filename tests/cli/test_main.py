@@ -109,9 +109,9 @@ def test_ctrl_c_in_the_middle_of_a_search(tiny_folder: Path, pairs_file: Path, t
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.endswith("cotrace: interrupted; nothing was written\n")
+    assert err.endswith(f"cotrace: interrupted; go on with: cotrace resume {out}\n")
     assert "Traceback" not in err
-    assert not out.exists()
+    assert list((out / "checkpoint").glob("*.json"))
 
 
 def test_a_closed_pipe_is_no_error() -> None:

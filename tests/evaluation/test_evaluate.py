@@ -274,6 +274,22 @@ def test_certificate_of_a_small_space() -> None:
     assert found.certificate.gap == pytest.approx((best.effect or 0) - found.certificate.effect)
 
 
+def test_pairs_that_go_further_than_the_full_swap_are_named() -> None:
+    """Component 0 alone moves each pair by 5, and component 1 takes 4 of that back; everything together moves 1."""
+    problem = judged(lambda s: 5 * s[:, 0] - 4 * s[:, 1], 12, noise=0.1)
+    found = evaluate(problem, [TopK()(problem)], k=1)
+    assert found.off_manifold
+    flag = next(row for row in found.off_manifold if row.k == 1)
+    factors = problem.heldout.factors.numpy()
+    assert flag.pairs == 30
+    assert flag.id == str(int(factors.argmax()))
+    assert flag.effect == pytest.approx(5 * factors.max(), rel=1e-5)
+    assert flag.limit == pytest.approx(2 * factors.max(), rel=1e-5)
+    assert any("Off the manifold" in sentence and f"pair {flag.id}," in sentence for sentence in found.verdict)
+    calm = judged(lambda s: s[:, 0] + s[:, 1], 12, noise=0.1)
+    assert evaluate(calm, TopK()(calm)).off_manifold == ()
+
+
 def test_no_bound_is_claimed_where_none_is_known(full: Evaluation) -> None:
     assert full.certificate is not None
     assert full.certificate.optimum is None

@@ -9,7 +9,7 @@ from packaging.version import parse
 
 from cotrace.components import Site
 from cotrace.problem import LanguageProblem
-from cotrace.problem.packing import shortest_window
+from cotrace.problem.packing import mask_length, shortest_window
 from cotrace.problem.reference import reference
 from cotrace.prompts import Task
 from tests import tiny
@@ -102,3 +102,28 @@ def test_layers_below_the_entry_are_not_computed() -> None:
     rows = problem.training.scorer.all_layouts[0].rows
     assert calls == [rows * (1 + 4), rows * (1 + 8), rows * (1 + 12)]
     assert all("forward" not in vars(layer.module) for layer in model.layers)
+
+
+def test_rows_stay_within_a_causal_mask_that_the_model_keeps_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny.model("gpt2")
+    before = LanguageProblem(model, late_task(), sites=["head_output"], holdout=0)
+    side = 20
+    monkeypatch.setattr(model.module.config, "n_positions", side)
+    model.module.register_buffer("ready", torch.tril(torch.ones(1, 1, side, side, dtype=torch.bool)), persistent=False)
+    try:
+        assert mask_length(model) == side
+        after = LanguageProblem(model, late_task(), sites=["head_output"], holdout=0)
+        monkeypatch.setattr(model.module.config, "n_positions", 5)
+        model.module.ready = torch.tril(torch.ones(5, 5))
+        short = LanguageProblem(model, late_task(), sites=["head_output"], holdout=0)
+    finally:
+        del model.module.ready
+    layouts = after.training.scorer.all_layouts
+    spans = [layout.length + layout.cached.shape[1] for layout in layouts]
+    whole = before.training.scorer.all_layouts[0]
+    assert whole.length + whole.cached.shape[1] > side >= max(spans)
+    assert after.packing.packed
+    assert not short.packing.packed  # a pair's prompt with both answers is longer than the mask
+    z = torch.linspace(0, 1, 12, dtype=torch.float64)
+    assert torch.allclose(before.scores(z), after.scores(z), atol=1e-10)
+    assert torch.allclose(before.scores(z), short.scores(z), atol=1e-10)

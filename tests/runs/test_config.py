@@ -51,7 +51,7 @@ def test_what_is_written_reads_back_the_same(fields: dict[str, Any]) -> None:
 
 def test_every_field_is_stored_but_out() -> None:
     stored = yaml.safe_load(write_config(RunConfig(model="m", task="t", out="here"), {}))
-    assert set(stored) == {field.name for field in fields(RunConfig)} - {"out"} | {"record"}
+    assert set(stored) == {field.name for field in fields(RunConfig)} - {"out"} | {"schema", "record"}
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from cotrace.errors import InputError, OutputExists
+from cotrace.errors import InputError, OutputExists, RunBusy
 from cotrace.runs import RunDirectory
-from cotrace.runs.directory import write_atomically
+from cotrace.runs.directory import sweep, write_atomically
 
 
 def test_claiming_makes_nothing(tmp_path: Path) -> None:
@@ -50,11 +51,12 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: p
     path.write_bytes(b"before")
 
     def fail(*_: object) -> None:
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "disk full")
 
     monkeypatch.setattr(*((os, "fsync", fail) if broken == "fsync" else (Path, "replace", fail)))
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(OSError, match="disk full") as caught:
         write_atomically(path, b"after")
+    assert caught.value.filename == str(path), "the message can name the file"
     assert path.read_bytes() == b"before"
     assert [one.name for one in tmp_path.iterdir()] == ["frontier.csv"]
 
@@ -63,3 +65,39 @@ def test_files_have_the_rights_that_the_user_gives_new_files(tmp_path: Path) -> 
     write_atomically(tmp_path / "a", b"")
     (tmp_path / "b").touch()
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_two_that_begin_take_two_folders_or_the_second_is_refused(tmp_path: Path) -> None:
+    first, second = RunDirectory.next_free(tmp_path / "run"), RunDirectory.next_free(tmp_path / "run")
+    named = RunDirectory.claim(tmp_path / "run")
+    with first.begun(b"a") as one, second.begun(b"b") as other:
+        assert (one.name, other.name) == ("run", "run-2")
+        with pytest.raises((OutputExists, RunBusy)), named.begun(b"c"):
+            pass
+    assert (one / "config.yaml").read_bytes() == b"a"
+    with pytest.raises(OutputExists, match="has not finished: go on with `cotrace resume"):
+        RunDirectory.claim(one)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_mistake_before_the_first_checkpoint_leaves_nothing_of_ours(tmp_path: Path, there: bool) -> None:
+    path = tmp_path / "run"
+    if there:
+        path.mkdir()
+    with pytest.raises(InputError, match="no"), RunDirectory.claim(path).begun(b"a") as begun:
+        (begun / ".frontier.csv.abc.tmp").touch()
+        raise InputError("no")
+    assert [one.name for one in tmp_path.iterdir()] == (["run"] if there else [])
+    with pytest.raises(InputError, match="no"), RunDirectory.claim(path).begun(b"a") as begun:
+        (begun / "theirs.txt").touch()
+        raise InputError("no")
+    assert [one.name for one in path.iterdir()] == ["theirs.txt"]
+
+
+def test_leftovers_of_a_killed_process_are_no_run(tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".config.yaml.x1.tmp").write_bytes(b"mod")
+    with RunDirectory.claim(tmp_path).begun(b"a"):
+        pass
+    sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "config.yaml"}

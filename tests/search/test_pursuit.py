@@ -106,7 +106,7 @@ def test_cost_stays_within_its_prediction(effort: str, n: int) -> None:
     problem = ClosedForm(pairwise(n, 1.0, 0), n)
     frontier = search(problem)
     assert frontier.sizes == list(range(1, n + 1))
-    assert frontier.forward_equivalents == problem.cost.forward_equivalents <= search.predicted_cost(n)
+    assert frontier.forward_equivalents == problem.cost.forward_equivalents <= search.most_cost(n)
 
 
 def test_whole_frontier_at_144_within_600() -> None:
@@ -162,7 +162,7 @@ def test_gradients_on_a_share_of_the_pairs(mode: Mode) -> None:
     search = Pursuit(gradient_share=0.25)
     frontier, whole = search(problem), Pursuit()(problem)
     assert frontier.forward_equivalents < whole.forward_equivalents
-    assert frontier.forward_equivalents <= search.predicted_cost(40)
+    assert frontier.forward_equivalents <= search.most_cost(40)
     assert search(problem).selections == frontier.selections
     members = torch.tensor([c in frontier.at(9).members for c in problem.space]).float()
     wanted = problem.value(members if mode == "swap" else 1 - members).item()

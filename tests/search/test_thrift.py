@@ -59,7 +59,7 @@ def test_best_for_a_cost() -> None:
         assert best.effect == pytest.approx(best_by_hand(cost, 0.25), rel=0.12)
     effects = [s.effect or 0 for s in frontier.by_cost]
     assert effects == sorted(effects)
-    assert frontier.forward_equivalents <= Pursuit(cost_weights="balanced").predicted_cost(20)
+    assert frontier.forward_equivalents <= Pursuit(cost_weights="balanced").most_cost(20)
 
 
 def test_without_weights_the_cost_is_the_size() -> None:

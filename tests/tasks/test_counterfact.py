@@ -74,7 +74,7 @@ def test_records_that_cannot_be_used_are_listed(folder: Folder) -> None:
         ("record 2", "has no 'subject'"),
         ("record 3", "its prompt has no place {} for the subject"),
         ("record 4", "its subject or its answer is empty"),
-        ("record 5", "is of type int, not an object"),
+        ("record 5", "it is of type int, not an object"),
         ("record 6", "its id 7 stands twice"),
     )
 

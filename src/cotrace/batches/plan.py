@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cotrace.batches.encode import EncodedPair
 from cotrace.batches.layout import Layout, lay_out
@@ -34,12 +34,18 @@ class Packing:
     """Whether several examples and answers share a row under a mask of their own."""
     batch_tokens: int
     row_tokens: int = ROW_TOKENS
+    row_limit: int | None = None
+    """Most tokens of a row together with the kept tokens that it attends to; None where the model sets no limit."""
     patch_answers: bool = False
     """Whether donors act on answer positions as well as on the prompt's."""
     keep_prefix: bool = False
     """Whether keys and values of tokens that no mask changes are computed once and kept."""
     shortcuts: bool = False
     """Whether evaluations may start at the lowest layer in which a mask differs from a reference run."""
+
+    def holding(self, tokens: int) -> Packing:
+        """The same with so many tokens to a forward pass."""
+        return replace(self, batch_tokens=tokens, row_tokens=min(ROW_TOKENS, tokens))
 
 
 def answer_layouts(pairs: Sequence[EncodedPair], examples: Iterable[int], packing: Packing) -> list[Layout]:
@@ -92,8 +98,21 @@ Row = list[Strip]
 
 
 def _layouts(strips: Sequence[Strip], columns: int, packing: Packing) -> list[Layout]:
-    units = [[row] for row in _fill_rows(strips, packing.row_tokens)] if packing.packed else _rows_by_example(strips)
-    return [lay_out(rows, columns, masked=packing.packed) for rows in _group(units, packing.batch_tokens)]
+    limit = packing.row_limit or sum(map(span, strips))
+    units = (
+        [[row] for row in _fill_rows(strips, packing.row_tokens, limit)] if packing.packed else _rows_by_example(strips)
+    )
+    return [lay_out(rows, columns, masked=packing.packed) for rows in _group(units, packing.batch_tokens, limit)]
+
+
+def span(strip: Strip) -> int:
+    """Tokens of a strip and those kept that it attends to."""
+    return len(strip) + len(strip.cached)
+
+
+def longest_span(pairs: Sequence[EncodedPair]) -> int:
+    """The most tokens that a packed row must hold for one of these pairs."""
+    return max(len(pair.prompt) + sum(len(answer) - 1 for answer in pair.answers) for pair in pairs)
 
 
 def _by_length(strips: Sequence[Strip]) -> list[Strip]:
@@ -108,46 +127,53 @@ def _rows_by_example(strips: Sequence[Strip]) -> list[list[Row]]:
     return list(units.values())
 
 
-def _fill_rows(strips: Sequence[Strip], row_tokens: int) -> list[Row]:
+def _fill_rows(strips: Sequence[Strip], row_tokens: int, limit: int) -> list[Row]:
     """Rows of about equal length: no more than ``row_tokens`` would need, each as short as the strips allow."""
     ordered = _by_length(strips)
     total, longest = sum(map(len, ordered)), len(ordered[0])
     count = math.ceil(total / max(row_tokens, longest))
     level = max(longest, math.ceil(total / count))
     for capacity in (level + slack for slack in ROW_SLACK):
-        rows = _first_fit(ordered, capacity)
+        rows = _first_fit(ordered, capacity, limit)
         if len(rows) <= count:
             return rows
-    return _first_fit(ordered, max(row_tokens, longest))
+    return _first_fit(ordered, max(row_tokens, longest), limit)
 
 
-def _first_fit(ordered: Sequence[Strip], capacity: int) -> list[Row]:
-    """Each strip, longest first, goes into the first row that has room for it."""
+def _first_fit(ordered: Sequence[Strip], capacity: int, limit: int) -> list[Row]:
+    """Each strip, longest first, goes into the first row that has room for it, and for the kept tokens it needs."""
     rows: list[Row] = []
     room: list[int] = []
+    spare: list[int] = []
     first = 0
     for strip in ordered:
         while first < len(room) and room[first] == 0:
             first += 1
-        fit = next((r for r in range(first, len(room)) if room[r] >= len(strip)), len(room))
+        length, whole = len(strip), span(strip)
+        fit = next((r for r in range(first, len(room)) if room[r] >= length and spare[r] >= whole), len(room))
         if fit == len(room):
             rows.append([])
             room.append(capacity)
+            spare.append(limit)
         rows[fit].append(strip)
-        room[fit] -= len(strip)
+        room[fit] -= length
+        spare[fit] -= whole
     return rows
 
 
-def _group(units: Sequence[list[Row]], batch_tokens: int) -> list[list[Row]]:
-    """Consecutive units whose rectangle stays within the budget; a single unit may exceed it."""
+def _group(units: Sequence[list[Row]], batch_tokens: int, limit: int) -> list[list[Row]]:
+    """Consecutive units whose rectangle stays within the budget and the limit; a single unit may exceed the budget."""
     groups: list[list[Row]] = []
-    longest = 0
+    longest = kept = 0
     for unit in units:
         length = max(sum(map(len, row)) for row in unit)
-        if groups and max(longest, length) * (len(groups[-1]) + len(unit)) <= batch_tokens:
+        cached = max(sum(len(strip.cached) for strip in row) for row in unit)
+        rows = len(groups[-1]) + len(unit) if groups else 0
+        wide, deep = max(longest, length), max(kept, cached)
+        if groups and wide * rows <= batch_tokens and wide + deep <= limit:
             groups[-1] += unit
-            longest = max(longest, length)
+            longest, kept = wide, deep
         else:
             groups.append(list(unit))
-            longest = length
+            longest, kept = length, cached
     return groups

@@ -76,7 +76,13 @@ class TextTokenizer:
             return []
         special = not (rendered or bare)
         offsets = self.tokenizer.is_fast
-        batch = self.tokenizer(list(texts), add_special_tokens=special, return_offsets_mapping=offsets)
+        try:
+            batch = self.tokenizer(list(texts), add_special_tokens=special, return_offsets_mapping=offsets)
+        except Exception as error:  # the tokenizers library raises no class of its own
+            raise InputError(
+                f"the model's tokenizer cannot read {texts[0][:40]!r} or a text after it ({error}): it has no token "
+                "for unknown words; give texts in its own words"
+            ) from error
         rows = batch["input_ids"]
         marks = batch["offset_mapping"] if offsets else [[(0, 0)] * len(row) for row in rows]
         return [

@@ -1,31 +1,44 @@
-"""One question answered: prepare, say it, search, show, write."""
+"""One question answered: prepare, say it, search, show, write; kept on disk on the way, and taken up again."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from cotrace.cli.closing import closing
-from cotrace.cli.dry_run import dry_run_tables
+from cotrace.cli.data import plan_data, run_data
+from cotrace.cli.dry_run import dry_run_tables, forecast_of, plan_line
 from cotrace.cli.evaluate import judged, say_verdict
 from cotrace.cli.figures import figures
 from cotrace.cli.libraries import own_threads, quiet_libraries
 from cotrace.cli.progress import Watch, watching
 from cotrace.cli.screen import Screen
+from cotrace.errors import InputError
 from cotrace.results import Frontier
 from cotrace.runs import RunConfig, RunDirectory
+from cotrace.runs.checkpoint import Checkpoints
+from cotrace.runs.config_file import write_config
+from cotrace.runs.directory import sweep
+from cotrace.runs.keeper import Keeper
+from cotrace.runs.lock import locked
+from cotrace.runs.manifest import Manifest
 from cotrace.runs.prepare import Prepared, prepare
+from cotrace.runs.record import record
+from cotrace.runs.resume import Begun, identity
+from cotrace.runs.state import RunState
 from cotrace.runs.write import run_files
-from cotrace.search import solve
+from cotrace.search import Search, SearchState, solve
 
 COMPARED = ("pursuit", "pgbct", "greedy", "topk", "random")
 
 
 @own_threads()
-def answer(config: RunConfig, searches: Sequence[str], *, dry_run: bool = False, quiet: bool = False) -> None:
+def answer(
+    config: RunConfig, searches: Sequence[str], *, dry_run: bool = False, quiet: bool = False, as_json: bool = False
+) -> None:
     """Run a configuration; ``searches`` is used where it names none. Raises CotraceError before the first step."""
     directory = RunDirectory.claim(config.out) if config.out else None
-    screen = Screen(quiet)
+    screen = Screen(quiet, as_json)
     quiet_libraries()
     screen.note(f"loading {config.model}")
     prepared = prepare(config, searches)
@@ -33,8 +46,31 @@ def answer(config: RunConfig, searches: Sequence[str], *, dry_run: bool = False,
         screen.say(prepared.problem.summary)
         for table in dry_run_tables(prepared):
             screen.say(table)
+        screen.data(lambda: plan_data(prepared))
         return
     run(prepared, directory or RunDirectory.next_free(f"runs/{name_of(prepared)}"), screen)
+
+
+@own_threads()
+def resume(folder: str, *, batch_tokens: int | None = None, quiet: bool = False) -> None:
+    """Go on with a run where its last checkpoint stands, with smaller batches where asked for. Raises CotraceError."""
+    if batch_tokens is not None and batch_tokens < 1:
+        raise InputError(f"batch tokens is {batch_tokens}: give at least 1")
+    begun, screen = Begun.read(folder), Screen(quiet)
+    if begun.is_finished:
+        begun.tidy()
+        screen.say(f"{folder} is finished: there is nothing to resume")
+        return
+    with locked(begun.folder):
+        begun = begun if batch_tokens is None else begun.with_batches(batch_tokens)
+        quiet_libraries()
+        screen.note(f"loading {begun.config.model}")
+        prepared = begun.prepared()
+        sweep(begun.folder)
+        checkpoints = Checkpoints(begun.folder, identity(prepared.config))
+        state = checkpoints.load()
+        screen.note("no checkpoint: from the beginning" if state.is_new else f"going on after step {len(state.steps)}")
+        keep(prepared, Keeper(begun.folder, checkpoints, state, prepared.config.checkpoint_every_s), screen)
 
 
 def name_of(prepared: Prepared) -> str:
@@ -44,32 +80,71 @@ def name_of(prepared: Prepared) -> str:
 
 
 def run(prepared: Prepared, directory: RunDirectory, screen: Screen) -> None:
-    """Search, show and write."""
+    """Say the plan, make the run's folder, then search, show and write."""
+    if not screen.quiet:
+        screen.note(plan_line(prepared, forecast_of(prepared)))
+    with directory.begun(write_config(prepared.config, record(prepared))) as path:
+        checkpoints = Checkpoints(path, identity(prepared.config))
+        keep(prepared, Keeper(path, checkpoints, RunState(), prepared.config.checkpoint_every_s), screen)
+
+
+def keep(prepared: Prepared, keeper: Keeper, screen: Screen) -> None:
+    """The run from where it stands to its end; whatever stops it, it can be resumed."""
+    keeper.log.say(f"begun, or taken up after step {len(keeper.state.steps)}")
+    try:
+        finish(prepared, keeper, screen)
+    except BaseException as reason:
+        keeper.stop(reason)
+        raise
+
+
+def finish(prepared: Prepared, keeper: Keeper, screen: Screen) -> None:
+    """Search, judge, show and write; the manifest is the last file, and the checkpoints go."""
     screen.say(prepared.problem.summary)
-    frontiers, watches = search_all(prepared, screen)
-    frontiers, evaluation = judged(prepared, frontiers, screen)
+    found = search_all(prepared, keeper, screen)
+    frontiers, evaluation = judged(prepared, found, screen)
     for part in closing(frontiers):
         screen.say(part)
     if evaluation is not None:
         say_verdict(evaluation, screen)
-    steps = [step for watch in watches for step in watch.steps]
-    files = run_files(prepared, frontiers, steps, evaluation) | figures(frontiers)
-    directory.write(files)
-    screen.say(f"\nWritten to {directory.path}: {', '.join(sorted(files))}")
+    files = run_files(frontiers, keeper.state.steps, evaluation)
+    files |= figures(prepared.problem, frontiers, evaluation, keeper.run)
+    RunDirectory(keeper.run).write(files)
+    keeper.finish()
+    written = sorted(Manifest.read(keeper.run).files)
+    screen.say(f"\nWritten to {keeper.run}: {', '.join(written)}")
+    screen.data(lambda: run_data(keeper.run, written, frontiers, evaluation))
 
 
-def search_all(prepared: Prepared, screen: Screen) -> tuple[list[Frontier], list[Watch]]:
-    """The frontier of each search of the run, and what was seen on the way."""
-    frontiers, watches = [], []
-    for search in prepared.searches:
-        with watching(search, prepared.problem, screen) as watch:
-            found = solve(search, prepared.problem, progress=watch)
-        screen.note(
-            f"{search.name}: done, {found.forward_equivalents:,.0f} forward-equivalents in {found.elapsed_s:.1f} s"
-        )
-        frontiers.append(up_to(found, prepared.config.max_size))
-        watches.append(watch)
-    return frontiers, watches
+def search_all(prepared: Prepared, keeper: Keeper, screen: Screen) -> list[Frontier]:
+    """The frontier of each search of the run; those that are done already are not searched again."""
+    done = len(keeper.state.frontiers)
+    for search in prepared.searches[done:]:
+        found = search_once(prepared, search, keeper, screen)
+        keeper.done(up_to(found, prepared.config.max_size))
+    return list(keeper.state.frontiers)
+
+
+def search_once(prepared: Prepared, search: Search, keeper: Keeper, screen: Screen) -> Frontier:
+    """One search from where it stands to its frontier, every step noted."""
+    state = keeper.begin()
+    with watching(search, prepared.problem, screen) as watch:
+        found = solve(search, prepared.problem, state=state, progress=noting(watch, keeper))
+    found = replace(found, elapsed_s=keeper.elapsed_s)
+    said = f"{search.name}: done, {found.forward_equivalents:,.0f} forward-equivalents in {found.elapsed_s:.1f} s"
+    screen.note(said)
+    keeper.log.say(said)
+    return found
+
+
+def noting(watch: Watch, keeper: Keeper) -> Callable[[SearchState], None]:
+    """What is done after every step: it is shown, and kept."""
+
+    def note(state: SearchState) -> None:
+        watch(state)
+        keeper.step(watch.steps[-1], state)
+
+    return note
 
 
 def up_to(found: Frontier, max_size: int | None) -> Frontier:

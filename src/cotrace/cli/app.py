@@ -5,7 +5,7 @@ from __future__ import annotations
 from cyclopts import App, Parameter
 
 from cotrace import __version__
-from cotrace.cli.commands import act, judge, look, search
+from cotrace.cli.commands import act, judge, keep, look, search, see, take, trust
 from cotrace.cli.replay import check_options, replay
 
 HELP = """Find which components of a language model jointly drive a metric.
@@ -18,9 +18,16 @@ COMMANDS = (
     search.compare,
     look.measure,
     look.check,
+    keep.resume,
     judge.evaluate,
+    see.report,
+    see.figure,
     act.generate,
     act.edit,
+    take.export,
+    trust.diff,
+    trust.verify,
+    trust.cite,
 )
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import transformers
 
+from cotrace.cli.figures_json import STDOUT, check_figures, write_figures
 from cotrace.cli.libraries import quiet_libraries
 from cotrace.cli.screen import Screen
-from cotrace.errors import InputError
 from cotrace.results import Table
 from cotrace.runs.config import RunConfig
 from cotrace.runs.prepare import load, load_task, use_threads
@@ -20,9 +17,8 @@ from cotrace.selfcheck.report import HEADS
 
 def check(config: RunConfig, *, row: bool, json_path: str | None, quiet: bool = False) -> None:
     """Check, show, and write the figures where asked. Raises CheckFailed where a property is broken."""
-    if json_path is not None and Path(json_path).is_dir():
-        raise InputError(f"{json_path} is a folder; name a file for the figures")
-    screen = Screen(quiet)
+    check_figures(json_path)
+    screen = Screen(quiet, as_json=json_path == STDOUT)
     quiet_libraries()
     task = load_task(config) if config.task else None
     screen.note(f"loading {config.model}")
@@ -34,8 +30,7 @@ def check(config: RunConfig, *, row: bool, json_path: str | None, quiet: bool = 
     else:
         screen.say(Table(report.headline, HEADS, report.rows(), left=frozenset({0, 1, 4})))
         screen.say(f"sites: {', '.join(report.sites)}")
-    if json_path is not None:
-        Path(json_path).write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
+    write_figures(json_path, report.to_dict(), screen)
     if not report.ok:
         raise CheckFailed(report.reason)
 

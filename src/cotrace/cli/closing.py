@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from cotrace.cli.chart import Chart
 from cotrace.report.words import figure_of
 from cotrace.results import Frontier, Table
 from cotrace.results.tables import number
@@ -23,6 +24,7 @@ def closing(frontiers: Sequence[Frontier]) -> Iterator[Any]:
         yield comparison(frontiers, heldout=False)
         if any(selection.effect_heldout is not None for one in frontiers for selection in one):
             yield comparison(frontiers, heldout=True)
+    yield Chart(frontiers)
     yield verdict(frontiers[0])
 
 

@@ -9,7 +9,8 @@ from cotrace.cli.libraries import own_threads, quiet_libraries
 from cotrace.cli.pairs import pair_lines
 from cotrace.cli.screen import Screen
 from cotrace.runs import RunConfig, RunDirectory
-from cotrace.runs.prepare import SHIPPED, Prepared, prepare
+from cotrace.runs.config_file import SHIPPED
+from cotrace.runs.prepare import Prepared, prepare
 
 CONFIG = RunConfig(
     model=SHIPPED,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cotrace import report
+from cotrace.cli.figures import TRADEOFF
 from cotrace.cli.libraries import own_threads, quiet_libraries
 from cotrace.cli.screen import Screen
 from cotrace.cli.stored import Reopened, sides
@@ -23,6 +24,7 @@ from cotrace.errors import DegenerateError, InputError
 from cotrace.models import LanguageModel
 from cotrace.results import Selection
 from cotrace.results.outcomes import Outcome, Tradeoff, outcome_table
+from cotrace.runs.manifest import add_files
 from cotrace.runs.record import versions
 
 FACTORS = (-0.5, -0.25, -0.1, 0.0, 0.1, 0.25, 0.5, 0.75)
@@ -106,6 +108,8 @@ def edit(
     screen.say(outcome_table(f"k = {selection.k}, {donor}, on held-out pairs", outcomes))
     card = _card(reopened, selection, donor, outcomes, difference, asked)
     save(edited, path, card.text(), card.record(), _files(found))
+    if found is not None:  # `cotrace report RUN` shows it
+        add_files(reopened.run.path, {TRADEOFF: found.to_json()})
     screen.say(f"Largest difference between folded and hooked log-probabilities: {difference:.2g}")
     screen.say(f"Written to {path}: {' '.join(selection.components)}")
 

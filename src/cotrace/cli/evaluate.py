@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cotrace import known, tasks
+from cotrace.cli.data import evaluation_data
 from cotrace.cli.libraries import own_threads, quiet_libraries
 from cotrace.cli.screen import Screen
 from cotrace.errors import CotraceError, InputError
-from cotrace.evaluation import Evaluation, TooFewPairs, applied, cross_fit, predict, predicted_cost, with_intervals
+from cotrace.evaluation import (
+    CrossFit,
+    Evaluation,
+    EvaluationPlan,
+    TooFewPairs,
+    applied,
+    cross_fit,
+    predict,
+    predicted_cost,
+    with_intervals,
+)
 from cotrace.evidence import Sets, evaluate
+from cotrace.interchange import read_selection
 from cotrace.results import Frontier
-from cotrace.runs.evidence import check_audit_unused, check_same, read_selection, store_evaluation, with_effects
+from cotrace.runs.evidence import check_audit_unused, check_same, store_evaluation, with_effects
 from cotrace.runs.prepare import Prepared, prepare
 from cotrace.runs.stored import StoredRun
 from cotrace.search import Search
@@ -49,20 +61,21 @@ class Asked:
 
 
 @own_threads()
-def evaluate_run(run: str, asked: Asked, *, dry_run: bool = False, quiet: bool = False) -> None:
+def evaluate_run(run: str, asked: Asked, *, dry_run: bool = False, quiet: bool = False, as_json: bool = False) -> None:
     """Load the run's model and data, check that they are the run's, say the plan, judge, show, store."""
     stored = StoredRun.read(run)
     sets = asked.sets()
     if asked.audit:
         check_audit_unused(stored.path)
-    screen = Screen(quiet)
+    screen = Screen(quiet, as_json)
     quiet_libraries()
     screen.note(f"loading {stored.config.model}")
     prepared = prepare(stored.config)
     check_same(stored.path, prepared)
     frontiers = _ordered(stored, asked.search)
-    say_plan(prepared, frontiers[0], asked, screen)
+    plan = say_plan(prepared, frontiers[0], asked, screen)
     if dry_run:
+        screen.data(lambda: asdict(plan))
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TooFewPairs)  # the verdict says it
@@ -70,9 +83,10 @@ def evaluate_run(run: str, asked: Asked, *, dry_run: bool = False, quiet: bool =
     for part in (found.members_table(), found.table()):
         screen.say(part)
     say_verdict(found, screen)
-    screen.say(f"\nWritten to {store_evaluation(stored.path, found)}")
-    if asked.folds:
-        say_folds(prepared, frontiers[0].search, asked.folds, screen)
+    path = store_evaluation(stored.path, found)
+    screen.say(f"\nWritten to {path}")
+    folds = say_folds(prepared, frontiers[0].search, asked.folds, screen) if asked.folds else None
+    screen.data(lambda: evaluation_data(path, found, folds))
 
 
 def _ordered(stored: StoredRun, search: str | None) -> list[Frontier]:
@@ -105,10 +119,11 @@ def _search_of(prepared: Prepared, name: str) -> Search | None:
     return next((search for search in prepared.searches if search.name == name), None)
 
 
-def say_plan(prepared: Prepared, frontier: Frontier, asked: Asked, screen: Screen) -> None:
+def say_plan(prepared: Prepared, frontier: Frontier, asked: Asked, screen: Screen) -> EvaluationPlan:
     """What will be done and what it costs, before it is done."""
     more: dict[str, Any] = {"smallest_p": asked.smallest_p, "every_size": asked.every_size}
-    screen.say(predict(prepared.problem, frontier, level=asked.level, k=asked.k, **more).table())
+    plan = predict(prepared.problem, frontier, level=asked.level, k=asked.k, **more)
+    screen.say(plan.table())
     n, search = len(frontier.space), _search_of(prepared, frontier.search)
     if asked.stability and search is not None:
         cost = predicted_cost(search, n, asked.stability) + min(asked.stability, 3) * search.predicted_cost(n)
@@ -117,9 +132,10 @@ def say_plan(prepared: Prepared, frontier: Frontier, asked: Asked, screen: Scree
         screen.say(
             f"{asked.folds}-fold cross-fitting: at most {(asked.folds - 1) * search.predicted_cost(n):,.0f} more"
         )
+    return plan
 
 
-def say_folds(prepared: Prepared, name: str, folds: int, screen: Screen) -> None:
+def say_folds(prepared: Prepared, name: str, folds: int, screen: Screen) -> CrossFit:
     """Cross-fitting over the pairs that the run searched."""
     search = _search_of(prepared, name)
     if search is None:
@@ -132,6 +148,7 @@ def say_folds(prepared: Prepared, name: str, folds: int, screen: Screen) -> None
         progress=lambda what, done, of: screen.note(f"{what} {done + 1} of {of}"),
     )
     screen.say(told.table())
+    return told
 
 
 def say_verdict(evaluation: Evaluation, screen: Screen) -> None:

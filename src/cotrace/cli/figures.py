@@ -1,18 +1,109 @@
-"""The figures of a run as files."""
+"""The figures and the report of a run as files: of one that has just ended, and of one that is stored."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 from cotrace import report
-from cotrace.results import Frontier
+from cotrace.errors import InputError
+from cotrace.evaluation import Evaluation
+from cotrace.problem import LanguageProblem
+from cotrace.report import Material
+from cotrace.report.page import EXAMPLES, Examples
+from cotrace.results import Frontier, Tradeoff
+from cotrace.runs.config_file import NOT_STORED, RECORD, read_run_config
+from cotrace.runs.evidence import EVALUATION, with_effects
+from cotrace.runs.manifest import Manifest, check_files
 from cotrace.runs.results import enough
+from cotrace.runs.stored import StoredRun
+
+REPORT, REDACTED = "report.html", "report-redacted.html"
+TRADEOFF = "tradeoff.json"
+FROM = ("config.yaml", "selection.json", "effects.safetensors", "frontier.csv", "masks.safetensors", EXAMPLES, TRADEOFF)
+"""Files whose hashes the report shows, with those of the evaluations."""
 
 
-def figures(frontiers: Sequence[Frontier]) -> dict[str, bytes]:
-    """frontier.png with every search, and map.png with the selection of the first that is enough."""
-    first = frontiers[0]
+def figures(
+    problem: LanguageProblem, frontiers: Sequence[Frontier], evaluation: Evaluation | None, folder: Path
+) -> dict[str, bytes]:
+    """frontier.png with every search, map.png with the selection that is enough, examples.json, and the report."""
+    first, examples = frontiers[0], report.examples_of(problem)
+    judged = () if evaluation is None else (evaluation,)
+    material = Material(tuple(frontiers), judged, examples=examples, config=config_of(folder))
     return {
+        EXAMPLES: examples.to_json(),
         "frontier.png": report.to_png(report.frontier(frontiers)),
         "map.png": report.to_png(report.head_map(first, enough(first).k)),
+        REPORT: report.report_html(material),
     }
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """The configuration of a run with its record, as plain data. Raises InputError."""
+    config, record = read_run_config(folder)
+    stored = {name: value for name, value in asdict(config).items() if name not in NOT_STORED}
+    return stored | {RECORD: dict(record)}
+
+
+def material_of(run: str | Path, *, search: str | None = None, redact: bool = False) -> Material:
+    """All that a stored run knows of itself; the search that is named comes first. Raises InputError, DamagedRun."""
+    stored = StoredRun.read(run)
+    first = stored.frontier(search)
+    frontiers = (first, *(one for one in stored.frontiers if one is not first))
+    return Material(
+        tuple(with_effects(stored.path, one) for one in frontiers),
+        tuple(_evaluations(stored.path, first.search)),
+        examples=_examples(stored.path),
+        tradeoff=_tradeoff(stored.path),
+        config=config_of(stored.path),
+        hashes=_hashes(stored.path),
+        redact=redact,
+    )
+
+
+def _evaluations(folder: Path, search: str) -> Iterator[Evaluation]:
+    """evaluation.json first, then the others; those of another search behind those of the one that is shown."""
+    paths = [folder / EVALUATION, *sorted(folder.glob("evaluation-*.json"))]
+    found = [_evaluation(path) for path in paths if path.is_file()]
+    yield from (one for one in found if one.search == search)
+    yield from (one for one in found if one.search != search)
+
+
+def _evaluation(path: Path) -> Evaluation:
+    check_files(path.parent, path.name)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return Evaluation.from_dict({name: value for name, value in data.items() if name != "schema"})
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} is not what cotrace evaluate writes ({type(error).__name__}); evaluate again"
+        ) from None
+
+
+def _examples(folder: Path) -> Examples | None:
+    path = folder / EXAMPLES
+    if not path.is_file():
+        return None
+    check_files(folder, EXAMPLES)
+    return Examples.from_json(path.read_bytes(), str(path))
+
+
+def _tradeoff(folder: Path) -> Tradeoff | None:
+    path = folder / TRADEOFF
+    if not path.is_file():
+        return None
+    check_files(folder, TRADEOFF)
+    try:
+        return Tradeoff.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{path} is not what cotrace edit writes ({type(error).__name__}); edit again") from None
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    listed = Manifest.read(folder).files
+    names = [name for name in listed if name in FROM or name.startswith("evaluation")]
+    return {name: listed[name].sha256 for name in names}

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from cyclopts import CycloptsError
 from rich.console import Console
 
 from cotrace.cli.app import build
+from cotrace.cli.signals import Terminated, terminated
 from cotrace.errors import CotraceError
+from cotrace.runs.command import COMMAND
 
-OK, OURS, USERS, INTERRUPTED = 0, 1, 2, 130
+OK, OURS, USERS, INTERRUPTED, UNHEARD = 0, 1, 2, 130, 141
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""There is no room: on the disk, in the user's share of it, or in the largest file allowed."""
+SURROUNDINGS = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENAMETOOLONG, errno.EMFILE)
+"""What the machine refuses and the user can mend."""
+NO_MEMORY = ("DefaultCPUAllocator", "out of memory", "not enough memory")
+"""How torch says it, where it raises no error of its own."""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the command line; returns 0, 2 for the user's mistakes, 1 for ours, 130 after Ctrl-C."""
+    """Run the command line; returns 0, 2 for the user's mistakes, 1 for ours, 130 after Ctrl-C, 143 after SIGTERM."""
     debug = "--debug" in arguments
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -28,34 +38,68 @@ def run(arguments: Sequence[str]) -> int:
             warnings.filterwarnings("default", category=UserWarning)
         warnings.showwarning = _show_warning
         try:
-            build()(list(arguments))
-        except (CotraceError, CycloptsError) as error:
-            return _fail(error, str(error), USERS, debug)
-        except KeyboardInterrupt as error:
-            return _fail(error, "interrupted; nothing was written", INTERRUPTED, debug)
-        except BrokenPipeError:
+            with terminated(), _said(arguments):
+                build()(list(arguments))
+        except BrokenPipeError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # its reader has gone: flush into nothing
-            return OK
-        except Exception as error:  # the last resort: no traceback for the user
-            return _fail(error, _crash(error), OURS, debug)
+            if notes := getattr(error, "__notes__", ()):
+                _say("; ".join(["nobody reads the output any more", *notes]))
+                return UNHEARD
+        except (KeyboardInterrupt, Terminated, Exception) as error:
+            line, code = _explained(error)
+            if debug:
+                traceback.print_exception(error)
+            _say("; ".join([line, *getattr(error, "__notes__", ())]))
+            return code
     return OK
 
 
-def _fail(error: BaseException, line: str, code: int, debug: bool) -> int:
-    if debug:
-        traceback.print_exception(error)
-    _say(line)
-    return code
+def _explained(error: BaseException) -> tuple[str, int]:
+    """What went wrong in one line, and the exit code."""
+    if isinstance(error, (CotraceError, CycloptsError)):
+        return str(error), USERS
+    if isinstance(error, (KeyboardInterrupt, Terminated)):
+        written = "" if getattr(error, "__notes__", ()) else "; nothing was written"
+        return f"interrupted{written}", getattr(error, "exit_code", INTERRUPTED)
+    if isinstance(error, OSError) and error.errno in SURROUNDINGS:
+        return _refused(error), USERS
+    if _is_memory(error):
+        return "the memory is full: give --batch-tokens a smaller number, or use a smaller model or dtype", USERS
+    return _crash(error), OURS
 
 
-def _crash(error: Exception) -> str:
+def _refused(error: OSError) -> str:
+    """What the machine refused, with the remedy."""
+    where = f"{error.filename}: " if error.filename else ""
+    remedy = "make room there" if error.errno in FULL else "mend that"
+    return f"cannot write or read {where}{error.strerror}: {remedy}"
+
+
+def _is_memory(error: BaseException) -> bool:
+    """Whether memory ran out, as Python or torch say it."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+    )
+
+
+@contextmanager
+def _said(arguments: Sequence[str]) -> Iterator[None]:
+    """The words that were typed, for the record of a run."""
+    before = COMMAND.set(("cotrace", *arguments))
+    try:
+        yield
+    finally:
+        COMMAND.reset(before)
+
+
+def _crash(error: BaseException) -> str:
     """One line for an error of ours; the traceback goes to a file."""
     with tempfile.NamedTemporaryFile(
         "w", prefix="cotrace-error-", suffix=".log", delete=False, encoding="utf-8"
     ) as log:
         traceback.print_exception(error, file=log)
-    what = traceback.format_exception_only(error)[-1]
-    return f"unexpected {what.strip()} (please report it with the file {Path(log.name)}; --debug shows it here)"
+    what = f"{type(error).__name__}: {error}"
+    return f"unexpected {what} (please report it with the file {Path(log.name)}; --debug shows it here)"
 
 
 def _say(line: str) -> None:

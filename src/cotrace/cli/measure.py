@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
+from cotrace.cli.figures_json import STDOUT, check_figures, write_figures
 from cotrace.cli.libraries import quiet_libraries
 from cotrace.cli.screen import Screen
-from cotrace.errors import InputError
 from cotrace.measurement import measure as measure_task
 from cotrace.metrics import metric_named
 from cotrace.runs.config import RunConfig
@@ -16,11 +13,10 @@ from cotrace.runs.prepare import load, load_task
 
 def measure(config: RunConfig, *, by: str | None, json_path: str | None, quiet: bool = False) -> None:
     """Measure, show, and write the figures where asked. Raises CotraceError."""
-    if json_path is not None and Path(json_path).is_dir():
-        raise InputError(f"{json_path} is a folder; name a file for the figures")
+    check_figures(json_path)
     if config.metric is not None:
         metric_named(config.metric)
-    screen = Screen(quiet)
+    screen = Screen(quiet, as_json=json_path == STDOUT)
     quiet_libraries()
     task = load_task(config)
     screen.note(f"loading {config.model}")
@@ -29,5 +25,4 @@ def measure(config: RunConfig, *, by: str | None, json_path: str | None, quiet: 
     screen.say(found.table())
     for note in found.notes:
         screen.say(note)
-    if json_path is not None:
-        Path(json_path).write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
+    write_figures(json_path, found.to_dict(), screen)

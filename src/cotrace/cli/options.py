@@ -31,3 +31,5 @@ Options = Annotated[RunConfig, Flat]
 Showing = Annotated[Show, Flat]
 ConfigFile = Annotated[Path | None, Parameter(group=Group("The run", sort_key=4))]
 DryRun = Annotated[bool, Parameter(group=Group("The run", sort_key=4), negative="", show_default=False)]
+AsJson = Annotated[bool, Parameter(name="--json", group=ON_SCREEN.group, negative="", show_default=False)]
+"""Print one JSON object on stdout and nothing else there."""

@@ -7,12 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
-from rich.progress import BarColumn, Progress, TextColumn
+import psutil
+from rich.console import Group
+from rich.live import Live as RichLive
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.text import Text
 
+from cotrace.cli.dry_run import size
 from cotrace.cli.screen import Screen
 from cotrace.problem.protocol import Problem
 from cotrace.runs.results import Step
 from cotrace.search import Search
+from cotrace.search.progress import best_of, duration, share_done
 from cotrace.search.state import SearchState
 
 LINE_EVERY_S = 5.0
@@ -48,8 +54,7 @@ class Watch:
 
 def step_of(state: SearchState, sign: float) -> Step:
     """The row of history.csv for a state."""
-    entries = [entry for size in state.archive.sizes if (entry := state.archive.best(size)) is not None]
-    best = max(entries, key=lambda entry: (entry.score, -entry.size), default=None)
+    best = best_of(state)
     return Step(
         search=state.search,
         phase=state.phase,
@@ -61,26 +66,15 @@ def step_of(state: SearchState, sign: float) -> Step:
     )
 
 
-def share_done(state: SearchState, predicted: float) -> float:
-    """Share of the search that is done, by cost or by steps; some searches predict more of either than they take."""
-    return min(max(state.spent / predicted, state.step / (state.total or 1)), 1.0)
-
-
-def duration(seconds: float) -> str:
-    """``12 s``, ``3 min``, ``2.5 h``."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
 @contextmanager
 def watching(search: Search, problem: Problem, screen: Screen) -> Iterator[Watch]:
     """A watch over one search, with the display that the screen allows."""
     if screen.quiet:
         yield Watch(search, problem, Silent())
     elif screen.progress.is_terminal:
-        with bar(screen) as progress:
-            yield Watch(search, problem, Live(progress, search.name, search.predicted_cost(len(problem.space))))
+        display = Live(search.name, search.predicted_cost(len(problem.space)))
+        with RichLive(display, console=screen.progress, transient=True, refresh_per_second=8):
+            yield Watch(search, problem, display)
     else:
         yield Watch(search, problem, Lines(screen))
 
@@ -107,34 +101,41 @@ class Lines:
 
 
 class Live:
-    """A bar that moves with the share done."""
+    """Two lines that stay in place: a bar with the share done and the time left, and below it where the search is."""
 
-    def __init__(self, progress: Progress, name: str, predicted: float) -> None:
-        self._progress = progress
+    def __init__(self, name: str, predicted: float) -> None:
         self._predicted = predicted
-        self._task = progress.add_task(name, total=1.0, told="", left="")
+        self._bar, self._told = bar(), Text(style="dim", no_wrap=True, overflow="ellipsis")
+        self._task = self._bar.add_task(name, total=1.0, left="")
+
+    def __rich__(self) -> Group:
+        return Group(self._bar, self._told)
 
     def show(self, step: Step, state: SearchState, left: str) -> None:
         """Move the bar."""
         done = share_done(state, self._predicted)
-        self._progress.update(self._task, completed=done, told=told(step, state), left=left and f"{left} left")
+        self._bar.update(self._task, completed=done, left=left and f"{left} left")
+        self._told.plain = f"  {told(step, state)}"
 
 
 def told(step: Step, state: SearchState) -> str:
     """Phase, best size and effect so far, cost."""
     return (
         f"{step.phase} {state.step}/{state.total}, best {step.best_effect:+.4g} with k = {step.best_k}, "
-        f"{step.forward_equivalents:,.0f} forward-equivalents"
+        f"{step.forward_equivalents:,.0f} forward-equivalents, {size(resident_bytes())} held"
     )
 
 
-def bar(screen: Screen) -> Progress:
-    """The live bar: search, share done, where it stands, time left."""
+def resident_bytes() -> int:
+    """Memory that the process holds now."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def bar() -> Progress:
+    """The bar: search, share done, time left."""
     return Progress(
-        TextColumn("{task.description}", style="bold"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.fields[told]}"),
+        TextColumn("{task.description}", style="bold", markup=False),
+        BarColumn(bar_width=40),
+        TaskProgressColumn(),
         TextColumn("{task.fields[left]}", style="dim"),
-        console=screen.progress,
-        transient=True,
     )

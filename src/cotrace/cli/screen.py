@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -31,14 +33,30 @@ class Terminal(Console):
 class Screen:
     """The results go to stdout, progress and warnings to stderr."""
 
-    def __init__(self, quiet: bool = False) -> None:
-        self.quiet = quiet
+    def __init__(self, quiet: bool = False, as_json: bool = False) -> None:
+        """With ``as_json`` stdout holds one JSON object and nothing else."""
+        self.quiet, self.as_json = quiet, as_json
         self.out, self.progress = console(), console(stderr=True)
 
     def say(self, *what: Any, style: str | None = None) -> None:
         """Text or a table; text is shown as it is."""
-        if not self.quiet:
+        if not self.quiet and not self.as_json:
             self.out.print(*what, style=style, markup=False, soft_wrap=all(isinstance(item, str) for item in what))
+
+    def raw(self, text: str) -> None:
+        """Text for other programs on stdout as UTF-8, character by character, also where quiet is asked for."""
+        stream = self.out.file
+        stream.flush()
+        if (binary := getattr(stream, "buffer", None)) is None:
+            stream.write(text)
+        else:
+            binary.write(text.encode())
+            binary.flush()
+
+    def data(self, make: Callable[[], Any]) -> None:
+        """The one JSON object, where it is asked for."""
+        if self.as_json:
+            self.raw(json.dumps(make(), ensure_ascii=False, allow_nan=False) + "\n")
 
     def title(self, text: str) -> None:
         """A heading with a line above."""

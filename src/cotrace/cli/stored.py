@@ -14,7 +14,8 @@ from cotrace.problem import LanguageProblem
 from cotrace.prompts import Task
 from cotrace.results import Frontier, Selection
 from cotrace.runs.config import RunConfig
-from cotrace.runs.prepare import load, load_task, pose, use_threads
+from cotrace.runs.evidence import check_same, check_same_model
+from cotrace.runs.prepare import Prepared, load, load_task, pose, use_threads
 from cotrace.runs.stored import StoredRun
 from cotrace.tasks import load as named_task
 
@@ -25,12 +26,14 @@ class Reopened:
 
     run: StoredRun
     frontier: Frontier
+    other_model: bool = False
+    """Whether another model than the run's was named, which may have other weights."""
 
     @classmethod
     def read(cls, path: str, *, model: str | None = None, search: str | None = None) -> Reopened:
         """The run in a folder. Raises InputError."""
         run = StoredRun.read(path, model=model)
-        return cls(run, run.frontier(search))
+        return cls(run, run.frontier(search), model is not None)
 
     @property
     def config(self) -> RunConfig:
@@ -43,15 +46,19 @@ class Reopened:
 
     @cached_property
     def model(self) -> LanguageModel:
-        """The run's model."""
+        """The run's model, by its hashes, or the other that was named. Raises InputError."""
         model = load(self.config)
+        if not self.other_model:
+            check_same_model(self.run.path, self.config, model)
         use_threads(self.config, model)
         return model
 
     @cached_property
     def parts(self) -> Parts:
-        """The pairs that the search saw, and those held out; the same where nothing was."""
+        """The pairs that the search saw, and those held out; the same where nothing was. Raises InputError."""
         problem: LanguageProblem = pose(self.config, self.model, self.task)
+        if not self.other_model:
+            check_same(self.run.path, Prepared(self.config, self.task, self.model, problem, ()))
         training = set(problem.training.ids)
         return Parts(training, set(problem.heldout.ids) if problem.heldout else training)
 

@@ -7,11 +7,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from cotrace.batches import EncodedPair, Layout, Packing, donor_layouts, donor_tokens
 from cotrace.donors.store import RecordedDonors
 from cotrace.interventions import forward
+from cotrace.interventions.storage import Keep, in_memory
 from cotrace.models import LanguageModel, Place
 from cotrace.models.taps import Edit
 
@@ -25,9 +27,11 @@ def record(
     places: Sequence[Place],
     packing: Packing,
     perturb: Perturb | None = None,
+    *,
+    keep: Keep = in_memory,
 ) -> RecordedDonors:
-    """The values of the pairs' donor runs at these places."""
-    store = _empty_store(model, pairs, places, packing)
+    """The values of the pairs' donor runs at these places, in the room that ``keep`` gives. Raises NoRoom."""
+    store = _empty_store(model, pairs, places, packing, keep)
     for layout in donor_layouts(pairs, packing):
         edits = [(place, _recorder(store, place, layout)) for place in places]
         with torch.no_grad(), _perturbed(model, layout, perturb):
@@ -36,15 +40,27 @@ def record(
 
 
 def _empty_store(
-    model: LanguageModel, pairs: Sequence[EncodedPair], places: Sequence[Place], packing: Packing
+    model: LanguageModel, pairs: Sequence[EncodedPair], places: Sequence[Place], packing: Packing, keep: Keep
 ) -> RecordedDonors:
-    tokens = torch.tensor([donor_tokens(pair, packing.patch_answers) for pair in pairs])
-    lengths = torch.tensor([len(pair.donor or pair.prompt) for pair in pairs])
+    tokens, lengths = _sizes(pairs, packing)
     total, squares = int(tokens.sum()), int((lengths**2).sum())
     like = torch.empty(0, dtype=model.dtype, device=model.device)
-    values = {p: like.new_empty(total, p.units * p.width) for p in places if p.tap != "pattern"}
-    patterns = {p: like.new_empty(squares, p.units) for p in places if p.tap == "pattern"}
+    values = {p: keep(like, (total, p.units * p.width)) for p in places if p.tap != "pattern"}
+    patterns = {p: keep(like, (squares, p.units)) for p in places if p.tap == "pattern"}
     return RecordedDonors(values, patterns, lengths, torch.cumsum(tokens, 0) - tokens)
+
+
+def _sizes(pairs: Sequence[EncodedPair], packing: Packing) -> tuple[Int[Tensor, "prompt"], Int[Tensor, "prompt"]]:
+    """Donor tokens of each pair, and of its prompt alone."""
+    tokens = torch.tensor([donor_tokens(pair, packing.patch_answers) for pair in pairs])
+    return tokens, torch.tensor([len(pair.donor or pair.prompt) for pair in pairs])
+
+
+def recorded_bytes(pairs: Sequence[EncodedPair], places: Sequence[Place], packing: Packing, dtype: torch.dtype) -> int:
+    """What ``record`` would keep of these pairs."""
+    tokens, lengths = _sizes(pairs, packing)
+    total, squares = int(tokens.sum()), int((lengths**2).sum())
+    return dtype.itemsize * sum(squares * p.units if p.tap == "pattern" else total * p.units * p.width for p in places)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from cotrace.components import Component, ComponentSpace, Site
 from cotrace.donors.record import Perturb, record
 from cotrace.donors.store import ConstantDonors, Donors, PositionDonors, RecordedDonors, ScaledDonors
 from cotrace.errors import AlignmentError, InputError, UnsupportedSite
+from cotrace.interventions.storage import Keep, in_memory
 from cotrace.models import LanguageModel, Place
 
 
@@ -27,6 +28,8 @@ class Setting:
     space: ComponentSpace
     places: tuple[Place, ...]
     packing: Packing
+    keep: Keep = in_memory
+    """Gives the room that recorded values are kept in."""
 
 
 @runtime_checkable
@@ -81,7 +84,7 @@ class Counterfactual(_Unprepared):
         return shared_prefix(pair)
 
     def donors(self, setting: Setting, pairs: Sequence[EncodedPair]) -> RecordedDonors:
-        return record(setting.model, pairs, setting.places, setting.packing)
+        return record(setting.model, pairs, setting.places, setting.packing, keep=setting.keep)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +121,8 @@ class Noise(_Unprepared):
         answers = setting.packing.patch_answers
         noise = [self._noise(pair, setting.model) for pair in pairs]
         whole = [_pad(rows, donor_tokens(pair, answers)) for rows, pair in zip(noise, pairs, strict=True)]
-        return record(setting.model, pairs, setting.places, setting.packing, _adding(torch.cat(whole)))
+        perturb = _adding(torch.cat(whole))
+        return record(setting.model, pairs, setting.places, setting.packing, perturb, keep=setting.keep)
 
     def prefix(self, pair: EncodedPair) -> int:
         noised = pair.roles.get(self.role, (0,)) if self.tensors is None else (0,)
@@ -247,7 +251,7 @@ class Resample:
         return shared_prefix(pair)
 
     def donors(self, setting: Setting, pairs: Sequence[EncodedPair]) -> RecordedDonors:
-        return record(setting.model, pairs, setting.places, setting.packing)
+        return record(setting.model, pairs, setting.places, setting.packing, keep=setting.keep)
 
 
 def _with_partners(encoding: Encoding, partner: Mapping[int, int]) -> Encoding:

@@ -52,25 +52,31 @@ class RecordedDonors:
         return sum(t.numel() * t.element_size() for t in (*self.values.values(), *self.patterns.values()))
 
     def patches(self, layout: Layout, spots: Sequence[Spot]) -> dict[Spot, Patch]:
-        entry = self.entries(layout) if self.patterns else None
-        return {spot: self._patch(layout, *spot, entry) for spot in spots}
+        roles = {role for place, role in spots if place in self.patterns}
+        rows: dict[str, tuple[Tensor, Tensor]] = {}
+        if roles:
+            entry = self.entries(layout)
+            rows = {r: _patched_queries(torch.where(layout.patched(r)[:, :, None], entry, -1)) for r in roles}
+        return {(place, role): self._patch(layout, place, role, rows.get(role)) for place, role in spots}
 
-    def _patch(self, layout: Layout, place: Place, role: str, entry: Tensor | None) -> Patch:
+    def _patch(self, layout: Layout, place: Place, role: str, rows: tuple[Tensor, Tensor] | None) -> Patch:
         if place in self.values:
             tokens = patched_tokens(layout, role)
             donor = self.values[place]
             source = layout.source.flatten()[tokens]
             return ValuePatch(place, tokens.to(donor.device), donor[source.to(donor.device)])
-        assert entry is not None, "a pattern is recorded where it is asked for"
-        queries = layout.patched(role)[:, :, None]
-        return self._pattern(place, torch.where(queries, entry, -1))
+        assert rows is not None, "a pattern is recorded where it is asked for"
+        return self._pattern(place, *rows)
 
-    def _pattern(self, place: Place, entry: Int[Tensor, "row query key"]) -> PatternPatch:
+    def _pattern(
+        self, place: Place, queries: Int[Tensor, "row query"], entry: Int[Tensor, "row query key"]
+    ) -> PatternPatch:
         store = self.patterns[place]
         entry = entry.to(store.device)
         patched = entry >= 0
         donor = store[entry.clamp(min=0)] * patched[..., None]
-        return PatternPatch(place, donor.permute(0, 3, 1, 2).contiguous(), patched[:, None].to(store.dtype))
+        patched_ = patched[:, None].to(store.dtype)
+        return PatternPatch(place, donor.permute(0, 3, 1, 2).contiguous(), patched_, queries)
 
     def entries(self, layout: Layout) -> Int[Tensor, "row query key"]:
         """Row of the pattern table for each (query, key) of one prompt, kept keys first; -1 for all others."""
@@ -85,6 +91,18 @@ class RecordedDonors:
         together = layout.example[:, :, None] == owner[:, None, :]
         inside = patched[:, :, None] & keyed[:, None, :] & together
         return torch.where(inside, entry, -1)
+
+
+def _patched_queries(
+    entry: Int[Tensor, "row query key"],
+) -> tuple[Int[Tensor, "row some"], Int[Tensor, "row some key"]]:
+    """The queries of each row that have a donor, and their entries; rows that have fewer name query 0 without any."""
+    hit = (entry >= 0).any(2)
+    most = int(hit.sum(1).max())
+    order = torch.sort(hit.byte(), dim=1, descending=True, stable=True).indices[:, :most]
+    real = hit.gather(1, order)
+    some = entry.gather(1, order[:, :, None].expand(-1, -1, entry.shape[2]))
+    return torch.where(real, order, 0), torch.where(real[:, :, None], some, -1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,7 @@ from cotrace.evaluation.evaluation import Evaluation
 from cotrace.evaluation.foreign import Roles, foreign_set
 from cotrace.evaluation.interactions import interactions
 from cotrace.evaluation.judge import Judge
+from cotrace.evaluation.manifold import off_manifold
 from cotrace.evaluation.membership import completeness, minimality
 from cotrace.evaluation.records import (
     Alternative,
@@ -142,6 +143,7 @@ def _assess(
         controls=controls,
         notes=_notes(case),
         stability=_stability(case),
+        off_manifold=tuple(off_manifold(case.judge, case.chosen(sorted(rows)))),
         forward_equivalents=round(case.cost + _cost(side) - before, 6),
         **detail,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from cotrace import markup
 from cotrace.evaluation.records import (
     Alternative,
     Certificate,
@@ -16,6 +17,7 @@ from cotrace.evaluation.records import (
     Interactions,
     Interval,
     Minimality,
+    OffManifold,
     SideEffect,
     SizeEvidence,
     Stability,
@@ -63,6 +65,8 @@ class Evaluation:
     differences: tuple[Difference, ...] = ()
     foreign: tuple[ForeignSet, ...] = ()
     certificate: Certificate | None = None
+    off_manifold: tuple[OffManifold, ...] = ()
+    """Sizes at which single pairs move further than under the full swap."""
     forward_equivalents: float = 0.0
     """What the evaluation cost: one mask on all pairs that are judged (or searched) is 1."""
     notes: tuple[str, ...] = ()
@@ -121,6 +125,10 @@ class Evaluation:
 
         rest = {name: value for name, value in data.items() if name != "verdict"}
         return TypeAdapter(cls).validate_python(rest)
+
+    def _repr_html_(self) -> str:
+        words = "".join(map(markup.paragraph, self.verdict))
+        return words + self.members_table()._repr_html_() + self.table()._repr_html_()
 
     def __str__(self) -> str:
         return "\n".join([*self.verdict, str(self.table())])

@@ -249,3 +249,17 @@ class Certificate:
     bound: float | None = None
     """What no set can exceed, where the metric says so."""
     words: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OffManifold:
+    """A selection under which single pairs move further than swapping everything moves any pair."""
+
+    k: int
+    pairs: int
+    """How many pairs do."""
+    id: str
+    """The one that moves furthest."""
+    effect: float
+    limit: float
+    """What counts as too far: a stated multiple of the largest effect under the full swap."""

@@ -30,6 +30,7 @@ def sentences(found: Evaluation) -> Iterator[str]:
         _differences,
         _foreign,
         _certificate,
+        _off_manifold,
         _notes,
     ):
         yield from part(found)
@@ -264,6 +265,18 @@ def _foreign(found: Evaluation) -> Iterator[str]:
 def _certificate(found: Evaluation) -> Iterator[str]:
     if found.certificate is not None:
         yield f"Optimality on the pairs searched: {found.certificate.words}."
+
+
+def _off_manifold(found: Evaluation) -> Iterator[str]:
+    if not found.off_manifold:
+        return
+    worst = max(found.off_manifold, key=lambda row: abs(row.effect))
+    sizes = _names([str(row.k) for row in found.off_manifold])
+    yield (
+        f"Off the manifold at k = {sizes}: single pairs move further than twice what swapping everything moves any "
+        f"pair ({worst.limit:.3g}); the furthest is pair {worst.id}, {worst.effect:+.3g} at k = {worst.k}. Such mixed "
+        "states are met by no text, so what the model does there is no evidence of how it works."
+    )
 
 
 def _notes(found: Evaluation) -> Iterator[str]:

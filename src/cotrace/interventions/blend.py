@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cotrace.models.places import Place
-from cotrace.models.taps import Edit
+from cotrace.models.taps import Edit, PatternChange
 
 
 def blend(
@@ -79,15 +79,31 @@ class PatternPatch:
     """Zero outside the prompts."""
     patched: Float[Tensor, "row 1 query key"]
     """1 where query and key stand in the prompt of one example, else 0."""
+    queries: Int[Tensor, "row query"] | None = None
+    """Which queries of a row these are; the rest of a row is not touched. None where they are all, in order."""
 
     def edit(self, z: Float[Tensor, "copy unit"]) -> Edit:
         """Blend the donor's weights in; values stay the running ones."""
-        copies = len(z)
+        return self._whole(z) if self.queries is None else self._some(z, self.queries)
 
+    def _whole(self, z: Float[Tensor, "copy unit"]) -> Edit:
         def apply(own: Tensor) -> Tensor:
-            weights = own.reshape(copies, -1, *own.shape[1:])
+            weights = own.reshape(len(z), -1, *own.shape[1:])
             share = z.to(own.device)[:, None, :, None, None] * self.patched.to(own.device)
             return blend(weights, self.donor.to(own.device), share).reshape(own.shape)
+
+        return apply
+
+    def _some(self, z: Float[Tensor, "copy unit"], queries: Int[Tensor, "row query"]) -> Edit:
+        """Only the change of the queries that change: little is computed, and little kept for the backward pass."""
+
+        def apply(own: Tensor) -> PatternChange:
+            share = z.to(own.device)[:, None, :, None, None]
+            where = queries.to(own.device).repeat(len(z), 1)
+            mine = own.gather(2, where[:, None, :, None].expand(-1, own.shape[1], -1, own.shape[3]))
+            donor, patched = (t.to(own.device, z.dtype) for t in (self.donor, self.patched))
+            gap = (donor - mine.to(z.dtype).reshape(len(z), *donor.shape)) * patched
+            return PatternChange(where, (share * gap).to(own.dtype).reshape(mine.shape))
 
         return apply
 

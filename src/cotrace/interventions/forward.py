@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from cotrace.batches import Layout
+from cotrace.interventions.frozen import frozen
+from cotrace.interventions.recompute import recomputing
 from cotrace.interventions.shortcut import Entry, Stations, entering, noting
 from cotrace.models import LanguageModel, tapped
 from cotrace.models.language_model import evaluating
@@ -27,11 +29,13 @@ def forward(
     cache: DynamicCache | None = None,
     entry: Entry | None = None,
     stations: Stations | None = None,
+    recompute: bool = False,
 ) -> Float[Tensor, "copy read vocab"]:
     """Logits at ``layout.read_at`` of each of ``copies`` runs side by side; each tap sees [copies * row, ...].
 
     ``cache`` holds the keys and values of the layout's kept prefixes, and takes those of its rows. With ``entry`` the
-    layers below it are not computed; ``stations`` are filled for such runs to come.
+    layers below it are not computed; ``stations`` are filled for such runs to come. With ``recompute`` the layers'
+    activations are computed again in the backward pass and not kept for it.
     """
     with ExitStack() as stack:
         stack.enter_context(evaluating(model.module))
@@ -41,6 +45,8 @@ def forward(
             stack.enter_context(noting(model, stations))
         if entry is not None:
             stack.enter_context(entering(model, entry, copies))
+        if recompute:
+            stack.enter_context(recomputing(model, taps, eager))
         gathered = stack.enter_context(_read_only(model, layout, copies))
         arguments = inputs(model, layout, copies)
         if cache is not None:
@@ -62,19 +68,6 @@ def inputs(model: LanguageModel, layout: Layout, copies: int) -> dict[str, Any]:
         "position_ids": layout.position_ids.to(device).repeat(copies, 1),
         "attention_mask": mask[:, None].to(device).repeat(copies, 1, 1, 1),
     }
-
-
-@contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """No parameter asks for a gradient inside, so that the backward pass is over activations only."""
-    asking = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in asking:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in asking:
-            parameter.requires_grad_(True)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,6 +13,7 @@ from transformers import DynamicCache
 
 from cotrace.batches import EncodedPair, Layout, Packing, prefix_layouts
 from cotrace.interventions.forward import forward
+from cotrace.interventions.storage import Keep, in_memory
 from cotrace.models import LanguageModel
 
 
@@ -21,6 +23,8 @@ class PrefixCache:
 
     keys: Sequence[Float[Tensor, "token kv_head d_head"]]
     values: Sequence[Float[Tensor, "token kv_head d_value"]]
+    devices: Sequence[torch.device]
+    """Where each layer wants them; they may be kept elsewhere."""
 
     @property
     def nbytes(self) -> int:
@@ -29,11 +33,32 @@ class PrefixCache:
 
     def for_layout(self, layout: Layout, copies: int) -> DynamicCache:
         """A cache for one forward pass, each copy of the rows with the same prefix; what is stored stays."""
-        cache = DynamicCache()
+        cache = KeptCache()
         index = layout.cached.clamp(min=0)
         for i, (keys, values) in enumerate(zip(self.keys, self.values, strict=True)):
-            cache.update(_rows(keys, index, copies), _rows(values, index, copies), i)
+            device = self.devices[i]
+            cache.update(_rows(keys, index, copies).to(device), _rows(values, index, copies).to(device), i)
+        cache.closed = True
         return cache
+
+
+class KeptCache(DynamicCache):  # type: ignore[misc]
+    """A cache that takes prefixes and then only gives: a layer may run again in the backward pass and finds the same.
+
+    It does not hold the keys and values of the rows either, which would live until the pass is over.
+    """
+
+    closed = False
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values of prefix and rows together."""
+        if not self.closed:
+            found: tuple[Tensor, Tensor] = super().update(key_states, value_states, layer_idx, *args, **kwargs)
+            return found
+        kept = self.layers[layer_idx]
+        return torch.cat([kept.keys, key_states], 2), torch.cat([kept.values, value_states], 2)
 
 
 def _rows(kept: Tensor, index: Tensor, copies: int) -> Tensor:
@@ -42,24 +67,30 @@ def _rows(kept: Tensor, index: Tensor, copies: int) -> Tensor:
 
 
 @torch.no_grad()
-def keep_prefixes(model: LanguageModel, pairs: Sequence[EncodedPair], packing: Packing) -> PrefixCache | None:
-    """Run the pairs' prefixes and keep their keys and values; None where there are none."""
+def keep_prefixes(
+    model: LanguageModel, pairs: Sequence[EncodedPair], packing: Packing, keep: Keep = in_memory
+) -> PrefixCache | None:
+    """Run the pairs' prefixes and keep their keys and values; None where there are none. Raises NoRoom."""
     total = sum(pair.prefix for pair in pairs)
     stores: list[tuple[Tensor, Tensor]] = []
+    devices: list[torch.device] = []
     for layout in prefix_layouts(pairs, packing):
         cache = DynamicCache()
         forward(model, layout, [], cache=cache)
         if not stores:
-            stores = [(_empty(layer.keys, total), _empty(layer.values, total)) for layer in cache.layers]
+            stores = [(_empty(layer.keys, total, keep), _empty(layer.values, total, keep)) for layer in cache.layers]
+            devices = [layer.keys.device for layer in cache.layers]
         source = layout.source.flatten()
         real = torch.nonzero(source >= 0).flatten()
         for (keys, values), layer in zip(stores, cache.layers, strict=True):
             for store, found in ((keys, layer.keys), (values, layer.values)):
                 flat = found.transpose(1, 2).flatten(0, 1)
-                store[source[real].to(store.device)] = flat[real.to(flat.device)]
-    return PrefixCache(*zip(*stores, strict=True)) if stores else None
+                store[source[real].to(store.device)] = flat[real.to(flat.device)].to(store.device)
+    if not stores:
+        return None
+    return PrefixCache([pair[0] for pair in stores], [pair[1] for pair in stores], devices)
 
 
-def _empty(like: Tensor, tokens: int) -> Tensor:
+def _empty(like: Tensor, tokens: int, keep: Keep) -> Tensor:
     """[row, head, pos, d] -> room for [token, head, d]."""
-    return like.new_empty(tokens, like.shape[1], like.shape[3])
+    return keep(like, (tokens, like.shape[1], like.shape[3]))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from cotrace import markup
 from cotrace.problem.intervals import Interval
 from cotrace.results import Table
 from cotrace.results.tables import number
@@ -90,6 +91,9 @@ class Measurement:
         if self.refused:
             lines.append(f"{len(self.refused)} pairs refused; the first: {self.refused[0][1]}")
         return lines
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_() + "".join(map(markup.paragraph, self.notes))
 
     def __str__(self) -> str:
         return "\n".join([str(self.table()), *self.notes])

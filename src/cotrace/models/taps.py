@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -13,9 +16,31 @@ from cotrace.models.experts import experts_hook
 from cotrace.models.internals import AttentionCall, attention_handler
 from cotrace.models.places import Place
 
-Edit = Callable[[Tensor], Tensor]
+
+@dataclass(frozen=True, eq=False)
+class PatternChange:
+    """What is added to an attention pattern, for those queries of each row that change at all."""
+
+    queries: Int[Tensor, "row query"]
+    """Places in the row; one that is named twice has a change of zero at the second."""
+    change: Float[Tensor, "row head query key"]
+
+    def on_weights(self, weights: Float[Tensor, "row head all key"]) -> Float[Tensor, "row head all key"]:
+        """The pattern with the change."""
+        return weights.scatter_add(2, self.queries[:, None, :, None].expand_as(self.change), self.change)
+
+    def on_output(
+        self, output: Float[Tensor, "row all head d_head"], value: Float[Tensor, "row kv_head key d_head"]
+    ) -> Float[Tensor, "row all head d_head"]:
+        """The attention output with the change, in which it is linear."""
+        moved = attend(self.change, value)
+        flat = self.queries + output.shape[1] * torch.arange(len(output), device=output.device)[:, None]
+        return output.flatten(0, 1).index_add(0, flat.flatten(), moved.flatten(0, 1)).reshape(output.shape)
+
+
+Edit = Callable[[Tensor], Any]
 """Tensor at a place -> what goes on in its stead. Attention outputs come as [row, pos, head, d_head], patterns as
-[row, head, query, key], everything else as [row, pos, feature]."""
+[row, head, query, key] (there only the change may be given), everything else as [row, pos, feature]."""
 MODULE_TAPS = ("input", "output", "experts")
 TapList = Sequence[tuple[Place, Edit]]
 
@@ -30,7 +55,7 @@ def tapped(model: PreTrainedModel, taps: TapList, eager: bool = False) -> Iterat
     reached: set[int] = set()
 
     def counted(i: int, edit: Edit) -> Edit:
-        def apply(own: Tensor) -> Tensor:
+        def apply(own: Tensor) -> Any:
             reached.add(i)
             return edit(own)
 
@@ -96,12 +121,14 @@ def _hook_attention(stack: ExitStack, model: PreTrainedModel, edits: TapList, ea
 
 def _edit_pattern(output: Tensor, weights: Tensor, value: Tensor, edits: Sequence[Edit]) -> tuple[Tensor, Tensor]:
     """The output is linear in the weights, so only their change is multiplied with the running values."""
-    edited = weights
-    for edit in edits:
-        edited = edit(edited)
-    if edited is weights:
-        return output, weights
-    return output + attend(edited - weights, value), edited
+    for number, edit in enumerate(edits, start=1):
+        edited = edit(weights)
+        if isinstance(edited, PatternChange):
+            output = edited.on_output(output, value)
+            weights = edited.on_weights(weights) if number < len(edits) else weights
+        elif edited is not weights:
+            output, weights = output + attend(edited - weights, value), edited
+    return output, weights
 
 
 def attend(weights: Tensor, value: Tensor) -> Tensor:

@@ -130,6 +130,12 @@ class Constrained:
         side = [_on(constraint) for constraint in self.side]
         return Constrained(unseen, side, bounds=self.bounds)
 
+    @property
+    def searched(self) -> Constrained:
+        """The same on the pairs that searches see, with the same bounds; side problems stay whole."""
+        seen = getattr(self.problem, "searched", self.problem)
+        return self if seen is self.problem else Constrained(seen, self.side, bounds=self.bounds)
+
     def side_values(self, masks: Float[Tensor, "*mask n"]) -> Float[Tensor, "*mask side"]:
         """The effect of each mask on each side problem."""
         return torch.stack([constraint.problem.value(masks).double() for constraint in self.side], -1)

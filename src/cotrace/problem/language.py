@@ -11,20 +11,25 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from cotrace.batches import ALIGNMENTS, Align, Bos, Encoding, Refusal, encode_task
+from cotrace import markup
+from cotrace.batches import ALIGNMENTS, Align, Bos, Encoding, Packing, Refusal, encode_task
 from cotrace.batches.roles import ALL
 from cotrace.components import ComponentSpace, Site
-from cotrace.donors import DonorSource, Noise, Setting, check_sites, donor_source
+from cotrace.donors import DonorSource, Noise, check_sites, donor_source
 from cotrace.errors import InputError, unknown
+from cotrace.interventions.storage import Storage
 from cotrace.metrics import AnyMetric, metric_named
 from cotrace.models import LanguageModel
-from cotrace.problem.aim import aim, part_of
+from cotrace.problem.aim import aim
+from cotrace.problem.batching import Batching, Checkpointing
 from cotrace.problem.breakdown import Breakdown, breakdown
 from cotrace.problem.coverage import Coverage
+from cotrace.problem.memory import check_budget, check_memory, memory_budget
 from cotrace.problem.packing import choose_packing
 from cotrace.problem.pairs import PairProblem
-from cotrace.problem.protocol import Cost, Direction, Examples, Loss, Mode
-from cotrace.problem.scorer import Scorer, block_spots
+from cotrace.problem.parts import Builder, subset_of
+from cotrace.problem.protocol import Cost, Direction, Examples, Loss, Mode, Problem
+from cotrace.problem.scorer import Scorer
 from cotrace.problem.summary import FullSwap, full_swap, preferred
 from cotrace.problem.whole import SetProblem
 from cotrace.prompts import Task
@@ -53,6 +58,16 @@ class Plan:
     """Forward passes of one such evaluation."""
     packed: bool
     donor_bytes: int
+    rows: int = 0
+    """Rows of those forward passes together."""
+    searched_pairs: int = 0
+    """Training pairs that searches see: all, or as many as ``search_pairs`` allows."""
+    memory_bytes: int = 0
+    """Donor values and kept prefixes in memory."""
+    disk_bytes: int = 0
+    """Those in mapped files, for which the budget has no room."""
+    recomputed_bytes: int = 0
+    """Those that are computed for each forward pass anew, for which the disk has no room either."""
 
 
 class LanguageProblem:
@@ -61,8 +76,11 @@ class LanguageProblem:
     ``holdout`` is the share of pairs that no search sees (0 keeps all in), ``audit`` a third share that nothing touches
     until the final figures; pairs with one value of the field ``split_by`` (default ``split_group``) stay together.
     The direction defaults to the sign of the full swap. Donor values and base scores are computed once, here.
-    ``pack=False`` gives every answer a row of its own and keeps no prefixes: slower, for checking. Raises CotraceError
-    subclasses for bad input.
+    ``pack=False`` gives every answer a row of its own and keeps no prefixes: slower, for checking.
+    ``search_pairs`` lets searches see that many training pairs only, drawn by seed; the frontier is of all.
+    ``memory`` (``"4GB"``, ``0.5`` of what is free) bounds donor values and kept prefixes: what goes beyond it is on
+    disk, or computed anew. ``checkpointing`` (``auto``: when memory runs out) computes activations again in the
+    backward pass. ``batch_plan`` repeats another problem's. Raises CotraceError subclasses for bad input.
     """
 
     def __init__(
@@ -86,8 +104,13 @@ class LanguageProblem:
         template_arguments: Mapping[str, Any] | None = None,
         batch_tokens: int | None = None,
         pack: bool = True,
+        search_pairs: int | None = None,
+        memory: str | float | int | None = None,
+        checkpointing: Checkpointing = "auto",
+        batch_plan: Mapping[str, Any] | None = None,
     ) -> None:
-        _check_options(mode=mode, direction=direction, align=align, positions=positions, batch_tokens=batch_tokens)
+        _check_options(mode, align, positions, checkpointing, batch_tokens)
+        check_memory(memory)
         self.model, self._task, self.mode = model, task, mode
         chosen, wanted = aim(metric_named(metric or task.metric), direction, mode)
         self.space = _space(model, sites if sites is not None else task.sites, roles)
@@ -95,16 +118,40 @@ class LanguageProblem:
         check_sites(self.donors, self.space, align)
         self.encoding = self._encode(align, prepend_bos, template_arguments or {})
         self.refused = _warn_of(self.encoding.refused, len(task))
-        self.packing = replace(
+        packing = replace(
             choose_packing(model, self.encoding.pairs, batch_tokens, pack), patch_answers=positions == "prompt+answer"
         )
-        encoding = self._with_prefixes(self.encoding) if self.packing.keep_prefix else self.encoding
+        encoding = self._with_prefixes(self.encoding) if packing.keep_prefix else self.encoding
         pairs = [encoded.pair for encoded in encoding.pairs]
         train, held, sealed = split_parts(pairs, holdout, seed, audit=audit, by=split_by)
-        self._groups = dict(zip((pair.id for pair in pairs), groups(pairs, split_by), strict=True))
-        self.training = self._part(encoding, train, chosen)
-        self._held = self._part(encoding, held, chosen) if held else None
-        self._sealed = partial(self._part, encoding, sealed, chosen) if sealed else None
+        labels = groups(pairs, split_by)
+        self._groups = dict(zip((pair.id for pair in pairs), labels, strict=True))
+        some = subset_of(train, labels, search_pairs, seed)
+        self._batching = Batching.planned(packing.batch_tokens, checkpointing, batch_plan)
+        self._storage = Storage(memory_budget(memory, model.device))
+        builder = Builder(
+            model,
+            self.space,
+            self.donors,
+            packing,
+            chosen,
+            mode,
+            self._task.score == "mean",
+            self._batching,
+            self._storage,
+        )
+        parts = [[encoding.pairs[i] for i in indices] for indices in (train, held) if indices]
+        check_budget(memory, self._storage.budget, max(map(builder.least_memory, parts)))
+
+        def part(name: str, indices: Sequence[int]) -> PairProblem | SetProblem:
+            return builder.part(name, [encoding.pairs[i] for i in indices])
+
+        self.training = part("training", train)
+        self._held = part("heldout", held) if held else None
+        self._sealed = partial(part, "audit", sealed) if sealed else None
+        self._some = part("subset", some) if some else None
+        if self._some is not None:
+            self._some.use_cost(self.training.cost, self._some.size / self.training.size)
         self.full_swap: FullSwap = full_swap(self.training)
         self.direction: Direction = wanted or preferred(self.full_swap, mode)
         if mode == "keep":
@@ -129,25 +176,26 @@ class LanguageProblem:
         pairs = tuple(replace(pair, prefix=self.donors.prefix(pair)) for pair in encoding.pairs)
         return replace(encoding, pairs=pairs)
 
-    def _part(self, encoding: Encoding, indices: Sequence[int], metric: AnyMetric) -> PairProblem | SetProblem:
-        pairs = [encoding.pairs[i] for i in indices]
-        spots = block_spots(self.model, self.space)
-        setting = Setting(self.model, self.space, tuple(dict.fromkeys(place for place, _ in spots)), self.packing)
-        sources = self.donors.each_draw() if isinstance(self.donors, Noise) else [self.donors]
-        mean = self._task.score == "mean"
-        scorers = [
-            Scorer(
-                self.model,
-                pairs,
-                self.space,
-                source.donors(setting, pairs),
-                self.packing,
-                mean=mean,
-                reads=metric.reads,
-            )
-            for source in sources
-        ]
-        return part_of(scorers, metric, self.mode)
+    @property
+    def packing(self) -> Packing:
+        """How examples share rows, and how many tokens a forward pass holds now."""
+        return self.training.scorer.packing
+
+    @property
+    def batch_plan(self) -> dict[str, Any]:
+        """How the passes were cut, with every change on the way: given to another problem it repeats them."""
+        return self._batching.to_dict() | {"stored": dict(self._storage.used)}
+
+    @property
+    def searched(self) -> Problem:
+        """What searches see: the problem itself, or the same on ``search_pairs`` of its pairs."""
+        return self if self._some is None else Heldout(self, self._some, "subset")
+
+    @property
+    def scorers(self) -> tuple[Scorer, Scorer]:
+        """What runs the model over the pairs that searches see, and over those that judge."""
+        parts = self._some or self.training, self._held or self.training
+        return parts[0].scorer, parts[1].scorer
 
     @property
     def heldout(self) -> Heldout | None:
@@ -222,6 +270,11 @@ class LanguageProblem:
             batches=len(layouts),
             packed=self.packing.packed,
             donor_bytes=sum(part.scorer.donors.nbytes for part in parts),
+            rows=sum(layout.rows for layout in layouts),
+            searched_pairs=self.searched.size,
+            memory_bytes=self._storage.used["memory"],
+            disk_bytes=self._storage.used["disk"],
+            recomputed_bytes=self._storage.used["recomputed"],
         )
 
     def scores(self, masks: Any, examples: Examples = None) -> Float[Tensor, "*mask example answer"]:
@@ -265,6 +318,19 @@ class LanguageProblem:
     def side_values(self, masks: Any) -> Float[Tensor, "*mask side"]:
         """Values that constraints bound; no columns where there are none."""
         return self.training.side_values(masks)
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "model": self.model.name,
+            "task": self.task,
+            "metric": self.metric,
+            "mode": self.mode,
+            "components": f"{len(self.space)}: {self.space.outline}",
+            "pairs searched": self.size,
+            "pairs held out": 0 if self._held is None else self._held.size,
+            "pairs refused": f"{len(self.refused)}; the first: {self.refused[0].reason}" if self.refused else "",
+        }
+        return markup.facts("Problem", facts) + markup.paragraph(self.summary)
 
     def __repr__(self) -> str:
         return (
@@ -312,11 +378,12 @@ def _warn_of(refused: Sequence[Refusal], total: int) -> tuple[Refusal, ...]:
     return tuple(refused)
 
 
-def _check_options(*, mode: str, direction: str | None, align: str, positions: str, batch_tokens: int | None) -> None:
+def _check_options(mode: str, align: str, positions: str, checkpointing: str, batch_tokens: int | None) -> None:
     for kind, given, options in (
         ("mode", mode, ("swap", "keep")),
         ("alignment", align, ALIGNMENTS),
         ("positions", positions, ("prompt", "prompt+answer")),
+        ("checkpointing", checkpointing, ("auto", "on", "off")),
     ):
         if given not in options:
             raise unknown(kind, given, options)

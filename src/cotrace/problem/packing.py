@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from cotrace.batches import EncodedPair, Packing, answer_layouts
-from cotrace.batches.plan import ROW_TOKENS
+from cotrace.batches.plan import longest_span
 from cotrace.interventions import Stations, forward, keep_prefixes
 from cotrace.models import LanguageModel
 from cotrace.models.watch import REFUSALS
@@ -29,15 +29,17 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, tor
 def choose_packing(
     model: LanguageModel, pairs: Sequence[EncodedPair], batch_tokens: int | None, pack: bool = True
 ) -> Packing:
-    """Packed rows where the model gives the same logits with them and no window is shorter than the longest example."""
+    """Packed rows where the model gives the same logits with them and no window or mask is shorter than an example."""
     tokens = batch_tokens or default_batch_tokens(model)
     longest = max(len(pair.prompt) + max(map(len, pair.answers)) for pair in pairs)
     window = shortest_window(model)
     fits = window is None or longest <= window
+    limit = mask_length(model)
+    fits = fits and (limit is None or longest_span(pairs) <= limit)
     packed = pack and fits and takes_packed_rows(model)
     kept = packed and takes_kept_prefixes(model)
     shortcuts = pack and takes_shortcuts(model)
-    return Packing(packed, tokens, row_tokens=min(ROW_TOKENS, tokens), keep_prefix=kept, shortcuts=shortcuts)
+    return Packing(packed, tokens, row_limit=limit, keep_prefix=kept, shortcuts=shortcuts).holding(tokens)
 
 
 def default_batch_tokens(model: LanguageModel) -> int:
@@ -53,6 +55,21 @@ def shortest_window(model: LanguageModel) -> int | None:
     config = model.module.config.get_text_config()
     named = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size", "window_size")]
     return min((w for w in named if isinstance(w, int) and w > 0), default=None)
+
+
+def mask_length(model: LanguageModel) -> int | None:
+    """The side of the smallest causal mask that the model keeps ready, and cuts to a row; None where there is none.
+
+    GPT-2 has one up to transformers 5.0. Its columns are places in the row, not positions in the text.
+    """
+    side = getattr(model.module.config.get_text_config(), "max_position_embeddings", None)
+    squares = [b for b in model.module.buffers() if b.ndim >= 2 and b.shape[-2:] == (side, side) and not b.is_meta]
+    return min((b.shape[-1] for b in squares if _is_causal(b[(0,) * (b.ndim - 2)])), default=None)
+
+
+def _is_causal(square: torch.Tensor) -> bool:
+    seen = square != 0
+    return bool(seen.diagonal().all()) and not bool(seen.triu(1).any())
 
 
 def takes_packed_rows(model: LanguageModel) -> bool:

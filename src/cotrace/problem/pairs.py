@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cotrace.errors import DegenerateError, NonFiniteError
 from cotrace.metrics import Metric
-from cotrace.problem.protocol import Examples, Loss, Mode
+from cotrace.problem.protocol import Cost, Examples, Loss, Mode
 from cotrace.problem.scored import SMALLEST_SWING, ScoredPairs
 from cotrace.problem.scorer import Scorer
 
@@ -27,8 +27,13 @@ class PairProblem(ScoredPairs):
         super().__init__(scorer, metric, mode)
         self.metric = metric
         self.draws = [PairProblem(draw, metric, mode) for draw in draws]
-        for draw in self.draws:
-            draw.cost = self.cost
+        self.use_cost(self.cost)
+
+    def use_cost(self, cost: Cost, unit: float = 1.0) -> None:
+        """Count there, and the draws too."""
+        super().use_cost(cost, unit)
+        for draw in getattr(self, "draws", ()):
+            draw.use_cost(cost, unit)
 
     @cached_property
     def base_levels(self) -> Float[Tensor, "example"]:
@@ -92,15 +97,16 @@ class PairProblem(ScoredPairs):
     ) -> Float[Tensor, "n"]:
         """Exact gradient of the mean of ``objective(effects)``, or of the mean effect where None."""
         some = self.some(examples)
-        variable = self.masks(z).clone().requires_grad_()
-        total = torch.zeros_like(variable)
-        weight = self.answers.weight if some is None else self.answers.weight[list(some)]
-        for layout in self.scorer.layouts(some):
-            effects = self._effects(self.scorer.run(variable[None], layout)[0], layout.examples)
+        self.charge(2 * self.share(some))
+        weight = self.answers.weight
+        whole = weight.sum() if some is None else weight[list(some)].sum()
+
+        def loss(scores: Tensor, examples: Sequence[int]) -> Tensor:
+            effects = self._effects(scores, examples)
             losses = effects if objective is None else objective(effects)
-            loss = (losses * self.answers.weight[list(layout.examples)]).sum() / weight.sum()
-            total += torch.autograd.grad(loss, variable)[0]
-        self.cost.charge(2 * self.share(some))
+            return (losses * weight[list(examples)]).sum() / whole
+
+        total = self.scorer.slope(self.masks(z), loss, some)
         if not bool(torch.isfinite(total).all()):
             raise NonFiniteError(
                 f"the gradient of {self.metric.name} is not finite; try dtype='float32' or another metric"

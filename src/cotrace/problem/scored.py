@@ -30,13 +30,22 @@ class ScoredPairs:
         self.scorer, self.mode = scorer, mode
         self.dtype = scorer.model.compute_dtype
         self.answers = Answers.of([encoded.pair for encoded in scorer.pairs], self.dtype)
-        self.cost = Cost()
+        self.use_cost(Cost())
         if not bool(self.answers.weight.sum() > 0):
             raise InputError("the weights of the pairs add up to 0: give at least one pair a weight above 0")
         try:
             metric.check(self.answers)
         except InputError as error:
             raise InputError(f"metric {metric.name}, {self.size} pairs of this part of the data: {error}") from None
+
+    def use_cost(self, cost: Cost, unit: float = 1.0) -> None:
+        """Count there; one mask on all pairs of this part is ``unit``."""
+        self.cost, self.unit = cost, unit
+        self.scorer.cost = cost
+
+    def charge(self, amount: float) -> None:
+        """Count so many masks on all pairs of this part."""
+        self.cost.charge(self.unit * amount)
 
     @property
     def space(self) -> ComponentSpace:
@@ -69,7 +78,7 @@ class ScoredPairs:
         """What the metric reads, under one mask or several. Counts as an evaluation."""
         z = self.masks(masks)
         some = self.some(examples)
-        self.cost.charge(self.share(some) * (len(z) if z.ndim == 2 else 1))
+        self.charge(self.share(some) * (len(z) if z.ndim == 2 else 1))
         scores = self.scorer.scores(z if z.ndim == 2 else z[None], some)
         return scores if z.ndim == 2 else scores[0]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 
 import torch
@@ -14,12 +15,17 @@ from cotrace.components import ComponentSpace
 from cotrace.donors import Donors
 from cotrace.donors.store import Spot
 from cotrace.errors import NonFiniteError
-from cotrace.interventions import Entry, Patch, Stations, block_mask, forward, keep_prefixes
+from cotrace.interventions import Entry, Patch, PrefixCache, Stations, block_mask, forward
 from cotrace.metrics.metric import Reads
 from cotrace.models import LanguageModel
 from cotrace.models.taps import TapList
+from cotrace.problem.batching import Batching, Replan, release
+from cotrace.problem.protocol import Cost
 from cotrace.problem.reading import answer_lengths, answer_scores, next_logits
 from cotrace.problem.reference import component_layers, reference
+
+BatchLoss = Callable[[Tensor, Sequence[int]], Tensor]
+"""(scores [example, answer], the examples) -> their part of a loss."""
 
 
 class Scorer:
@@ -35,14 +41,23 @@ class Scorer:
         *,
         mean: bool,
         reads: Reads = "answers",
+        prefix: PrefixCache | None = None,
+        batching: Batching | None = None,
+        part: str = "training",
     ) -> None:
-        self.model, self.pairs, self.space, self.donors, self.packing = model, pairs, space, donors, packing
+        self.model, self.pairs, self.space, self.donors, self._packing = model, pairs, space, donors, packing
         self.spots = block_spots(model, space)
         self.layers = component_layers(space)
         self.eager = any(place.tap == "pattern" for place, _ in self.spots)
         self.lengths = answer_lengths(pairs) if mean else None
-        self.reads = reads
-        self.prefix = keep_prefixes(model, pairs, packing)
+        self.reads, self.prefix = reads, prefix
+        self.batching, self.part, self.cost = batching or Batching(packing.batch_tokens), part, Cost()
+        self._whole: tuple[int, list[Layout]] | None = None
+
+    @property
+    def packing(self) -> Packing:
+        """How examples share rows, with the tokens that a forward pass holds now."""
+        return self._packing.holding(self.batching.tokens)
 
     @cached_property
     def columns(self) -> int:
@@ -51,10 +66,13 @@ class Scorer:
             return max(len(pair.answers) for pair in self.pairs)
         return int(self.model.module.get_output_embeddings().weight.shape[0])
 
-    @cached_property
+    @property
     def all_layouts(self) -> list[Layout]:
-        """The batch plan over all pairs."""
-        return answer_layouts(self.pairs, range(len(self.pairs)), self.packing)
+        """The batch plan over all pairs, made anew only when the batching changes."""
+        tokens = self.batching.tokens
+        if self._whole is None or self._whole[0] != tokens:
+            self._whole = tokens, answer_layouts(self.pairs, range(len(self.pairs)), self.packing)
+        return self._whole[1]
 
     def layouts(self, examples: Sequence[int] | None) -> list[Layout]:
         """The batch plan over some of the pairs, or all."""
@@ -79,26 +97,81 @@ class Scorer:
         row = {example: i for i, example in enumerate(order)}
         table = torch.zeros(len(masks), len(order), self.columns, dtype=self.model.compute_dtype)
         for layout in self.layouts(examples):
-            at = torch.tensor([row[example] for example in layout.examples])
-            patches = self.donors.patches(layout, self.spots)
-            for some, entry in self._parts(masks, layout, patches):
-                table[some[:, None], at] = self.run(masks[some], layout, patches, entry)
+            self._fill(table, row, masks, torch.arange(len(masks)), layout)
         return table
 
-    def _parts(
+    def _fill(
+        self, table: Tensor, row: dict[int, int], masks: Tensor, which: Int[Tensor, "some"], layout: Layout
+    ) -> None:
+        """Put the scores of a layout's examples under these masks in the table; what does not fit, in smaller parts."""
+        at = torch.tensor([row[example] for example in layout.examples])
+        left = torch.ones(len(which), dtype=torch.bool)
+        try:
+            for some, found in self._passes(masks[which], layout):
+                table[which[some][:, None], at] = found
+                left[some] = False
+            return
+        except Replan:
+            pass
+        release(self.model.device)
+        for smaller in self.layouts(layout.examples):
+            self._fill(table, row, masks, which[left], smaller)
+
+    def _passes(
+        self, masks: Float[Tensor, "mask n"], layout: Layout
+    ) -> Iterator[tuple[Int[Tensor, "some"], Float[Tensor, "some example answer"]]]:
+        """One forward pass after the other: which masks it had, and their scores. Raises Replan."""
+        with self._passing(layout):
+            patches = self.donors.patches(layout, self.spots)
+        for some, entry in self.parts(masks, layout, patches):
+            with self._passing(layout, len(some)):
+                found = self.run(masks[some], layout, patches, entry)
+            yield some, found
+
+    def parts(
         self, masks: Float[Tensor, "mask n"], layout: Layout, patches: dict[Spot, Patch]
     ) -> Iterator[tuple[Int[Tensor, "some"], Entry | None]]:
         """Masks whose copies of the layout fit in one forward pass, and where that pass starts; None: at the bottom."""
-        step = max(1, self.packing.batch_tokens // layout.cells)
+        step = max(1, self.batching.tokens // layout.cells)
         shared = reference(masks, self.layers, len(self.model.layers)) if self.packing.shortcuts else None
         if shared is None:
             yield from ((some, None) for some in torch.split(torch.arange(len(masks)), step))
             return
         stations = Stations([layer for layer, _ in shared.groups if layer > 0])
         if stations.wanted:
-            self.run(shared.mask[None], layout, patches, stations=stations)
+            with self._passing(layout):
+                self.run(shared.mask[None], layout, patches, stations=stations)
         for layer, members in shared.groups:
             yield from ((some, stations.entries.get(layer)) for some in torch.split(members, step))
+
+    def _passing(self, layout: Layout, copies: int = 1, *, gradient: bool = False) -> AbstractContextManager[None]:
+        """Around one forward pass: memory that runs out inside makes the batches smaller, and raises Replan."""
+        return self.batching.passing(
+            self.part,
+            self.cost,
+            copies * layout.cells,
+            divisible=copies > 1 or len(layout.examples) > 1,
+            gradient=gradient,
+        )
+
+    def slope(
+        self, z: Float[Tensor, "n"], loss: BatchLoss, examples: Sequence[int] | None = None
+    ) -> Float[Tensor, "n"]:
+        """Gradient of the sum of the batches' losses."""
+        total = torch.zeros_like(z)
+        for layout in self.layouts(examples):
+            total += self._slope(z, loss, layout)
+        return total
+
+    def _slope(self, z: Float[Tensor, "n"], loss: BatchLoss, layout: Layout) -> Float[Tensor, "n"]:
+        try:
+            with self._passing(layout, gradient=True):
+                variable = z.clone().requires_grad_()
+                return torch.autograd.grad(loss(self.run(variable[None], layout)[0], layout.examples), variable)[0]
+        except Replan:
+            pass
+        release(self.model.device)
+        return torch.stack([self._slope(z, loss, smaller) for smaller in self.layouts(layout.examples)]).sum(0)
 
     def run(
         self,
@@ -115,7 +188,15 @@ class Scorer:
         cache = None if self.prefix is None else self.prefix.for_layout(layout, copies)
         taps = self._taps(masks, patches, entry.start if entry else 0)
         logits = forward(
-            self.model, layout, taps, copies, eager=self.eager, cache=cache, entry=entry, stations=stations
+            self.model,
+            layout,
+            taps,
+            copies,
+            eager=self.eager,
+            cache=cache,
+            entry=entry,
+            stations=stations,
+            recompute=self.batching.checkpointing and masks.requires_grad,
         )
         return self._read(logits, layout)
 

@@ -79,6 +79,13 @@ class WeightedSum:
         kept = [problem for problem in unseen if problem is not None]
         return WeightedSum(list(zip(self.weights, kept, strict=True))) if len(kept) == len(unseen) else None
 
+    @property
+    def searched(self) -> WeightedSum:
+        """The same sum on the pairs that searches see."""
+        seen = [getattr(problem, "searched", problem) for problem in self.problems]
+        same = all(a is b for a, b in zip(seen, self.problems, strict=True))
+        return self if same else WeightedSum(list(zip(self.weights, seen, strict=True)))
+
     def value(self, masks: Float[Tensor, "*mask n"]) -> Float[Tensor, "*mask"]:
         """The weighted sum of values."""
         values = [problem.value(masks).double() for problem in self.problems]

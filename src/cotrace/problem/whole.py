@@ -81,13 +81,9 @@ class SetProblem(ScoredPairs):
         scored; the mean over a partition into equal batches is the full gradient exactly.
         """
         some = self.some(examples)
-        variable = self.masks(z).clone().requires_grad_()
-        slope = self._slope(variable.detach(), objective)
-        total = torch.zeros_like(variable)
-        for layout in self.scorer.layouts(some):
-            part = (self.scorer.run(variable[None], layout)[0] * slope[list(layout.examples)]).sum()
-            total += torch.autograd.grad(part, variable)[0]
-        self.cost.charge(1 + 2 * self.share(some))
+        self.charge(1 + 2 * self.share(some))
+        slope = self._slope(self.masks(z), objective)
+        total = self.scorer.slope(self.masks(z), lambda scores, few: (scores * slope[list(few)]).sum(), some)
         if not bool(torch.isfinite(total).all()):
             raise NonFiniteError(f"the gradient of {self.metric.name} is not finite; try dtype='float32'")
         return total / self.share(some)

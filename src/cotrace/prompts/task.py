@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from cotrace import markup
 from cotrace.errors import InputError
 from cotrace.prompts.pair import PromptPair
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 Score = Literal["sum", "mean"]
 Encoding = Literal["joint", "alone", "text"]
+SHOWN = 3
+"""Pairs that a notebook shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,17 @@ class Task:
         payload = [self.score, self.encoding, [asdict(pair) for pair in self.pairs]]
         return hashlib.sha256(json.dumps(payload, sort_keys=True, default=str).encode()).hexdigest()
 
+    def _repr_html_(self) -> str:
+        answers = "log-probability of the answer's tokens, " + {"sum": "summed", "mean": "averaged"}[self.score]
+        judged = f"{self.metric} ({answers})"
+        skipped = f"{len(self.skipped)}; the first, {': '.join(self.skipped[0])}" if self.skipped else ""
+        facts = {"pairs": len(self), "judged by": judged, "donors": self.donors, "source": self.source}
+        rows = [(pair.id, *_prompts(pair), " / ".join(pair.answers)) for pair in self.pairs[:SHOWN]]
+        first = f"The first {len(rows)}"
+        return markup.facts(f"Task {self.name}", facts | {"records that cannot be used": skipped}) + markup.table(
+            first, ("id", "base", "counterfactual", "answers"), rows, left=range(4)
+        )
+
     @classmethod
     def from_records(
         cls, records: Iterable[Mapping[str, Any]] | pd.DataFrame, *, name: str = "records", metric: str = "log_odds"
@@ -77,3 +91,9 @@ class Task:
 
         path = Path(path)
         return cls(name=path.stem, pairs=read_pairs(path), metric=metric, source=path.name)
+
+
+def _prompts(pair: PromptPair) -> tuple[str, str]:
+    """Base and counterfactual as text; of a chat what was said last."""
+    last = [str(chat[-1].get("content", "")) if chat else "" for chat in (pair.messages, pair.counterfactual_messages)]
+    return pair.base or last[0], pair.counterfactual or last[1]

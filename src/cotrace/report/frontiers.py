@@ -10,41 +10,45 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cotrace.errors import InputError
-from cotrace.report.style import INK, MARKERS, MUTED, colour, styled
+from cotrace.report.style import INK, MARKERS, MUTED, colour, is_narrow, styled, titled
 from cotrace.report.words import heading, level, quantity
 from cotrace.results import Frontier, Selection
 
 
-def frontier(frontiers: Frontier | Sequence[Frontier]) -> Figure:
+def frontier(frontiers: Frontier | Sequence[Frontier], *, width: float | None = None) -> Figure:
     """Effect against k for one or several searches of one problem, on the pairs searched and on those held out.
 
-    Raises InputError where the frontiers answer different questions.
+    ``width`` in inches; panels stand below each other where it is narrow. Raises InputError where the frontiers answer
+    different questions.
     """
     shown = [frontiers] if isinstance(frontiers, Frontier) else list(frontiers)
-    _check_same_question(shown)
+    check_same_question(shown)
     heldout = any(selection.effect_heldout is not None for one in shown for selection in one)
-    with styled():
-        figure = Figure(figsize=(8.6, 4.3) if heldout else (5.6, 4.3), layout="constrained")
-        axes = figure.subplots(1, 2 if heldout else 1, sharey=True, squeeze=False)[0]
-        _panel(axes[0], shown, "pairs searched", heldout=False)
+    width = width or (8.6 if heldout else 5.6)
+    with styled(width):
+        panels = 2 if heldout else 1
+        rows = panels if is_narrow(width) else 1
+        figure = Figure(figsize=(width, 1.2 + 2.1 * rows if is_narrow(width) else 4.3), layout="constrained")
+        axes = figure.subplots(rows, panels // rows, sharey=True, squeeze=False).ravel()
+        panel(axes[0], shown, "pairs searched", heldout=False)
         if heldout:
-            _panel(axes[1], shown, "held-out pairs", heldout=True)
+            panel(axes[1], shown, "held-out pairs", heldout=True)
         axes[0].set_ylabel(quantity(shown[0]))
-        figure.suptitle(
-            f"The most that k components do\n{heading(shown[0])}", x=0.012, ha="left", fontsize=10, color=INK
-        )
-        _legend(figure, axes[0])
+        titled(figure, f"The most that k components do\n{heading(shown[0])}", width)
+        legend(figure, axes[0], width)
     return figure
 
 
-def _check_same_question(frontiers: Sequence[Frontier]) -> None:
+def check_same_question(frontiers: Sequence[Frontier]) -> None:
+    """Raise InputError where there is none, or they answer different questions."""
     if not frontiers:
         raise InputError("a figure needs at least one frontier")
     if len({(one.mode, one.direction, one.metric, one.task, one.space.components) for one in frontiers}) > 1:
         raise InputError("these frontiers answer different questions: draw those of one task, metric, mode and space")
 
 
-def _panel(axes: Axes, frontiers: Sequence[Frontier], title: str, heldout: bool) -> None:
+def panel(axes: Axes, frontiers: Sequence[Frontier], title: str, heldout: bool) -> None:
+    """The searches on one part of the pairs."""
     axes.set_title(title)
     _draw_level(axes, frontiers[0], heldout)
     for index, one in enumerate(frontiers):
@@ -99,10 +103,11 @@ def _is_partial(one: Frontier) -> bool:
     return one.sizes != list(range(one.sizes[0], one.sizes[-1] + 1))
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
+def legend(figure: Figure, axes: Axes, width: float | int) -> None:
+    """Below the panels, the searches first."""
     handles, labels = axes.get_legend_handles_labels()
     order = [i for i, label in enumerate(labels) if not label.startswith("model level")]
     order += [i for i in range(len(labels)) if i not in order]
-    figure.legend(
-        [handles[i] for i in order], [labels[i] for i in order], loc="outside lower left", ncols=3, fontsize=8
-    )
+    shown = [handles[i] for i in order], [labels[i] for i in order]
+    columns, size = (2, 6.5) if is_narrow(width) else (3, 8)
+    figure.legend(*shown, loc="outside lower left", ncols=columns, fontsize=size)

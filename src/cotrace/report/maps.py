@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from cotrace.components import Component, Site
-from cotrace.report.style import BLUE, FAINT, INK, MUTED, PAPER, styled
+from cotrace.report.style import BLUE, FAINT, INK, MUTED, PAPER, is_narrow, styled, titled
 from cotrace.report.words import figure_of, heading, level
 from cotrace.results import Frontier, Selection
 
@@ -22,21 +23,25 @@ LEGEND = "blue: chosen; the number is the size k from which on the component is 
 SHADES = LinearSegmentedColormap.from_list("chosen", [BLUE, "#B9D9EE"])
 
 
-def head_map(frontier: Frontier, k: int) -> Figure:
+def head_map(frontier: Frontier, k: int, *, width: float | None = None) -> Figure:
     """Layers x heads, one map per site: the selection of exactly k. Raises InputError where the search found none.
 
-    The number in a cell is the smallest size from which on the component is in every selection up to k.
+    The number in a cell is the smallest size from which on the component is in every selection up to k. ``width`` in
+    inches, as wide as the cells need where None; maps stand below each other where it is narrow.
     """
     selection = frontier.at(k)
     entries = entry_sizes(frontier, k)
     sites = frontier.space.sites
-    with styled():
-        figure = Figure(figsize=(_width(frontier), _height(frontier)), layout="constrained")
-        panels = figure.subplots(1, len(sites), squeeze=False)[0]
+    size = (_width(frontier), _height(frontier)) if width is None else _fitted(frontier, width)
+    rows = len(sites) if width is not None and is_narrow(width) else 1
+    with styled(size[0]):
+        figure = Figure(figsize=size, layout="constrained")
+        panels = figure.subplots(rows, len(sites) // rows, squeeze=False).ravel()
         for axes, site in zip(panels, sites, strict=True):
             _panel(axes, frontier, site, entries, k)
-        figure.suptitle(_title(frontier, selection), x=0.012, ha="left", fontsize=9.5, color=INK)
-        figure.supxlabel(LEGEND, x=0.012, ha="left", fontsize=7.5, color=MUTED)
+        titled(figure, _title(frontier, selection), size[0])
+        legend = "\n".join(wrap(LEGEND, int(size[0] * 17)))
+        figure.supxlabel(legend, x=0.012, ha="left", fontsize=6.5 if is_narrow(size[0]) else 7.5, color=MUTED)
     return figure
 
 
@@ -83,7 +88,7 @@ def _grid(
         present[row, column] = 1
         if component in entries:
             came[row, column] = entries[component]
-            _number(axes, column, row, entries[component], k)
+            _number(axes, column, row, entries[component], k, size=7.5 if len(units) <= 16 else 5)
     axes.imshow(
         present, cmap=LinearSegmentedColormap.from_list("present", [FAINT, FAINT]), aspect="equal", origin="lower"
     )
@@ -96,9 +101,9 @@ def _grid(
     )
 
 
-def _number(axes: Axes, column: int, row: int, size: int, k: int) -> None:
-    ink = PAPER if size <= 0.6 * k else INK
-    axes.text(column, row, str(size), ha="center", va="center", fontsize=7.5, color=ink)
+def _number(axes: Axes, column: int, row: int, came: int, k: int, size: float) -> None:
+    ink = PAPER if came <= 0.6 * k else INK
+    axes.text(column, row, str(came), ha="center", va="center", fontsize=size, color=ink)
 
 
 def _gaps(axes: Axes, cells: Float[np.ndarray, "layer unit"]) -> None:
@@ -126,6 +131,20 @@ def _width(frontier: Frontier) -> float:
 
 def _height(frontier: Frontier) -> float:
     return max(2.6, 1.5 + 0.34 * len({component.layer for component in frontier.space}))
+
+
+def _fitted(frontier: Frontier, width: float) -> tuple[float, float]:
+    """Width and height where the width is given: cells shrink until the maps fit."""
+    counts = [
+        min(MOST_UNITS // 4, n) if (n := max(1, _units(frontier, site))) > MOST_UNITS else n
+        for site in frontier.space.sites
+    ]
+    layers = len({component.layer for component in frontier.space})
+    if is_narrow(width):
+        cell = min(0.34, (width - 0.7) / max(counts))
+        return width, 1.3 + len(counts) * (0.55 + max(cell, 0.1) * layers)
+    cell = min(0.34, (width - 0.8 * len(counts)) / sum(counts))
+    return width, 1.6 + max(cell, 0.1) * layers
 
 
 def _units(frontier: Frontier, site: Site) -> int:

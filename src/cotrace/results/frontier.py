@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from cotrace import markup
 from cotrace.components import ComponentSpace
 from cotrace.errors import InputError
 from cotrace.results.bound import Bound
@@ -161,11 +162,29 @@ class Frontier:
 
         return pd.DataFrame(self.rows(), columns=list(COLUMNS))
 
+    def members_frame(self) -> pd.DataFrame:
+        """One row for each size and member: search, k, component, site, layer, unit, role."""
+        from cotrace.results.frames import members_frame
+
+        return members_frame(self)
+
+    def effects_frame(self, ids: Sequence[str] | None = None, *, heldout: bool = False) -> pd.DataFrame:
+        """One row for each size and pair: search, k, pair, effect. ``ids`` names the pairs (``problem.training.ids``,
+        or ``problem.heldout.ids`` with ``heldout``). Raises InputError where single effects were not kept."""
+        from cotrace.results.frames import effects_frame
+
+        return effects_frame(self, ids, heldout=heldout)
+
     def table(self, most: int | None = None) -> Table:
         """k, effect, held-out effect, interval and the components that came (+) and went (-) since the row above."""
         from cotrace.results.tables import frontier_table
 
         return frontier_table(self, most)
+
+    def _repr_html_(self) -> str:
+        from cotrace.results.tables import SHOWN_ROWS
+
+        return markup.paragraph(self.summary) + self.table(SHOWN_ROWS)._repr_html_()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -163,6 +164,17 @@ class Tradeoff:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return asdict(self)
+
+    def to_json(self) -> bytes:
+        """The same as the bytes of a file."""
+        return (json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Tradeoff:
+        """Inverse of ``to_dict``. Raises ValueError for data of another form."""
+        from pydantic import TypeAdapter
+
+        return TypeAdapter(cls).validate_python(data)
 
     def _row(self, point: EditPoint) -> dict[str, Any]:
         one = point.outcome

@@ -7,9 +7,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cotrace import markup
 from cotrace.components import Component
 
 if TYPE_CHECKING:
+    import pandas as pd
     from transformers import PreTrainedModel
 
     from cotrace.donors import DonorSource
@@ -72,6 +74,19 @@ class Selection:
     def weighted_cost(self, weights: Mapping[str, float]) -> float:
         """Sum over the members of the weight of their site; 1 for a site without one."""
         return sum(weights.get(member.site.value, 1.0) for member in self.members)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each member: component, site, layer, unit (empty for a whole layer), role."""
+        import pandas as pd
+
+        from cotrace.results.frames import MEMBER_COLUMNS, member_rows
+
+        return pd.DataFrame(member_rows(self), columns=list(MEMBER_COLUMNS)).astype({"unit": "Int64"})
+
+    def _repr_html_(self) -> str:
+        from cotrace.results.tables import selection_facts
+
+        return markup.facts(f"Selection of {self.k}", selection_facts(self))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""

@@ -7,6 +7,8 @@ from cotrace.results.selection import Selection
 from cotrace.results.table import Table
 
 ADDED = "components added"
+SHOWN_ROWS = 30
+"""Sizes that a notebook shows of a frontier."""
 
 
 def number(value: float | None, signed: bool = True) -> str:
@@ -82,3 +84,15 @@ def _without_empty(table: Table) -> Table:
         [[row[i] for i in kept] for row in table.rows],
         frozenset(kept.index(i) for i in table.left if i in kept),
     )
+
+
+def selection_facts(selection: Selection) -> dict[str, str]:
+    """Name -> value of what is known of a selection."""
+    interval = "" if selection.interval is None else "{:+.4g} .. {:+.4g}".format(*selection.interval)
+    return {
+        "components": _shorten(selection.components, most=40),
+        "effect": number(selection.effect),
+        "effect, held out": number(selection.effect_heldout),
+        "interval": interval,
+        "p": number(selection.p_value, signed=False),
+    }

@@ -10,9 +10,11 @@ from cyclopts import Group, Parameter
 from cotrace.errors import InputError, unknown
 
 MODEL = Parameter(group=Group("The model", sort_key=1))
+FLAG = Parameter(group=MODEL.group, negative="", show_default=False)
 QUESTION = Parameter(group=Group("The question", sort_key=2))
 TASK_OPTIONS = Parameter(group=QUESTION.group, name="--task-option", show_default=False)
 SITES = Parameter(group=QUESTION.group, show_default=False)
+TEMPLATE = Parameter(group=QUESTION.group, name="--template-option", show_default=False)
 SEARCH = Parameter(group=Group("The search", sort_key=3))
 SEARCHES = Parameter(group=SEARCH.group, name=("--search", "--searches"), show_default=False)
 OPTIONS = Parameter(group=SEARCH.group, name="--option", show_default=False)
@@ -31,6 +33,14 @@ class RunConfig:
     """Number type of the weights; effects are kept in float32 or better."""
     device: Annotated[str, MODEL] = "cpu"
     """Where the model runs, such as cpu or cuda:0."""
+    device_map: Annotated[str | None, MODEL] = None
+    """auto spreads the layers over devices, main memory and disk (needs accelerate)."""
+    offload_folder: Annotated[str | None, MODEL] = None
+    """Folder for the weights that device_map leaves on disk."""
+    quantise: Annotated[Literal["8bit", "4bit"] | None, MODEL] = None
+    """Keep the weights in 8 or 4 bits (needs bitsandbytes); activations stay of type dtype."""
+    trust_remote_code: Annotated[bool, FLAG] = False
+    """Run the code that comes with the model. Only for code that you have read."""
 
     task: Annotated[str, QUESTION]
     """Name of a task (see `cotrace tasks`), or a JSON Lines file of your own pairs."""
@@ -55,6 +65,14 @@ class RunConfig:
     Default: the way in which swapping everything moves it."""
     align: Annotated[Literal["exact", "ends"], QUESTION] = "exact"
     """Pairs whose token lengths differ: refused (exact), or aligned at both ends."""
+    roles: Annotated[tuple[str, ...], SITES] = ()
+    """Split each component by position, such as last,subject or a span that the pairs name. Default: all positions."""
+    positions: Annotated[Literal["prompt", "prompt+answer"], QUESTION] = "prompt"
+    """Where donors act: on the prompt, or on the answers as well."""
+    prepend_bos: Annotated[Literal["auto", "yes", "no"], QUESTION] = "auto"
+    """A token for the beginning in front of prompts: as the tokenizer does, always, or never."""
+    template_options: Annotated[dict[str, Any], TEMPLATE] = field(default_factory=dict)
+    """What the chat template is told, as in --template-option.enable_thinking false."""
     holdout: Annotated[float, QUESTION] = 0.3
     """Share of the pairs that the search never sees."""
     audit: Annotated[float, QUESTION] = 0.0
@@ -62,6 +80,8 @@ class RunConfig:
     split_by: Annotated[str | None, QUESTION] = None
     """Field whose pairs of one value stay on one side of the split. Default: the pairs' split_group."""
 
+    search_pairs: Annotated[int | None, SEARCH] = None
+    """Search on this many training pairs only, drawn by the seed; the result is of all. Default: all."""
     searches: Annotated[tuple[str, ...], SEARCHES] = ()
     """Search methods, separated by commas. Default: pursuit; for compare pursuit,pgbct,greedy,topk,random."""
     max_size: Annotated[int | None, SEARCH] = None
@@ -75,15 +95,25 @@ class RunConfig:
     """Seed of the holdout and of the searches that draw."""
     batch_tokens: Annotated[int | None, RUN] = None
     """Most tokens in one forward pass; less takes less memory. Default: chosen by the model's size."""
+    memory: Annotated[str | float | None, RUN] = None
+    """Most memory for donor values and kept prefixes, such as 4GB, 512MiB or 0.5 of what is free; what goes beyond it
+    lies on disk, or is computed anew. Default: half of what is free."""
+    checkpointing: Annotated[Literal["auto", "on", "off"], RUN] = "auto"
+    """Compute activations again in the backward pass: when memory runs out (auto), always, or never."""
     threads: Annotated[int | None, RUN] = None
     """Processor threads. Default: one for small models, which more would slow down; else one per core."""
+    checkpoint_every_s: Annotated[float | None, RUN] = None
+    """Seconds between checkpoints, which `cotrace resume` goes on from; 0 writes one at every step.
+    Default: 10, or longer where one takes long to write."""
     out: Annotated[str | None, RUN] = None
     """New folder for the results. Default: the next free one under runs/."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sites", _split(self.sites))
         object.__setattr__(self, "searches", _split(self.searches))
+        object.__setattr__(self, "roles", _split(self.roles))
         object.__setattr__(self, "task_options", _literals(self.task_options))
+        object.__setattr__(self, "template_options", _literals(self.template_options))
         own = {search: _literals(settings) for search, settings in self.search_options.items()}
         object.__setattr__(self, "search_options", own)
         directions = ("maximise", "minimise")
@@ -95,8 +125,14 @@ class RunConfig:
             raise InputError(f"audit is {self.audit}: give a share of at least 0 and below 1")
         if self.max_size is not None and self.max_size < 1:
             raise InputError(f"max size {self.max_size} is outside 1..N: ask for at least 1 component")
+        if self.search_pairs is not None and self.search_pairs < 1:
+            raise InputError(f"search_pairs is {self.search_pairs}: give at least 1 pair to search on")
+        if self.batch_tokens is not None and self.batch_tokens < 1:
+            raise InputError(f"batch_tokens is {self.batch_tokens}: give at least 1")
         if self.threads is not None and self.threads < 1:
             raise InputError(f"threads is {self.threads}: give at least 1")
+        if self.checkpoint_every_s is not None and not self.checkpoint_every_s >= 0:
+            raise InputError(f"checkpoint_every_s is {self.checkpoint_every_s}: give 0 seconds or more")
 
     def options_of(self, search: str) -> dict[str, Any]:
         """The settings meant for this search."""

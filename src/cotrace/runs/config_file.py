@@ -2,42 +2,89 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from cotrace.errors import InputError, unknown
+from cotrace.errors import DamagedRun, InputError, unknown
 from cotrace.runs.config import RunConfig
+from cotrace.runs.sealed import seal_text, text_is_whole
 
+SCHEMA = 1
+SCHEMA_KEY = "schema"
 RECORD = "record"
 """Key of what was found out by running: versions, hashes, sizes. Not read on replay."""
 NOT_STORED = ("out",)
 """A config lies in the folder that it would name."""
+PATHS = ("model", "task", "data", "metric", "offload_folder")
+"""Fields that may name a file or a folder."""
+SHIPPED = "shipped"
+"""The name of the model that comes with the package, whatever folder bears it too."""
 HEADER = "# Replay with: cotrace trace --config THIS_FILE --out NEW_FOLDER\n"
 
 
 def write_config(config: RunConfig, record: dict[str, Any]) -> bytes:
     """config.yaml as bytes."""
     stored = {name: _plain(value) for name, value in asdict(config).items() if name not in NOT_STORED}
-    text = yaml.safe_dump(stored | {RECORD: record}, sort_keys=False, allow_unicode=True, width=120)
-    return (HEADER + text).encode()
+    stored = {SCHEMA_KEY: SCHEMA} | stored | {RECORD: record}
+    return seal_text(HEADER + yaml.safe_dump(stored, sort_keys=False, allow_unicode=True, width=120))
 
 
 def read_config(path: str | Path) -> RunConfig:
-    """The RunConfig in a file. Raises InputError with the line number."""
-    from pydantic import TypeAdapter, ValidationError
+    """The RunConfig in a file, its relative paths those of the file's folder. Raises InputError with the line number.
 
+    Warns of a file that was changed since a run wrote it. Raises DamagedRun for one that was cut short.
+    """
     text = _text(Path(path))
     data, lines = _load(Path(path), text)
+    _check_whole(Path(path), text)
+    return _parsed(Path(path), data, lines)
+
+
+def read_run_config(folder: Path) -> tuple[RunConfig, Mapping[str, Any]]:
+    """The RunConfig of a run and its record, exactly as the run wrote them. Raises DamagedRun, InputError."""
+    path = folder / "config.yaml"
+    text = _text(path)
+    if not text_is_whole(text):
+        raise DamagedRun(
+            f"{path} is not what the run wrote: it was cut short or changed; restore it, or use it for a new run with "
+            f"`cotrace trace --config {path}`"
+        )
+    data, lines = _load(path, text)
+    record = data.get(RECORD)
+    if not isinstance(record, dict):
+        raise InputError(f"{path} holds no record of the run: trace again")
+    return _parsed(path, data, lines), record
+
+
+def _check_whole(path: Path, text: str) -> None:
+    whole = text_is_whole(text)
+    if whole is None and text.startswith(HEADER):
+        raise DamagedRun(
+            f"{path} is cut short: its last line, which holds its hash, is missing; restore it, or delete its first "
+            "line to use it as it is"
+        )
+    if whole is False:
+        warnings.warn(f"{path} was changed since a run wrote it", stacklevel=3)
+
+
+def _parsed(path: Path, data: dict[str, Any], lines: Mapping[str, int]) -> RunConfig:
+    from pydantic import TypeAdapter, ValidationError
+
     data.pop(RECORD, None)
+    schema = data.pop(SCHEMA_KEY, SCHEMA)
+    if schema != SCHEMA:
+        raise InputError(f"{path}, line {lines[SCHEMA_KEY]}: schema {schema!r} is not {SCHEMA}: use the cotrace of it")
     names = [field.name for field in fields(RunConfig)]
     for key in data:
         if key not in names:
             raise InputError(f"{path}, line {lines[key]}: {unknown('field', key, names)}")
     try:
-        return TypeAdapter(RunConfig).validate_python(data)
+        return TypeAdapter(RunConfig).validate_python(_from(path.parent, data))
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0])
@@ -45,6 +92,21 @@ def read_config(path: str | Path) -> RunConfig:
         raise InputError(f"{path}{where}: {key}: {_reason(first)}") from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def _from(folder: Path, data: dict[str, Any]) -> dict[str, Any]:
+    """The fields, a relative path that leads somewhere from the config's own folder made absolute."""
+    return {name: _located(folder, name, value) for name, value in data.items()}
+
+
+def _located(folder: Path, name: str, value: Any) -> Any:
+    if name not in PATHS or not isinstance(value, str) or not value:
+        return value
+    path, colon, function = value.rpartition(":") if name == "metric" else (value, "", "")
+    if name == "task" and not value.endswith((".jsonl", ".json")):
+        return value  # a folder may bear the name of a task
+    there = folder / path
+    return f"{there.resolve()}{colon}{function}" if path and value != SHIPPED and there.exists() else value
 
 
 def _reason(first: Any) -> str:

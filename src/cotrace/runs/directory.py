@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from cotrace.errors import InputError, OutputExists
+from cotrace.errors import CotraceError, InputError, OutputExists, RunBusy
+from cotrace.runs.lock import LOCK, locked
+
+CONFIG = "config.yaml"
+LOG = "log.txt"
+MANIFEST = "manifest.json"
+CHECKPOINTS = "checkpoint"
+TEMPORARY = ".tmp"
 
 
 @dataclass(frozen=True)
@@ -17,14 +25,15 @@ class RunDirectory:
     """A folder that is new or empty when it is claimed."""
 
     path: Path
+    base: Path | None = None
+    """Where the user gave no name: the name that numbers are put behind, should the folder be taken meanwhile."""
 
     @classmethod
     def claim(cls, out: str | Path) -> RunDirectory:
         """Check that results can be written there; nothing is created. Raises OutputExists, InputError."""
         path = Path(out)
-        if path.is_dir() and any(path.iterdir()):
-            what = "a run" if (path / "config.yaml").exists() else "files"
-            raise OutputExists(f"the output folder {path} already holds {what}: name a new one with --out")
+        if path.is_dir() and not _is_free(path):
+            raise OutputExists(_taken(path))
         if path.exists() and not path.is_dir():
             raise OutputExists(f"the output {path} is a file: name a new folder with --out")
         parent = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
@@ -38,11 +47,51 @@ class RunDirectory:
     def next_free(cls, base: str | Path) -> RunDirectory:
         """The folder of that name, or with the first number behind it that is free."""
         base = Path(base)
-        for number in count(1):
-            path = base if number == 1 else base.with_name(f"{base.name}-{number}")
-            if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-                break
-        return cls.claim(path)
+        paths = (base if number == 1 else base.with_name(f"{base.name}-{number}") for number in count(1))
+        path = next(path for path in paths if not path.exists() or (path.is_dir() and _is_free(path)))
+        return cls(cls.claim(path).path, base)
+
+    @contextmanager
+    def begun(self, config: bytes) -> Iterator[Path]:
+        """Make the folder with its config.yaml, and hold its lock. Raises OutputExists, RunBusy where it was taken.
+
+        A mistake of the user's that shows before the first checkpoint leaves nothing behind.
+        """
+        was_there = self.path.exists()
+        with ExitStack() as stack:
+            directory = self.made(stack)
+            try:
+                write_atomically(directory.path / CONFIG, config)
+                yield directory.path
+            except CotraceError:
+                if not (directory.path / CHECKPOINTS).exists():
+                    directory.give_up(keep=was_there)
+                raise
+
+    def made(self, stack: ExitStack) -> RunDirectory:
+        """This directory, or the next of its name that is free, made and locked for as long as the stack is open."""
+        try:
+            stack.enter_context(self._locked())
+        except (OutputExists, RunBusy):
+            if self.base is None:
+                raise
+            return RunDirectory.next_free(self.base).made(stack)
+        return self
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.path.mkdir(parents=True, exist_ok=True)
+        with locked(self.path):
+            RunDirectory.claim(self.path)  # another process may have been quicker
+            yield
+
+    def give_up(self, keep: bool) -> None:
+        """Remove what a run has begun to write, and the folder where it is not to be kept and holds nothing else."""
+        sweep(self.path)
+        for name in (CONFIG, LOG, LOCK):
+            (self.path / name).unlink(missing_ok=True)
+        if not keep and not any(self.path.iterdir()):
+            self.path.rmdir()
 
     def write(self, files: Mapping[str, bytes]) -> None:
         """Write these files; each is there in full or not at all."""
@@ -51,19 +100,69 @@ class RunDirectory:
             write_atomically(self.path / name, content)
 
 
+def _taken(path: Path) -> str:
+    """Why a folder is not free, with the remedy."""
+    begun, finished = (path / CONFIG).exists(), (path / MANIFEST).exists()
+    if begun and not finished:
+        return (
+            f"the output folder {path} already holds a run that has not finished: go on with `cotrace resume {path}`, "
+            "or name a new folder with --out"
+        )
+    return f"the output folder {path} already holds {'a run' if begun else 'files'}: name a new one with --out"
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a file is our lock, or one that was being written when its process was killed."""
+    return path.name == LOCK or (path.name.startswith(".") and path.name.endswith(TEMPORARY))
+
+
+def _is_free(folder: Path) -> bool:
+    return all(map(is_leftover, folder.iterdir()))
+
+
+def sweep(folder: Path) -> None:
+    """Remove the files that were being written when a process was killed. Only for who holds the lock."""
+    for path in folder.iterdir():
+        if is_leftover(path) and path.name != LOCK:
+            path.unlink()
+
+
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write to a temporary sibling, flush it to the disk, and rename it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Write to a temporary sibling, flush it to the disk, rename it, and flush the folder."""
+    with naming(path):
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(0o666 & ~_umask())
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        _flush(path.parent)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError within is about this file; a write that fails names none."""
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        error.filename = str(path)
         raise
+
+
+def _flush(folder: Path) -> None:
+    """Have the folder's own list of names on the disk, where the system can."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _umask() -> int:

@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from cotrace.errors import InputError
 from cotrace.evaluation import Evaluation
-from cotrace.results import Frontier, Selection
+from cotrace.models import LanguageModel
+from cotrace.results import Frontier
 from cotrace.results.effects import EffectTable
-from cotrace.runs.config_file import RECORD
-from cotrace.runs.directory import write_atomically
+from cotrace.runs.config import RunConfig
+from cotrace.runs.config_file import read_run_config
+from cotrace.runs.manifest import add_files, check_files
 from cotrace.runs.prepare import Prepared
-from cotrace.runs.record import record
+from cotrace.runs.record import model_record, record
 
 EFFECTS = "effects.safetensors"
 EVALUATION = "evaluation.json"
@@ -40,10 +41,11 @@ def effects_safetensors(frontiers: Sequence[Frontier]) -> bytes:
 
 
 def with_effects(folder: Path, frontier: Frontier) -> Frontier:
-    """The frontier with the effects that the run kept, where it did. Raises InputError for a damaged file."""
+    """The frontier with the effects that the run kept, where it did. Raises DamagedRun for a damaged file."""
     path = folder / EFFECTS
     if not path.is_file():
         return frontier
+    check_files(folder, EFFECTS)
     try:
         arrays: Mapping[str, Any] = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -65,7 +67,7 @@ def evaluation_json(evaluation: Evaluation) -> bytes:
 def store_evaluation(folder: Path, evaluation: Evaluation) -> Path:
     """Write it into the run's folder: ``evaluation.json``, or ``evaluation-audit.json`` for the audit."""
     path = folder / (AUDIT if evaluation.judged_on == "audit" else EVALUATION)
-    write_atomically(path, evaluation_json(evaluation))
+    add_files(folder, {path.name: evaluation_json(evaluation)})
     return path
 
 
@@ -79,60 +81,38 @@ def check_audit_unused(folder: Path) -> None:
 
 
 def check_same(folder: Path, prepared: Prepared) -> None:
-    """Raise InputError where the model or the data are not those that the run records, by their hashes."""
-    stored, now = _stored_record(folder), record(prepared)
+    """Raise InputError where data, model, tokenizer or metric are not those that the run records, by their hashes."""
+    stored, now = read_run_config(folder)[1], record(prepared)
     if stored.get("data_sha256") != now["data_sha256"]:
         raise InputError(
             f"the data differ from those of {folder}: sha256 {_short(now['data_sha256'])}, the run had "
             f"{_short(stored.get('data_sha256'))}; restore the file, or trace again"
         )
-    was: Mapping[str, Any] = stored.get("model") or {}
-    for field in ("architecture", "weights_sha256", "commit"):
-        if was.get(field) != now["model"][field]:
+    check_same_model(folder, prepared.config, prepared.model)
+    for what, field in (("tokenizer", "tokenizer_sha256"), ("metric", "metric_file")):
+        if _hash_of(stored.get(field)) != _hash_of(now[field]):
             raise InputError(
-                f"the model differs from that of {folder}: {field} is {_short(now['model'][field])}, the run had "
+                f"the {what} differs from that of {folder}: sha256 {_short(_hash_of(now[field]))}, the run had "
+                f"{_short(_hash_of(stored.get(field)))}; restore it, or trace again"
+            )
+
+
+def check_same_model(folder: Path, config: RunConfig, model: LanguageModel) -> None:
+    """Raise InputError where the model is not the one that the run records, by its hashes."""
+    was: Mapping[str, Any] = read_run_config(folder)[1].get("model") or {}
+    now = model_record(config, model)
+    for field in ("architecture", "weights_sha256", "commit"):
+        if was.get(field) != now[field]:
+            raise InputError(
+                f"the model differs from that of {folder}: {field} is {_short(now[field])}, the run had "
                 f"{_short(was.get(field))}; give the same model, or trace again"
             )
 
 
-def _stored_record(folder: Path) -> Mapping[str, Any]:
-    try:
-        data = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"cannot read {folder / 'config.yaml'}: {error}") from None
-    found = data.get(RECORD) if isinstance(data, dict) else None
-    if not isinstance(found, dict):
-        raise InputError(f"{folder / 'config.yaml'} holds no record of the run: trace again")
-    return found
+def _hash_of(entry: object) -> object:
+    """The hash itself, or that of a file's entry: its path and the state of its repository do not matter."""
+    return entry.get("sha256") if isinstance(entry, dict) else entry
 
 
 def _short(value: object) -> str:
     return str(value)[:12]
-
-
-def read_selection(path: str | Path) -> Selection:
-    """Component names from a file: JSON (a list, or an object with ``components``), or words. Raises InputError."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}") from None
-    names = _names(text, str(path))
-    if not names:
-        raise InputError(f"{path} names no component: write them as L9.head6, one a line or separated by spaces")
-    return Selection.parse(names)
-
-
-def _names(text: str, path: str) -> list[str]:
-    if text.lstrip()[:1] not in ("[", "{"):
-        lines = (line.split("#")[0] for line in text.splitlines())
-        return [word for line in lines for word in line.replace(",", " ").split()]
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON: {error}") from None
-    if isinstance(data, dict):
-        chosen = data.get("chosen")
-        data = data.get("components", chosen.get("components") if isinstance(chosen, dict) else None)
-    if not isinstance(data, list) or not all(isinstance(name, str) for name in data):
-        raise InputError(f"{path}: give a list of component names, or an object whose 'components' is one")
-    return data

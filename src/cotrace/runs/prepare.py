@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,13 +16,13 @@ from cotrace.components import Site
 from cotrace.errors import InputError, unknown
 from cotrace.models import LanguageModel, load_model
 from cotrace.problem.language import LanguageProblem
+from cotrace.problem.memory import check_memory
 from cotrace.prompts import Task
 from cotrace.runs.config import RunConfig
+from cotrace.runs.config_file import SHIPPED
 from cotrace.search import Search
 from cotrace.selfcheck import ensure
 
-SHIPPED = "shipped"
-"""The name of the model that comes with the package."""
 SMALL_PARAMETERS = 10_000_000
 PATH_POINTS = 8
 """Penalties that pgbct tries where the user gives none, so that it has a frontier to show."""
@@ -46,6 +46,7 @@ def prepare(config: RunConfig, searches: Sequence[str] = ("pursuit",)) -> Prepar
     for site in config.sites:
         Site.named(site)
     built = tuple(build_search(config, name) for name in config.searches)
+    check_memory(config.memory)
     task = load_task(config)
     model = load(config)
     use_threads(config, model)
@@ -66,8 +67,10 @@ def settled(config: RunConfig, searches: Sequence[str]) -> RunConfig:
         if name not in names:
             raise InputError(f"search option {name!r}: the searches of this run are {', '.join(names)}")
     metric = None if config.metric is None else _absolute_file(config.metric)
-    task = _absolute(config.task) if config.task.endswith(".jsonl") else config.task
-    return replace(config, searches=names, model=_absolute(config.model), task=task, data=data, metric=metric)
+    task = _absolute(config.task) if config.task.endswith((".jsonl", ".json")) else config.task
+    offload = None if config.offload_folder is None else str(Path(config.offload_folder).resolve())
+    model = _absolute(config.model)
+    return replace(config, searches=names, model=model, task=task, data=data, metric=metric, offload_folder=offload)
 
 
 def _absolute_file(metric: str) -> str:
@@ -115,7 +118,16 @@ def load(config: RunConfig) -> LanguageModel:
     if get_close_matches(config.model, [SHIPPED], cutoff=0.8) and config.model != SHIPPED:
         raise unknown("model", config.model, [SHIPPED, "a folder", "a Hugging Face id"])
     source = shipped.MODEL if config.model == SHIPPED else config.model
-    model = load_model(source, dtype=config.dtype, device=config.device, revision=config.revision)
+    model = load_model(
+        source,
+        dtype=config.dtype,
+        device=config.device,
+        device_map=config.device_map,
+        offload_folder=config.offload_folder,
+        revision=config.revision,
+        quantise=config.quantise,
+        trust_remote_code=config.trust_remote_code,
+    )
     return replace(model, name=SHIPPED) if config.model == SHIPPED else model
 
 
@@ -126,8 +138,10 @@ def use_threads(config: RunConfig, model: LanguageModel) -> None:
         torch.set_num_threads(count)
 
 
-def pose(config: RunConfig, model: LanguageModel, task: Task) -> LanguageProblem:
-    """The problem: model, pairs, donors and metric. Raises CotraceError."""
+def pose(
+    config: RunConfig, model: LanguageModel, task: Task, batch_plan: Mapping[str, Any] | None = None
+) -> LanguageProblem:
+    """The problem: model, pairs, donors and metric; ``batch_plan`` repeats another run's. Raises CotraceError."""
     return LanguageProblem(
         model,
         task,
@@ -141,7 +155,15 @@ def pose(config: RunConfig, model: LanguageModel, task: Task) -> LanguageProblem
         split_by=config.split_by,
         seed=config.seed,
         align=config.align,
+        roles=config.roles or ("all",),
+        positions=config.positions,
+        prepend_bos=config.prepend_bos,
+        template_arguments=config.template_options,
         batch_tokens=config.batch_tokens,
+        search_pairs=config.search_pairs,
+        memory=config.memory,
+        checkpointing=config.checkpointing,
+        batch_plan=batch_plan,
     )
 
 

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from transformers import PreTrainedTokenizerBase
 
 from cotrace import __version__
-from cotrace.runs.prepare import SHIPPED, Prepared
+from cotrace.models import LanguageModel
+from cotrace.runs.command import COMMAND
+from cotrace.runs.config import RunConfig
+from cotrace.runs.config_file import SHIPPED
+from cotrace.runs.origin import origin_of
+from cotrace.runs.prepare import Prepared
 from cotrace.shipped import MODEL
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
+REPEATS = "the same configuration gives the same bytes on this kind of processor, with these versions and threads"
+MAY_DIFFER = "some kernels of {device} add in an order that changes: last digits may differ from run to run"
 
 
 def record(prepared: Prepared) -> dict[str, Any]:
@@ -30,10 +42,21 @@ def record(prepared: Prepared) -> dict[str, Any]:
         "pairs_heldout": problem.heldout.size if problem.heldout else 0,
         "pairs_refused": len(problem.refused),
         "data_sha256": task.sha256,
-        "model": model_record(prepared),
+        "model": model_record(prepared.config, prepared.model),
+        "tokenizer_sha256": tokenizer_sha256(prepared.model.require_tokenizer()),
+        "metric_file": origin_of(prepared.config.metric),
+        "batch_plan": asdict(problem.packing) | asdict(problem.plan),
         "threads": torch.get_num_threads(),
+        "determinism": determinism(prepared.model.device),
         "versions": versions(),
+        "platform": platform.platform(),
+        "command": list(COMMAND.get()),
     }
+
+
+def determinism(device: torch.device) -> str:
+    """What repeats bit for bit on this device, in words."""
+    return REPEATS if device.type == "cpu" else MAY_DIFFER.format(device=device.type)
 
 
 def versions() -> dict[str, str]:
@@ -41,16 +64,28 @@ def versions() -> dict[str, str]:
     return {"cotrace": __version__, "python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
 
 
-def model_record(prepared: Prepared) -> dict[str, str | None]:
-    """What identifies the weights: the hub's commit, or the hash of a local folder's weight files."""
-    config = prepared.model.module.config
-    folder = MODEL if prepared.config.model == SHIPPED else Path(prepared.config.model)
+def model_record(asked: RunConfig, model: LanguageModel) -> dict[str, str | None]:
+    """What identifies the weights: the hub's commit, and the hash of the weight files."""
+    config, folder = model.module.config, weights_folder(asked, model)
     return {
-        "architecture": type(prepared.model.module).__name__,
+        "architecture": type(model.module).__name__,
         "commit": getattr(config, "_commit_hash", None),
-        "weights_sha256": weights_sha256(folder) if folder.is_dir() else None,
+        "weights_sha256": None if folder is None else weights_sha256(folder),
         "attention": getattr(config, "_attn_implementation", None),
     }
+
+
+def weights_folder(asked: RunConfig, model: LanguageModel) -> Path | None:
+    """Where the weight files are: a local folder, or the hub's copy on this machine; None where there is none."""
+    named = asked.model
+    folder = MODEL if named == SHIPPED else Path(named)
+    commit = getattr(model.module.config, "_commit_hash", None)
+    if folder.is_dir() or commit is None:
+        return folder if folder.is_dir() else None
+    try:
+        return Path(snapshot_download(named, revision=commit, local_files_only=True, allow_patterns="*.safetensors"))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
 
 
 def weights_sha256(folder: Path) -> str:
@@ -60,3 +95,11 @@ def weights_sha256(folder: Path) -> str:
         with path.open("rb") as file:
             total.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest()
+
+
+def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hash of how the tokenizer cuts text: its fast form without padding and truncation, or its vocabulary."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    what = tokenizer.get_vocab() if backend is None else json.loads(backend.to_str())
+    what = {name: value for name, value in what.items() if backend is None or name not in ("padding", "truncation")}
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()

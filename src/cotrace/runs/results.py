@@ -66,8 +66,13 @@ def selection_json(frontiers: Sequence[Frontier]) -> bytes:
         "rule": f"smallest k with {SHARE:.0%} of the best effect",
         **enough(first).to_dict(),
     }
-    data = {"schema": 1, "summary": first.summary, "chosen": chosen, "frontiers": [f.to_dict() for f in frontiers]}
+    data = {"schema": 1, "summary": first.summary, "chosen": chosen, "frontiers": [_untimed(f) for f in frontiers]}
     return (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _untimed(frontier: Frontier) -> dict[str, Any]:
+    """The frontier without the seconds that it took, which differ from run to run: log.txt has them."""
+    return frontier.to_dict() | {"elapsed_s": None}
 
 
 def masks_safetensors(frontiers: Sequence[Frontier]) -> bytes:

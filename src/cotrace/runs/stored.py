@@ -11,6 +11,10 @@ from cotrace.errors import InputError, unknown
 from cotrace.results import Frontier
 from cotrace.runs.config import RunConfig
 from cotrace.runs.config_file import read_config
+from cotrace.runs.directory import CONFIG
+from cotrace.runs.manifest import check_files
+
+SELECTION = "selection.json"
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,10 @@ class StoredRun:
         folder = Path(path)
         if not folder.is_dir():
             raise InputError(f"there is no run {folder}: give the folder that cotrace trace has written")
-        config = read_config(folder / "config.yaml")
+        if not (folder / CONFIG).is_file():
+            raise InputError(f"{folder} is not a run: it holds no {CONFIG}; give the folder that cotrace trace named")
+        check_files(folder, CONFIG, SELECTION)
+        config = read_config(folder / CONFIG)
         return cls(folder, config if model is None else replace(config, model=model), _frontiers(folder))
 
     def frontier(self, search: str | None = None) -> Frontier:
@@ -39,7 +46,7 @@ class StoredRun:
 
 
 def _frontiers(folder: Path) -> tuple[Frontier, ...]:
-    path = folder / "selection.json"
+    path = folder / SELECTION
     try:
         data: Any = json.loads(path.read_text(encoding="utf-8"))
         found = tuple(map(Frontier.from_dict, data["frontiers"]))

@@ -19,6 +19,7 @@ from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier
 from cotrace.search.checks import at_least, largest, positive, size_given
 from cotrace.search.driver import solve
+from cotrace.search.progress import Shown
 from cotrace.search.sets import SetFunction
 from cotrace.search.state import SearchState
 
@@ -47,9 +48,9 @@ class Annealing:
         positive(self.name, "cold", self.cold)
         at_least(self.name, "hot", self.hot, self.cold)
 
-    def __call__(self, problem: Problem) -> Frontier:
+    def __call__(self, problem: Problem, progress: Shown = None) -> Frontier:
         """The best selection found for every k."""
-        return solve(self, problem)
+        return solve(self, problem, progress=progress)
 
     def predicted_cost(self, n: int) -> float:
         """Forward-equivalents for n components, at most."""

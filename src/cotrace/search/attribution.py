@@ -23,6 +23,7 @@ from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier
 from cotrace.search.checks import at_least, largest, size_given, within
 from cotrace.search.driver import solve
+from cotrace.search.progress import Shown
 from cotrace.search.sets import SetFunction, prefixes, ranked
 from cotrace.search.sizes import geometric, given
 from cotrace.search.state import SearchState
@@ -67,9 +68,9 @@ class Attribution:
         at_least(self.name, "folds", self.folds, 2)
         within(self.name, "quantile", self.quantile, 0, 1)
 
-    def __call__(self, problem: Problem) -> Frontier:
+    def __call__(self, problem: Problem, progress: Shown = None) -> Frontier:
         """The nested sets of every size."""
-        return solve(self, problem)
+        return solve(self, problem, progress=progress)
 
     def predicted_cost(self, n: int) -> float:
         """Forward-equivalents for n components; where layers are dropped, at most."""

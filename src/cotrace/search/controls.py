@@ -17,6 +17,7 @@ from cotrace.results import Frontier
 from cotrace.search.archive import Archive
 from cotrace.search.checks import at_least, largest, size_given
 from cotrace.search.driver import solve
+from cotrace.search.progress import Shown
 from cotrace.search.sets import SetFunction, prefixes
 from cotrace.search.state import SearchState
 
@@ -42,9 +43,9 @@ class Random:
         size_given(self.name, self.max_size)
         at_least(self.name, "draws", self.draws, 1)
 
-    def __call__(self, problem: Problem) -> Frontier:
+    def __call__(self, problem: Problem, progress: Shown = None) -> Frontier:
         """The best selection found for every k."""
-        return solve(self, problem)
+        return solve(self, problem, progress=progress)
 
     def predicted_cost(self, n: int) -> float:
         """Forward-equivalents for n components, at most."""

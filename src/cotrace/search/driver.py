@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -16,11 +16,10 @@ from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier, Selection
 from cotrace.results.effects import EffectTable
 from cotrace.search.archive import Archive, Entry, chosen_of, keys_of
+from cotrace.search.progress import Shown, followed
 from cotrace.search.sets import MASK_ELEMENTS, SetFunction, bounds_of, mask_of, measured
 from cotrace.search.state import SearchState
 from cotrace.search.thrift import weight_vector
-
-Progress = Callable[[SearchState], None]
 
 
 @runtime_checkable
@@ -35,7 +34,7 @@ class Search(Protocol):
     def predicted_cost(self, n: int) -> float:
         """Forward-equivalents that a search of n components will cost, or at most cost."""
 
-    def __call__(self, problem: Problem) -> Frontier:
+    def __call__(self, problem: Problem, progress: Shown = None) -> Frontier:
         """The best selection found for every k."""
 
 
@@ -66,25 +65,58 @@ def solve(
     state: SearchState | None = None,
     start: Frontier | None = None,
     limits: Limits | None = None,
-    progress: Progress | None = None,
+    progress: Shown = None,
 ) -> Frontier:
-    """Run a search to its end or to a limit. ``state`` resumes it; ``start`` warms it with another frontier's sets.
+    """Run a search to its end or to a limit. ``state`` resumes it; ``start`` warms it with another frontier's sets;
+    ``progress`` is called after every step, or True for a bar (None: in notebooks only).
 
-    Raises InputError for a start from another space, NonFiniteError, DegenerateError where no set was selected.
+    Where a problem lets searches see some of its pairs only (``searched``), the sets that they find are evaluated on
+    all. Raises InputError for a start from another space, NonFiniteError, DegenerateError where no set was selected.
     """
     began = time.perf_counter()
+    seen = searched(problem)
     sign = 1.0 if problem.direction == "maximise" else -1.0
     if start is not None and state is None:
-        state = warm(search, problem, start)
+        state = warm(search, seen, start)
     last = state
-    for last in search.steps(problem, state):
-        if progress is not None:
-            progress(last)
-        if limits is not None and limits.reached(last, time.perf_counter() - began, sign):
-            break
+    with followed(search, seen, progress) as tell:
+        for last in search.steps(seen, state):
+            if tell is not None:
+                tell(last)
+            if limits is not None and limits.reached(last, time.perf_counter() - began, sign):
+                break
     if last is None:
         raise DegenerateError(f"{search.name} took no step: ask for a larger max size")
     return frontier(problem, last, max_size=getattr(search, "max_size", None), elapsed_s=time.perf_counter() - began)
+
+
+def searched(problem: Problem) -> Problem:
+    """What searches see of a problem: itself, or the same on some of its pairs."""
+    seen: Problem = getattr(problem, "searched", problem)
+    return seen
+
+
+def on_all_pairs(problem: Problem, state: SearchState) -> SearchState:
+    """The state with the best sets evaluated on all pairs, and those sets only; what that costs is counted."""
+    n = len(problem.space)
+    found = {entry.key: entry for entry in _best(problem, state)}
+    function = SetFunction(state.search, problem, replace(state, archive=Archive(n)))
+    if found:
+        function.scores(torch.stack([chosen_of(key, n) for key in found]))
+    archive = Archive(n)
+    for entry in function.archive:
+        archive.add(entry._replace(spent=found[entry.key].spent))
+    return replace(state, archive=archive, spent=function.spent)
+
+
+def _best(problem: Problem, state: SearchState) -> Iterator[Entry]:
+    """The best set of every size, and those that are best for their cost where a search was given weights."""
+    for size in state.archive.sizes:
+        entry = state.archive.feasible(size) or state.archive.best(size)
+        if entry is not None:
+            yield entry
+    if weights := state.numbers.get("cost_weights"):
+        yield from (entry for _, entry in state.archive.by_cost(weight_vector(problem.space, weights)))
 
 
 def warm(search: Search, problem: Problem, start: Frontier) -> SearchState:
@@ -105,7 +137,12 @@ def warm(search: Search, problem: Problem, start: Frontier) -> SearchState:
 def frontier(
     problem: Problem, state: SearchState, *, max_size: int | None = None, elapsed_s: float | None = None
 ) -> Frontier:
-    """The best set of every size in a state's archive, with held-out effects. Raises DegenerateError."""
+    """The best set of every size in a state's archive, with held-out effects. Raises DegenerateError.
+
+    Where the state is of a search on some of the problem's pairs, its best sets are evaluated on all of them here.
+    """
+    if searched(problem) is not problem:
+        state = on_all_pairs(problem, state)
     most = max_size or len(problem.space)
     visited = [size for size in state.archive.sizes if 1 <= size <= most]
     sizes = [size for size in visited if state.archive.feasible(size)]

@@ -15,6 +15,7 @@ from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier
 from cotrace.search.checks import at_least, largest, size_given
 from cotrace.search.driver import solve
+from cotrace.search.progress import Shown
 from cotrace.search.sets import SetFunction
 from cotrace.search.state import SearchState
 
@@ -39,9 +40,9 @@ class Exhaustive:
         size_given(self.name, self.max_size)
         at_least(self.name, "limit", self.limit, 1)
 
-    def __call__(self, problem: Problem) -> Frontier:
+    def __call__(self, problem: Problem, progress: Shown = None) -> Frontier:
         """The best selection of every k."""
-        return solve(self, problem)
+        return solve(self, problem, progress=progress)
 
     def predicted_cost(self, n: int) -> float:
         """Forward-equivalents for n components."""

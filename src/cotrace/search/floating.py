@@ -17,6 +17,7 @@ from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier
 from cotrace.search.checks import largest, size_given
 from cotrace.search.driver import solve
+from cotrace.search.progress import Shown
 from cotrace.search.sets import SetFunction, with_each
 from cotrace.search.state import SearchState
 
@@ -37,9 +38,9 @@ class Floating:
     def __post_init__(self) -> None:
         size_given(self.name, self.max_size)
 
-    def __call__(self, problem: Problem) -> Frontier:
+    def __call__(self, problem: Problem, progress: Shown = None) -> Frontier:
         """The best selection found for every k."""
-        return solve(self, problem)
+        return solve(self, problem, progress=progress)
 
     def predicted_cost(self, n: int) -> float:
         """Forward-equivalents for n components: each size's additions and one round of removals."""

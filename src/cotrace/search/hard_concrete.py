@@ -23,6 +23,7 @@ from cotrace.search.adam import Adam
 from cotrace.search.checks import at_least, largest, positive, size_given
 from cotrace.search.driver import solve
 from cotrace.search.pgbct import penalty_unit
+from cotrace.search.progress import Shown
 from cotrace.search.sets import SetFunction, prefixes, ranked
 from cotrace.search.sizes import geometric
 from cotrace.search.state import SearchState
@@ -63,9 +64,9 @@ class HardConcrete:
         at_least(self.name, "epochs", self.epochs, 1)
         at_least(self.name, "batch_size", self.batch_size, 1)
 
-    def __call__(self, problem: Problem) -> Frontier:
+    def __call__(self, problem: Problem, progress: Shown = None) -> Frontier:
         """The best selection found for every k."""
-        return solve(self, problem)
+        return solve(self, problem, progress=progress)
 
     def predicted_cost(self, n: int) -> float:
         """Forward-equivalents for n components."""

@@ -24,6 +24,7 @@ from cotrace.results import Frontier
 from cotrace.search.adam import Adam
 from cotrace.search.checks import at_least, positive
 from cotrace.search.driver import solve
+from cotrace.search.progress import Shown
 from cotrace.search.sets import SetFunction
 from cotrace.search.state import SearchState
 
@@ -75,9 +76,9 @@ class PGBCT:
         if self.order is not None and len(self.order) != self.epochs:
             raise InputError(f"pgbct: order has {len(self.order)} epochs, not {self.epochs}; give one list for each")
 
-    def __call__(self, problem: Problem) -> Frontier:
+    def __call__(self, problem: Problem, progress: Shown = None) -> Frontier:
         """The selection of each (l1, l2); the best where two have one size."""
-        return solve(self, problem)
+        return solve(self, problem, progress=progress)
 
     @property
     def penalties(self) -> list[tuple[float, float]]:

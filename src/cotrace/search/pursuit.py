@@ -17,6 +17,7 @@ from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier
 from cotrace.search.checks import largest, positive, size_given, within
 from cotrace.search.driver import solve
+from cotrace.search.progress import Shown
 from cotrace.search.sets import Sample, SetFunction, with_each
 from cotrace.search.sizes import geometric, given
 from cotrace.search.state import SearchState
@@ -63,6 +64,11 @@ EFFORTS: Mapping[str, tuple[Effort, Effort]] = {
 FEW = 60
 
 
+TYPICAL = {"fast": (0.95, 0.9), "normal": (0.31, 0.84), "thorough": (0.17, 0.4)}
+"""Share of the most that a search can cost which it does cost, as measured; in small and in larger spaces."""
+TYPICAL_SMALL = 0.25
+
+
 class Visit(NamedTuple):
     """One step of the plan: from the best set of one size to sets of another."""
 
@@ -80,7 +86,7 @@ class Pursuit:
     At each stop it evaluates exactly, in one batch: the nested sets on the way to the next stop; there also sets with
     members exchanged and with the next in rank.
     Costs about 6 N forward-equivalents up to N = 60 (from N = 32 at most 0.4 of greedy's), 4 N up to N = 256, at most
-    700 in larger spaces; ``predicted_cost`` bounds it. Deterministic.
+    700 in larger spaces; ``most_cost`` bounds it. Deterministic.
     """
 
     max_size: int | None = None
@@ -105,11 +111,19 @@ class Pursuit:
         positive(self.name, "gradient_share", self.gradient_share)
         within(self.name, "gradient_share", self.gradient_share, 0, 1)
 
-    def __call__(self, problem: Problem) -> Frontier:
+    def __call__(self, problem: Problem, progress: Shown = None) -> Frontier:
         """The best selection found for every k."""
-        return solve(self, problem)
+        return solve(self, problem, progress=progress)
 
     def predicted_cost(self, n: int) -> float:
+        """Forward-equivalents for n components, as measured: sets that no gradient promises are not evaluated."""
+        if n <= SMALL:
+            return TYPICAL_SMALL * self.most_cost(n)
+        typical = TYPICAL[self.effort][n > FEW] * self.most_cost(n)
+        most = largest(self.name, self.max_size, n)
+        return min(typical, ALLOWED * greedy_cost(n, most)) if self.effort == "normal" and n <= FEW else typical
+
+    def most_cost(self, n: int) -> float:
         """Forward-equivalents for n components, at most."""
         spending = (2 * self.gradient_share + 3) * BUDGETS if self.cost_weights else 0
         return 3.0 + spending + sum(self._most(visit, n) for visit in self._plan(n))

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cotrace.batches import EncodedPair, Layout, Packing, answer_layouts
-from cotrace.interventions import forward
+from cotrace.interventions.forward import forward
 from cotrace.models import LanguageModel
 from cotrace.models.language_model import evaluating
 from cotrace.models.taps import TapList

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from cotrace import markup
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -101,6 +103,9 @@ class CheckReport:
             )
             for finding in self.lines
         ]
+
+    def _repr_html_(self) -> str:
+        return markup.table(f"{self.headline}; sites: {', '.join(self.sites)}", HEADS, self.rows(), left=(0, 1, 4))
 
     def __str__(self) -> str:
         rows = [HEADS, *self.rows()]

@@ -1,6 +1,7 @@
 """Tasks: benchmark files, generated prompts or a file of the user's own, as prompt pairs with a metric."""
 
 from cotrace.tasks.agreement import agreement
+from cotrace.tasks.auto_circuit import auto_circuit
 from cotrace.tasks.binding import binding
 from cotrace.tasks.counterfact import counterfact
 from cotrace.tasks.greater_than import greater_than
@@ -18,6 +19,7 @@ __all__ = [
     "TASKS",
     "TaskInfo",
     "agreement",
+    "auto_circuit",
     "binding",
     "counterfact",
     "demo_agreement",

@@ -83,12 +83,11 @@ def _pairs(records: Iterable[object], space: str) -> tuple[list[PromptPair], Ski
 
 def _fields(record: object) -> Mapping[str, Any]:
     """The fields of a record in the hub table's names, from either form."""
-    if not isinstance(record, Mapping):
-        raise TypeError(f"is of type {type(record).__name__}, not an object")
-    rewrite = record.get("requested_rewrite")
-    if rewrite is None:
+    record = _object(record, "it")
+    if record.get("requested_rewrite") is None:
         return record
-    before, gap, after = rewrite["prompt"].partition("{}")
+    rewrite = _object(record["requested_rewrite"], "its requested_rewrite")
+    before, gap, after = _text(rewrite, "prompt").partition("{}")
     if not gap:
         raise ValueError("its prompt has no place {} for the subject")
     return {
@@ -96,27 +95,40 @@ def _fields(record: object) -> Mapping[str, Any]:
         "relation_prefix": before,
         "relation_suffix": after,
         "subject": rewrite["subject"],
-        "target_true": rewrite["target_true"]["str"],
-        "target_false": rewrite["target_new"]["str"],
+        "target_true": _object(rewrite["target_true"], "its target_true")["str"],
+        "target_false": _object(rewrite["target_new"], "its target_new")["str"],
         "relation_id": rewrite.get("relation_id"),
     }
 
 
+def _object(value: object, what: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{what} is of type {type(value).__name__}, not an object")
+    return value
+
+
+def _text(fields: Mapping[str, Any], name: str) -> str:
+    if not isinstance(fields[name], str):
+        raise TypeError(f"its {name} is of type {type(fields[name]).__name__}, not text")
+    text: str = fields[name]
+    return text
+
+
 def _pair(fields: Mapping[str, Any], index: int, space: str) -> PromptPair:
-    before, subject, after = (fields[name] for name in ("relation_prefix", "subject", "relation_suffix"))
-    answer = fields["target_true"].strip()
+    before, subject, after = (_text(fields, name) for name in ("relation_prefix", "subject", "relation_suffix"))
+    answer = _text(fields, "target_true").strip()
     if not subject or not answer:
         raise ValueError("its subject or its answer is empty")
-    number = fields.get("id")
+    number, relation = fields.get("id"), fields.get("relation_id")
     return PromptPair(
         id=str(index if number is None else number),
         base=before + subject + after,
         answers=(space + answer,),
-        group=fields.get("relation_id"),
+        group=None if relation is None else _text(fields, "relation_id"),
         split_group=subject,
         spans={"subject": (len(before), len(before) + len(subject))},
         subject=subject,
-        meta={"false_answer": fields["target_false"].strip(), "relation": before + "{}" + after},
+        meta={"false_answer": _text(fields, "target_false").strip(), "relation": before + "{}" + after},
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from cotrace.errors import InputError, unknown
 from cotrace.prompts.task import Task
 from cotrace.tasks.agreement import INFO as AGREEMENT
+from cotrace.tasks.auto_circuit import INFO as AUTO_CIRCUIT
 from cotrace.tasks.binding import INFO as BINDING
 from cotrace.tasks.counterfact import INFO as COUNTERFACT
 from cotrace.tasks.greater_than import INFO as GREATER_THAN
@@ -22,7 +23,7 @@ from cotrace.tasks.winobias import INFO as WINOBIAS
 from cotrace.tasks.winogender import INFO as WINOGENDER
 
 _BENCHMARKS = (WINOBIAS, WINOGENDER, PROFESSIONS, COUNTERFACT, IOI, GREATER_THAN, AGREEMENT, BINDING, TEXT)
-TASKS: Mapping[str, TaskInfo] = {info.name: info for info in (*_BENCHMARKS, *OWN)}
+TASKS: Mapping[str, TaskInfo] = {info.name: info for info in (*_BENCHMARKS, AUTO_CIRCUIT, *OWN)}
 """Name -> what is known of the task."""
 
 
@@ -40,15 +41,15 @@ def load(
     conventions: str | None = None,
     **options: Any,
 ) -> Task:
-    """The task of that name, or of a JSON Lines file; ``data`` is the folder with the benchmark's files.
+    """The task of that name, of a JSON Lines file, or of an auto-circuit JSON file; ``data`` is a benchmark's folder.
 
     ``options`` are the task function's own. One that it does not have is refused, never passed over. Raises InputError.
     """
     name = str(name_or_path)
-    if name.endswith(".jsonl"):
+    if name.endswith((".jsonl", ".json")):
         if data is not None:
             raise InputError(f"task {name} is a file of your own, which takes no data folder; leave one of the two out")
-        name, data = "jsonl", name
+        name, data = "jsonl" if name.endswith("l") else "auto_circuit", name
     info = named(name)
     given = {"split": split, "conventions": conventions, **options}
     chosen = {option: value for option, value in given.items() if value is not None}

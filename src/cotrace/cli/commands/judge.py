@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from cotrace.cli.options import SHOWN, DryRun, Showing
+from cotrace.cli.options import SHOWN, AsJson, DryRun, Showing
 
 
 def evaluate(
@@ -25,6 +25,7 @@ def evaluate(
     smallest_p: float | None = None,
     every_size: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     dry_run: DryRun = False,
+    as_json: AsJson = False,
     show: Showing = SHOWN,
 ) -> None:
     """Say how sure the result of a run is: intervals, controls, members, stability, interactions, side effects.
@@ -59,6 +60,8 @@ def evaluate(
         Test every size of the frontier against random sets, not some: every k has an adjusted p-value.
     dry_run
         Say the plan and its cost, and stop.
+    as_json
+        Print the evaluation as one JSON object on stdout, and nothing else there.
     """
     from cotrace.cli import evaluate as module
 
@@ -76,4 +79,4 @@ def evaluate(
         smallest_p=smallest_p,
         every_size=every_size,
     )
-    module.evaluate_run(run, asked, dry_run=dry_run, quiet=show.quiet)
+    module.evaluate_run(run, asked, dry_run=dry_run, quiet=show.quiet, as_json=as_json)

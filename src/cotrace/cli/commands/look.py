@@ -50,7 +50,7 @@ def measure(
     device
         Where the model runs, such as cpu or cuda:0.
     json
-        File to write the figures to.
+        File to write the figures to; --json=- prints them on stdout, and nothing else there.
     """
     from cotrace.cli import measure as module
 
@@ -106,7 +106,7 @@ def check(
     device
         Where the model runs, such as cpu or cuda:0.
     json
-        File to write the figures to.
+        File to write the figures to; --json=- prints them on stdout, and nothing else there.
     row
         Print one row for the table of checkpoints in the documentation instead.
     """

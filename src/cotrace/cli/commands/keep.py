@@ -1,0 +1,20 @@
+"""Keep a run: ``resume``."""
+
+from __future__ import annotations
+
+from cotrace.cli.options import SHOWN, Showing
+
+
+def resume(run: str, *, batch_tokens: int | None = None, show: Showing = SHOWN) -> None:
+    """Go on with a run that was killed, interrupted or ran out of room, to the same files as if it never had been.
+
+    Parameters
+    ----------
+    run
+        Folder of the run.
+    batch_tokens
+        Most tokens in one forward pass from here on, where memory ran out. Last digits may differ then.
+    """
+    from cotrace.cli.answer import resume as go_on
+
+    go_on(run, batch_tokens=batch_tokens, quiet=show.quiet)

@@ -1,0 +1,53 @@
+"""What ``--json`` prints: a run, a plan or an evaluation as one JSON object for other programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cotrace.evaluation import CrossFit, Evaluation
+from cotrace.results import Frontier
+from cotrace.runs.prepare import Prepared
+from cotrace.runs.results import enough
+
+SCHEMA = 1
+
+
+def run_data(folder: Path, files: Iterable[str], frontiers: Sequence[Frontier], found: Evaluation | None) -> Any:
+    """A finished run: the rows of frontier.csv, the selection that is enough, the verdict, and the paths written."""
+    first = frontiers[0]
+    return {
+        "schema": SCHEMA,
+        "run": str(folder),
+        "files": {name: str(folder / name) for name in sorted(files)},
+        "summary": first.summary,
+        "task": first.task,
+        "metric": first.metric,
+        "mode": first.mode,
+        "direction": first.direction,
+        "full_effect": first.full_effect,
+        "full_effect_heldout": first.full_effect_heldout,
+        "chosen": {"search": first.search, **enough(first).to_dict()},
+        "frontier": [row | {"components": row["components"].split()} for one in frontiers for row in one.rows()],
+        "verdict": [] if found is None else list(found.verdict),
+    }
+
+
+def plan_data(prepared: Prepared) -> Any:
+    """What a run would do and cost."""
+    plan = prepared.problem.plan
+    cost = {search.name: search.predicted_cost(plan.components) for search in prepared.searches}
+    return {
+        "schema": SCHEMA,
+        "summary": prepared.problem.summary,
+        "plan": asdict(plan),
+        "predicted_forward_equivalents": cost,
+    }
+
+
+def evaluation_data(path: Path, found: Evaluation, folds: CrossFit | None) -> Any:
+    """An evaluation, where it was written, and cross-fitting where it was asked for."""
+    fitted = {} if folds is None else {"cross_fit": asdict(folds)}
+    return {"schema": SCHEMA, "written": str(path), "evaluation": found.to_dict()} | fitted

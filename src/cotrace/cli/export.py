@@ -1,0 +1,151 @@
+"""``cotrace export``: a run's selection or figures in the formats of other tools."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cotrace import interchange, shipped
+from cotrace.cli.libraries import own_threads, quiet_libraries
+from cotrace.cli.screen import Screen
+from cotrace.errors import InputError, OutputExists
+from cotrace.models import LanguageModel
+from cotrace.results import Frontier, Selection
+from cotrace.results.csv_text import frame_csv
+from cotrace.runs.config_file import SHIPPED
+from cotrace.runs.directory import write_atomically
+from cotrace.runs.evidence import check_same, with_effects
+from cotrace.runs.prepare import load, prepare, use_threads
+from cotrace.runs.results import SHARE, enough
+from cotrace.runs.stored import StoredRun
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is exported: one selection of a run; the model is loaded only by the formats that ask for it."""
+
+    run: StoredRun
+    frontier: Frontier
+    selection: Selection
+    rule: str
+
+    @classmethod
+    def read(cls, path: str, search: str | None, k: int | None) -> Source:
+        """The selection of exactly k, or without k the one that is enough. Raises InputError."""
+        run = StoredRun.read(path)
+        frontier = run.frontier(search)
+        if k is not None:
+            return cls(run, frontier, frontier.at(k), f"k = {k}")
+        return cls(run, frontier, enough(frontier), f"smallest k with {SHARE:.0%} of the best effect")
+
+    @cached_property
+    def model(self) -> LanguageModel:
+        """The run's model."""
+        quiet_libraries()
+        model = load(self.run.config)
+        use_threads(self.run.config, model)
+        return model
+
+    def about(self, model: str) -> interchange.About:
+        """The question of the run; ``model`` is what the other tool calls the model."""
+        config = self.run.config
+        return interchange.About.of(
+            self.frontier, model, revision=config.revision, donors=config.donors, align=config.align
+        )
+
+    @property
+    def loadable(self) -> str:
+        """The model's id or folder, as plain transformers loads it."""
+        return str(shipped.MODEL) if self.run.config.model == SHIPPED else self.run.config.model
+
+
+def as_json(source: Source) -> bytes:
+    """The selection and its question, as selection.schema.json describes."""
+    about = source.about(source.run.config.model)
+    return _json(interchange.document(source.selection, about, search=source.frontier.search, rule=source.rule))
+
+
+def as_mib(source: Source) -> bytes:
+    """A circuit of the Mechanistic Interpretability Benchmark, nodes ranked by the frontier."""
+    shape, scores = interchange.Shape.of(source.model), interchange.ranking(source.frontier)
+    return _json(interchange.circuit(source.selection, source.about(source.run.config.model), shape, scores))
+
+
+def as_transformer_lens(source: Source) -> bytes:
+    """Python for TransformerLens."""
+    return interchange.transformer_lens(source.selection, source.about(source.loadable)).encode()
+
+
+def as_nnsight(source: Source) -> bytes:
+    """Python for nnsight."""
+    about = source.about(source.loadable)
+    columns = interchange.columns_of(source.model, about.changed(source.selection))
+    return interchange.nnsight(source.selection, about, columns).encode()
+
+
+def as_names(source: Source) -> bytes:
+    """Component names, one a line."""
+    return "".join(f"{name}\n" for name in source.selection.components).encode()
+
+
+def as_csv(source: Source) -> bytes:
+    """One row for each size and member."""
+    return frame_csv(source.frontier.members_frame())
+
+
+@own_threads()
+def as_effects(source: Source) -> bytes:
+    """One row for each size and pair, training pairs first."""
+    import pandas as pd
+
+    quiet_libraries()
+    prepared = prepare(source.run.config)
+    check_same(source.run.path, prepared)
+    found, problem = with_effects(source.run.path, source.frontier), prepared.problem
+    frames = [found.effects_frame(problem.training.ids).assign(part="training")]
+    if problem.heldout is not None and found.effects_heldout is not None:
+        frames.append(found.effects_frame(problem.heldout.ids, heldout=True).assign(part="heldout"))
+    return frame_csv(pd.concat(frames))
+
+
+FORMATS: Mapping[str, Callable[[Source], bytes]] = {
+    "json": as_json,
+    "mib": as_mib,
+    "transformer-lens": as_transformer_lens,
+    "nnsight": as_nnsight,
+    "names": as_names,
+    "csv": as_csv,
+    "effects": as_effects,
+}
+"""Format -> what writes it."""
+
+
+def export(run: str, format_: str, *, k: int | None, search: str | None, out: str | None, quiet: bool) -> None:
+    """Write the selection to a new file, or without one to stdout. Raises CotraceError."""
+    path = None if out in (None, "-") else free(str(out))
+    source = Source.read(run, search, k)
+    screen = Screen(quiet)
+    content = FORMATS[format_](source)
+    if path is None:
+        screen.raw(content.decode())
+    else:
+        write_atomically(path, content)
+        screen.say(f"Written to {path}")
+
+
+def free(out: str) -> Path:
+    """A path at which nothing is. Raises OutputExists, InputError."""
+    path = Path(out)
+    if path.exists():
+        raise OutputExists(f"{path} is there already: name a new file with --out")
+    if not path.parent.is_dir():
+        raise InputError(f"{path} cannot be written: {path.parent} is no folder; make it first")
+    return path
+
+
+def _json(data: Any) -> bytes:
+    return (json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()

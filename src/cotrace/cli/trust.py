@@ -1,0 +1,49 @@
+"""``cotrace diff``, ``verify`` and ``cite``: may a result be relied on, and how is it named?"""
+
+from __future__ import annotations
+
+from cotrace.cli.libraries import own_threads, quiet_libraries
+from cotrace.cli.screen import Screen
+from cotrace.errors import NotReproduced
+from cotrace.runs.citation import cite
+from cotrace.runs.difference import difference
+from cotrace.runs.prepare import prepare
+from cotrace.runs.stored import StoredRun
+from cotrace.runs.verification import check_hashes, verify
+
+
+def compare_runs(one: str, other: str, *, quiet: bool = False, as_json: bool = False) -> None:
+    """Show what differs and whether the results agree. Raises InputError, DamagedRun."""
+    screen = Screen(quiet, as_json)
+    found = difference(StoredRun.read(one), StoredRun.read(other))
+    for table in found.tables():
+        screen.say(table)
+    for search in found.only_one:
+        screen.say(f"Only one of the runs has the search {search}.")
+    screen.say(found.verdict)
+    screen.data(found.to_dict)
+
+
+@own_threads()
+def verify_run(
+    run: str, examples: int, *, model: str | None = None, quiet: bool = False, as_json: bool = False
+) -> None:
+    """Hashes first, so that nothing is loaded for a damaged run; then effects again. Raises NotReproduced."""
+    screen = Screen(quiet, as_json)
+    stored = StoredRun.read(run, model=model)
+    check_hashes(stored)
+    quiet_libraries()
+    screen.note(f"loading {stored.config.model}")
+    found = verify(stored, prepare(stored.config), examples, seed=stored.config.seed)
+    screen.say(found.table())
+    for line in found.elsewhere:
+        screen.say(f"This machine differs: {line}")
+    screen.data(found.to_dict)
+    if found.outcome == "different":
+        raise NotReproduced(f"{run}: {found.verdict} Compare versions and hardware with `cotrace diff` and a new run")
+    screen.say(found.verdict)
+
+
+def cite_run(run: str) -> None:
+    """Print the paragraph and the entries, character by character: they are to be copied."""
+    Screen().raw(cite(StoredRun.read(run)).text + "\n")

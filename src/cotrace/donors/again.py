@@ -1,0 +1,36 @@
+"""Donor values that have no room anywhere: recorded anew for each forward pass that needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from cotrace.batches import EncodedPair, Layout, Packing
+from cotrace.batches.plan import donor_offsets
+from cotrace.donors.store import Donors, Spot
+from cotrace.interventions import Patch
+
+
+@dataclass(frozen=True, eq=False)
+class RecomputedDonors:
+    """Runs the donor prompts of a layout's examples whenever they are asked for, and keeps nothing."""
+
+    make: Callable[[Sequence[EncodedPair]], Donors]
+    """Donor values of some pairs, which must not depend on the others."""
+    pairs: Sequence[EncodedPair]
+    packing: Packing
+    nbytes: int = field(default=0, init=False)
+
+    def patches(self, layout: Layout, spots: Sequence[Spot]) -> dict[Spot, Patch]:
+        some = [self.pairs[example] for example in layout.examples]
+        return self.make(some).patches(replace(layout, source=self._renumbered(layout, some)), spots)
+
+    def _renumbered(self, layout: Layout, some: Sequence[EncodedPair]) -> Int[Tensor, "row pos"]:
+        """Flat donor tokens as they are counted among the layout's own examples."""
+        of_all, own = donor_offsets(self.pairs, self.packing), donor_offsets(some, self.packing)
+        shift = torch.tensor([of_all[example] - own[i] for i, example in enumerate(layout.examples)])
+        return torch.where(layout.source >= 0, layout.source - shift[layout.example.clamp(min=0)], -1)

@@ -1,0 +1,22 @@
+"""Interchange: selections for other tools, and from them. docs/interchange.md describes the formats."""
+
+from cotrace.interchange.about import About
+from cotrace.interchange.mib import circuit, ranking
+from cotrace.interchange.native import document, schema
+from cotrace.interchange.paths import columns_of
+from cotrace.interchange.read import read_selection
+from cotrace.interchange.shape import Shape
+from cotrace.interchange.snippets import nnsight, transformer_lens
+
+__all__ = [
+    "About",
+    "Shape",
+    "circuit",
+    "columns_of",
+    "document",
+    "nnsight",
+    "ranking",
+    "read_selection",
+    "schema",
+    "transformer_lens",
+]

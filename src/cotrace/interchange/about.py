@@ -1,0 +1,64 @@
+"""About: what an exported selection says of where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from cotrace.components import Component, ComponentSpace
+from cotrace.errors import InputError
+from cotrace.results import Frontier, Selection
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """The question that a selection answers; what is not known is empty."""
+
+    model: str
+    """Hugging Face id, folder or name of the model."""
+    revision: str | None = None
+    task: str = ""
+    metric: str = ""
+    mode: Literal["swap", "keep"] = "swap"
+    direction: Literal["maximise", "minimise"] = "maximise"
+    donors: str = "counterfactual"
+    align: str = "exact"
+    space: tuple[Component, ...] = field(default=(), repr=False)
+    """All components that could have been chosen; needed in ``keep`` mode, where the others are what is changed."""
+
+    @classmethod
+    def of(cls, frontier: Frontier, model: str, **rest: Any) -> About:
+        """About a selection of this frontier; ``rest`` gives revision, donors and alignment."""
+        return cls(
+            model=model,
+            task=frontier.task,
+            metric=frontier.metric,
+            mode=frontier.mode,
+            direction=frontier.direction,
+            space=frontier.space.components,
+            **rest,
+        )
+
+    def changed(self, selection: Selection) -> tuple[Component, ...]:
+        """The components that take the donor's value: the members in ``swap`` mode, the rest of the space in ``keep``.
+
+        Raises InputError for ``keep`` without a space.
+        """
+        if self.mode == "swap":
+            return selection.members
+        if not self.space:
+            raise InputError("a selection of keep mode says what is left alone; give the component space as well")
+        chosen = set(selection.members)
+        return tuple(component for component in ComponentSpace(self.space) if component not in chosen)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self) | {"space": [str(component) for component in self.space]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> About:
+        """Inverse of ``to_dict``; fields may be left out."""
+        names = {item.name for item in fields(cls)}
+        space = tuple(map(Component.parse, data.get("space", ())))
+        return cls(**{name: value for name, value in data.items() if name in names} | {"space": space})

@@ -1,0 +1,51 @@
+"""Reading: somebody's selection, in any of the formats that cotrace writes, and in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cotrace.errors import InputError
+from cotrace.interchange import mib, native, snippet_file
+from cotrace.json_file import clipped, parse_json, read_text
+from cotrace.results import Selection
+
+
+def read_selection(path: str | Path) -> Selection:
+    """The selection in a file: cotrace's JSON, MIB's circuit format, a snippet that cotrace wrote, or component names.
+
+    Names stand in a JSON list, in an object under ``components``, or as words with ``#`` comments. Raises InputError.
+    """
+    text, where = read_text(path), str(path)
+    if text.lstrip()[:1] in ("[", "{"):
+        return selection_in(parse_json(text, where), where)
+    if snippet_file.is_snippet(text):
+        return snippet_file.selection_of(text, where)
+    lines = (line.split("#")[0] for line in text.splitlines())
+    return _named([word for line in lines for word in line.replace(",", " ").split()], where)
+
+
+def selection_in(data: Any, where: str) -> Selection:
+    """The selection in a JSON value. Raises InputError that begins with ``where``."""
+    if isinstance(data, Mapping) and "schema" in data:
+        return native.selection_of(data, where)
+    if isinstance(data, Mapping) and "nodes" in data:
+        return mib.selection_of(data, where)
+    holder = data.get("chosen", data) if isinstance(data, Mapping) else data
+    names = holder.get("components") if isinstance(holder, Mapping) else holder
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(
+            f"{where}: give a list of component names, an object whose 'components' is one, a selection.json or a "
+            "circuit of MIB's format"
+        )
+    return _named(names, where)
+
+
+def _named(names: list[str], where: str) -> Selection:
+    if not names:
+        raise InputError(f"{where} names no component: write them as L9.head6, one a line or separated by spaces")
+    try:
+        return Selection.parse(names)
+    except InputError as error:
+        raise InputError(f"{where}: {clipped(str(error), 300)}") from None

@@ -1,0 +1,110 @@
+"""Storage: where tensors that are computed once are kept: in memory within a budget, beyond it in mapped files."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+Keep = Callable[[Tensor, tuple[int, ...]], Tensor]
+"""(a tensor of the type and device wanted, shape) -> room for a tensor of that shape."""
+NAMES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+"""What safetensors calls the types."""
+HEADER_STEP = 8
+DISK_SHARE = 0.9
+"""Share of the free disk that may be taken."""
+
+
+class NoRoom(Exception):
+    """Neither memory nor disk has room; what is asked for must be computed when it is needed."""
+
+
+def in_memory(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Room in memory, without a bound."""
+    return like.new_empty(shape)
+
+
+class Storage:
+    """Room within a budget of bytes; what does not fit goes to disk, and where that is full too there is NoRoom."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self.used: Counter[str] = Counter()
+        """Bytes in ``memory`` and on ``disk``."""
+
+    def __call__(self, like: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Raises NoRoom."""
+        count = math.prod(shape) * like.element_size()
+        if self.used["memory"] + count <= self.budget:
+            self.used["memory"] += count
+            return in_memory(like, shape)
+        if count > DISK_SHARE * free_disk():
+            raise NoRoom
+        self.used["disk"] += count
+        return mapped(like.dtype, shape)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """All that is asked for inside, or nothing: what was counted is given back after an error."""
+        before = self.used.copy()
+        try:
+            yield
+        except BaseException:
+            self.used = before
+            raise
+
+
+def free_disk() -> int:
+    """Free bytes where temporary files go."""
+    return shutil.disk_usage(tempfile.gettempdir()).free
+
+
+def mapped(dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    """Room in a safetensors file that is mapped into memory. Raises NoRoom.
+
+    The file has no name any more when this returns (where the system allows that), so that nothing is left behind
+    however the process ends.
+    """
+    count = math.prod(shape) * dtype.itemsize
+    if not count:
+        return torch.empty(shape, dtype=dtype)
+    header = _header(dtype, shape, count)
+    with tempfile.TemporaryDirectory(prefix="cotrace-", ignore_cleanup_errors=True) as folder:
+        path = Path(folder) / "values.safetensors"
+        _reserve(path, header, count)
+        storage = torch.UntypedStorage.from_file(str(path), shared=True, nbytes=len(header) + count)
+    assert isinstance(storage, torch.UntypedStorage), "that is what from_file gives"
+    strides = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
+    room: Tensor = torch.empty(0, dtype=dtype).set_(storage, len(header) // dtype.itemsize, shape, strides)
+    return room
+
+
+def _header(dtype: torch.dtype, shape: tuple[int, ...], count: int) -> bytes:
+    """Length and description of the one tensor in the file, filled with spaces so that the numbers are aligned."""
+    about = {"values": {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [0, count]}}
+    text = json.dumps(about).encode()
+    text += b" " * (-len(text) % HEADER_STEP)
+    return len(text).to_bytes(HEADER_STEP, "little") + text
+
+
+def _reserve(path: Path, header: bytes, count: int) -> None:
+    """Write the header and claim the blocks behind it: a full disk must be found now, not at some later write."""
+    try:
+        with path.open("wb") as file:
+            file.write(header)
+            file.flush()
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, len(header) + count)
+            else:
+                file.truncate(len(header) + count)
+    except OSError as error:
+        raise NoRoom from error

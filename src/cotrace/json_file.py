@@ -1,0 +1,66 @@
+"""JSON files of the user's, read strictly: every way in which one can be wrong is one line with its remedy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NoReturn
+
+from cotrace.errors import InputError
+
+LIMIT_BYTES = 512 << 20
+"""A larger file is refused before it fills the memory."""
+
+
+def read_text(path: str | Path) -> str:
+    """A UTF-8 text file whole. Raises InputError."""
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; name the file in it")
+        if (size := path.stat().st_size) > LIMIT_BYTES:
+            raise InputError(f"{path} has {size:,} bytes, more than the {LIMIT_BYTES:,} that are read; split it")
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text at byte {error.start}; save it as UTF-8") from None
+    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def parse_json(text: str, where: str) -> Any:
+    """The value of a JSON text; refuses NaN, doubled keys and half characters. Raises InputError, in one line."""
+    try:
+        value = json.loads(text, object_pairs_hook=_no_double, parse_constant=_no_constant)
+        json.dumps(value, ensure_ascii=False).encode()  # an escaped lone surrogate parses, but is no text
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}, line {error.lineno}: not JSON: {error.msg}; write the file again") from None
+    except UnicodeEncodeError:
+        raise InputError(f"{where}: holds half of a surrogate pair; write the character itself") from None
+    except RecursionError:
+        raise InputError(f"{where}: nested too deeply; it is a file of another kind") from None
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from None
+    return value
+
+
+def shortened(value: object, most: int = 60) -> str:
+    """A value as an error quotes it."""
+    return clipped(repr(value), most)
+
+
+def clipped(text: str, most: int = 160) -> str:
+    """A text without its middle where it is long."""
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
+
+
+def _no_double(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(items)
+    if len(found) < len(items):
+        seen: set[str] = set()
+        double = next(key for key, _ in items if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the field {shortened(double)} stands twice in one object; keep one")
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number; leave the field out or write null")

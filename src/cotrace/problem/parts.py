@@ -1,0 +1,133 @@
+"""Parts: what is built for each list of pairs of a problem (training, subset, held out, audit), within one budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from cotrace.batches import EncodedPair, Packing, answer_layouts
+from cotrace.components import ComponentSpace
+from cotrace.donors import Counterfactual, DonorSource, Noise, Resample, Setting
+from cotrace.donors.again import RecomputedDonors
+from cotrace.donors.record import recorded_bytes
+from cotrace.donors.store import Donors
+from cotrace.errors import InputError
+from cotrace.interventions import PrefixCache, keep_prefixes
+from cotrace.interventions.storage import NoRoom, Storage, in_memory
+from cotrace.metrics import AnyMetric
+from cotrace.models import LanguageModel, Place
+from cotrace.problem.aim import part_of
+from cotrace.problem.batching import Batching, Replan
+from cotrace.problem.pairs import PairProblem
+from cotrace.problem.protocol import Cost, Mode
+from cotrace.problem.scorer import Scorer, block_spots
+from cotrace.problem.whole import SetProblem
+
+RECORDED = (Counterfactual, Noise, Resample)
+"""Donors whose values are those of a run of each pair."""
+
+
+@dataclass(frozen=True)
+class Builder:
+    """What all parts of a problem have in common."""
+
+    model: LanguageModel
+    space: ComponentSpace
+    source: DonorSource
+    packing: Packing
+    metric: AnyMetric
+    mode: Mode
+    mean: bool
+    """Whether an answer's score is the mean over its tokens."""
+    batching: Batching
+    storage: Storage
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Every place that the space has components at, once."""
+        return tuple(dict.fromkeys(place for place, _ in block_spots(self.model, self.space)))
+
+    def least_memory(self, pairs: Sequence[EncodedPair]) -> int:
+        """Bytes of donor values that the largest forward pass over these pairs needs at once."""
+        if not isinstance(self.source, RECORDED):
+            return 0
+        layouts = answer_layouts(pairs, range(len(pairs)), self.packing.holding(self.batching.tokens))
+        some = ([pairs[example] for example in layout.examples] for layout in layouts)
+        return max(recorded_bytes(few, self.places, self.packing, self.model.dtype) for few in some)
+
+    def part(self, name: str, pairs: Sequence[EncodedPair]) -> PairProblem | SetProblem:
+        """The problem on these pairs. Raises InputError."""
+        sources = self.source.each_draw() if isinstance(self.source, Noise) else [self.source]
+        return part_of([self._scorer(name, pairs, source) for source in sources], self.metric, self.mode)
+
+    def _scorer(self, name: str, pairs: Sequence[EncodedPair], source: DonorSource) -> Scorer:
+        while True:
+            try:
+                # Before the first pass of the part is counted; what does not fit is begun again, smaller.
+                with self.batching.passing(name, Cost(passes=-1), self.batching.tokens, divisible=True, gradient=False):
+                    return self._built(name, pairs, source)
+            except Replan:
+                continue
+
+    def _built(self, name: str, pairs: Sequence[EncodedPair], source: DonorSource) -> Scorer:
+        pairs, prefix = self._prefixes(pairs)
+        return Scorer(
+            self.model,
+            pairs,
+            self.space,
+            self._donors(pairs, source),
+            self.packing,
+            mean=self.mean,
+            reads=self.metric.reads,
+            prefix=prefix,
+            batching=self.batching,
+            part=name,
+        )
+
+    def _prefixes(self, pairs: Sequence[EncodedPair]) -> tuple[Sequence[EncodedPair], PrefixCache | None]:
+        """Keys and values of the prefixes; where they have no room the pairs are run whole."""
+        try:
+            with self.storage.together():
+                return pairs, keep_prefixes(self.model, pairs, self._packing, self.storage)
+        except NoRoom:
+            return [replace(pair, prefix=0) for pair in pairs], None
+
+    def _donors(self, pairs: Sequence[EncodedPair], source: DonorSource) -> Donors:
+        """Donor values; where they have no room they are recorded for each forward pass anew."""
+        setting = Setting(self.model, self.space, self.places, self._packing, self.storage)
+        try:
+            with self.storage.together():
+                return source.donors(setting, pairs)
+        except NoRoom:
+            self.storage.used["recomputed"] += recorded_bytes(pairs, self.places, self.packing, self.model.dtype)
+            return RecomputedDonors(partial(source.donors, replace(setting, keep=in_memory)), pairs, self.packing)
+
+    @property
+    def _packing(self) -> Packing:
+        return self.packing.holding(self.batching.tokens)
+
+
+def subset_of(training: Sequence[int], labels: Sequence[str], count: int | None, seed: int) -> list[int] | None:
+    """At most ``count`` of the training pairs, whole groups drawn by seed; None where that is all. InputError."""
+    if count is not None and count < 1:
+        raise InputError(f"search_pairs is {count}: give at least 1 pair to search on")
+    if count is None or count >= len(training):
+        return None
+    taken: list[int] = []
+    members: dict[str, list[int]] = {}
+    for index in training:
+        members.setdefault(labels[index], []).append(index)
+    names = list(members)
+    for i in np.random.default_rng([seed, len(names)]).permutation(len(names)):
+        if len(taken) + len(members[names[i]]) <= count:
+            taken += members[names[i]]
+    if not taken:
+        smallest = min(map(len, members.values()))
+        raise InputError(
+            f"search_pairs is {count}, and pairs that must stay together come in groups of {smallest} or more: "
+            f"give at least {smallest}"
+        )
+    return sorted(taken)

@@ -1,0 +1,148 @@
+"""The account of a run: the question and the verdict in words, and the record that replays it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from cotrace.report.page.material import Material
+from cotrace.report.words import figure_of
+
+MOST_NAMES = 12
+UNIT_WORDS = {
+    "head_output": "attention heads",
+    "attention_pattern": "attention heads",
+    "kv_group": "key-value groups",
+    "mlp_neuron": "neurons",
+    "mlp_coordinate": "MLP coordinates",
+    "attention_output": "attention layers",
+    "mlp_output": "MLP layers",
+    "residual": "layers",
+    "expert": "experts",
+}
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One large figure and what it is."""
+
+    figure: str
+    words: str
+
+
+def title(material: Material) -> str:
+    """The question in one line."""
+    first = material.first
+    model = material.config.get("model")
+    whose = f" in {_short(str(model))}" if model else ""
+    verb = "move" if first.mode == "swap" else "are enough for"
+    return f"Which {parts_words(material)}{whose}, together, {verb} {first.metric.replace('_', ' ')} on {first.task}?"
+
+
+def _short(name: str) -> str:
+    return name.rstrip("/").rpartition("/")[2] if name.startswith(("/", ".")) else name
+
+
+def parts_words(material: Material) -> str:
+    """What the components are, in words."""
+    words = list(dict.fromkeys(UNIT_WORDS[site.value] for site in material.first.space.sites))
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def headlines(material: Material) -> Iterator[Headline]:
+    """The selection in a few large figures."""
+    first, chosen = material.first, material.chosen
+    yield Headline(f"{chosen.k:,} of {len(first.space):,}", f"{parts_words(material)} in the set that is judged here")
+    unseen = chosen.effect_heldout is not None
+    effect = chosen.effect_heldout if unseen else chosen.effect
+    full = first.full_effect_heldout if unseen else first.full_effect
+    where = "held-out pairs" if unseen else "the pairs searched"
+    interval = "" if chosen.interval is None else ", 95 % interval {:+.3g} to {:+.3g}".format(*chosen.interval)
+    what = "change of" if first.mode == "swap" else "faithfulness of"
+    yield Headline(figure_of(effect), f"{what} {first.metric.replace('_', ' ')} on {where}{interval}")
+    if effect is not None and full is not None and abs(full) > 1e-9 and first.mode == "swap":
+        yield Headline(f"{effect / full:.0%}", f"of what swapping everything does ({figure_of(full)})")
+    if chosen.moved_share is not None:
+        yield Headline(f"{chosen.moved_share:.0%}", f"of held-out pairs move as the search wanted ({first.direction})")
+
+
+def verdict(material: Material) -> tuple[str, ...]:
+    """The sentences of the evaluation; without one, what the search itself says."""
+    if material.judged is not None:
+        return material.judged.verdict
+    first, chosen = material.first, material.chosen
+    more = "" if chosen.k <= MOST_NAMES else f" and {chosen.k - MOST_NAMES} more"
+    names = ", ".join(chosen.components[:MOST_NAMES]) + more
+    does = f"{chosen.k:,} of {len(first.space):,} components have {figure_of(chosen.effect)}"
+    return (f"{first.search} found that {does}, where all together have {figure_of(first.full_effect)}: {names}.",)
+
+
+def question(material: Material) -> str:
+    """The summary of the problem, with a capital."""
+    summary = material.first.summary
+    return summary[:1].upper() + summary[1:]
+
+
+def record(material: Material) -> tuple[tuple[str, str], ...]:
+    """Name and value of everything that identifies the run."""
+    found = material.record
+    model, versions = found.get("model") or {}, found.get("versions") or {}
+    rows = [
+        ("model", material.config.get("model")),
+        ("revision", material.config.get("revision")),
+        *((f"model {name}", value) for name, value in _items(model)),
+        ("task", material.config.get("task") or material.first.task),
+        ("data sha256", found.get("data_sha256")),
+        ("pairs searched, held out, refused", _counts(found)),
+        ("component space", found.get("space") or material.first.space.outline),
+        ("seed", material.config.get("seed")),
+        ("number type, device, threads", _numbers(material)),
+        ("versions", ", ".join(f"{name} {value}" for name, value in _items(versions))),
+    ]
+    return tuple((name, str(value)) for name, value in rows if value not in (None, "", {}))
+
+
+def _items(value: object) -> list[tuple[str, Any]]:
+    return list(value.items()) if isinstance(value, Mapping) else []
+
+
+def _counts(found: Mapping[str, Any]) -> str:
+    counts = [found.get(f"pairs_{part}") for part in ("searched", "heldout", "refused")]
+    return "" if None in counts else ", ".join(map(str, counts))
+
+
+def _numbers(material: Material) -> str:
+    values = (material.config.get("dtype"), material.config.get("device"), material.record.get("threads"))
+    return ", ".join(str(value) for value in values if value is not None)
+
+
+def config_text(material: Material) -> str:
+    """The configuration that replays the run, as YAML; empty where the run has none."""
+    stored = {name: value for name, value in material.config.items() if name != "record"}
+    return yaml.safe_dump(stored, sort_keys=False, allow_unicode=True, width=100) if stored else ""
+
+
+def commands(material: Material) -> tuple[str, ...]:
+    """What replays the run: from its folder, and typed out."""
+    if not material.config:
+        return ()
+    return ("cotrace trace --config RUN/config.yaml --out NEW", " ".join(_words(material.config)))
+
+
+def _words(config: Mapping[str, Any]) -> Iterator[str]:
+    searches = config.get("searches") or []
+    yield "cotrace compare" if len(searches) > 1 else "cotrace trace"
+    for name, value in config.items():
+        if name in ("record", "search_options", "task_options") or value in (None, [], (), {}, ""):
+            continue
+        text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        yield f"--{name.replace('_', '-')} {shlex.quote(text)}"
+    for name, value in _items(config.get("task_options")):
+        yield f"--task-option.{name} {shlex.quote(str(value))}"
+    for search, settings in _items(config.get("search_options")):
+        for name, value in _items(settings):
+            yield f"--option.{search}.{name} {shlex.quote(str(value))}"

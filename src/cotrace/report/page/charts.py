@@ -1,0 +1,311 @@
+"""The charts of the page as Vega-Lite specifications. Colours are CSS variables: themes and print need no redraw."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import altair as alt
+
+from cotrace.report.page.material import PART_WORDS, Material
+from cotrace.report.page.sizes import MOST_POINTS, rounded, spread
+from cotrace.report.words import level, quantity
+from cotrace.results import Frontier, Tradeoff
+
+Spec = dict[str, Any]
+
+SHAPES = {"pursuit": "circle", "pgbct": "diamond", "greedy": "square", "topk": "triangle-up", "random": "cross"}
+OTHER_SHAPES = ("triangle-down", "triangle-right", "stroke")
+NAMED = ("pursuit", "pgbct", "greedy", "topk", "random")
+DIVERGING = tuple(f"var(--d{step})" for step in range(7))
+"""Seven steps from orange (below 0) over the paper to blue (above)."""
+CUTS = (-0.6, -0.3, -0.05, 0.05, 0.3, 0.6)
+"""Where a step of the diverging colours ends, as shares of the largest value."""
+LOG_FROM = 100
+"""Largest size from which on sizes are on a logarithmic axis."""
+
+CONFIG: Spec = {
+    "background": None,
+    "font": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif",
+    "padding": 2,
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": "var(--muted)",
+        "titleColor": "var(--ink)",
+        "gridColor": "var(--line)",
+        "domainColor": "var(--line-strong)",
+        "tickColor": "var(--line-strong)",
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "labelOverlap": True,
+        "titlePadding": 8,
+    },
+    "text": {"fill": "var(--ink)"},
+}
+
+
+def colours(material: Material) -> dict[str, str]:
+    """Search -> its colour as a CSS variable; those without one of their own take the others in turn."""
+    names = [frontier.search for frontier in material.frontiers]
+    others = iter(f"var(--other{i % 3})" for i in range(len(names)))
+    return {name: f"var(--{name})" if name in NAMED else next(others) for name in names}
+
+
+def shapes(material: Material) -> dict[str, str]:
+    """Search -> the shape of its points."""
+    names = [frontier.search for frontier in material.frontiers]
+    others = iter(OTHER_SHAPES[i % 3] for i in range(len(names)))
+    return {name: SHAPES[name] if name in SHAPES else next(others) for name in names}
+
+
+def frontier(material: Material, part: str) -> Spec:
+    """The frontier on one part of the data: a line for each search, the first one's interval, the model level."""
+    rows = [row for frontier in material.frontiers for row in _points(frontier, part)]
+    x = alt.X("k:Q", title=f"components chosen, k (of {len(material.first.space):,})", axis=alt.Axis(grid=False))
+    if max((row["k"] for row in rows), default=1) > LOG_FROM:
+        x = x.scale(type="log", nice=False)
+    else:
+        x = x.axis(alt.Axis(grid=False, tickMinStep=1, format="d")).scale(zero=False, nice=False, padding=10)
+    y = alt.Y("effect:Q", title=quantity(material.first))
+    names = list(colours(material))
+    colour = alt.Color("search:N", scale=alt.Scale(domain=names, range=list(colours(material).values())), legend=None)
+    shape = alt.Shape("search:N", scale=alt.Scale(domain=names, range=list(shapes(material).values())), legend=None)
+    tips = [alt.Tooltip(name, title=title) for name, title in _TIPS]
+    base = alt.Chart(alt.InlineData(values=rows)).encode(x=x, y=y, color=colour)
+    layers = [
+        *_levels(material, part),
+        *_band(
+            [row for row in rows if row["search"] == names[0] and "low" in row], x, colour, quantity(material.first)
+        ),
+        *([base.transform_filter("datum.joined").mark_line(strokeWidth=1.8)] if any(r["joined"] for r in rows) else []),
+        base.mark_point(filled=True, opacity=1, size=34).encode(shape=shape, tooltip=tips),
+        *_controls(material, part),
+        alt.Chart(alt.NamedData(name="cursor"))
+        .mark_rule(color="var(--ink)", strokeWidth=1, strokeDash=[2, 3])
+        .encode(x="k:Q"),
+    ]
+    description = f"Effect against the number of components, {PART_WORDS[part]}"
+    return _spec(alt.layer(*layers), height=300, description=description)
+
+
+def _band(rows: list[Spec], x: alt.X, colour: alt.Color, title: str) -> Iterator[alt.Chart]:
+    """The intervals of one search."""
+    if rows:
+        area = alt.Chart(alt.InlineData(values=rows)).mark_area(opacity=0.16)
+        yield area.encode(x=x, color=colour, y=alt.Y("low:Q", title=title), y2="high:Q")
+
+
+_TIPS = (
+    ("search:N", "search"),
+    ("k:Q", "k"),
+    ("effect:Q", "effect"),
+    ("interval:N", "95 % interval"),
+    ("p:N", "p, adjusted"),
+)
+
+
+def _points(frontier: Frontier, part: str) -> Iterator[Spec]:
+    sizes = frontier.sizes
+    joined = sizes == list(range(sizes[0], sizes[-1] + 1))
+    kept = [frontier.selections[i] for i in spread(len(frontier), MOST_POINTS)]
+    for one in kept:
+        value = one.effect if part == "training" else one.effect_heldout
+        if value is None or one.k < 1 or not math.isfinite(value):
+            continue
+        row: Spec = {"search": frontier.search, "k": one.k, "effect": rounded(value), "joined": joined}
+        row |= {"interval": "not computed", "p": "not computed"}
+        if part == "heldout" and one.interval is not None:
+            low, high = one.interval
+            row |= {"low": rounded(low), "high": rounded(high), "interval": f"{low:+.3g} to {high:+.3g}"}
+        if one.p_value is not None:
+            row["p"] = f"{one.p_value:.3g}"
+        yield row
+
+
+def _levels(material: Material, part: str) -> Iterator[alt.Chart]:
+    """Zero, and the model level with its name."""
+    zero = alt.Chart(alt.InlineData(values=[{"y": 0}]))
+    yield zero.mark_rule(color="var(--line-strong)").encode(y="y:Q")
+    first = material.first
+    value = first.full_effect if part == "training" else first.full_effect_heldout
+    if value is None or not math.isfinite(value):
+        return
+    line = alt.Chart(alt.InlineData(values=[{"y": rounded(value), "words": level(first)}]))
+    yield line.mark_rule(color="var(--ink)", strokeDash=[6, 4]).encode(y="y:Q")
+    down = value >= 0
+    yield line.mark_text(align="right", baseline="bottom" if down else "top", dy=-5 if down else 5, fontSize=11).encode(
+        y="y:Q", x=alt.value("width"), text="words:N"
+    )
+
+
+def _controls(material: Material, part: str) -> Iterator[alt.Chart]:
+    """The mean of the random sets of the same size and composition."""
+    judged = material.judged
+    sizes = () if judged is None or part == "training" else judged.sizes
+    rows = [{"k": s.k, "y": rounded(s.control_mean), "what": "random sets, mean"} for s in sizes if s.control_mean]
+    if rows:
+        marks = alt.Chart(alt.InlineData(values=rows)).mark_point(shape="stroke", color="var(--muted)", size=160)
+        tips = [alt.Tooltip("what:N", title="control"), alt.Tooltip("k:Q"), alt.Tooltip("y:Q", title="effect")]
+        yield marks.encode(x="k:Q", y="y:Q", tooltip=tips)
+
+
+def grid(layers: list[int], units: list[Any], unit_word: str, description: str) -> Spec:
+    """Layers x units: a cell for each component, stronger the earlier it came, numbered if there is room."""
+    base = alt.Chart(alt.NamedData(name="cells")).encode(
+        x=alt.X("unit:O", title=unit_word, scale=alt.Scale(domain=units), axis=_bare(len(units) > 1)),
+        y=alt.Y("layer:O", title="layer", scale=alt.Scale(domain=layers[::-1]), axis=_bare()),
+    )
+    shade = alt.Color(
+        "shade:O", legend=None, scale=alt.Scale(domain=list(range(5)), range=[f"var(--in{i})" for i in range(5)])
+    )
+    tips = [alt.Tooltip(f"{name}:N") for name in ("component", "state", "alone")]
+    cells = base.mark_rect(stroke="var(--paper)", strokeWidth=1.5 if len(units) <= 32 else 0.5, cornerRadius=2)
+    chart: alt.LayerChart = alt.layer(cells.encode(color=shade, tooltip=tips)).resolve_scale(color="independent")
+    if len(units) <= 16:
+        numbers = base.mark_text(fontSize=11).encode(text="came:N", color=_inks())
+        chart = alt.layer(cells.encode(color=shade, tooltip=tips), numbers).resolve_scale(color="independent")
+    return _spec(chart, height=_rows_height(len(layers)), description=description)
+
+
+def _inks() -> alt.Color:
+    """The ink of a number on a light or a strong cell."""
+    scale = alt.Scale(domain=[0, 1], range=["var(--in-ink)", "var(--in-ink-dark)"])
+    return alt.Color("dark:O", legend=None, scale=scale)
+
+
+def density(layers: list[int], unit_word: str, description: str) -> Spec:
+    """Components chosen in each layer, where a cell for each would be too small to see."""
+    base = alt.Chart(alt.NamedData(name="cells")).encode(
+        x=alt.X("count:Q", title=f"{unit_word}s chosen", axis=alt.Axis(tickMinStep=1, format=",d")),
+        y=alt.Y("layer:O", title="layer", scale=alt.Scale(domain=layers[::-1]), axis=_bare()),
+    )
+    tips = [
+        alt.Tooltip("layer:O"),
+        alt.Tooltip("count:Q", title="chosen"),
+        alt.Tooltip("share:N", title="of the layer"),
+    ]
+    bars = base.mark_bar(color="var(--in3)", cornerRadiusEnd=2).encode(tooltip=tips)
+    words = base.mark_text(align="left", dx=4, fontSize=11, color="var(--muted)").encode(text="words:N")
+    return _spec(alt.layer(bars, words), height=_rows_height(len(layers)), description=description)
+
+
+def _bare(labels: bool = True) -> alt.Axis:
+    return alt.Axis(domain=False, ticks=False, labels=labels, labelAngle=0)
+
+
+def _rows_height(rows: int) -> int:
+    return round(min(760, max(60, rows * (30 if rows <= 16 else 16))))
+
+
+def histogram(material: Material) -> Spec:
+    """How many pairs are moved how far."""
+    bars = alt.Chart(alt.NamedData(name="bars")).mark_bar(color="var(--in3)", binSpacing=1)
+    chart = bars.encode(
+        x=alt.X("low:Q", title=quantity(material.first), bin="binned", axis=alt.Axis(grid=False)),
+        x2="high:Q",
+        y=alt.Y("count:Q", title="pairs", axis=alt.Axis(tickMinStep=1, format="d", tickCount=4)),
+        tooltip=[
+            alt.Tooltip("low:Q", title="from"),
+            alt.Tooltip("high:Q", title="to"),
+            alt.Tooltip("count:Q", title="pairs"),
+        ],
+    )
+    return _spec(chart, height=150, description="How many pairs are moved how far at this size")
+
+
+def interactions(material: Material) -> Spec | None:
+    """Members x members: what two do together beyond what they do apart, at the selection."""
+    judged = material.judged
+    if judged is None or judged.interactions is None or not judged.interactions.pairs:
+        return None
+    pairs = judged.interactions.pairs
+    names = list(dict.fromkeys(name for pair in pairs for name in pair.components))
+    names = [name for name in judged.components if name in names] or names
+    bound = max(abs(pair.within) for pair in pairs) or 1.0
+    rows = [
+        {
+            "a": a,
+            "b": b,
+            "value": rounded(pair.within),
+            "words": f"{pair.within:+.2g}",
+            "kind": pair.kind,
+            "dark": int(abs(pair.within) > CUTS[-1] * bound),
+        }
+        for pair in pairs
+        for a, b in (pair.components, pair.components[::-1])
+    ]
+    base = alt.Chart(alt.InlineData(values=rows)).encode(
+        x=alt.X(
+            "a:O", title=None, scale=alt.Scale(domain=names), axis=alt.Axis(domain=False, ticks=False, labelAngle=-40)
+        ),
+        y=alt.Y("b:O", title=None, scale=alt.Scale(domain=names), axis=_bare()),
+    )
+    scale = alt.Scale(type="threshold", domain=[cut * bound for cut in CUTS], range=list(DIVERGING))
+    tips = [
+        alt.Tooltip("a:N"),
+        alt.Tooltip("b:N", title="and"),
+        alt.Tooltip("value:Q", title="together beyond apart"),
+        alt.Tooltip("kind:N", title="by its interval"),
+    ]
+    cells = base.mark_rect(stroke="var(--paper)", strokeWidth=1.5).encode(
+        color=alt.Color("value:Q", scale=scale, legend=None), tooltip=tips
+    )
+    layers: list[alt.Chart] = [cells]
+    if len(names) <= 9:
+        layers.append(base.mark_text(fontSize=11).encode(text="words:N", color=_inks()))
+    return _spec(
+        alt.layer(*layers).resolve_scale(color="independent"),
+        height=max(120, 34 * len(names)),
+        description="Interactions of pairs of members",
+    )
+
+
+def cost(material: Material) -> Spec:
+    """Forward-equivalents of each search."""
+    rows = [{"search": one.search, "cost": rounded(one.forward_equivalents)} for one in material.frontiers]
+    scale = alt.Scale(domain=list(colours(material)), range=list(colours(material).values()))
+    base = alt.Chart(alt.InlineData(values=rows)).encode(
+        x=alt.X("cost:Q", title="forward-equivalents", axis=alt.Axis(tickCount=6, format=",d")),
+        y=alt.Y("search:N", title=None, sort=None, axis=alt.Axis(domain=False, ticks=False)),
+    )
+    bars = base.mark_bar(cornerRadiusEnd=2).encode(color=alt.Color("search:N", scale=scale, legend=None))
+    words = base.mark_text(align="left", dx=4, fontSize=12).encode(text=alt.Text("cost:Q", format=",.0f"))
+    return _spec(alt.layer(bars, words), height=max(60, 34 * len(rows)), description="What each search cost")
+
+
+def tradeoff(found: Tradeoff, index: int) -> Spec:
+    """Strength against one harm, each edit a point, the Pareto set joined, the chosen edit ringed."""
+    rows = [
+        {
+            "k": one.k,
+            "donor": one.donor,
+            "harm": rounded(one.harms[index]),
+            "strength": rounded(one.strength_heldout),
+            "kind": "chosen" if one is found.best else "Pareto set" if one.pareto else "beaten",
+        }
+        for one in found.points
+    ]
+    base = alt.Chart(alt.InlineData(values=rows)).encode(
+        x=alt.X(
+            "harm:Q", title=f"harm: {found.harms[index].partition(':')[0]}", axis=alt.Axis(format="+%", grid=False)
+        ),
+        y=alt.Y("strength:Q", title=f"strength: move of {found.metric} ({found.aim})"),
+        tooltip=[alt.Tooltip(name) for name in ("k:Q", "donor:N", "strength:Q", "harm:Q", "kind:N")],
+    )
+    front = base.transform_filter("datum.kind !== 'beaten'")
+    layers = [
+        base.transform_filter("datum.kind === 'beaten'").mark_point(color="var(--muted)", size=24),
+        front.mark_line(color="var(--pursuit)", strokeWidth=1.2).encode(order="harm:Q"),
+        front.mark_point(filled=True, color="var(--pursuit)", size=46, opacity=1),
+        base.transform_filter("datum.kind === 'chosen'").mark_point(color="var(--pgbct)", size=260, strokeWidth=2),
+    ]
+    return _spec(alt.layer(*layers), height=280, description=f"Strength of edits against {found.harms[index]}")
+
+
+def _spec(chart: Any, *, height: int, description: str) -> Spec:
+    """The specification at the width of its place in the page."""
+    made: Spec = chart.properties(width="container", height=height, description=description).to_dict()
+    made.pop("config", None)
+    return made

@@ -1,0 +1,200 @@
+"""The page: one self-contained HTML file, made with Jinja2 (every text escaped) and Vega-Lite, without any network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from cotrace import __version__
+from cotrace.errors import InputError
+from cotrace.report.page import account, charts
+from cotrace.report.page.caveats import caveats
+from cotrace.report.page.effects import Effects
+from cotrace.report.page.material import PART_WORDS, Material
+from cotrace.report.page.panels import Panel, panels_of
+from cotrace.report.page.rows import rows_of, singles
+from cotrace.report.page.sizes import Stops, blocks_data, rounded, search_data, stops_of
+from cotrace.report.words import figure_of, heading
+
+LIMIT_BYTES = 6 * 2**20
+LIBRARY = "window.vegaEmbed=vegaEmbed;window.vega=vega;"
+MOST_SINGLES = 4096
+LEAD = 7
+"""Sentences of the verdict that are not folded."""
+STYLES = {"light": "light", "dark": "dark", "style": "report"}
+COLUMNS = (
+    ("component", "component", "text"),
+    ("now", "in the set", "number"),
+    ("first_k", "first at k", "number"),
+    ("share", "stays", "number"),
+    ("alone", "effect alone", "number"),
+    ("leaves", "lost when it leaves", "number"),
+    ("inclusion", "chosen again", "number"),
+    ("interaction", "strongest interaction", "number"),
+)
+"""Key, heading and kind of the columns of the table of components."""
+
+
+def report_html(material: Material) -> bytes:
+    """The report. Raises InputError where it would be larger than the limit."""
+    material = material.shown()
+    text = _environment().get_template("report.html.j2").render(_context(material))
+    content = text.encode("utf-8", "replace")  # half a surrogate pair is no text
+    if len(content) > LIMIT_BYTES:
+        raise InputError(
+            f"the report would be {len(content) / 2**20:.1f} MiB, more than {LIMIT_BYTES // 2**20}: trace with a "
+            "smaller --max-size, or fewer searches"
+        )
+    return content
+
+
+def _context(material: Material) -> dict[str, Any]:
+    stops = stops_of(material)
+    effects, panels = Effects(material, stops[0]), panels_of(material.first.space)
+    rows, missing = rows_of(material)
+    specs = dict(_specs(material, panels, effects))
+    return {
+        "material": material,
+        "first": material.first,
+        "chosen": material.chosen,
+        "judged": material.judged,
+        "later": material.evaluations[1:],
+        "version": __version__,
+        "title": account.title(material),
+        "question": account.question(material),
+        "heading": heading(material.first),
+        "headlines": list(account.headlines(material)),
+        "verdict": account.verdict(material),
+        "lead": LEAD,
+        "caveats": caveats(material),
+        "record": account.record(material),
+        "config": account.config_text(material),
+        "commands": account.commands(material),
+        "stops": stops,
+        "intervals": any(one.interval is not None for one in material.first),
+        "effects": effects,
+        "panels": panels,
+        "rows": rows,
+        "columns": COLUMNS,
+        "part_words": PART_WORDS,
+        "legend": _legend(material),
+        "thinned": list(_thinned(stops, effects, len(rows), missing)),
+        "charts": specs,
+        "data": json_block(_data(material, stops, effects, panels)),
+        "specs": json_block({"config": charts.CONFIG, "charts": specs}),
+        "policy": policy(),
+        "library": Markup(_script(library())),  # noqa: S704  # this package's own and Vega's code, no user's text
+        "script": Markup(_script(_asset("report.js"))),  # noqa: S704
+        **{name: Markup(_asset(f"{file}.css")) for name, file in STYLES.items()},  # noqa: S704
+    }
+
+
+def _data(material: Material, stops: Sequence[Stops], effects: Effects, panels: Sequence[Panel]) -> dict[str, Any]:
+    space = material.first.space
+    alone = singles(material)
+    listed = sorted(alone, key=lambda place: -abs(alone[place]))[:MOST_SINGLES]
+    return {
+        "n": len(space),
+        "mode": material.first.mode,
+        "full": {
+            "training": rounded(material.first.full_effect),
+            "heldout": rounded(material.first.full_effect_heldout),
+        },
+        "blocks": blocks_data(space),
+        "alone": {str(place): rounded(alone[place]) for place in listed},
+        "panels": [panel.data() for panel in panels],
+        "searches": [search_data(one) for one in stops],
+        "start": effects.judged_stop,
+        "examples": effects.data() if effects.tables else None,
+    }
+
+
+def _specs(material: Material, panels: Sequence[Panel], effects: Effects) -> Iterator[tuple[str, charts.Spec]]:
+    for part in material.parts:
+        yield f"chart-frontier-{part}", charts.frontier(material, part)
+    for panel in panels:
+        yield panel.id, panel.spec()
+    if effects.tables:
+        yield "chart-histogram", charts.histogram(material)
+    if (matrix := charts.interactions(material)) is not None:
+        yield "chart-interactions", matrix
+    yield "chart-cost", charts.cost(material)
+    if material.tradeoff is not None:
+        for index in range(len(material.tradeoff.harms)):
+            yield f"chart-tradeoff-{index}", charts.tradeoff(material.tradeoff, index)
+
+
+def _legend(material: Material) -> list[dict[str, str]]:
+    colours, shapes = charts.colours(material), charts.shapes(material)
+    return [{"name": name, "colour": colours[name], "shape": shapes[name]} for name in colours]
+
+
+def _thinned(stops: Sequence[Stops], effects: Effects, rows: int, missing: int) -> Iterator[str]:
+    """What this page leaves out so that it stays small; the run's files hold all of it."""
+    yield from (one.words for one in stops if one.words)
+    if effects.words:
+        yield effects.words
+    if any(not one.whole for one in effects.shown):
+        yield "prompts too long for the page are left out, their ids are not"
+    if missing:
+        yield f"{rows} components are in the table; {missing:,} more are in some set"
+
+
+def json_block(data: Mapping[str, Any]) -> Markup:
+    """JSON for a script element: nothing in it can end the element or begin a comment."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return Markup(text)  # noqa: S704
+
+
+def policy() -> str:
+    """The content security policy: no network at all, no script but the two of this page, by their hashes."""
+    hashes = " ".join(_hash(_script(source)) for source in (library(), _asset("report.js")))
+    rest = "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+    return f"default-src 'none'; script-src {hashes}; {rest}"
+
+
+def _hash(source: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
+
+
+def _script(source: str) -> str:
+    """A script that its element holds whole."""
+    return source.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+@cache
+def library() -> str:
+    """Vega, Vega-Lite and Vega-Embed in one file, as the conversion library bundles them without a network."""
+    import vl_convert
+
+    return str(vl_convert.javascript_bundle(LIBRARY))
+
+
+@cache
+def _asset(name: str) -> str:
+    return files("cotrace.report").joinpath("assets", name).read_text("utf-8")
+
+
+@cache
+def _environment() -> Environment:
+    made = Environment(
+        loader=PackageLoader("cotrace.report", "assets"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters["figure"] = lambda value: "" if value is None else figure_of(value)
+    made.filters["share"] = lambda value: "" if value is None else f"{value:.0%}"
+    made.filters["between"] = lambda value: "" if value is None else "{:+.3g} to {:+.3g}".format(*value)
+    return made

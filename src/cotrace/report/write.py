@@ -1,0 +1,47 @@
+"""``ct.report.write``: the report of a frontier, with whatever else is at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cotrace.errors import InputError
+from cotrace.report.page import Material, examples_of, report_html
+from cotrace.results import Frontier, Tradeoff
+
+if TYPE_CHECKING:
+    from cotrace.evaluation import Evaluation
+    from cotrace.problem import LanguageProblem
+
+
+def write(
+    frontier: Frontier | Sequence[Frontier],
+    path: str | Path,
+    *,
+    problem: LanguageProblem | None = None,
+    evaluation: Evaluation | None = None,
+    tradeoff: Tradeoff | None = None,
+    redact: bool = False,
+) -> Path:
+    """Write ``report.html``: one file that loads nothing from anywhere. Of several frontiers the first is in detail.
+
+    With the problem the pairs' texts are shown (ids alone where ``redact``), with an evaluation the verdict, with a
+    trade-off the edits. Raises InputError where the frontiers answer different questions, or the path is no place for a
+    file.
+    """
+    material = Material(
+        (frontier,) if isinstance(frontier, Frontier) else tuple(frontier),
+        evaluations=() if evaluation is None else (evaluation,),
+        examples=None if problem is None else examples_of(problem),
+        tradeoff=tradeoff,
+        redact=redact,
+    )
+    content = report_html(material)
+    try:
+        Path(path).write_bytes(content)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error}; give a file in a folder that exists"
+        ) from None
+    return Path(path)

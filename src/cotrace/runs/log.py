@@ -1,0 +1,23 @@
+"""log.txt: what happened to a run and when, one line at a time; it is read by people only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cotrace.runs.directory import LOG, naming
+
+
+@dataclass(frozen=True)
+class Log:
+    """The log of the run in a folder."""
+
+    folder: Path
+
+    def say(self, what: str) -> None:
+        """Add a line with the time in UTC; the file is closed again at once, so that a kill loses nothing."""
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        path = self.folder / LOG
+        with naming(path), path.open("a", encoding="utf-8") as file:
+            file.write(f"{now} {' '.join(what.split())}\n")

@@ -1,0 +1,146 @@
+"""manifest.json: size and hash of every file of a finished run; written last, so it says that the run is whole."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cotrace import __version__
+from cotrace.errors import DamagedRun, InputError
+from cotrace.runs.directory import MANIFEST, is_leftover, write_atomically
+from cotrace.runs.lock import locked
+from cotrace.runs.sealed import seal, unseal
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What identifies the content of a file."""
+
+    size_bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, content: bytes) -> Fingerprint:
+        """That of a content in memory."""
+        return cls(len(content), hashlib.sha256(content).hexdigest())
+
+    @classmethod
+    def of_file(cls, path: Path) -> Fingerprint:
+        """That of a file. Raises OSError."""
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return cls(path.stat().st_size, digest)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The files of a finished run."""
+
+    folder: Path
+    files: Mapping[str, Fingerprint]
+    """Name -> fingerprint; names are plain, so that none leads out of the folder."""
+
+    @classmethod
+    def of(cls, folder: Path) -> Manifest:
+        """Of the files that are there now."""
+        files = (path for path in sorted(folder.iterdir()) if path.is_file() and not is_leftover(path))
+        return cls(folder, {path.name: Fingerprint.of_file(path) for path in files if path.name != MANIFEST})
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """The manifest in a folder. Raises DamagedRun; InputError where the run has not finished."""
+        path = folder / MANIFEST
+        if not path.exists():
+            raise InputError(f"{folder} holds no finished run: it has no {MANIFEST}; see `cotrace resume {folder}`")
+        try:
+            payload = unseal(path)
+        except DamagedRun as error:
+            raise DamagedRun(f"{error}; {remedy(folder)}") from None
+        try:
+            return cls(folder, dict(_entries(payload)))
+        except (KeyError, ValueError, TypeError, AttributeError):
+            raise DamagedRun(f"{path} is not what this cotrace writes; {remedy(folder)}") from None
+
+    def write(self) -> None:
+        """Write manifest.json."""
+        files = {name: asdict(entry) for name, entry in self.files.items()}
+        write_atomically(self.folder / MANIFEST, seal({"schema": SCHEMA, "cotrace": __version__, "files": files}))
+
+    def damage(self, name: str) -> str | None:
+        """What is wrong with a file that is listed here, in words; None where it is as it was written."""
+        path, entry = self.folder / name, self.files[name]
+        try:
+            found = Fingerprint.of_file(path)
+        except OSError as error:
+            return f"{path} cannot be read ({error.strerror})"
+        if found.size_bytes != entry.size_bytes:
+            return f"{path} has {found.size_bytes} bytes, and the run wrote {entry.size_bytes}"
+        return None if found == entry else f"{path} is not what the run wrote: its hash differs"
+
+    def damaged(self) -> dict[str, str]:
+        """Name -> what is wrong, of every file that is not as it was written."""
+        return {name: words for name in self.files if (words := self.damage(name)) is not None}
+
+    def check(self, names: Iterable[str]) -> None:
+        """Raise DamagedRun for the first of these files that is listed and not as it was written."""
+        for name in names:
+            if name in self.files and (words := self.damage(name)) is not None:
+                raise DamagedRun(f"{words}; {remedy(self.folder)}")
+
+    def without(self, names: Iterable[str]) -> Manifest:
+        """The manifest without these files."""
+        gone = set(names)
+        return Manifest(self.folder, {name: entry for name, entry in self.files.items() if name not in gone})
+
+    def with_files(self, files: Mapping[str, bytes]) -> Manifest:
+        """The manifest with these files, new or changed."""
+        own = dict(self.files) | {name: Fingerprint.of(content) for name, content in files.items()}
+        return Manifest(self.folder, dict(sorted(own.items())))
+
+
+def remedy(folder: Path) -> str:
+    """What to do about a finished run that is damaged."""
+    return f"restore it, or delete {folder / MANIFEST} and let `cotrace resume {folder}` compute the run again"
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the run in a folder has come to its end."""
+    return (folder / MANIFEST).exists()
+
+
+def check_files(folder: Path, *names: str) -> None:
+    """Raise DamagedRun for a file of a finished run that is not as it was written, InputError for an unfinished run."""
+    if not is_finished(folder):
+        raise InputError(f"the run {folder} has not finished: go on with `cotrace resume {folder}`")
+    Manifest.read(folder).check(names)
+
+
+def add_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files into a finished run and list them in its manifest. Raises RunBusy, DamagedRun.
+
+    A kill in between leaves them unlisted, never listed with another content's hash.
+    """
+    with locked(folder):
+        before = Manifest.read(folder)
+        if before.files.keys() & files.keys():
+            before.without(files).write()
+        for name, content in files.items():
+            write_atomically(folder / name, content)
+        before.with_files(files).write()
+
+
+def _entries(payload: Any) -> Iterator[tuple[str, Fingerprint]]:
+    """The files that a manifest lists. Raises KeyError, ValueError, TypeError or AttributeError for another form."""
+    if payload["schema"] != SCHEMA:
+        raise ValueError("another schema")
+    for name, entry in payload["files"].items():
+        size, digest = entry["size_bytes"], entry["sha256"]
+        if not (isinstance(size, int) and isinstance(digest, str)):
+            raise TypeError("a file is described by size_bytes and sha256")
+        if Path(name).name == name:  # none leads out of the folder
+            yield name, Fingerprint(size, digest)

@@ -1,0 +1,258 @@
+"""The page against what is known of its material: sets, effects, thinning, caveats, and no text too many."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cotrace as ct
+from cotrace import report
+from cotrace.components import ComponentSpace
+from cotrace.errors import InputError
+from cotrace.report.page import Example, Examples, Material, Piece, examples_of, report_html
+from cotrace.report.page.caveats import caveats
+from cotrace.report.page.effects import Effects
+from cotrace.report.page.examples import compared
+from cotrace.report.page.page import json_block
+from cotrace.report.page.rows import rows_of
+from cotrace.report.page.sizes import MOST_SIZES, blocks_data, search_data, spread, stops_of
+from cotrace.results import Frontier
+from cotrace.results.effects import EffectTable
+from tests.browser.hostile import TEXTS
+from tests.browser.hostile import material as hostile
+from tests.report.frontiers import SETS, frontier, space
+
+
+def data_of(content: bytes, name: str = "data") -> Any:
+    """What the page hands to its script."""
+    found = re.search(rf'<script type="application/json" id="{name}">(.*?)</script>', content.decode(), re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
+def linear(weights: list[float], sets: list[list[int]]) -> Frontier:
+    """A frontier whose archive holds these sets, on two pairs; an effect is the sum of its members' weights."""
+    chosen = np.zeros((len(sets), 6), bool)
+    for row, members in zip(chosen, sets, strict=True):
+        row[members] = True
+    effects = chosen @ np.array(weights)
+    table = EffectTable.of(chosen, np.stack([effects + 1, effects - 1], axis=1))
+    return replace(frontier(SETS, [1.0, 2.0, 3.0]), effects=table)
+
+
+def test_write_needs_a_frontier_alone(tmp_path: Path) -> None:
+    path = report.write(frontier(SETS, [1.0, 2.0, 3.0]), tmp_path / "report.html")
+    text = path.read_text()
+    assert "The result was not judged" in text
+    assert "3 of 6" in text
+    assert text.count("Not computed:") == 3  # examples, interactions, side effects
+    data = data_of(path.read_bytes())
+    assert data["searches"][0]["sizes"] == [1, 2, 3]
+    with pytest.raises(InputError, match="cannot write"):
+        report.write(frontier(SETS, [1.0, 2.0, 3.0]), tmp_path / "missing" / "report.html")
+
+
+def test_page_names_nothing_to_load() -> None:
+    text = report_html(hostile()).decode()
+    own = text[: text.index('<script type="application/json"')]
+    tags = re.findall(r"<[a-z][^>]*>", own)
+    assert len(tags) > 300
+    links = [link for tag in tags for link in re.findall(r'\s(?:src|href|action|srcset|poster|data)="([^"]*)"', tag)]
+    assert links
+    assert all(link.startswith("#") for link in links)
+    assert "url(" not in own
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', own)
+    assert policy
+    assert policy[1].startswith("default-src &#39;none&#39;; script-src &#39;sha256-")
+    assert "unsafe-eval" not in policy[1]
+    assert "unsafe-inline" not in policy[1].partition("style-src")[0]
+
+
+def test_same_material_gives_the_same_bytes() -> None:
+    assert report_html(hostile()) == report_html(hostile())
+
+
+def test_json_cannot_end_its_element() -> None:
+    block = str(json_block({"texts": TEXTS}))
+    assert not set("<>&\u2028\u2029") & set(block)
+    assert json.loads(block) == {"texts": list(TEXTS)}
+
+
+def test_redacted_page_has_ids_and_no_text() -> None:
+    words = [f"secret{i}" for i in range(6)]
+    pairs = tuple(
+        Example(
+            f"pair-{i}",
+            *compared(Piece(f"{word} a", (8, 9)), Piece(f"{word} b", (8, 9))),
+            (f" {word}x",),
+            fields={"group": "g", "kind": word},
+        )
+        for i, word in enumerate(words)
+    )
+    one = frontier(SETS, [1.0, 2.0, 3.0])
+    chosen = np.zeros((3, 6), bool)
+    for row, names in zip(chosen, SETS, strict=True):
+        row[list(one.space.indices(map(ct.Component.parse, names)))] = True
+    tables = EffectTable.of(chosen, np.ones((3, 4))), EffectTable.of(chosen, np.ones((3, 2)))
+    one = replace(one, effects=tables[0], effects_heldout=tables[1])
+    material = Material((one,), examples=Examples(pairs[:4], pairs[4:]))
+    open_, closed = (report_html(replace(material, redact=redact)).decode() for redact in (False, True))
+    assert all(word in open_ for word in words)
+    assert not any(word in closed for word in words)
+    assert all(f"pair-{i}" in closed for i in range(6))
+    assert "texts are left out" in closed
+
+
+def test_steps_of_the_slider_give_the_sets_back() -> None:
+    sets = [["L0.head1"], ["L0.head2", "L1.head0"], ["L0.head0", "L0.head2", "L1.head0"], ["L1.head2"] * 1]
+    one = frontier(sets[:3], [1.0, 2.0, 3.0])
+    data = search_data(stops_of(Material((one,)))[0])
+    found: set[int] = set()
+    for step, names in zip(data["steps"], sets, strict=False):
+        found = (found - set(step["out"])) | set(step["in"])
+        assert sorted(found) == list(one.space.indices(map(ct.Component.parse, names)))
+
+
+def test_names_in_the_page_come_from_blocks() -> None:
+    mixed = space("L0.head0", "L0.head1", "L2.neuron5", "L2.neuron9", "L0.mlp", "L1.head3@subject")
+    names = []
+    for block in blocks_data(mixed):
+        units = block["units"]
+        numbers = units.get("list") or range(units["first"], units["first"] + units["count"])
+        role = "" if block["role"] == "all" else f"@{block['role']}"
+        names += [f"L{block['layer']}.{block['tag']}{'' if block['whole'] else unit}{role}" for unit in numbers]
+    assert names == mixed.names
+
+
+def test_many_sizes_are_thinned_and_the_page_says_so() -> None:
+    wide = ComponentSpace.parse([f"L0.head{i}" for i in range(300)])
+    sets = [[f"L0.head{i}" for i in range(k)] for k in range(1, 301)]
+    material = Material((frontier(sets, [float(k) for k in range(1, 301)], space=wide),))
+    stops = stops_of(material)[0]
+    assert len(stops.selections) <= MOST_SIZES + 1
+    assert {1, 300, material.chosen.k} <= {one.k for one in stops.selections}
+    assert f"the slider stops at {len(stops.selections)} of 300 sizes" in report_html(material).decode()
+
+
+def test_spread_keeps_both_ends_and_what_is_asked_for() -> None:
+    assert spread(5, 10) == [0, 1, 2, 3, 4]
+    places = spread(1000, 12, [500, 2000])
+    assert places == sorted(set(places))
+    assert {0, 500, 999} <= set(places)
+    assert len(places) <= 13
+
+
+def test_rows_hold_effects_alone_and_losses_of_the_archive() -> None:
+    weights = [5.0, 1.0, 2.0, 3.0, 0.5, 0.25]
+    sets = [[1, 2, 3], [2, 3], [1, 3], [1, 2], [0], [3], [1]]
+    rows, missing = rows_of(Material((linear(weights, sets),)))
+    by_name = {row.name: row for row in rows}
+    assert missing == 0
+    assert {name: row.alone for name, row in by_name.items() if row.alone is not None} == {
+        "L0.head0": 5.0,
+        "L1.head0": 3.0,
+        "L0.head1": 1.0,
+    }
+    assert {name: row.leaves for name, row in by_name.items() if row.leaves is not None} == {
+        "L0.head1": 1.0,
+        "L0.head2": 2.0,
+        "L1.head0": 3.0,
+    }
+    assert {row.name: (row.first_k, row.share) for row in rows if row.first_k} == {
+        "L0.head1": (1, pytest.approx(2 / 3)),
+        "L0.head2": (2, 1.0),
+        "L1.head0": (2, 1.0),
+    }
+
+
+def test_effects_and_subgroups_are_those_of_the_archive() -> None:
+    one = linear([5.0, 1.0, 2.0, 3.0, 0.5, 0.25], [[1], [2, 3], [1, 2, 3]])
+    pairs = tuple(Example(name, weight=weight, fields={"group": name}) for name, weight in (("a", 3.0), ("b", 1.0)))
+    material = Material((replace(one, selections=one.selections),), examples=Examples(pairs))
+    effects = Effects(material, stops_of(material)[0])
+    assert effects.tables["training"].tolist() == [[2.0, 0.0], [6.0, 4.0], [7.0, 5.0]]
+    whole, first, second = effects.data()["subgroups"]
+    assert whole["mean"] == [1.5, 5.5, 6.5]  # weights 3 : 1
+    assert (first["mean"], second["mean"]) == ([2.0, 6.0, 7.0], [0.0, 4.0, 5.0])
+    assert whole["moved"] == [0.5, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"summary": "The 95 % interval -1 .. +1 covers 0: these pairs"}, "covers 0"),
+        ({"heldout": [None] * 3, "full_effect_heldout": None}, "Nothing was held out"),
+        ({"heldout": [0.1, 0.2, 0.3]}, "part of what the search found is chance"),
+        ({"metric": "odds_ratio"}, "no upper bound"),
+        ({"infeasible_sizes": (4,)}, "keeps the constraints was found at k = 4"),
+        ({"mode": "keep"}, "is enough to keep"),
+    ],
+)
+def test_caveats_follow_from_the_run(changes: dict[str, Any], words: str) -> None:
+    plain = Material((frontier(SETS, [1.0, 2.0, 3.0], heldout=[1.0, 2.0, 3.0]),))
+    assert not any(words in one.text for one in caveats(plain))
+    found = Material((frontier(SETS, [1.0, 2.0, 3.0], **({"heldout": [1.0, 2.0, 3.0]} | changes)),))
+    assert any(words in one.text for one in caveats(found))
+
+
+def test_caveats_name_donors_and_refused_pairs() -> None:
+    record = {"pairs_refused": 3, "pairs_searched": 5, "pairs_heldout": 2}
+    material = Material((frontier(SETS, [1.0, 2.0, 3.0]),), config={"donors": "zero", "record": record})
+    texts = " ".join(one.text for one in caveats(material))
+    assert "3 of 10 pairs" in texts
+    assert "'zero'" in texts
+
+
+def test_pieces_give_their_text_back_with_the_changes_marked() -> None:
+    one, other = compared(Piece("the nurse ran", (3, 9, 13)), Piece("the old pilot ran", (3, 7, 13, 17)))
+    assert list(one.spans()) == [("the", False), (" nurse", True), (" ran", False)]
+    assert list(other.spans()) == [("the", False), (" old pilot", True), (" ran", False)]
+    assert "".join(text for text, _ in Piece("whole").spans()) == "whole"
+
+
+def test_examples_are_the_problem_s_in_its_order(tiny_folder: Path, pairs_file: Path) -> None:
+    task = ct.Task.from_jsonl(pairs_file)
+    problem = ct.LanguageProblem(ct.load_model(str(tiny_folder)), task, holdout=0.25)
+    found = examples_of(problem)
+    assert [one.id for one in found.training] == problem.training.ids
+    assert problem.heldout is not None
+    assert [one.id for one in found.heldout] == problem.heldout.ids
+    one = found.training[0]
+    source = next(pair for pair in task.pairs if pair.id == one.id)
+    assert one.base.text == source.base
+    assert one.donor is not None
+    assert one.donor.text == source.counterfactual
+    assert [text.strip() for text, changed in one.base.spans() if changed] == [source.id.split("-")[0]]
+    assert [text.strip() for text, changed in one.donor.spans() if changed] == [source.id.split("-")[1]]
+    assert Examples.from_json(found.to_json()) == found
+
+
+def test_noise_marks_the_subject(tiny_folder: Path) -> None:
+    rows = [{"base": f"the {job} said that", "subject": job, "answers": [" she", " he"]} for job in ("pilot", "nurse")]
+    task = ct.Task.from_records(rows)
+    problem = ct.LanguageProblem(ct.load_model(str(tiny_folder)), task, donors="noise=0.5@subject", holdout=0)
+    marked = [[text.strip() for text, changed in one.base.spans() if changed] for one in examples_of(problem).training]
+    assert marked == [["pilot"], ["nurse"]]
+    assert all(one.donor is None for one in examples_of(problem).training)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", b'{"training": [{"id": 1}], "heldout": [], "refused": []}', b"\xff"]
+)
+def test_examples_of_another_form_are_refused(content: bytes) -> None:
+    with pytest.raises(InputError, match="is not what a run writes"):
+        Examples.from_json(content)
+
+
+def test_material_is_of_one_question() -> None:
+    one = frontier(SETS, [1.0, 2.0, 3.0])
+    with pytest.raises(InputError, match="one question"):
+        Material((one, replace(one, metric="nll")))
+    with pytest.raises(InputError, match="at least one selection"):
+        Material(())
