@@ -48,28 +48,30 @@ def problems(grid: str, value: int) -> LanguageProblem:
     return LanguageProblem(model, task, sites=[site], holdout=0)
 
 
-def versions(problem: LanguageProblem) -> dict[str, Callable[[], Any]]:
-    """What is timed."""
+def versions(problem: LanguageProblem, value: int) -> dict[str, Callable[[], Any]]:
+    """What is timed at one point."""
     z = torch.full((len(problem.space),), 0.5)
     chosen = torch.zeros(len(z)).index_fill(0, torch.arange(0, len(z), max(2, len(z) // 8)), 1)
-    return {"step": lambda: problem.gradient(z), "evaluation": lambda: problem.effects(chosen)}
+    return {f"step {value}": lambda: problem.gradient(z), f"evaluation {value}": lambda: problem.effects(chosen)}
 
 
 def points(grid: str, values: Sequence[int], rounds: int) -> Iterator[dict[str, Any]]:
-    """The figures of one curve."""
+    """The figures of one curve, whose points are timed in turn."""
+    made = {value: problems(grid, value) for value in values}
+    timed = {name: run for value, problem in made.items() for name, run in versions(problem, value).items()}
+    seconds = interleaved(timed, rounds)
     before: dict[str, Any] | None = None
-    for value in values:
-        problem = problems(grid, value)
-        plan, seconds = problem.plan, interleaved(versions(problem), rounds)
+    for value, problem in made.items():
+        plan = problem.plan
         row = {"name": grid, "value": value, "components": plan.components, "pairs": plan.pairs}
         row |= {"tokens": plan.tokens, "padded_tokens": plan.padded_tokens, "batches": plan.batches}
-        row |= {"step_s": seconds["step"], "evaluation_s": seconds["evaluation"]}
-        row |= {"slope": None if before is None else slope(before, row, grid), "threads": torch.get_num_threads()}
+        row |= {"step_s": seconds[f"step {value}"], "evaluation_s": seconds[f"evaluation {value}"]}
+        row |= {"slope": None if before is None else slope(before, row), "threads": torch.get_num_threads()}
         yield row
         before = row
 
 
-def slope(before: dict[str, Any], row: dict[str, Any], grid: str) -> float:
+def slope(before: dict[str, Any], row: dict[str, Any]) -> float:
     """Exponent of the step's cost between two points."""
     return math.log(row["step_s"] / before["step_s"]) / math.log(row["value"] / before["value"])
 

@@ -96,16 +96,15 @@ def test_an_interrupt_is_130(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capt
 
 
 def test_ctrl_c_in_the_middle_of_a_search(tiny_folder: Path, pairs_file: Path, tmp_path: Path) -> None:
-    """A real process, interrupted once it has said that it searches."""
+    """A real process, interrupted once it has kept a step of its search."""
     out = tmp_path / "run"
     options = ["--model", str(tiny_folder), "--task", str(pairs_file), "--out", str(out)]
     endless = ["--search", "random", "--option.random.draws", "100000", "--sites", "mlp_neuron"]
-    command = [sys.executable, "-m", "cotrace", "trace", *options, *endless]
+    command = [sys.executable, "-m", "cotrace", "trace", *options, *endless, "--checkpoint-every-s", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        while "forward-equivalents" not in process.stderr.readline():
+        while not list(out.glob("checkpoint/*.json")):
             assert process.poll() is None
-        time.sleep(0.2)
+            time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130

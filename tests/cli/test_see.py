@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cotrace.cli.main import run
 from cotrace.runs.manifest import Manifest
@@ -42,7 +43,10 @@ def test_trace_leaves_a_report_with_its_texts(place: Path) -> None:
     text = (place / "report.html").read_text()
     assert "the <mark>" not in text  # a token takes its space along
     assert " pilot</mark> said that" in text
-    assert "cotrace compare" in text
+    assert "cotrace compare --model" in text  # as it was typed
+    record = yaml.safe_load((place / "config.yaml").read_text())["record"]
+    for value in (record["data_sha256"], record["tokenizer_sha256"], record["model"]["weights_sha256"]):
+        assert value in text
     assert {"report.html", "examples.json"} <= Manifest.read(place).files.keys()
 
 

@@ -101,7 +101,7 @@ def test_a_run_replays_to_the_same_bytes(
     assert run(["trace", *here, *options, "--out", str(first)]) == 0
     monkeypatch.chdir(tmp_path)
     assert run(["trace", "--config", str(first / "config.yaml"), "--out", str(again)]) == 0
-    for name in FILES - {"config.yaml", "manifest.json", "log.txt"}:  # the command line and the clock
+    for name in FILES - {"config.yaml", "report.html", "manifest.json", "log.txt"}:  # the command line and the clock
         assert (first / name).read_bytes() == (again / name).read_bytes(), name
     stored = yaml.safe_load((first / "config.yaml").read_text())
     assert stored["search_options"] == {"pgbct": {"l1": [0.01, 0.001]}}

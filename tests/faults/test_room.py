@@ -67,7 +67,7 @@ def test_memory_that_runs_out_is_one_line_and_the_run_goes_on_with_smaller_batch
     assert run(["resume", str(out), "--batch-tokens", "300"]) == 0
     assert "goes on with batches of 300 tokens" in capfd.readouterr().err
     assert read_config(out / "config.yaml").batch_tokens == 300
-    rows = [list(csv.DictReader((one / "frontier.csv").open())) for one in (out, kills.whole)]
+    rows = [list(csv.DictReader((one / "frontier.csv").read_text().splitlines())) for one in (out, kills.whole)]
     assert [row["components"] for row in rows[0]] == [row["components"] for row in rows[1]]
     for one, other in zip(*rows, strict=True):
         assert float(one["effect"]) == pytest.approx(float(other["effect"]), rel=1e-5)

@@ -116,7 +116,7 @@ def test_report_needs_neither_transformers_nor_pyplot() -> None:
     code = (
         "import sys; from tests.report.frontiers import SETS, frontier; from cotrace import report\n"
         "report.to_png(report.head_map(frontier(SETS, [1.0, 2.0, 3.0]), 2))\n"
-        "print([name for name in ('transformers', 'torch', 'matplotlib.pyplot') if name in sys.modules])"
+        "print([name for name in ('transformers', 'torch', 'matplotlib.pyplot', 'altair') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

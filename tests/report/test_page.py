@@ -256,3 +256,21 @@ def test_material_is_of_one_question() -> None:
         Material((one, replace(one, metric="nll")))
     with pytest.raises(InputError, match="at least one selection"):
         Material(())
+
+
+def test_searches_that_found_nothing_are_left_out() -> None:
+    empty = frontier([], [], search="pgbct")
+    text = report_html(Material((empty, frontier(SETS, [1.0, 2.0, 3.0])))).decode()
+    assert "The frontier of pursuit as a table" in text
+    assert [one["name"] for one in data_of(text.encode())["searches"]] == ["pursuit"]
+
+
+def test_page_too_large_with_its_texts_is_made_without() -> None:
+    material = hostile()
+    assert material.examples is not None
+    long = tuple(
+        replace(one, id=f"pair {i}", answers=("y" * 70_000,) * 9) for i, one in enumerate(material.examples.training)
+    )
+    content = report_html(replace(material, examples=Examples(long, material.examples.heldout)))
+    assert len(content) < 6 * 2**20
+    assert "too long for the page" in content.decode()

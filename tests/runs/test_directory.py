@@ -79,18 +79,23 @@ def test_two_that_begin_take_two_folders_or_the_second_is_refused(tmp_path: Path
         RunDirectory.claim(one)
 
 
+def mistaken(path: Path, name: str) -> None:
+    """A run that ends with a mistake once there is a file of that name."""
+    with RunDirectory.claim(path).begun(b"a") as begun:
+        (begun / name).touch()
+        raise InputError("no")
+
+
 @pytest.mark.parametrize("there", [False, True])
 def test_a_mistake_before_the_first_checkpoint_leaves_nothing_of_ours(tmp_path: Path, there: bool) -> None:
     path = tmp_path / "run"
     if there:
         path.mkdir()
-    with pytest.raises(InputError, match="no"), RunDirectory.claim(path).begun(b"a") as begun:
-        (begun / ".frontier.csv.abc.tmp").touch()
-        raise InputError("no")
+    with pytest.raises(InputError, match="no"):
+        mistaken(path, ".frontier.csv.abc.tmp")
     assert [one.name for one in tmp_path.iterdir()] == (["run"] if there else [])
-    with pytest.raises(InputError, match="no"), RunDirectory.claim(path).begun(b"a") as begun:
-        (begun / "theirs.txt").touch()
-        raise InputError("no")
+    with pytest.raises(InputError, match="no"):
+        mistaken(path, "theirs.txt")
     assert [one.name for one in path.iterdir()] == ["theirs.txt"]
 
 

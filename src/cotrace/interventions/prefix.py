@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ class PrefixCache:
     values: Sequence[Float[Tensor, "token kv_head d_value"]]
     devices: Sequence[torch.device]
     """Where each layer wants them; they may be kept elsewhere."""
+    _last: list[tuple[Layout, int, DynamicCache]] = field(default_factory=list, repr=False)
 
     @property
     def nbytes(self) -> int:
@@ -32,7 +33,17 @@ class PrefixCache:
         return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
 
     def for_layout(self, layout: Layout, copies: int) -> DynamicCache:
-        """A cache for one forward pass, each copy of the rows with the same prefix; what is stored stays."""
+        """A cache for forward passes over a layout, each copy of the rows with the same prefix.
+
+        The one made last is kept: masks and steps come to one layout again and again, and passes only read it.
+        """
+        if self._last and self._last[0][:2] == (layout, copies):
+            return self._last[0][2]
+        self._last.clear()
+        self._last.append((layout, copies, self._made(layout, copies)))
+        return self._last[0][2]
+
+    def _made(self, layout: Layout, copies: int) -> DynamicCache:
         cache = KeptCache()
         index = layout.cached.clamp(min=0)
         for i, (keys, values) in enumerate(zip(self.keys, self.values, strict=True)):

@@ -18,8 +18,8 @@ from cotrace.problem.reference import reference
 from cotrace.problem.resident import peak_growth
 from cotrace.problem.scorer import Scorer
 
-QUICK_S = 0.3
-"""What takes less is timed several times."""
+QUICK_S, SLOW_S = 0.3, 4.0
+"""What takes less is timed several times; what takes more, once."""
 REPEATS = 5
 LONGEST_S = 8.0
 """No further evaluation is timed after this."""
@@ -122,9 +122,11 @@ class Probe:
             self.scorer.run(rows[some], self.largest, patches, entry)
 
     def _seconds(self, run: Callable[[], None]) -> float:
-        """The median of several runs of what is quick, the first left out; the time itself of what is not."""
+        """The median of several runs of what is quick; the first, which finds everything cold, only of what is slow."""
         first = self._once(run)
-        return first if first > QUICK_S else median(self._once(run) for _ in range(REPEATS))
+        if first > SLOW_S:
+            return first
+        return median(self._once(run) for _ in range(REPEATS if first <= QUICK_S else 1))
 
     def _once(self, run: Callable[[], None]) -> float:
         began = time.perf_counter()

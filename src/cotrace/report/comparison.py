@@ -18,7 +18,7 @@ def compare(frontiers: Frontier | Sequence[Frontier], *, width: float = PAGE) ->
 
     Raises InputError where the frontiers answer different questions.
     """
-    shown = [frontiers] if isinstance(frontiers, Frontier) else list(frontiers)
+    shown = [one for one in ([frontiers] if isinstance(frontiers, Frontier) else frontiers) if len(one)]
     check_same_question(shown)
     heldout = any(selection.effect_heldout is not None for one in shown for selection in one)
     with styled(width):

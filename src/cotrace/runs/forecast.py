@@ -128,9 +128,9 @@ class Clock:
         return self.probe.units(mask_of(self.problem, sets.float())) * share * self.rates.unit_s
 
     def _best(self, rehearsal: Rehearsal) -> Bool[Tensor, "set n"]:
-        """The best set of every size that a rehearsal came by."""
-        archive = rehearsal.archive
-        entries = [] if archive is None else [archive.best(size) for size in archive.sizes]
+        """The best set of every size that a rehearsal came by and the search reports."""
+        archive, most = rehearsal.archive, rehearsal.largest or self.n
+        entries = [] if archive is None else [archive.best(size) for size in archive.sizes if size <= most]
         rows = [chosen_of(entry.key, self.n) for entry in entries if entry is not None]
         return torch.stack(rows) if rows else torch.zeros(0, self.n, dtype=torch.bool)
 

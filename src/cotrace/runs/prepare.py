@@ -40,8 +40,13 @@ class Prepared:
     searches: tuple[Search, ...]
 
 
-def prepare(config: RunConfig, searches: Sequence[str] = ("pursuit",)) -> Prepared:
-    """Load what the configuration names; ``searches`` is used where it names none. Raises CotraceError."""
+def prepare(
+    config: RunConfig, searches: Sequence[str] = ("pursuit",), *, batch_plan: Mapping[str, Any] | None = None
+) -> Prepared:
+    """Load what the configuration names; ``searches`` is used where it names none. Raises CotraceError.
+
+    ``batch_plan``, a problem's own, cuts the batches where that problem's were cut.
+    """
     config = settled(config, searches)
     for site in config.sites:
         Site.named(site)
@@ -50,7 +55,7 @@ def prepare(config: RunConfig, searches: Sequence[str] = ("pursuit",)) -> Prepar
     task = load_task(config)
     model = load(config)
     use_threads(config, model)
-    problem = pose(config, model, task)
+    problem = pose(config, model, task, batch_plan)
     check_size(config, len(problem.space))
     ensure(model, problem.space.sites)
     return Prepared(config, task, model, problem, built)

@@ -45,7 +45,7 @@ def record(prepared: Prepared) -> dict[str, Any]:
         "model": model_record(prepared.config, prepared.model),
         "tokenizer_sha256": tokenizer_sha256(prepared.model.require_tokenizer()),
         "metric_file": origin_of(prepared.config.metric),
-        "batch_plan": asdict(problem.packing) | asdict(problem.plan),
+        "batch_plan": asdict(problem.packing) | asdict(problem.plan) | problem.batch_plan,
         "threads": torch.get_num_threads(),
         "determinism": determinism(prepared.model.device),
         "versions": versions(),

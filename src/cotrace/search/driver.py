@@ -96,10 +96,10 @@ def searched(problem: Problem) -> Problem:
     return seen
 
 
-def on_all_pairs(problem: Problem, state: SearchState) -> SearchState:
-    """The state with the best sets evaluated on all pairs, and those sets only; what that costs is counted."""
+def on_all_pairs(problem: Problem, state: SearchState, most: int) -> SearchState:
+    """The state with the best sets up to a size evaluated on all pairs, and those sets only; the cost is counted."""
     n = len(problem.space)
-    found = {entry.key: entry for entry in _best(problem, state)}
+    found = {entry.key: entry for entry in _best(problem, state) if entry.size <= most}
     function = SetFunction(state.search, problem, replace(state, archive=Archive(n)))
     if found:
         function.scores(torch.stack([chosen_of(key, n) for key in found]))
@@ -142,7 +142,7 @@ def frontier(
     Where the state is of a search on some of the problem's pairs, its best sets are evaluated on all of them here.
     """
     if searched(problem) is not problem:
-        state = on_all_pairs(problem, state)
+        state = on_all_pairs(problem, state, max_size or len(problem.space))
     most = max_size or len(problem.space)
     visited = [size for size in state.archive.sizes if 1 <= size <= most]
     sizes = [size for size in visited if state.archive.feasible(size)]

@@ -52,6 +52,8 @@ class Rehearsal:
     own_s: float
     """Seconds that the search took besides what it asked for."""
     archive: Archive | None = field(default=None, repr=False)
+    largest: int | None = None
+    """Largest size that the search reports; None for all."""
 
     @property
     def forward_equivalents(self) -> float:
@@ -148,4 +150,4 @@ def rehearse(search: Search, problem: Problem) -> Rehearsal | None:
         return None
     scale = max(1.0, state.total / state.step) if state.step else 1.0
     own = time.perf_counter() - began - stand_in.asked_s
-    return Rehearsal(stand_in.calls, scale, scale * own, state.archive)
+    return Rehearsal(stand_in.calls, scale, scale * own, state.archive, getattr(search, "max_size", None))

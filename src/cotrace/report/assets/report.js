@@ -179,7 +179,7 @@
     const share = effect / data.examples.bound;
     return CUTS.filter((cut) => share > cut).length;
   };
-  const better = data.full.training >= 0 ? 1 : -1;
+  const better = data.sign;
   const orders = {
     most: (a, b) => Math.abs(b) - Math.abs(a),
     least: (a, b) => Math.abs(a) - Math.abs(b),

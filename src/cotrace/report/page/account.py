@@ -13,6 +13,11 @@ from cotrace.report.page.material import Material
 from cotrace.report.words import figure_of
 
 MOST_NAMES = 12
+SAID = {
+    *("summary", "metric", "direction", "components", "space", "pairs_searched", "pairs_heldout", "pairs_refused"),
+    *("data_sha256", "model", "threads", "versions", "command"),
+}
+"""Entries of a run's record that the page shows in a form of their own."""
 UNIT_WORDS = {
     "head_output": "attention heads",
     "attention_pattern": "attention heads",
@@ -102,12 +107,19 @@ def record(material: Material) -> tuple[tuple[str, str], ...]:
         ("seed", material.config.get("seed")),
         ("number type, device, threads", _numbers(material)),
         ("versions", ", ".join(f"{name} {value}" for name, value in _items(versions))),
+        *((name.replace("_", " "), _plain(value)) for name, value in found.items() if name not in SAID),
     ]
     return tuple((name, str(value)) for name, value in rows if value not in (None, "", {}))
 
 
 def _items(value: object) -> list[tuple[str, Any]]:
     return list(value.items()) if isinstance(value, Mapping) else []
+
+
+def _plain(value: object) -> object:
+    """A mapping as its entries, one behind the other."""
+    entries = _items(value)
+    return "; ".join(f"{name.replace('_', ' ')} {entry}" for name, entry in entries) if entries else value
 
 
 def _counts(found: Mapping[str, Any]) -> str:
@@ -127,10 +139,12 @@ def config_text(material: Material) -> str:
 
 
 def commands(material: Material) -> tuple[str, ...]:
-    """What replays the run: from its folder, and typed out."""
+    """What replays the run: from its folder, and as it was typed, or as it would be."""
     if not material.config:
         return ()
-    return ("cotrace trace --config RUN/config.yaml --out NEW", " ".join(_words(material.config)))
+    typed = material.record.get("command")
+    words = shlex.join(map(str, typed)) if isinstance(typed, list) and typed else " ".join(_words(material.config))
+    return ("cotrace trace --config RUN/config.yaml --out NEW", words)
 
 
 def _words(config: Mapping[str, Any]) -> Iterator[str]:

@@ -87,7 +87,7 @@ def frontier(material: Material, part: str) -> Spec:
         .encode(x="k:Q"),
     ]
     description = f"Effect against the number of components, {PART_WORDS[part]}"
-    return _spec(alt.layer(*layers), height=300, description=description)
+    return spec_of(alt.layer(*layers), height=300, description=description)
 
 
 def _band(rows: list[Spec], x: alt.X, colour: alt.Color, title: str) -> Iterator[alt.Chart]:
@@ -151,54 +151,6 @@ def _controls(material: Material, part: str) -> Iterator[alt.Chart]:
         yield marks.encode(x="k:Q", y="y:Q", tooltip=tips)
 
 
-def grid(layers: list[int], units: list[Any], unit_word: str, description: str) -> Spec:
-    """Layers x units: a cell for each component, stronger the earlier it came, numbered if there is room."""
-    base = alt.Chart(alt.NamedData(name="cells")).encode(
-        x=alt.X("unit:O", title=unit_word, scale=alt.Scale(domain=units), axis=_bare(len(units) > 1)),
-        y=alt.Y("layer:O", title="layer", scale=alt.Scale(domain=layers[::-1]), axis=_bare()),
-    )
-    shade = alt.Color(
-        "shade:O", legend=None, scale=alt.Scale(domain=list(range(5)), range=[f"var(--in{i})" for i in range(5)])
-    )
-    tips = [alt.Tooltip(f"{name}:N") for name in ("component", "state", "alone")]
-    cells = base.mark_rect(stroke="var(--paper)", strokeWidth=1.5 if len(units) <= 32 else 0.5, cornerRadius=2)
-    chart: alt.LayerChart = alt.layer(cells.encode(color=shade, tooltip=tips)).resolve_scale(color="independent")
-    if len(units) <= 16:
-        numbers = base.mark_text(fontSize=11).encode(text="came:N", color=_inks())
-        chart = alt.layer(cells.encode(color=shade, tooltip=tips), numbers).resolve_scale(color="independent")
-    return _spec(chart, height=_rows_height(len(layers)), description=description)
-
-
-def _inks() -> alt.Color:
-    """The ink of a number on a light or a strong cell."""
-    scale = alt.Scale(domain=[0, 1], range=["var(--in-ink)", "var(--in-ink-dark)"])
-    return alt.Color("dark:O", legend=None, scale=scale)
-
-
-def density(layers: list[int], unit_word: str, description: str) -> Spec:
-    """Components chosen in each layer, where a cell for each would be too small to see."""
-    base = alt.Chart(alt.NamedData(name="cells")).encode(
-        x=alt.X("count:Q", title=f"{unit_word}s chosen", axis=alt.Axis(tickMinStep=1, format=",d")),
-        y=alt.Y("layer:O", title="layer", scale=alt.Scale(domain=layers[::-1]), axis=_bare()),
-    )
-    tips = [
-        alt.Tooltip("layer:O"),
-        alt.Tooltip("count:Q", title="chosen"),
-        alt.Tooltip("share:N", title="of the layer"),
-    ]
-    bars = base.mark_bar(color="var(--in3)", cornerRadiusEnd=2).encode(tooltip=tips)
-    words = base.mark_text(align="left", dx=4, fontSize=11, color="var(--muted)").encode(text="words:N")
-    return _spec(alt.layer(bars, words), height=_rows_height(len(layers)), description=description)
-
-
-def _bare(labels: bool = True) -> alt.Axis:
-    return alt.Axis(domain=False, ticks=False, labels=labels, labelAngle=0)
-
-
-def _rows_height(rows: int) -> int:
-    return round(min(760, max(60, rows * (30 if rows <= 16 else 16))))
-
-
 def histogram(material: Material) -> Spec:
     """How many pairs are moved how far."""
     bars = alt.Chart(alt.NamedData(name="bars")).mark_bar(color="var(--in3)", binSpacing=1)
@@ -212,7 +164,7 @@ def histogram(material: Material) -> Spec:
             alt.Tooltip("count:Q", title="pairs"),
         ],
     )
-    return _spec(chart, height=150, description="How many pairs are moved how far at this size")
+    return spec_of(chart, height=150, description="How many pairs are moved how far at this size")
 
 
 def interactions(material: Material) -> Spec | None:
@@ -240,7 +192,7 @@ def interactions(material: Material) -> Spec | None:
         x=alt.X(
             "a:O", title=None, scale=alt.Scale(domain=names), axis=alt.Axis(domain=False, ticks=False, labelAngle=-40)
         ),
-        y=alt.Y("b:O", title=None, scale=alt.Scale(domain=names), axis=_bare()),
+        y=alt.Y("b:O", title=None, scale=alt.Scale(domain=names), axis=bare()),
     )
     scale = alt.Scale(type="threshold", domain=[cut * bound for cut in CUTS], range=list(DIVERGING))
     tips = [
@@ -254,8 +206,8 @@ def interactions(material: Material) -> Spec | None:
     )
     layers: list[alt.Chart] = [cells]
     if len(names) <= 9:
-        layers.append(base.mark_text(fontSize=11).encode(text="words:N", color=_inks()))
-    return _spec(
+        layers.append(base.mark_text(fontSize=11).encode(text="words:N", color=inks()))
+    return spec_of(
         alt.layer(*layers).resolve_scale(color="independent"),
         height=max(120, 34 * len(names)),
         description="Interactions of pairs of members",
@@ -272,7 +224,7 @@ def cost(material: Material) -> Spec:
     )
     bars = base.mark_bar(cornerRadiusEnd=2).encode(color=alt.Color("search:N", scale=scale, legend=None))
     words = base.mark_text(align="left", dx=4, fontSize=12).encode(text=alt.Text("cost:Q", format=",.0f"))
-    return _spec(alt.layer(bars, words), height=max(60, 34 * len(rows)), description="What each search cost")
+    return spec_of(alt.layer(bars, words), height=max(60, 34 * len(rows)), description="What each search cost")
 
 
 def tradeoff(found: Tradeoff, index: int) -> Spec:
@@ -301,11 +253,22 @@ def tradeoff(found: Tradeoff, index: int) -> Spec:
         front.mark_point(filled=True, color="var(--pursuit)", size=46, opacity=1),
         base.transform_filter("datum.kind === 'chosen'").mark_point(color="var(--pgbct)", size=260, strokeWidth=2),
     ]
-    return _spec(alt.layer(*layers), height=280, description=f"Strength of edits against {found.harms[index]}")
+    return spec_of(alt.layer(*layers), height=280, description=f"Strength of edits against {found.harms[index]}")
 
 
-def _spec(chart: Any, *, height: int, description: str) -> Spec:
+def spec_of(chart: Any, *, height: int, description: str) -> Spec:
     """The specification at the width of its place in the page."""
     made: Spec = chart.properties(width="container", height=height, description=description).to_dict()
     made.pop("config", None)
     return made
+
+
+def inks() -> alt.Color:
+    """The ink of a number on a light or a strong cell."""
+    scale = alt.Scale(domain=[0, 1], range=["var(--in-ink)", "var(--in-ink-dark)"])
+    return alt.Color("dark:O", legend=None, scale=scale)
+
+
+def bare(labels: bool = True) -> alt.Axis:
+    """An axis of labels alone."""
+    return alt.Axis(domain=False, ticks=False, labels=labels, labelAngle=0)

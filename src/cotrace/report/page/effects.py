@@ -16,8 +16,9 @@ from cotrace.report.page.sizes import Stops, rounded, rounded_all
 
 MOST_EXAMPLES = 160
 """Pairs whose texts go into the page."""
-MOST_TEXT = 24_000
-"""Characters of one prompt that go into the page."""
+MOST_TEXT = 72_000
+"""Characters of one pair that go into the page."""
+MOST_ANSWERS = 8
 TEXT_BUDGET = 1_200_000
 """Characters of all texts together."""
 BINS = 24
@@ -92,7 +93,7 @@ class Effects:
     def _shown(self, part: str, place: int, budget: int) -> Shown:
         example = self.material.pairs(part)[place]
         effect = float(self.tables[part][self.judged_stop][place])
-        whole = _length(example) <= min(budget, 2 * MOST_TEXT)
+        whole = _length(example) <= min(budget, MOST_TEXT)
         if not whole:
             example = Example(example.id, weight=example.weight, fields=example.fields)
         return Shown(part, place, example, effect, whole)
@@ -172,7 +173,8 @@ class Effects:
 
 
 def _length(example: Example) -> int:
-    return len(example.base.text) + (0 if example.donor is None else len(example.donor.text))
+    answers = sum(map(len, example.answers[:MOST_ANSWERS]))
+    return len(example.base.text) + (0 if example.donor is None else len(example.donor.text)) + answers
 
 
 def _span(values: Float[np.ndarray, "value"]) -> tuple[float, float]:

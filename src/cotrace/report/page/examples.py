@@ -19,6 +19,8 @@ EXAMPLES = "examples.json"
 """Name of the file in a run's folder."""
 MOST_VALUES = 12
 """A field with more values than this is no subgroup."""
+MOST_VALUE = 80
+"""Characters of a value that are kept."""
 NOT_SUBGROUPS = ("id", "weight", "subject", "split_group")
 
 
@@ -182,5 +184,5 @@ def subgroup_fields(pairs: Sequence[PromptPair]) -> dict[str, dict[str, str]]:
         values = values_of(pairs, name)
         if name not in NOT_SUBGROUPS and 2 <= len(set(values)) <= MOST_VALUES:
             for pair, value in zip(pairs, values, strict=True):
-                found[pair.id][name] = value
+                found[pair.id][name] = value[:MOST_VALUE]
     return found

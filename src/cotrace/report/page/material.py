@@ -42,7 +42,8 @@ class Material:
     """Whether ids stand in place of texts."""
 
     def __post_init__(self) -> None:
-        if not self.frontiers or not len(self.frontiers[0]):
+        object.__setattr__(self, "frontiers", tuple(one for one in self.frontiers if len(one)))
+        if not self.frontiers:
             raise InputError("a report needs a frontier with at least one selection; run the search again")
         spaces = {one.space.components for one in self.frontiers}
         if len({(one.mode, one.metric, one.direction) for one in self.frontiers}) > 1 or len(spaces) > 1:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -27,6 +28,8 @@ from cotrace.report.words import figure_of, heading
 LIMIT_BYTES = 6 * 2**20
 LIBRARY = "window.vegaEmbed=vegaEmbed;window.vega=vega;"
 MOST_SINGLES = 4096
+MOST_ID = 120
+"""Characters of an id that are shown."""
 LEAD = 7
 """Sentences of the verdict that are not folded."""
 STYLES = {"light": "light", "dark": "dark", "style": "report"}
@@ -43,17 +46,23 @@ COLUMNS = (
 """Key, heading and kind of the columns of the table of components."""
 
 
-def report_html(material: Material) -> bytes:
-    """The report. Raises InputError where it would be larger than the limit."""
+def page_of(material: Material) -> bytes:
+    """The report, without texts where it would be too large with them. Raises InputError where it still is."""
     material = material.shown()
-    text = _environment().get_template("report.html.j2").render(_context(material))
-    content = text.encode("utf-8", "replace")  # half a surrogate pair is no text
+    content = _rendered(material)
+    if len(content) > LIMIT_BYTES and material.examples is not None:
+        content = _rendered(replace(material, examples=None, redact=True))
     if len(content) > LIMIT_BYTES:
         raise InputError(
             f"the report would be {len(content) / 2**20:.1f} MiB, more than {LIMIT_BYTES // 2**20}: trace with a "
             "smaller --max-size, or fewer searches"
         )
     return content
+
+
+def _rendered(material: Material) -> bytes:
+    text = _environment().get_template("report.html.j2").render(_context(material))
+    return text.encode("utf-8", "replace")  # half a surrogate pair is no text
 
 
 def _context(material: Material) -> dict[str, Any]:
@@ -103,11 +112,7 @@ def _data(material: Material, stops: Sequence[Stops], effects: Effects, panels: 
     listed = sorted(alone, key=lambda place: -abs(alone[place]))[:MOST_SINGLES]
     return {
         "n": len(space),
-        "mode": material.first.mode,
-        "full": {
-            "training": rounded(material.first.full_effect),
-            "heldout": rounded(material.first.full_effect_heldout),
-        },
+        "sign": material.first.sign,
         "blocks": blocks_data(space),
         "alone": {str(place): rounded(alone[place]) for place in listed},
         "panels": [panel.data() for panel in panels],
@@ -195,6 +200,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters["figure"] = lambda value: "" if value is None else figure_of(value)
+    made.filters["short"] = lambda text: text if len(text) <= MOST_ID else f"{text[:MOST_ID]}\u2026"
     made.filters["share"] = lambda value: "" if value is None else f"{value:.0%}"
     made.filters["between"] = lambda value: "" if value is None else "{:+.3g} to {:+.3g}".format(*value)
     return made

@@ -7,7 +7,8 @@ from typing import Any
 
 from cotrace.components import Block, ComponentSpace
 from cotrace.report.maps import MOST_UNITS, UNIT_WORD
-from cotrace.report.page import charts
+from cotrace.report.page.cells import density, grid
+from cotrace.report.page.charts import Spec
 
 MOST_CELLS = 4096
 
@@ -31,14 +32,14 @@ class Panel:
         """The most pixels that it needs."""
         return 760 if self.kind == "density" or len(self.units) > 16 else 110 + 52 * max(3, len(self.units))
 
-    def spec(self) -> charts.Spec:
+    def spec(self) -> Spec:
         """Its chart, without the cells."""
         about = f"{self.title}: components chosen, by layer" + (
             "" if self.kind == "density" else f" and {self.unit_word}"
         )
         if self.kind == "density":
-            return charts.density(list(self.layers), self.unit_word, about)
-        return charts.grid(list(self.layers), list(self.units), self.unit_word, about)
+            return density(list(self.layers), self.unit_word, about)
+        return grid(list(self.layers), list(self.units), self.unit_word, about)
 
     def data(self) -> dict[str, Any]:
         """What the page's script needs of it."""
