@@ -35,7 +35,8 @@ def trace(
     """
     problem = LanguageProblem(model, task, **problem_options)
     ensure(model, problem.space.sites)
-    found = named(search, max_size=max_size, **(search_options or {}))(problem, progress)
+    sized = {} if max_size is None else {"max_size": max_size}  # pgbct has none: its penalties decide
+    found = named(search, **sized, **(search_options or {}))(problem, progress)
     if evaluation == "none":
         return found
     try:

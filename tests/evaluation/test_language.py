@@ -129,6 +129,13 @@ def test_trace_fills_in_intervals_and_p_values() -> None:
     assert plain.at(1).effect_heldout == frontier.at(1).effect_heldout
 
 
+def test_trace_by_a_search_that_has_no_sizes() -> None:
+    found = ct.trace(model("gpt2"), task(20), search="pgbct", search_options={"path": 3, "epochs": 3}, evaluation="none")
+    assert found.search == "pgbct"
+    with pytest.raises(InputError, match="no option 'max_size'"):
+        ct.trace(model("gpt2"), task(20), search="pgbct", max_size=3)
+
+
 def test_side_effects_of_a_second_task(problem: ct.LanguageProblem) -> None:
     other = replace(task(12, seed=5), name="other")
     chosen = ct.Selection.parse(["0.1", "1.2"])

@@ -49,9 +49,27 @@ def test_what_is_written_reads_back_the_same(fields: dict[str, Any]) -> None:
         assert read_config(path) == config
 
 
-def test_every_field_is_stored_but_out() -> None:
-    stored = yaml.safe_load(write_config(RunConfig(model="m", task="t", out="here"), {}))
-    assert set(stored) == {field.name for field in fields(RunConfig)} - {"out"} | {"schema", "record"}
+def test_every_field_is_stored_but_where_it_lies_and_trust() -> None:
+    stored = yaml.safe_load(write_config(RunConfig(model="m", task="t", out="here", trust_remote_code=True), {}))
+    left_out = {"out", "trust_remote_code"}
+    assert set(stored) == {field.name for field in fields(RunConfig)} - left_out | {"schema", "record"}
+
+
+@pytest.mark.parametrize("value", ["true", "false"])
+def test_a_file_cannot_ask_for_code_to_be_run(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"model: m\ntask: t\ntrust_remote_code: {value}\n")
+    with pytest.raises(InputError, match="line 3: a file cannot ask"):
+        read_config(path)
+
+
+@pytest.mark.parametrize("text", ["&Q: ", "1: 2\n", "model: 2001-99-99", "? [a]\n: b", "[" * 5000, "model: m\n~: x"])
+def test_what_yaml_allows_and_a_config_does_not_is_one_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        read_config(path)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -31,5 +31,7 @@ Options = Annotated[RunConfig, Flat]
 Showing = Annotated[Show, Flat]
 ConfigFile = Annotated[Path | None, Parameter(group=Group("The run", sort_key=4))]
 DryRun = Annotated[bool, Parameter(group=Group("The run", sort_key=4), negative="", show_default=False)]
+Trusting = Annotated[bool, Parameter(name="--trust-remote-code", negative="", show_default=False)]
+"""Run the code that came with the run's model."""
 AsJson = Annotated[bool, Parameter(name="--json", group=ON_SCREEN.group, negative="", show_default=False)]
 """Print one JSON object on stdout and nothing else there."""

@@ -18,8 +18,8 @@ SCHEMA = 1
 SCHEMA_KEY = "schema"
 RECORD = "record"
 """Key of what was found out by running: versions, hashes, sizes. Not read on replay."""
-NOT_STORED = ("out",)
-"""A config lies in the folder that it would name."""
+NOT_STORED = ("out", "trust_remote_code")
+"""A config lies in the folder that it would name, and no file may ask for code to be run."""
 PATHS = ("model", "task", "data", "metric", "offload_folder")
 """Fields that may name a file or a folder."""
 SHIPPED = "shipped"
@@ -83,6 +83,11 @@ def _parsed(path: Path, data: dict[str, Any], lines: Mapping[str, int]) -> RunCo
     for key in data:
         if key not in names:
             raise InputError(f"{path}, line {lines[key]}: {unknown('field', key, names)}")
+    if "trust_remote_code" in data:
+        raise InputError(
+            f"{path}, line {lines['trust_remote_code']}: a file cannot ask for a model's code to be run: take the line "
+            "out, read that code, and type --trust-remote-code yourself"
+        )
     try:
         return TypeAdapter(RunConfig).validate_python(_from(path.parent, data))
     except ValidationError as error:
@@ -130,11 +135,14 @@ def _load(path: Path, text: str) -> tuple[dict[str, Any], dict[str, int]]:
         mark = getattr(error, "problem_mark", None)
         line = "" if mark is None else f", line {mark.line + 1}"
         raise InputError(f"{path}{line}: not YAML: {getattr(error, 'problem', None) or error}") from None
+    except (ValueError, OverflowError, RecursionError) as error:  # a date or number that cannot be, endless nesting
+        raise InputError(f"{path}: {type(error).__name__} in a value: {error}; write it as text in quotes") from None
     if not isinstance(data, dict) or not isinstance(node, yaml.MappingNode):
         raise InputError(f"{path}, line 1: a config is a list of 'name: value' lines")
-    return {str(key): value for key, value in data.items()}, {
-        str(key.value): key.start_mark.line + 1 for key, _ in node.value
-    }
+    for key, (marked, _) in zip(data, node.value, strict=False):
+        if not isinstance(key, str):
+            raise InputError(f"{path}, line {marked.start_mark.line + 1}: {key!r} is not the name of a field")
+    return data, {str(key.value): key.start_mark.line + 1 for key, _ in node.value}
 
 
 def _plain(value: Any) -> Any:

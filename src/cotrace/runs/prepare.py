@@ -20,6 +20,7 @@ from cotrace.problem.memory import check_memory
 from cotrace.prompts import Task
 from cotrace.runs.config import RunConfig
 from cotrace.runs.config_file import SHIPPED
+from cotrace.runs.trusted import TRUSTED
 from cotrace.search import Search
 from cotrace.selfcheck import ensure
 
@@ -131,7 +132,7 @@ def load(config: RunConfig) -> LanguageModel:
         offload_folder=config.offload_folder,
         revision=config.revision,
         quantise=config.quantise,
-        trust_remote_code=config.trust_remote_code,
+        trust_remote_code=config.trust_remote_code or TRUSTED.get(),
     )
     return replace(model, name=SHIPPED) if config.model == SHIPPED else model
 

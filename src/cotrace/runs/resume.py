@@ -21,7 +21,7 @@ from cotrace.runs.manifest import Manifest, is_finished
 from cotrace.runs.prepare import Prepared, prepare
 from cotrace.runs.record import versions
 
-NOT_IN_IDENTITY = ("out", "threads", "batch_tokens", "checkpoint_every_s")
+NOT_IN_IDENTITY = ("out", "threads", "batch_tokens", "checkpoint_every_s", "trust_remote_code")
 """Fields that do not change the question."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cotrace.cli.options import SHOWN, Showing
+from cotrace.cli.options import SHOWN, Showing, Trusting
 
 
 def generate(
@@ -20,6 +20,7 @@ def generate(
     search: str | None = None,
     model: str | None = None,
     out: str | None = None,
+    trust_remote_code: Trusting = False,
     show: Showing = SHOWN,
 ) -> None:
     """Continue prompts with the base model and with a run's selection edited, side by side.
@@ -52,16 +53,20 @@ def generate(
         Another model than the run's.
     out
         New file for the continuations. Default: generated-kK.jsonl in the run's folder.
+    trust_remote_code
+        Run the code that comes with the run's model, which no file may ask for. Only for code that you have read.
     """
     from cotrace.cli.generate import generated
     from cotrace.editing import Sampling
+    from cotrace.runs.trusted import trusting
 
-    sampling = Sampling(
-        max_new_tokens=max_new_tokens, temperature=temperature, samples=samples, seed=seed, batch_size=batch_size
-    )
-    generated(
-        run, k, prompts, sampling, donor=donor, judge=judge, search=search, model=model, out=out, quiet=show.quiet
-    )
+    with trusting(trust_remote_code):
+        sampling = Sampling(
+            max_new_tokens=max_new_tokens, temperature=temperature, samples=samples, seed=seed, batch_size=batch_size
+        )
+        generated(
+            run, k, prompts, sampling, donor=donor, judge=judge, search=search, model=model, out=out, quiet=show.quiet
+        )
 
 
 def edit(
@@ -80,6 +85,7 @@ def edit(
     lm_eval_limit: int | None = None,
     search: str | None = None,
     model: str | None = None,
+    trust_remote_code: Trusting = False,
     show: Showing = SHOWN,
 ) -> None:
     """Fold a run's selection into the weights and save a model that plain transformers loads.
@@ -114,21 +120,25 @@ def edit(
         Which search of the run. Default: the first.
     model
         Another model than the run's.
+    trust_remote_code
+        Run the code that comes with the run's model, which no file may ask for. Only for code that you have read.
     """
     from cotrace.cli.edit import Asked
     from cotrace.cli.edit import edit as run_edit
     from cotrace.editing import Limit
+    from cotrace.runs.trusted import trusting
 
-    asked = Asked(
-        k=k,
-        sizes=sizes,
-        donor=donor,
-        factors=factors,
-        metric=metric,
-        limits=tuple(map(Limit.parse, constraint)),
-        neutral=neutral,
-        second_tasks=second_task,
-        harness_tasks=lm_eval,
-        harness_limit=lm_eval_limit,
-    )
-    run_edit(run, asked, out, search=search, model=model, quiet=show.quiet)
+    with trusting(trust_remote_code):
+        asked = Asked(
+            k=k,
+            sizes=sizes,
+            donor=donor,
+            factors=factors,
+            metric=metric,
+            limits=tuple(map(Limit.parse, constraint)),
+            neutral=neutral,
+            second_tasks=second_task,
+            harness_tasks=lm_eval,
+            harness_limit=lm_eval_limit,
+        )
+        run_edit(run, asked, out, search=search, model=model, quiet=show.quiet)

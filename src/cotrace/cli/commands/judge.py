@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from cotrace.cli.options import SHOWN, AsJson, DryRun, Showing
+from cotrace.cli.options import SHOWN, AsJson, DryRun, Showing, Trusting
 
 
 def evaluate(
@@ -26,6 +26,7 @@ def evaluate(
     every_size: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
+    trust_remote_code: Trusting = False,
     show: Showing = SHOWN,
 ) -> None:
     """Say how sure the result of a run is: intervals, controls, members, stability, interactions, side effects.
@@ -62,21 +63,25 @@ def evaluate(
         Say the plan and its cost, and stop.
     as_json
         Print the evaluation as one JSON object on stdout, and nothing else there.
+    trust_remote_code
+        Run the code that comes with the run's model, which no file may ask for. Only for code that you have read.
     """
     from cotrace.cli import evaluate as module
+    from cotrace.runs.trusted import trusting
 
-    asked = module.Asked(
-        level=level,
-        k=k,
-        search=search,
-        selections=selection,
-        circuits=known,
-        audit=audit,
-        stability=stability,
-        folds=folds,
-        text=text,
-        side_tasks=side,
-        smallest_p=smallest_p,
-        every_size=every_size,
-    )
-    module.evaluate_run(run, asked, dry_run=dry_run, quiet=show.quiet, as_json=as_json)
+    with trusting(trust_remote_code):
+        asked = module.Asked(
+            level=level,
+            k=k,
+            search=search,
+            selections=selection,
+            circuits=known,
+            audit=audit,
+            stability=stability,
+            folds=folds,
+            text=text,
+            side_tasks=side,
+            smallest_p=smallest_p,
+            every_size=every_size,
+        )
+        module.evaluate_run(run, asked, dry_run=dry_run, quiet=show.quiet, as_json=as_json)

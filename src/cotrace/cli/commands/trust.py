@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from cotrace.cli.options import SHOWN, Showing
+from cotrace.cli.options import SHOWN, Showing, Trusting
 
 Json = Annotated[bool, Parameter(name="--json", negative="", show_default=False)]
 
@@ -29,7 +29,13 @@ def diff(one: str, other: str, *, as_json: Json = False, show: Showing = SHOWN) 
 
 
 def verify(
-    run: str, *, examples: int = 20, model: str | None = None, as_json: Json = False, show: Showing = SHOWN
+    run: str,
+    *,
+    examples: int = 20,
+    model: str | None = None,
+    as_json: Json = False,
+    trust_remote_code: Trusting = False,
+    show: Showing = SHOWN,
 ) -> None:
     """Check every file of a run by its hash, and compute its effects again: same, within tolerance, or different.
 
@@ -43,10 +49,14 @@ def verify(
         Where the run's model lies on this machine, if not where the run says.
     as_json
         One JSON object on stdout, nothing else.
+    trust_remote_code
+        Run the code that comes with the run's model, which no file may ask for. Only for code that you have read.
     """
     from cotrace.cli.trust import verify_run
+    from cotrace.runs.trusted import trusting
 
-    verify_run(run, examples, model=model, quiet=show.quiet, as_json=as_json)
+    with trusting(trust_remote_code):
+        verify_run(run, examples, model=model, quiet=show.quiet, as_json=as_json)
 
 
 def cite(run: str, *, show: Showing = SHOWN) -> None:
