@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,13 @@ WORDS = (
     "and",
     "ran",
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _signals_reach_the_commands_under_test() -> None:
+    """A suite started in the background, or by nohup, hands down signals that are ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
