@@ -130,7 +130,9 @@ def test_trace_fills_in_intervals_and_p_values() -> None:
 
 
 def test_trace_by_a_search_that_has_no_sizes() -> None:
-    found = ct.trace(model("gpt2"), task(20), search="pgbct", search_options={"path": 3, "epochs": 3}, evaluation="none")
+    found = ct.trace(
+        model("gpt2"), task(20), search="pgbct", search_options={"path": 3, "epochs": 3}, evaluation="none"
+    )
     assert found.search == "pgbct"
     with pytest.raises(InputError, match="no option 'max_size'"):
         ct.trace(model("gpt2"), task(20), search="pgbct", max_size=3)

@@ -59,7 +59,8 @@ def test_time_is_reckoned_in_layers_that_are_run() -> None:
     head = probe.head_units
     assert probe.units(torch.eye(12)[:1]) == pytest.approx(3 + head)
     last = torch.eye(12)[8:]  # four masks that differ in the third layer: below it one run does for all
-    assert probe.units(last) == pytest.approx(3 + head + 4 * (1 + head))
+    shared = probe.scorer.packing.shortcuts  # not with GPT-2's own mask in transformers 5.0
+    assert probe.units(last) == pytest.approx(3 + head + 4 * (1 + head) if shared else 4 * (3 + head))
     rates = probe.rates([torch.eye(12)], 40)
     assert rates is not None
     assert min(rates.gradient_s, rates.unit_s, rates.plain_unit_s) > 0

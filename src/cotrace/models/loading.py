@@ -111,7 +111,7 @@ def _device(device: str | torch.device) -> torch.device:
 def _tokenizer(source: str, options: dict[str, Any]) -> PreTrainedTokenizerBase | None:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, ImportError):
         return None  # a model without a tokenizer is a model still; tasks that need one say so
     words = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)
     return tokenizer if words else None  # where the files are missing, transformers makes one up without any words
