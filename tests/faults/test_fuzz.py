@@ -73,6 +73,7 @@ def by_name() -> dict[str, Reader]:
 @pytest.mark.parametrize("name", NAMES)
 def test_bytes_changed_at_random_never_crash_a_reader(by_name: dict[str, Reader], name: str) -> None:
     reader = by_name[name]
+    taken: list[bool] = []
     cuts = st.tuples(st.floats(0, 1), st.floats(0, 0.05), st.sampled_from(ODD) | st.binary(max_size=8))
 
     @settings(max_examples=40, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -81,9 +82,11 @@ def test_bytes_changed_at_random_never_crash_a_reader(by_name: dict[str, Reader]
         for place, length, new in changes:
             start = int(place * len(content))
             content = content[:start] + new + content[start + int(length * len(content)) :]
-        reader.try_one(content)
+        taken.append(reader.try_one(content))  # anything but a value or our own one-line error goes up
 
     tried()
+    assert len(taken) >= 40
+    assert not all(taken), "no input was refused, so no check of the reader was reached"
 
 
 @pytest.mark.parametrize("name", ["json_lines", "selection_files", "counterfact", "auto_circuit", "run_selection.json"])
@@ -91,14 +94,18 @@ def test_well_formed_json_with_values_of_other_kinds_never_crashes_a_reader(
     by_name: dict[str, Reader], name: str
 ) -> None:
     reader = by_name[name]
+    taken: list[bool] = []
     seed = reader.seeds[0].splitlines()[0] if name == "json_lines" else reader.seeds[0]
 
     @settings(max_examples=60, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(st.lists(st.integers(0, 200), max_size=8), st.sampled_from(VALUES), st.booleans())
     def tried(path: list[int], value: object, remove: bool) -> None:
-        reader.try_one(json.dumps(changed(json.loads(seed), path, value, remove)).encode())
+        taken.append(reader.try_one(json.dumps(changed(json.loads(seed), path, value, remove)).encode()))
 
     tried()
+    assert len(taken) >= 60
+    assert any(taken), "every input was refused, so nothing behind the first check was reached"
+    assert not all(taken), "no input was refused, so no check of the reader was reached"
 
 
 def changed(data: object, path: list[int], value: object, remove: bool) -> object:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from cotrace.cli.main import run
 from cotrace.errors import ModelError
 from cotrace.models import load_model
 from tests import tiny
@@ -47,4 +48,17 @@ def test_code_of_a_model_is_run_where_that_is_asked_for(
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "cache"))
     model = load_model(with_code, trust_remote_code=True)
     assert type(model.module).__name__ == "OwnModel"
+    assert (tmp_path / "ran").exists()
+
+
+def test_the_remedy_that_a_command_names_is_one_that_it_takes(
+    with_code: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "cache"))
+    words = ["check", str(with_code), "--sites", "mlp_output", "--quiet"]
+    assert run(words) == 2
+    said = capfd.readouterr().err
+    assert "--trust-remote-code" in said
+    assert said.count("\n") == 1
+    assert run([*words, "--trust-remote-code"]) == 0
     assert (tmp_path / "ran").exists()

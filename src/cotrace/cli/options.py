@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
-from cotrace.runs.config import RunConfig
+from cotrace.runs.config import FLAG, MODEL, QUESTION, RunConfig
 
 ON_SCREEN = Parameter(group=Group("What is shown", sort_key=5), negative="", show_default=False)
 
@@ -26,7 +26,42 @@ class Show:
 SHOWN = Show()
 """What is shown where nothing is said of it."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The weights and the data of a command that looks before any search; the fields are RunConfig's own."""
+
+    revision: Annotated[str | None, MODEL] = None
+    """Branch, tag or commit of the model."""
+    dtype: Annotated[Literal["float32", "float64", "bfloat16", "float16"], MODEL] = "float32"
+    """Number type of the weights."""
+    device: Annotated[str, MODEL] = "cpu"
+    """Where the model runs, such as cpu or cuda:0."""
+    device_map: Annotated[str | None, MODEL] = None
+    """auto spreads the layers over devices, main memory and disk (needs accelerate)."""
+    offload_folder: Annotated[str | None, MODEL] = None
+    """Folder for the weights that device_map leaves on disk."""
+    quantise: Annotated[Literal["8bit", "4bit"] | None, MODEL] = None
+    """Keep the weights in 8 or 4 bits (needs bitsandbytes); activations stay of type dtype."""
+    trust_remote_code: Annotated[bool, FLAG] = False
+    """Run the code that comes with the model. Only for code that you have read."""
+    data: Annotated[str | None, QUESTION] = None
+    """File or folder with the task's own data."""
+    split: Annotated[str | None, QUESTION] = None
+    """The benchmark's own part, such as dev or test."""
+    conventions: Annotated[Literal["corrected", "paper"] | None, QUESTION] = None
+    """How a benchmark is read and scored: corrected or paper."""
+
+    def config(self, **asked: Any) -> RunConfig:
+        """The configuration of a run that asks this."""
+        return RunConfig(**asdict(self), **asked)
+
+
+PLAIN = Source()
+"""Where nothing is said of weights and data."""
+
 Flat = Parameter(name="*")
+Sourced = Annotated[Source, Flat]
 Options = Annotated[RunConfig, Flat]
 Showing = Annotated[Show, Flat]
 ConfigFile = Annotated[Path | None, Parameter(group=Group("The run", sort_key=4))]
