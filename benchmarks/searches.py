@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
+from cotrace.evaluation.judge import Judge
 from cotrace.problem.protocol import Mode, Problem
 from cotrace.results import Frontier, Table
 from cotrace.search import named
@@ -28,6 +29,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 TIE_OF_PEAK, TIE_OF_OWN = 0.003, 0.03
 """Within 0.3 % of greedy's peak and within 3 % of its value at that size two effects are a tie."""
+
+BELOW = 0.01
+"""Share of the peak that a paired interval may lie below greedy."""
 
 RANDOM = ("random", "annealing", "hardconcrete", "pgbct")
 """Searches that draw: run under several seeds."""
@@ -44,20 +48,22 @@ def closed_forms(seeds: int) -> dict[str, Maker]:
     return makers
 
 
-def trained(model: str, pairs: str, sites: Sequence[str]) -> dict[str, Maker]:
-    """A trained model on a file of pairs, three tenths of them held out."""
+def trained(model: str, pairs: str, sites: Sequence[str], holdout: float, align: str) -> dict[str, Maker]:
+    """A trained model on a task or a file of pairs, some of them held out."""
     import cotrace as ct
     from cotrace import shipped
 
     loaded = ct.load_model(shipped.MODEL if model == "shipped" else model)
-    task = ct.tasks.jsonl(pairs)
-    return {Path(pairs).stem: lambda mode: ct.LanguageProblem(loaded, task, sites=sites, mode=mode, holdout=0.3)}
+    task = ct.tasks.load(pairs)
+    asked: dict[str, Any] = {"sites": sites, "holdout": holdout, "align": align}
+    return {Path(pairs).stem: lambda mode: ct.LanguageProblem(loaded, task, mode=mode, **asked)}
 
 
-def search_of(word: str) -> Any:
-    """``pursuit`` or ``pursuit:fast``."""
+def search_of(word: str, max_size: int | None = None) -> Any:
+    """``pursuit`` or ``pursuit:fast``, up to a size where it has one."""
     name, _, setting = word.partition(":")
-    return named(name, **OPTIONS[setting] if setting else {})
+    search = named(name, **OPTIONS[setting] if setting else {})
+    return replace(search, max_size=max_size) if max_size and hasattr(search, "max_size") else search
 
 
 def oriented(frontier: Frontier, sizes: Sequence[int], *, heldout: bool = False) -> list[float] | None:
@@ -82,26 +88,40 @@ def against(own: Sequence[float], base: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def row(case: str, mode: Mode, word: str, frontier: Frontier, greedy: Frontier) -> dict[str, Any]:
-    """What one search reached, against greedy at the sizes that both have."""
-    common = [k for k in frontier.sizes if k in set(greedy.sizes)]
-    own, base = oriented(frontier, common) or [], oriented(greedy, common) or []
-    unseen = oriented(frontier, common, heldout=True), oriented(greedy, common, heldout=True)
+def paired(problem: Problem, own: Frontier, base: Frontier, sizes: Sequence[int]) -> dict[str, Any] | None:
+    """Intervals of the difference on held-out pairs: how many lie below -1 % of the peak, and the lowest upper end.
+
+    None without held-out pairs, or with too few for intervals.
+    """
+    if problem.heldout is None:
+        return None
+    mine, theirs = Judge(problem.heldout, own.effects_heldout), Judge(problem.heldout, base.effects_heldout)
+    peak = max(abs(effect) for effect in oriented(base, sizes, heldout=True) or [1.0])
+    found = [
+        mine.gain_interval(*(mine.rows([one.at(k).members])[0] for one in (own, base)), theirs=theirs) for k in sizes
+    ]
+    upper = [interval[1] / peak for interval in found if interval is not None]
+    return {"below": sum(end < -BELOW for end in upper), "lowest": min(upper)} if upper else None
+
+
+def row(problem: Problem, mode: Mode, frontier: Frontier, base: Frontier) -> dict[str, Any]:
+    """What one search reached, against another at the sizes that both have."""
+    common = [k for k in frontier.sizes if k in set(base.sizes)]
+    own, other = oriented(frontier, common) or [], oriented(base, common) or []
+    unseen = oriented(frontier, common, heldout=True), oriented(base, common, heldout=True)
     figures: dict[str, Any] = {
-        "case": case,
         "mode": mode,
-        "search": word,
         "sizes": len(common),
-        **against(own, base),
+        **against(own, other),
         "heldout": against(unseen[0], unseen[1]) if unseen[0] and unseen[1] else None,
+        "paired": paired(problem, frontier, base, common),
         "forward_equivalents": frontier.forward_equivalents,
-        "greedy_forward_equivalents": greedy.forward_equivalents,
+        "base_forward_equivalents": base.forward_equivalents,
         "elapsed_s": frontier.elapsed_s,
     }
-    if (
-        mode == "keep" and abs(greedy.full_effect - 1) < 1e-3
-    ):  # effects are faithfulness, which a closed form's need not be
-        figures |= {"cmd": cmd(own), "greedy_cmd": cmd(base)}
+    # Effects are faithfulness, which a closed form's need not be.
+    if mode == "keep" and abs(base.full_effect - 1) < 1e-3:
+        figures |= {"cmd": cmd(own), "base_cmd": cmd(other)}
     return figures
 
 
@@ -110,25 +130,27 @@ def cmd(faithfulness: Sequence[float]) -> float:
     return fmean(abs(1 - f) for f in faithfulness)
 
 
-def seeded(
-    make: Callable[[], Problem], case: str, mode: Mode, word: str, greedy: Frontier, draws: int
-) -> dict[str, Any]:
+def seeded(make: Callable[[], Problem], mode: Mode, word: str, base: Frontier, given: Any) -> dict[str, Any]:
     """One row; of a search that draws the mean over seeds, with the spread of its area."""
-    search = search_of(word)
+    search, problem = search_of(word, given.max_size), make()
     if search.name not in RANDOM:
-        return row(case, mode, word, search(make()), greedy)
-    rows = [row(case, mode, word, replace(search, seed=seed)(make()), greedy) for seed in range(draws)]
+        return row(problem, mode, search(problem), base)
+    rows = [row(problem, mode, replace(search, seed=seed)(make()), base) for seed in range(given.draws)]
     means = {name: fmean(r[name] for r in rows) for name, value in rows[0].items() if isinstance(value, int | float)}
-    return rows[0] | means | {"area_spread": pstdev(r["area"] for r in rows), "seeds": draws}
+    return rows[0] | means | {"area_spread": pstdev(r["area"] for r in rows), "seeds": given.draws}
 
 
-HEADS = ("case", "search", "k", "area", "w/t/l", "worst", "unseen", "w/t/l", "CMD", "cost", "s")
+HEADS = ("case", "search", "k", "area", "w/t/l", "worst", "unseen", "w/t/l", "< -1 %", "CMD", "cost", "s")
 
 
 def table(rows: Sequence[dict[str, Any]], mode: Mode) -> Table:
-    """The rows of one mode for people; CMD less greedy's; cost also relative to greedy's."""
+    """The rows of one mode for people; CMD less the other's; cost also relative to the other's.
+
+    ``< -1 %``: sizes at which the paired held-out interval of the difference lies below -1 % of the peak (the lowest
+    upper end of all).
+    """
     cells = [cells_of(r) for r in rows if r["mode"] == mode]
-    return Table(f"searches against greedy, {mode}", HEADS, cells, frozenset({0, 1}))
+    return Table(f"searches against {rows[0]['base']}, {mode}", HEADS, cells, frozenset({0, 1}))
 
 
 def cells_of(r: dict[str, Any]) -> tuple[str, ...]:
@@ -143,8 +165,9 @@ def cells_of(r: dict[str, Any]) -> tuple[str, ...]:
         f"{r['worst_gap']:+.2%}",
         f"{unseen['area']:.3f}" if unseen else "",
         f"{unseen['wins']}/{unseen['ties']}/{unseen['losses']}" if unseen else "",
-        f"{r['cmd'] - r['greedy_cmd']:+.4f}" if "cmd" in r else "",
-        f"{r['forward_equivalents']:.0f} ({r['forward_equivalents'] / r['greedy_forward_equivalents']:.2f})",
+        f"{r['paired']['below']} ({r['paired']['lowest']:+.2%})" if r["paired"] else "",
+        f"{r['cmd'] - r['base_cmd']:+.4f}" if "cmd" in r else "",
+        f"{r['forward_equivalents']:.0f} ({r['forward_equivalents'] / r['base_forward_equivalents']:.2f})",
         f"{r['elapsed_s']:.1f}",
     )
 
@@ -154,19 +177,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--model")
-    parser.add_argument("--pairs")
+    parser.add_argument("--pairs", help="task by name or file")
+    parser.add_argument("--align", default="exact")
+    parser.add_argument("--holdout", type=float, default=0.3)
+    parser.add_argument("--against", default="greedy", help="the search that the others are compared with")
+    parser.add_argument("--max-size", type=int, help="largest k of all searches")
+    parser.add_argument("--modes", nargs="*", default=["swap", "keep"])
     parser.add_argument("--sites", default="head_output")
     parser.add_argument("--searches", default=",".join(DEFAULT))
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--draws", type=int, default=3, help="seeds of searches that draw")
     given = parser.parse_args(arguments)
-    makers = trained(given.model, given.pairs, given.sites.split(",")) if given.model else closed_forms(given.seeds)
+    asked = given.model, given.pairs, given.sites.split(","), given.holdout, given.align
+    makers = trained(*asked) if given.model else closed_forms(given.seeds)
     rows: list[dict[str, Any]] = []
-    for mode in ("swap", "keep"):
+    for mode in given.modes:
         for case, make in makers.items():
-            greedy = named("greedy")(make(mode))
-            words = given.searches.split(",")
-            rows += [seeded(partial(make, mode), case, mode, word, greedy, given.draws) for word in words]
+            base = search_of(given.against, given.max_size)(make(mode))
+            for word in given.searches.split(","):
+                found = seeded(partial(make, mode), mode, word, base, given)
+                rows.append({"case": case, "search": word, "base": given.against, **found})
         print(table(rows, mode))
     if given.json:
         given.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n")

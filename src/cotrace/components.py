@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
+from cotrace.arguments import check_kind, names_of
 from cotrace.errors import InputError, unknown
 
 
@@ -90,6 +91,7 @@ class Component:
     @classmethod
     def parse(cls, text: str) -> Component:
         """Inverse of ``str``; ``9.6``, ``L9H6`` and ``a9.h6`` are read as ``L9.head6``. Raises InputError."""
+        check_kind("Component.parse", "text", text, str)
         if short := _SHORT_HEAD.fullmatch(text):
             layer, head = short["l1"] or short["l2"], short["h1"] or short["h2"]
             return cls(Site.HEAD_OUTPUT, int(layer), int(head), short["role"] or "all")
@@ -145,7 +147,7 @@ class ComponentSpace(Sequence[Component]):
     @classmethod
     def parse(cls, names: Iterable[str]) -> ComponentSpace:
         """Space of the components of these names, in the order given."""
-        return cls(tuple(map(Component.parse, names)))
+        return cls(tuple(map(Component.parse, names_of("ComponentSpace.parse", "names", names))))
 
     @cached_property
     def _index(self) -> dict[Component, int]:

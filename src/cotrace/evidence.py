@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,12 @@ import numpy as np
 import torch
 
 from cotrace import tasks
+from cotrace.arguments import check_seed, checked
 from cotrace.errors import CotraceError, InputError
 from cotrace.evaluation import Evaluation, Foreign, alternatives_searched, search_again
 from cotrace.evaluation import evaluate as judge
 from cotrace.evaluation.assess import Progress, settled
+from cotrace.evaluation.belonging import belonging
 from cotrace.evaluation.case import Pairs, case_of
 from cotrace.known import Circuit
 from cotrace.problem import LanguageProblem
@@ -34,6 +36,7 @@ FEWEST_UNAFFECTED = 8
 Sets = Mapping[str, Selection | Circuit]
 
 
+@checked("ct.evaluate")
 def evaluate(
     problem: Problem,
     result: Frontier | Selection | Sequence[Frontier],
@@ -67,6 +70,9 @@ def evaluate(
         "every_size": every_size,
         "seed": seed,
     }
+    check_seed("ct.evaluate", seed)
+    if stability < 0:
+        raise InputError(f"ct.evaluate: stability is {stability}; give the number of searches, at least 0")
     settled(problem, result, **asked)
     problems, notes = _sides(problem, level, text, side)
     found = judge(
@@ -98,29 +104,41 @@ def _one(name: str, given: Selection | Circuit) -> Foreign:
 def _sides(
     problem: Problem, level: str, text: str | Path | None, side: Sequence[Problem | Task]
 ) -> tuple[list[Problem], list[str]]:
-    """Problems where nothing should change, and why some of them could not be had."""
-    found: list[Problem] = []
+    """Problems where nothing should change, and why some of those that nobody named could not be had.
+
+    Raises CotraceError for a text or a task that was named and cannot be used.
+    """
+    if text is not None and not isinstance(problem, LanguageProblem):
+        raise InputError("text: a neutral text is read by a language model; leave it out for another problem")
     notes: list[str] = []
-    makers: list[Any] = [lambda each=each: _second(problem, each) for each in side]
-    if isinstance(problem, LanguageProblem) and (text is not None or level != "quick"):
-        makers.append(lambda: neutral(problem, text))
-    if isinstance(problem, LanguageProblem) and level != "quick":
-        makers.append(lambda: unaffected(problem))
-    for make in makers:
+    found = [_second(problem, each) for each in side]
+    makers: list[Callable[[], Problem]] = []
+    if isinstance(problem, LanguageProblem):
+        if text is not None:
+            found.append(_quietly(lambda: neutral(problem, text)))
+        elif level != "quick":
+            makers.append(lambda: neutral(problem))
+        if level != "quick":
+            makers.append(lambda: unaffected(problem))
+    for make in makers:  # what was not asked for by name, and may not be had
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # refused lines of a side text are no news
-                found.append(make())
+            found.append(_quietly(make))
         except CotraceError as error:
             notes.append(f"a side effect could not be measured: {error}")
     return found, notes
+
+
+def _quietly(make: Callable[[], Problem]) -> Problem:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # refused lines of a side text are no news
+        return make()
 
 
 def _second(problem: Problem, side: Problem | Task) -> Problem:
     if not isinstance(side, Task):
         return side
     assert isinstance(problem, LanguageProblem), "a task needs a language problem to be asked of"
-    return side_problem(problem, side, holdout=0)
+    return _quietly(lambda: side_problem(problem, side, holdout=0))
 
 
 def neutral(problem: LanguageProblem, text: str | Path | None = None) -> LanguageProblem:
@@ -169,7 +187,7 @@ def _searched_again(
     again = search_again(problem, search, found.k, runs, seed=seed, progress=progress)
     others = found.alternatives
     if frontier is not None:
-        case = case_of(problem, frontier, level=found.level, k=found.k)
+        case = belonging(case_of(problem, frontier, level=found.level, k=found.k))
         chosen = case.chosen([found.k])[0]
         others += tuple(alternatives_searched(problem, case.judge, search, chosen, min(runs, 3)))
     spent = found.forward_equivalents + problem.cost.forward_equivalents - before

@@ -8,6 +8,8 @@ from typing import Any, NoReturn
 
 from cotrace.errors import InputError
 
+MOST_DIGITS = 100
+"""A whole number with more is no number that anybody counts with, and Python refuses to read very long ones."""
 LIMIT_BYTES = 512 << 20
 """A larger file is refused before it fills the memory."""
 
@@ -30,17 +32,27 @@ def read_text(path: str | Path) -> str:
 def parse_json(text: str, where: str) -> Any:
     """The value of a JSON text; refuses NaN, doubled keys and half characters. Raises InputError, in one line."""
     try:
-        value = json.loads(text, object_pairs_hook=_no_double, parse_constant=_no_constant)
-        json.dumps(value, ensure_ascii=False).encode()  # an escaped lone surrogate parses, but is no text
+        return loads(text)
     except json.JSONDecodeError as error:
-        raise InputError(f"{where}, line {error.lineno}: not JSON: {error.msg}; write the file again") from None
+        raise InputError(f"{where}, line {error.lineno}: not JSON: {why(error)}; write the file again") from None
     except UnicodeEncodeError:
         raise InputError(f"{where}: holds half of a surrogate pair; write the character itself") from None
     except RecursionError:
         raise InputError(f"{where}: nested too deeply; it is a file of another kind") from None
     except ValueError as error:
         raise InputError(f"{where}: {error}") from None
+
+
+def loads(text: str) -> Any:
+    """The value of a JSON text that is strict and loses nothing. Raises ValueError and RecursionError."""
+    value = json.loads(text, object_pairs_hook=_no_double, parse_constant=_no_constant, parse_int=_whole)
+    json.dumps(value, ensure_ascii=False).encode()  # an escaped lone surrogate parses, but is no text
     return value
+
+
+def why(error: json.JSONDecodeError) -> str:
+    """What is wrong in a sentence of its own: the place, with which Python's goes on, stands elsewhere."""
+    return error.msg.removesuffix(" at").removesuffix(" starting")
 
 
 def shortened(value: object, most: int = 60) -> str:
@@ -60,6 +72,12 @@ def _no_double(items: list[tuple[str, Any]]) -> dict[str, Any]:
         double = next(key for key, _ in items if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"the field {shortened(double)} stands twice in one object; keep one")
     return found
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"holds a number of {len(digits):,} digits; write one of at most {MOST_DIGITS}")
+    return int(digits)
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from cotrace.arguments import checked
 from cotrace.errors import CotraceError
 from cotrace.evaluation import applied, evaluate
+from cotrace.evaluation.levels import level_named
 from cotrace.models import LanguageModel
 from cotrace.problem import LanguageProblem
 from cotrace.prompts import Task
@@ -16,6 +18,7 @@ from cotrace.search.progress import Shown
 from cotrace.selfcheck import ensure
 
 
+@checked("ct.trace", LanguageProblem)
 def trace(
     model: LanguageModel,
     task: Task,
@@ -33,14 +36,17 @@ def trace(
     ``none`` leaves them out, and ``ct.evaluate`` says more. What cannot be judged is warned about.
     ``progress`` shows a bar (True; by default in notebooks), or is called after every step.
     """
+    sized = {} if max_size is None else {"max_size": max_size}  # pgbct has none: its penalties decide
+    chosen = named(search, **sized, **(search_options or {}))
+    if evaluation != "none":
+        level_named(evaluation)  # a wrong name is said before the search is paid for
     problem = LanguageProblem(model, task, **problem_options)
     ensure(model, problem.space.sites)
-    sized = {} if max_size is None else {"max_size": max_size}  # pgbct has none: its penalties decide
-    found = named(search, **sized, **(search_options or {}))(problem, progress)
+    found = chosen(problem, progress)
     if evaluation == "none":
         return found
     try:
         return applied(found, evaluate(problem, found, level=evaluation))
     except CotraceError as error:
-        warnings.warn(f"the result could not be judged: {error}", UserWarning, stacklevel=2)
+        warnings.warn(f"the result could not be judged: {error}", UserWarning, stacklevel=3)
         return found

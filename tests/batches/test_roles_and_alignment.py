@@ -207,3 +207,16 @@ def test_beginning_of_sequence_policies() -> None:
 def test_answers_that_tokenise_to_nothing() -> None:
     with pytest.raises(AlignmentError, match="tokenises to nothing"):
         encode_task(task(replace(PAIR, answers=("",))), tiny.tokenizer(), paired=True, align="exact")
+
+
+def test_answers_that_are_the_same_tokens_are_refused_by_pair(model: LanguageModel) -> None:
+    """Nothing moves between them, so that every effect would be 0 and look like a finding."""
+    pairs = [
+        PromptPair(id=name, base="w3 w4", counterfactual="w5 w4", answers=answers)
+        for name, answers in (("same", (" w1", " w1")), ("good", (" w1", " w2")), ("one", (" w1",)))
+    ]
+    task = Task(name="t", pairs=tuple(pairs))
+    found = encode_task(task, model.require_tokenizer(), paired=True, align="exact")
+    assert [refusal.id for refusal in found.refused] == ["same"]
+    assert found.refused[0].reason.startswith("pair same: the answers ' w1' and ' w1' are the same tokens")
+    assert [encoded.pair.id for encoded in found.pairs] == ["good", "one"]

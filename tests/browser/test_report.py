@@ -129,11 +129,27 @@ def test_theme_follows_the_reader_and_the_button(opened: OpenReport, report: Pat
     light, dark = (opened(report, scheme=scheme) for scheme in ("light", "dark"))
     colours = [page.evaluate(background) for page in (light, dark)]
     assert colours[0] != colours[1]
+    buttons = [page.locator("#theme").inner_text() for page in (light, dark)]
+    assert buttons == ["Dark colours", "Light colours"], "it says what a press does"
     light.locator("#theme").click()
     assert light.evaluate(background) == colours[1]
-    assert light.locator("#theme").get_attribute("aria-pressed") == "true"
+    assert light.locator("#theme").inner_text() == "Light colours"
     light.locator("#theme").click()
     assert light.evaluate(background) == colours[0]
+
+
+def test_a_table_that_is_cut_says_that_it_scrolls(opened: OpenReport, report: Path) -> None:
+    narrow, wide = (opened(report, width=width) for width in (380, 1600))
+    assert not wide.locator("#cost .sideways").is_visible()
+    for section in ("#components", "#cost"):
+        fits = wide.locator(f"{section} .scroll").evaluate("one => one.scrollWidth <= one.clientWidth + 1")
+        assert wide.locator(f"{section} .sideways").is_visible() is not fits
+        assert narrow.locator(f"{section} .sideways").is_visible()
+        table = narrow.locator(f"{section} .scroll")
+        assert "gradient" in table.evaluate("one => getComputedStyle(one).maskImage")
+        table.evaluate("one => one.scrollTo(one.scrollWidth, 0)")
+        narrow.wait_for_function(f"!document.querySelector('{section} .scroll').classList.contains('cut')")
+        assert narrow.locator(f"{section} .sideways").is_visible()
 
 
 @pytest.mark.parametrize("name", ["report", "hostile"])

@@ -146,6 +146,8 @@ CASES: dict[str, Case] = {
     ),
     "the same id twice": (lambda p: p.trace(task=p.lines(records()[0], records()[0])), ("own.jsonl:2", "pilot-nurse")),
     "empty file": (lambda p: p.trace(task=p.text("empty.jsonl", "")), ("empty.jsonl", "empty")),
+    "a size with a minus": (lambda p: p.trace("--memory", "-4GB"), ("memory", "-4GB", "write 4GB")),
+    "a seed below 0": (lambda p: p.trace("--seed", "-1"), ("seed is -1", "at least 0")),
     "a pair too few to hold one out": (lambda p: p.trace("--holdout", "0.5", task=p.lines(records()[0])), ("1",)),
     "no tokenizer": (lambda p: p.trace(model=broken_model(p, tokenizer=False)), ("tokenizer",)),
     "scores that are not finite": (lambda p: p.trace(model=broken_model(p, weight=float("nan"))), ("finite",)),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import re
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from cotrace.cli import main
 from cotrace.cli.app import build
 from cotrace.cli.main import run
 from cotrace.results.frontier import COLUMNS
@@ -53,3 +55,17 @@ def test_python_in_the_pages_parses_and_links_lead_somewhere(page: Path) -> None
         ast.parse(block)
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (page.parent / target).exists(), target
+
+
+def test_the_quickstart_uses_no_name_that_it_has_not_made() -> None:
+    """Its blocks are meant to be typed one after the other."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "quickstart.md").read_text(), re.DOTALL)
+    names = [node for node in ast.walk(ast.parse("\n".join(blocks))) if isinstance(node, ast.Name)]
+    made = {node.id for node in names if isinstance(node.ctx, ast.Store)} | {"ct"}
+    assert {node.id for node in names} - made - set(dir(builtins)) == set()
+
+
+def test_every_exit_code_is_in_the_table() -> None:
+    table = (ROOT / "docs" / "cli.md").read_text().partition("## Exit codes")[2]
+    codes = {int(code) for row in re.findall(r"^\| ([\d, ]+) \|", table, re.MULTILINE) for code in row.split(",")}
+    assert codes == {main.OK, main.OURS, main.USERS, main.INTERRUPTED, main.UNHEARD, 129, 143}

@@ -13,8 +13,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import cotrace as ct
+from cotrace.cli.generate import read_prompts
 from cotrace.cli.main import run
 from cotrace.editing.scored import ScoredTask
+from cotrace.errors import InputError
+from cotrace.runs.manifest import Manifest
 from tests.conftest import records, word_tokenizer, write_lines
 
 
@@ -239,3 +242,31 @@ def test_a_text_that_the_tokenizer_cannot_read_is_one_line(place: Path, capfd: p
     assert "tokenizer cannot read" in said
     assert said.count("\n") == 1
     assert not (place / "edited").exists()
+
+
+@pytest.mark.parametrize("sign", ["\u2028", "\x0c", "\x85", "\x1e"])
+def test_only_a_line_break_ends_a_prompt(tmp_path: Path, sign: str) -> None:
+    (plain := tmp_path / "p.txt").write_text(f"one{sign}two\r\n\nthree", encoding="utf-8", newline="")
+    (lines := tmp_path / "p.jsonl").write_text(f'{{"prompt": "one{sign}two"}}\r\n'.replace("\x0c", "\\f")
+                                               .replace("\x1e", "\\u001e"), encoding="utf-8", newline="")  # fmt: skip
+    assert list(read_prompts(plain)) == [f"one{sign}two", "three"]
+    assert list(read_prompts(lines)) == [f"one{sign}two"]
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"prompt": "a", "prompt": "b"}', '{"prompt": "\\ud800"}', "[]", " "])
+def test_prompts_of_another_form_are_refused_with_their_line(tmp_path: Path, line: str) -> None:
+    (path := tmp_path / "p.jsonl").write_text(line + "\n")
+    with pytest.raises(InputError, match="is empty" if line == " " else "p.jsonl:1"):
+        list(read_prompts(path))
+
+
+@pytest.mark.parametrize("command", ["edit", "generate"])
+def test_a_run_in_keep_mode_is_refused(place: Path, command: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Its selections are what to leave alone: to edit them would do the opposite."""
+    data = json.loads((place / "run" / "selection.json").read_text())
+    data["frontiers"][0]["mode"] = "keep"
+    (place / "run" / "selection.json").write_text(json.dumps(data))
+    Manifest.of(place / "run").write()
+    own = ["--out", str(place / "new")] if command == "edit" else ["--prompts", str(place / "prompts.txt")]
+    refuse([command, str(place / "run"), "--k", "2", *own, "--quiet"], ("keep mode",), capfd)
+    assert not (place / "new").exists()

@@ -6,13 +6,16 @@ import ast
 import csv
 import io
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from jsonschema import Draft202012Validator
 
 import cotrace as ct
-from cotrace import interchange
+from cotrace import interchange, shipped
+from cotrace.cli.export import Source, as_nnsight, as_transformer_lens
 from cotrace.cli.main import run
 
 
@@ -64,6 +67,27 @@ def test_code_parses_and_names_the_model(traced: Path, tiny_folder: Path, capsys
         assert repr(str(tiny_folder)) in code
 
 
+@pytest.mark.parametrize("write", [as_transformer_lens, as_nnsight])
+def test_code_for_the_model_that_ships_finds_it_where_cotrace_is(
+    traced: Path, write: Callable[[Source], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On another machine the folder is another one: no path of this one stands in the code."""
+    source = Source.read(str(traced), None, 2)
+    source = replace(source, run=replace(source.run, config=replace(source.run.config, model="shipped")))
+    code = write(source).decode()
+    assert str(shipped.FOLDER.parent.parent) not in code
+    named = [
+        node
+        for node in ast.parse(code).body
+        if (isinstance(node, ast.ImportFrom) and node.module == "cotrace")
+        or (isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MODEL")
+    ]
+    for folder in (shipped.MODEL, tmp_path):
+        monkeypatch.setattr(shipped, "MODEL", folder)
+        exec(ast.unparse(ast.Module(named, [])), found := {})  # type: ignore[var-annotated]
+        assert found["MODEL"] == str(folder)
+
+
 def test_tables_for_spreadsheets(traced: Path, capsys: pytest.CaptureFixture[str]) -> None:
     members = list(csv.DictReader(io.StringIO(exported(traced, "csv", capsys))))
     assert [row["component"] for row in members if row["k"] == "2"] == chosen(traced, 2)
@@ -83,7 +107,7 @@ def test_a_new_file_is_written_and_an_old_one_left(
     path = tmp_path / "new.json"
     assert run(["export", str(traced), "--out", str(path)]) == 0
     before = path.read_bytes()
-    for out, reason in ((path, "is there already"), (tmp_path / "no" / "file", "is no folder")):
+    for out, reason in ((path, "exists already"), (tmp_path / "no" / "file", "there is no folder")):
         assert run(["export", str(traced), "--format", "names", "--out", str(out)]) == 2
         assert reason in capsys.readouterr().err
     assert path.read_bytes() == before

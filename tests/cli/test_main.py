@@ -132,3 +132,20 @@ def test_a_warning_is_one_line(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Ca
     monkeypatch.setattr(main, "build", lambda: lambda _: warnings.warn("3 pairs refused", stacklevel=1))
     assert main.run([]) == 0
     assert capfd.readouterr().err == "cotrace: warning: 3 pairs refused\n"
+
+
+def test_an_error_of_ours_without_room_for_its_file_is_one_line_too(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken(_: object) -> None:
+        raise RuntimeError("what went wrong")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(main, "build", lambda: broken)
+    monkeypatch.setattr(main.tempfile, "NamedTemporaryFile", full)
+    assert main.run([]) == 1
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1
+    assert "unexpected RuntimeError: what went wrong" in err

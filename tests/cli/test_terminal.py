@@ -10,6 +10,7 @@ import re
 import select
 import subprocess
 import sys
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 
@@ -17,8 +18,11 @@ import pytest
 from rich.console import Console
 
 import cotrace as ct
+from cotrace.cli import main
 from cotrace.cli.chart import Chart
 from cotrace.cli.main import run
+from cotrace.cli.screen import Screen
+from cotrace.results import Table
 from tests.problems import ClosedForm
 
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -171,3 +175,67 @@ def test_a_real_terminal(asked: list[str], tmp_path: Path) -> None:
     plain = in_terminal(80, "trace", *asked, "--evaluation", "none", "--out", str(tmp_path / "b"), NO_COLOR="1")
     assert not COLOURS.search(plain)
     assert "++ pairs searched" in CODES.sub("", plain)
+
+
+HOSTILE = "a\x1b]0;title\x07\x1b[31mred\x9b1m\u202eback \u05d0 [bold]b[/] [/]"
+SHOWN = r"a\x1b]0;title\x07\x1b[31mred\x9b1m\u202eback " + "\u05d0 [bold]b[/] [/]"
+
+
+def test_texts_do_nothing_to_the_terminal_but_show(capfd: pytest.CaptureFixture[str]) -> None:
+    """Prompts, names and paths come from files: no sign of theirs steers the terminal or turns its lines."""
+    screen = Screen()
+    screen.say(HOSTILE)
+    screen.say(Table(HOSTILE, (HOSTILE, "n"), [(HOSTILE, "1")], frozenset({0})))
+    screen.note(HOSTILE)
+    out, err = capfd.readouterr()
+    assert SHOWN in err
+    assert out.count(SHOWN) == 4
+    assert not set("\x1b\x07\x9b\u202e") & set(out + err)
+    assert str(Table(HOSTILE, (HOSTILE,), [(HOSTILE,)], frozenset({0}))).count(SHOWN) == 3
+
+
+@pytest.mark.parametrize("say", [main._say, main._show_warning])
+def test_errors_and_warnings_do_not_either(say: Callable[[str], None], capfd: pytest.CaptureFixture[str]) -> None:
+    say(f"one\n{HOSTILE}\ud800")
+    err = capfd.readouterr().err
+    assert SHOWN in err
+    assert err.count("\n") == 1
+    assert not set("\x1b\x07\x9b\u202e") & set(err)
+
+
+@pytest.mark.parametrize("command", ["measure", "check"])
+def test_figures_that_have_no_place_are_refused_before_anything_is_loaded(
+    command: str, asked: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    task = [asked[3]] if command == "measure" else []
+    (there := tmp_path / "there.json").write_text("mine")
+    for place, reason in (
+        (tmp_path / "none" / "x.json", "there is no folder"),
+        (tmp_path, "is a folder"),
+        (there, f"the output {there} exists already: name a new file with --json"),
+    ):
+        assert run([command, asked[1], *task, "--json", str(place)]) == 2
+        err = capfd.readouterr().err
+        assert err.count("\n") == 1
+        assert reason in err
+        assert "loading" not in err
+    assert there.read_text() == "mine"
+
+
+def test_figures_are_written_whole_and_through_links_and_into_pipes(tmp_path: Path) -> None:
+    from cotrace.cli.figures_json import check_figures, write_figures
+
+    real, link, pipe = tmp_path / "real.json", tmp_path / "link.json", tmp_path / "pipe"
+    real.write_text("old")
+    link.symlink_to(real)
+    write_figures(str(link), {"a": 1}, Screen())
+    assert link.is_symlink()
+    assert json.loads(real.read_text()) == {"a": 1}
+    os.mkfifo(pipe)
+    check_figures(str(pipe))
+    handle = os.open(pipe, os.O_RDWR)
+    write_figures(str(pipe), {"b": 2}, Screen())
+    assert json.loads(os.read(handle, 1000)) == {"b": 2}
+    os.close(handle)
+    assert pipe.is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.json", "pipe", "real.json"]

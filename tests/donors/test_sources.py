@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, Gemma3TextConfig
 
 from cotrace.donors import Mean, Noise, Vector, donor_source
+from cotrace.donors.sources import embedding_std
 from cotrace.errors import AlignmentError, CotraceError, InputError, UnsupportedSite
-from cotrace.models import LanguageModel
+from cotrace.models import LanguageModel, wrap
 from cotrace.problem import LanguageProblem
 from cotrace.prompts import Task
 from tests import tiny
@@ -152,7 +154,7 @@ def test_resample_swaps_in_another_base_run_of_equal_length(model: LanguageModel
 
 
 def test_resample_refuses_a_prompt_without_a_partner(model: LanguageModel) -> None:
-    with pytest.warns(match="2 of 4 pairs refused; the first: pair p1: no other prompt has 5 tokens"):
+    with pytest.warns(match="2 of 4 pairs refused; the first: pair p1: the search sees no other prompt of 5 tokens"):
         problem = LanguageProblem(model, tiny.task(4), sites=["head_output"], holdout=0, donors="resample=1")
     assert [refusal.id for refusal in problem.refused] == ["p1", "p2"]  # of lengths 4 5 6 4
 
@@ -231,3 +233,16 @@ def test_draws_average_effects_not_activations(model: LanguageModel) -> None:
     assert torch.allclose(together.gradient(z), slope, atol=1e-12)
     assert together.full_swap.mean == pytest.approx(sum(problem.full_swap.mean for problem in single) / 3)
     assert together.cost.forward_equivalents == pytest.approx(sum(p.cost.forward_equivalents for p in single))
+
+
+def test_a_multiple_of_the_embeddings_std_is_of_what_enters_the_first_layer() -> None:
+    """Gemma multiplies the table's rows by the square root of the width, so its embeddings are as much wider."""
+    size = {**tiny.LLAMA, "head_dim": 8, "layer_types": ["full_attention"] * 3}
+    module = AutoModelForCausalLM.from_config(Gemma3TextConfig(**size)).double().eval()
+    words = torch.arange(tiny.VOCABULARY)
+    entering = module.get_input_embeddings()(words)
+    table = module.get_input_embeddings().weight
+    assert torch.allclose(entering.std() / table.std(), torch.tensor(32.0).double().sqrt(), rtol=1e-3)
+    assert embedding_std(wrap(module, tiny.tokenizer(), name="gemma")) == pytest.approx(entering.std().item(), rel=1e-3)
+    plain = tiny.model("gpt2")
+    assert embedding_std(plain) == pytest.approx(plain.module.get_input_embeddings().weight.std().item(), rel=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import matplotlib
@@ -194,3 +195,51 @@ def test_parts_are_the_split_of_a_problem() -> None:
         assert problem.heldout is not None
         assert parts.training == set(problem.training.ids)
         assert parts.heldout == set(problem.heldout.ids)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_edits_are_judged_on_the_search_s_own_parts() -> None:
+    """Five pairs are refused by the swap, a field keeps pairs together, some are sealed: all that holds for edits."""
+    model, whole = tiny("llama"), own(30)
+    pairs = [replace(pair, meta={"theme": i % 10}) for i, pair in enumerate(whole.pairs)]
+    uneven = [replace(p, counterfactual=f"{p.counterfactual} w1") if i < 5 else p for i, p in enumerate(pairs)]
+    options = {"holdout": 0.3, "audit": 0.2, "split_by": "theme", "seed": 3}
+    given = replace(whole, pairs=tuple(uneven))
+    problem = ct.LanguageProblem(model, given, **options)
+    assert len(problem.refused) == 5
+    kept = replace(whole, pairs=tuple(pairs[5:]))
+    zero = ct.LanguageProblem(
+        model, kept, sites=["head_output", "mlp_neuron"], donors="zero", positions="prompt+answer", **options
+    )
+    assert problem.heldout is not None
+    assert zero.heldout is not None
+    assert zero.heldout.ids == problem.heldout.ids
+    seen, unseen = zero.value(SELECTION).item(), zero.heldout.value(SELECTION).item()
+    for parts in (problem, Parts.of_problem(problem)):
+        rows = rescore(model, given, SELECTION, ["zero"], parts=parts).to_frame()
+        assert rows["effect"][1] == pytest.approx(seen, abs=1e-5)
+        assert rows["effect_heldout"][1] == pytest.approx(unseen, abs=1e-5)
+        swept = sweep(model, given, SELECTION, factors=[0], parts=parts, aim="maximise").points[0]
+        assert (swept.strength, swept.strength_heldout) == pytest.approx((seen, unseen), abs=1e-5)
+        assert swept.outcome.pairs == problem.heldout.size
+    alone = rescore(model, given, SELECTION, ["zero"]).to_frame()
+    assert alone["effect_heldout"][1] != pytest.approx(unseen, abs=1e-3)
+
+
+def test_pairs_of_one_group_are_resampled_together() -> None:
+    """Four copies of ten pairs, each four one group, tell as much as the ten: not as much as forty."""
+    model, ten = tiny("llama"), own(10)
+    copies = [replace(pair, id=f"{pair.id}-{copy}") for pair in ten.pairs for copy in range(4)]
+    grouped = [replace(pair, split_group=pair.id.split("-")[0]) for pair in copies]
+    single, together = (measure_edit(model, replace(ten, pairs=tuple(p)), SELECTION) for p in (ten.pairs, grouped))
+    apart = measure_edit(model, replace(ten, pairs=tuple(copies)), SELECTION)
+    named = measure_edit(
+        model, replace(ten, pairs=tuple(copies)), SELECTION, clusters={p.id: str(p.split_group) for p in grouped}
+    )
+    for one, many, loose, told in zip(single, together, apart, named, strict=True):
+        assert many.change_interval == pytest.approx(one.change_interval, abs=1e-5)
+        assert told.change_interval == pytest.approx(one.change_interval, abs=1e-5)
+        assert loose.change_interval is not None
+        assert many.change_interval is not None
+        wide, narrow = np.ptp(many.change_interval), np.ptp(loose.change_interval)
+        assert narrow < 0.75 * wide or wide == 0

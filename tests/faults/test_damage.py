@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from cotrace.cli.main import run
-from cotrace.runs.manifest import Manifest
+from cotrace.errors import DamagedRun
+from cotrace.runs.evidence import AUDIT, check_audit_unused
+from cotrace.runs.manifest import Manifest, add_files
 from tests.faults.harness import SAME, Commands, Kills
 
 Capture = pytest.CaptureFixture[str]
@@ -77,6 +79,45 @@ def test_a_missing_file_is_one_line(whole: Path, name: str, capfd: Capture) -> N
     (whole / name).unlink()
     assert run(["resume", str(whole)]) == 2
     assert f"{whole / name} cannot be read (No such file or directory); restore it" in capfd.readouterr().err
+
+
+READ = {
+    **{
+        name: (words, tuple(one for one in names if one != "manifest.json")) for name, (words, names) in READERS.items()
+    },
+    "resume": (["resume", "RUN"], (*SAME, "frontier.png")),
+    "report": (["report", "RUN"], ("config.yaml", "examples.json", *(one for one in SAME if one != "history.csv"))),
+    "verify": (["verify", "RUN"], (*SAME, "config.yaml", "frontier.png", "report.html")),
+    "cite": (["cite", "RUN"], ("config.yaml", "selection.json", "evaluation.json")),
+    "diff": (["diff", "RUN", "RUN"], ("config.yaml", "selection.json", "frontier.csv")),
+}
+
+
+@pytest.mark.parametrize("reader", READ)
+def test_a_file_that_is_gone_is_one_line(
+    whole: Path, reader: str, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    """A command never goes on as if the run had not had the file."""
+    monkeypatch.chdir(whole.parent)
+    Path("prompts.txt").write_text("the nurse said that\n")
+    words, names = READ[reader]
+    for name in dict.fromkeys(names):
+        (whole / name).rename(kept := whole.parent / "kept")
+        before = {one: one.read_bytes() for one in whole.iterdir()}
+        assert run([str(whole) if word == "RUN" else word for word in words]) == 2, name
+        out, err = capfd.readouterr()
+        assert out == ""
+        assert err.count("\n") == 1
+        assert err.startswith(f"cotrace: {whole / name} cannot be read (No such file or directory)")
+        assert {one: one.read_bytes() for one in whole.iterdir()} == before, "something was written"
+        kept.rename(whole / name)
+
+
+def test_an_audit_is_not_opened_again_where_its_figures_are_gone(whole: Path) -> None:
+    add_files(whole, {AUDIT: b"{}"})
+    (whole / AUDIT).unlink()
+    with pytest.raises(DamagedRun, match="restore it"):
+        check_audit_unused(whole)
 
 
 def test_a_damaged_result_is_computed_again(whole: Path, kills: Kills, commands: Commands, capfd: Capture) -> None:

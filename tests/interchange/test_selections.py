@@ -105,6 +105,9 @@ def test_mib_round_trip(tmp_path: Path, mode: str) -> None:
     data = circuit(frontier.at(3), About.of(frontier, "tiny"), Shape.of(tiny.model("gpt2")), ranking(frontier))
     read = interchange.read_selection(written(tmp_path, data))
     assert set(read.members) == set(frontier.at(3).members)
+    assert {name: node["score"] for name, node in data["nodes"].items() if "score" in node} == {
+        f"a{one.layer}.h{one.unit}": score for one, score in ranking(frontier).items()
+    }
 
 
 def test_a_foreign_circuit_is_read_in_both_forms(tmp_path: Path) -> None:

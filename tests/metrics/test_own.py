@@ -91,6 +91,7 @@ def test_a_file_without_a_fitting_function_is_refused(file: Path, name: str, wor
     ("spec", "words"),
     [
         ("no/such/file.py:f", "there is no file"),
+        (f"{Path(__file__).parent}/ok.jsonl:f", "ok.jsonl is no Python file; name one that ends in .py, or a module"),
         ("no_such_module_here:f", "cannot import no_such_module_here: ModuleNotFoundError"),
         ("file.py:", "name it as package.module:function"),
     ],

@@ -12,6 +12,7 @@ from torch import nn
 from cotrace.errors import InputError
 from cotrace.models import LanguageModel
 from cotrace.problem import LanguageProblem
+from cotrace.problem.probe import Probe
 from cotrace.search import Greedy, Pursuit
 from tests import tiny
 
@@ -184,3 +185,45 @@ def test_other_errors_are_not_taken_for_it() -> None:
         broken.effects(masks())
     handle.remove()
     assert not broken.batch_plan["events"]
+
+
+def test_a_forecast_takes_nothing_from_the_plan() -> None:
+    """What is timed before a replay must not use up the changes that the replay is to repeat."""
+    first = problem()
+    with allocator(first.model, 50):
+        expected = Greedy(max_size=2)(first)
+    plan = first.batch_plan
+    assert plan["events"]
+    second = problem(batch_plan=plan)
+    assert Probe(second.scorers[0]).rates([torch.eye(12, dtype=torch.float64)], 60) is not None
+    found = Greedy(max_size=2)(second)
+    assert second.batch_plan == plan
+    assert [s.effect for s in found] == [s.effect for s in expected]
+
+
+def test_a_change_between_two_passes_of_one_evaluation_comes_there_again() -> None:
+    """A cost alone does not say where within an evaluation: the passes since the last charge count too."""
+
+    def passes(built: LanguageProblem, failing: int | None = None) -> tuple[torch.Tensor, list[int]]:
+        sizes: list[int] = []
+
+        def watch(module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            nonlocal failing
+            if len(sizes) == failing:
+                failing = None
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            sizes.append(output.shape[0] * output.shape[1])
+
+        handle = built.model.module.get_input_embeddings().register_forward_hook(watch)
+        found = built.gradient(masks()[0])
+        handle.remove()
+        return found, sizes
+
+    first = problem(batch_tokens=12)
+    expected, sizes = passes(first, failing=2)
+    (event,) = first.batch_plan["events"]
+    assert event["passes"] == 2
+    found, again = passes(problem(batch_tokens=12, batch_plan=first.batch_plan))
+    assert again == sizes
+    assert torch.equal(found, expected)
+    assert passes(problem(batch_tokens=12))[1] != sizes, "else nothing was halved"

@@ -1,5 +1,6 @@
 """Weighted sums and constraints on closed-form problems, against brute force over all sets."""
 
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -7,7 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+import cotrace as ct
 from cotrace.errors import DegenerateError, InputError
+from cotrace.evaluation import evaluate
+from cotrace.evaluation.views import Part, Without
 from cotrace.problem.goals import Constrained, Constraint, WeightedSum
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier
@@ -228,3 +232,126 @@ def test_searches_solve_weighted_sums() -> None:
 def test_goals_that_make_no_sense_are_refused(make: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
         make()
+
+
+class Weighed(ClosedForm):
+    """Pairs that count differently, in groups, with an audit part."""
+
+    audit: Any = None
+
+    @property
+    def weights(self) -> Tensor:
+        return torch.arange(1.0, self.size + 1).double()
+
+    @property
+    def clusters(self) -> list[str]:
+        return [f"g{i // 2}" for i in range(self.size)]
+
+    def value_and_effects(self, masks: Tensor) -> tuple[Tensor, Tensor]:
+        effects = self.effects(masks)
+        return (effects * self.weights).sum(-1) / self.weights.sum(), effects
+
+    def value(self, masks: Tensor) -> Tensor:
+        return self.value_and_effects(masks)[0]
+
+
+def weighed(size: int = 24, seed: int = 0, **options: Any) -> Weighed:
+    return Weighed(pairwise(N, 0.3, seed, size), N, size, task="weighed", **options)
+
+
+def bounded(problem: ClosedForm, **options: Any) -> Constrained:
+    side = b(heldout=b()) if problem.heldout is not None else b()
+    return Constrained(problem, [Constraint(side, 1.0, margin=0.0)], **options)
+
+
+def test_a_constrained_problem_weighs_and_groups_its_pairs_as_the_plain_one() -> None:
+    plain = weighed(heldout=weighed(seed=1))
+    problem = bounded(plain)
+    found = evaluate(problem, Greedy()(problem), k=2)
+    assert found.units == "24 pairs in 12 groups"
+    z = torch.zeros(N)
+    z[[list(problem.space.names).index(name) for name in found.components]] = 1
+    assert found.chosen.effect == pytest.approx(plain.heldout.value(z).item())
+    own = evaluate(plain, ct.Selection.parse(list(found.components)))
+    assert own.chosen.interval == pytest.approx(found.chosen.interval, rel=1e-6)
+    assert own.units == found.units
+    assert found.training_effect == pytest.approx(plain.value(z).item())
+    with pytest.raises(InputError, match="no audit pairs"):
+        evaluate(bounded(weighed()), Greedy()(bounded(weighed())), pairs="audit")
+    plain.audit = weighed(seed=2)
+    sealed = bounded(plain)
+    judged = evaluate(sealed, Greedy()(sealed), k=2, pairs="audit")
+    z = torch.tensor([float(name in judged.components) for name in sealed.space.names])
+    assert judged.chosen.effect == pytest.approx(plain.audit.value(z).item())
+
+
+def test_parts_and_spaces_without_members_keep_the_constraints() -> None:
+    problem = bounded(weighed(heldout=weighed(seed=1)))
+    everywhere = [Part(problem, range(10)), Without(problem, [problem.space[1]])]
+    for view in everywhere:
+        frontier = Greedy()(view)
+        assert frontier.bounds == problem.bounds
+        for selection in frontier:
+            harm = sum(HARM[problem.space.index(member)] for member in selection.members)
+            assert abs(harm) <= 1.0 + 1e-9
+
+
+def test_certificates_and_choices_among_stored_sets_keep_the_constraints() -> None:
+    """The greatest gains harm most: without the bound the optimum is {0, 1}, within it {1, 3}."""
+    plain, k = a(size=12), 2
+    problem = bounded(plain)
+    frontier = Exhaustive(max_size=k)(problem)
+    assert frontier.effects is None or len(frontier.effects) < 55
+    found = evaluate(problem, frontier, level="full", k=k).certificate
+    assert found is not None
+    assert found.optimum == pytest.approx(best_within(k, -1, 1))
+    assert found.gap == pytest.approx(0)
+    assert "that keep the constraints" in found.words
+    stored = bounded(weighed())
+    kept = Exhaustive(max_size=k)(stored).effects
+    assert kept is not None
+    harms = kept.chosen @ torch.tensor(HARM).double().numpy()
+    assert (abs(harms) <= 1.0 + 1e-6).all()
+    assert len(kept) < 55
+
+
+class OnSome(ClosedForm):
+    """Searches see half of the pairs."""
+
+    @property
+    def searched(self) -> ClosedForm:
+        return replace(self, size=self.size // 2, heldout=None) if self.size > 4 else self
+
+
+def test_prices_of_losses_are_the_same_on_the_pairs_that_searches_see() -> None:
+    def half(effects: Tensor) -> Tensor:
+        return -0.5 * effects
+
+    whole = OnSome(modular([g / 100 for g in GAIN]), N)
+    problem = Constrained(whole, [Constraint(b(), 1.0)])
+    z = torch.ones(N)
+    seen = problem.searched
+    assert seen is not problem
+    assert torch.allclose(seen.gradient(z, half), problem.gradient(z, half))
+    assert problem.gradient(z, half).abs().max() > 1  # the violation, by 1 / |full effect of 0.129|
+
+
+def test_the_best_for_their_cost_hold_at_most_max_size() -> None:
+    frontier = Pursuit(max_size=3, cost_weights="balanced")(a())
+    assert frontier.by_cost
+    assert max(selection.k for selection in frontier.by_cost) == 3
+
+
+def test_the_weighted_mean_of_a_sums_effects_is_its_value() -> None:
+    one, two = weighed(24, heldout=weighed(24, 2)), weighed(8, 1, heldout=weighed(8, 3))
+    together = WeightedSum([(0.7, one), (2.0, two)])
+    z = (torch.rand(N, generator=torch.Generator().manual_seed(0)) > 0.5).float()
+    effects, weights = together.effects(z), together.weights
+    assert (effects * weights).sum() / weights.sum() == pytest.approx(together.value(z).item())
+    assert together.value(z).item() == pytest.approx(0.7 * one.value(z).item() + 2 * two.value(z).item())
+    assert together.shares == [0.7, 2.0]
+    assert len(set(together.clusters)) == 12  # the second's groups g0 .. g3 are those of the first, of one task
+    found = evaluate(together, Greedy(max_size=3)(together), k=3)
+    chosen = torch.tensor([float(name in found.components) for name in together.space.names])
+    assert found.chosen.effect == pytest.approx(together.heldout.value(chosen).item())
+    assert found.chosen.interval is not None

@@ -37,7 +37,7 @@ def test_memory_disk_and_recomputing_give_the_same(
     site: str, donors: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    task = tiny.task(9) if donors == "resample" else late_task()
+    task = tiny.task(12) if donors == "resample" else late_task()
     options = {"sites": [site], "holdout": 0.3, "donors": donors, "batch_tokens": 8}
 
     def built(memory: str | None) -> LanguageProblem:
@@ -119,6 +119,7 @@ def test_shares_are_of_what_is_free() -> None:
     assert free > 2**24
     assert memory_budget(0.5, CPU) == pytest.approx(free / 2, rel=0.2)
     assert memory_budget(None, CPU) == pytest.approx(memory_budget("0.5", CPU), rel=0.2)
+    assert memory_budget(1, CPU) == pytest.approx(free, rel=0.2), "all of it, not one byte"
 
 
 @pytest.mark.parametrize("bad", ["lots", "-1GB", "0", 0.0, "1 parsec", "", True, "nan"])

@@ -6,8 +6,10 @@ import pytest
 import torch
 import transformers
 from packaging.version import parse
+from transformers import AutoModelForCausalLM, MistralConfig
 
-from cotrace.components import Site
+from cotrace.components import ComponentSpace, Site
+from cotrace.models import wrap
 from cotrace.problem import LanguageProblem
 from cotrace.problem.packing import mask_length, shortest_window
 from cotrace.problem.reference import reference
@@ -127,3 +129,55 @@ def test_rows_stay_within_a_causal_mask_that_the_model_keeps_ready(monkeypatch: 
     z = torch.linspace(0, 1, 12, dtype=torch.float64)
     assert torch.allclose(before.scores(z), after.scores(z), atol=1e-10)
     assert torch.allclose(before.scores(z), short.scores(z), atol=1e-10)
+
+
+@pytest.mark.parametrize("donors", ["counterfactual", "resample"])
+def test_a_batch_in_which_no_pair_has_a_prefix(donors: str) -> None:
+    """Some pairs differ from their first token on; every batch is of one pair."""
+    pairs = [
+        replace(pair, counterfactual=" ".join([f"w{i + 7}", *pair.base.split()[1:]]))
+        if i % 2
+        else replace(pair, base=f"w1 w2 {pair.base}", counterfactual=f"w1 w2 {pair.counterfactual}")
+        for i, pair in enumerate(tiny.task(12).pairs)
+    ]
+    task = Task(name="mixed", pairs=tuple(pairs))
+    options = {"sites": ["head_output"], "holdout": 0, "donors": donors, "batch_tokens": 1}
+    packed, plain = (LanguageProblem(tiny.model("gpt2"), task, pack=pack, **options) for pack in (True, False))  # type: ignore[arg-type]
+    prefixes = [
+        [packed.training.scorer.pairs[e].prefix for e in layout.examples]
+        for layout in packed.training.scorer.all_layouts
+    ]
+    assert any(map(any, prefixes))
+    assert any(not any(layout) for layout in prefixes)
+    z = torch.rand(3, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert torch.allclose(packed.scores(z), plain.scores(z), atol=1e-10)
+    assert torch.allclose(packed.gradient(z[0]), plain.gradient(z[0]), atol=1e-10)
+
+
+def test_a_window_shorter_than_a_donor_prompt_takes_plain_rows() -> None:
+    """The base prompts fit into the window, the donors', which are longer, do not."""
+    config = MistralConfig(**tiny.LLAMA, sliding_window=9, head_dim=8)
+    module = AutoModelForCausalLM.from_config(config).double().eval()
+    model = wrap(module, tiny.tokenizer(), name="window")
+    pairs = [
+        replace(pair, counterfactual=" ".join(["w9", *["w8"] * (9 + i), *pair.base.split()[1:]]))
+        for i, pair in enumerate(tiny.task(5).pairs)
+    ]
+    options = {"sites": ["head_output"], "holdout": 0, "align": "ends"}
+    task = Task(name="longer", pairs=tuple(pairs))
+    built, plain = (LanguageProblem(model, task, pack=pack, **options) for pack in (True, False))  # type: ignore[arg-type]
+    z = torch.rand(12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert not built.packing.packed
+    assert torch.allclose(built.effects(z), plain.effects(z), atol=1e-6)
+
+
+@pytest.mark.parametrize("site", ["head_output", "mlp_neuron"])
+def test_the_order_of_a_space_does_not_matter(site: str) -> None:
+    model, task = tiny.model("gpt2"), tiny.task(8)
+    names = [str(c) for c in model.space((Site(site),)) if c.layer == 1]
+    forward, backward = (
+        LanguageProblem(model, task, sites=ComponentSpace.parse(order), holdout=0) for order in (names, names[::-1])
+    )
+    for name in (names[0], names[-1]):
+        assert torch.equal(forward.value([name]), backward.value([name]))
+    assert not torch.equal(forward.value([names[0]]), forward.value([names[-1]]))

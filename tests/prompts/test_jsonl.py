@@ -123,7 +123,7 @@ BAD_FIELDS = [
     ({"messages": [{"role": "user"}], "answers": [" a"]}, "'messages[0]': 'content' is a required property; give the"),
     ({"messages": CHAT, "answers": [" a"], "spans": {"x": [0, 1]}}, "'base' is a dependency of 'spans'"),
     (["base"], "pairs.jsonl:2: is a list, not an object"),
-    (3, "pairs.jsonl:2: is a int, not an object"),
+    (3, "pairs.jsonl:2: is a number, not an object"),
 ]
 
 
@@ -134,6 +134,8 @@ def test_a_bad_field_is_named_with_its_line(tmp_path: Path, record: object, mess
 
 BAD_LINES = [
     ('{"base": "x", ', "pairs.jsonl:3: not JSON at column"),
+    ('{"base": "x', "pairs.jsonl:3: not JSON at column 10: Unterminated string; each line must be"),
+    ('{"target": ' + "9" * 5000 + "}", "pairs.jsonl:3: holds a number of 5,000 digits; write one of at most 100"),
     ("base: x", "pairs.jsonl:3: not JSON at column 1"),
     ('{"base": "x", "base": "y", "answers": [" a"]}', "pairs.jsonl:3: the field 'base' stands twice in one object"),
     ('{"base": "x", "answers": [" a"], "weight": NaN}', "pairs.jsonl:3: NaN is not a JSON number"),

@@ -16,6 +16,7 @@ from cotrace import report
 from cotrace.components import ComponentSpace
 from cotrace.errors import InputError
 from cotrace.report.page import Example, Examples, Material, Piece, examples_of, report_html
+from cotrace.report.page.batches import batches_words
 from cotrace.report.page.caveats import caveats
 from cotrace.report.page.effects import Effects
 from cotrace.report.page.examples import compared
@@ -27,6 +28,7 @@ from cotrace.results.effects import EffectTable
 from tests.browser.hostile import TEXTS
 from tests.browser.hostile import material as hostile
 from tests.report.frontiers import SETS, frontier, space
+from tests.report.judged import evaluation
 
 
 def data_of(content: bytes, name: str = "data") -> Any:
@@ -274,3 +276,84 @@ def test_page_too_large_with_its_texts_is_made_without() -> None:
     content = report_html(replace(material, examples=Examples(long, material.examples.heldout)))
     assert len(content) < 6 * 2**20
     assert "too long for the page" in content.decode()
+
+
+def headings(content: bytes, table: str) -> list[str]:
+    """Of the table after this sign."""
+    return re.findall(
+        r"<th scope=\"col\"[^>]*>(?:<button[^>]*>)?(.*?)<",
+        content.decode().partition(table)[2].partition("</thead>")[0],
+    )
+
+
+def test_columns_without_anything_in_them_are_left_out() -> None:
+    plain = frontier(SETS, [1.0, 2.0, 3.0], heldout=[None] * 3, full_effect_heldout=None)
+    page = report_html(Material((plain,)))
+    assert headings(page, '<table id="table">') == ["component", "in the set", "first at k", "stays"]
+    assert headings(page, "Frontier table") == ["k", "effect, pairs searched"]
+    assert headings(page, "Cost table") == ["search", "forward-equivalents", "sizes found", "best effect", "its k"]
+    known = linear([4.0, 1, 2, 3, 0.5, 0.25], [[0], [0, 1], [1], [2]])
+    judged = report_html(Material((replace(known, elapsed_s=1.0),), (evaluation(known, 3),)))
+    assert headings(judged, '<table id="table">')[4:] == ["effect alone", "strongest interaction"]
+    assert headings(judged, "Frontier table") == ["k", "effect, pairs searched", "effect, held out"]
+    assert "seconds" in headings(judged, "Cost table")
+    for content in (page, judged):
+        rows = re.findall(r"<tr data-index.*?</tr>", content.decode(), re.DOTALL)
+        assert {row.count("<td") + row.count("<th") for row in rows} == {len(headings(content, '<table id="table">'))}
+
+
+def test_the_batch_plan_is_said_in_words() -> None:
+    event = {"part": "training", "forward_equivalents": 1.5, "passes": 3, "batch_tokens": 512, "checkpointing": False}
+    plan = {
+        "tokens": 12_345,
+        "batches": 2,
+        "batch_tokens": 1024,
+        "memory_bytes": 3 << 20,
+        "disk_bytes": 2048,
+        "checkpointing": "auto",
+        "stored": {"memory": 3},
+        "spent": {"training": 0.0},
+        "packed": True,
+    }
+    calm = batches_words(plan | {"events": []})
+    assert calm == (
+        "12,345 tokens in 2 batches; at most 1,024 tokens in one forward pass; donor values: 3.0 MiB in memory, "
+        "2.0 KiB on disk; activations are computed again where memory runs out; memory never ran out"
+    )
+    ran_out = batches_words(plan | {"events": [event, event | {"batch_tokens": 256}]})
+    assert ran_out.endswith("memory ran out and batches were made smaller 2 times, at last to 256 tokens")
+    assert batches_words(None) == batches_words({}) == ""
+    config = {"model": "shipped", "record": {"batch_plan": plan | {"events": [event]}, "more": {"a": [1, {"b": None}]}}}
+    text = report_html(Material((frontier(SETS, [1.0, 2.0, 3.0]),), config=config)).decode()
+    shown = text.partition('<dl class="record">')[2].partition("</dl>")[0]
+    assert "1 time, at last to 512 tokens" in shown
+    assert "a 1, b" in shown
+    assert not set("{}[]") & set(shown)
+
+
+def test_the_title_names_the_model_in_words() -> None:
+    material = Material((frontier(SETS, [1.0, 2.0, 3.0]),), config={"model": "shipped"})
+    title = "Which attention heads in the model that ships with cotrace, together, move log odds on hand?"
+    assert f"<title>{title}</title>" in report_html(material).decode()
+
+
+def test_percentages_are_written_in_one_way() -> None:
+    plain = frontier(SETS, [1.0, 2.0, 3.0])
+    text = report_html(Material((plain,), (evaluation(plain, 3),))).decode().partition('<script type="application')[0]
+    shown = re.sub(r"<style>.*?</style>|<[^>]*>", "", text, flags=re.DOTALL)
+    assert re.search(r"\d\s%", shown)
+    assert not re.search(r"\d%", shown)
+
+
+def test_points_that_no_line_joins_are_rings_around_what_they_lie_on() -> None:
+    whole = frontier(SETS, [1.0, 2.0, 3.0])
+    some = frontier([SETS[0], SETS[2]], [1.0, 3.0], search="pgbct")
+    page = report_html(Material((whole, some)))
+    layers = data_of(page, "specs")["charts"]["chart-frontier-training"]["layer"]
+    of = {layer["transform"][0]["filter"]: layer["mark"] for layer in layers if layer["mark"]["type"] == "point"}
+    assert of["datum.joined"]["filled"] is True
+    assert of["!datum.joined"]["filled"] is False
+    assert of["!datum.joined"]["size"] > 4 * of["datum.joined"]["size"]
+    legend = page.decode().partition('aria-label="Searches"')[2].partition("</ul>")[0].split("<li>")
+    assert ["<line" in one for one in legend[1:3]] == [True, False]
+    assert "fill: none; stroke: var(--pgbct)" in legend[2]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cotrace.errors import CotraceError
+from cotrace.errors import CotraceError, DamagedRun
 from cotrace.results.effects import EffectTable
 from cotrace.runs import keeper as keeping
 from cotrace.runs.checkpoint import Checkpoints
@@ -191,3 +191,25 @@ def test_a_disk_that_is_full_when_a_run_is_stopped_does_not_hide_why(
     kept.stop(reason)
     assert "could not be saved ([Errno 28] No space left on device)" in reason.__notes__[0]
     assert reason.__notes__[1] == f"go on from the beginning with: cotrace resume {tmp_path}"
+
+
+def test_what_a_link_leads_to_is_left_alone(tmp_path: Path) -> None:
+    """A run that was received from somebody may hold one in the place of its checkpoints."""
+    elsewhere, run = tmp_path / "elsewhere", tmp_path / "run"
+    elsewhere.mkdir()
+    (elsewhere / "000001.json").write_text("precious")
+    run.mkdir()
+    (run / "checkpoint").symlink_to(elsewhere)
+    for use in (lambda c: c.load(), lambda c: c.remove(), lambda c: c.save(RunState(steps=(step(1),)))):
+        with pytest.raises(DamagedRun, match="is a link and no folder of the run's own"):
+            use(Checkpoints(run, "run"))
+    assert [path.name for path in elsewhere.iterdir()] == ["000001.json"]
+
+
+def test_files_of_somebody_else_are_not_removed_with_the_checkpoints(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, "run")
+    checkpoints.save(RunState(steps=(step(1),)))
+    (tmp_path / "checkpoint" / "notes.txt").write_text("mine")
+    (tmp_path / "checkpoint" / ".000002.json.x.tmp").write_text("half")
+    checkpoints.remove()
+    assert [path.name for path in (tmp_path / "checkpoint").iterdir()] == ["notes.txt"]

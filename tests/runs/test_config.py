@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from dataclasses import fields
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from cotrace.errors import InputError
 from cotrace.runs import RunConfig
 from cotrace.runs.config import literal
-from cotrace.runs.config_file import read_config, write_config
+from cotrace.runs.config_file import LIMIT_BYTES, read_config, write_config
 from cotrace.runs.results import enough, frontier_csv, masks
 from tests.report.frontiers import SETS, frontier
 
@@ -70,6 +71,43 @@ def test_what_yaml_allows_and_a_config_does_not_is_one_line(tmp_path: Path, text
     with pytest.raises(InputError) as caught:
         read_config(path)
     assert "\n" not in str(caught.value)
+
+
+BOMB = "\n".join(f"  a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10))
+"""Nine lists, each nine times the one before."""
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("seed: 1\nseed: 2", "line 4: 'seed' stands twice"),
+        ("task_options: {a: 1, a: 2}", "line 3: 'a' stands twice"),
+        ("<<: {seed: 1}", "line 3: << is not read"),
+        ("search_options: {pgbct: {<<: {l1: 1}}}", "line 3: << is not read"),
+        ('data: "a\\0b"', "line 3: holds a null byte"),
+        ("donors: &a [*a]", "aliases make more"),
+        (f"task_options:\n  a0: &a0 [x, x]\n{BOMB}", "aliases make more"),
+    ],
+)
+def test_what_would_be_lost_or_hidden_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"model: m\ntask: t\n{text}\n")
+    with pytest.raises(InputError, match=re.escape(words)):
+        read_config(path)
+
+
+def test_aliases_that_say_a_little_twice_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("model: m\ntask: t\nsites: &s [head_output]\nroles: *s\n")
+    assert read_config(path).roles == ("head_output",)
+
+
+def test_a_config_too_large_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    with path.open("wb") as file:
+        file.truncate(LIMIT_BYTES + 1)
+    with pytest.raises(InputError, match="more than"):
+        read_config(path)
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,40 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from pathlib import Path
 
 import pytest
 
+from cotrace.cli.main import run
 from cotrace.errors import InputError, OutputExists, RunBusy
 from cotrace.runs import RunDirectory
 from cotrace.runs.directory import sweep, write_atomically
+
+
+def test_folders_that_a_path_leaves_again_are_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    with pytest.raises(OutputExists, match="already holds files"):
+        RunDirectory.claim("none/../taken")
+    with RunDirectory.claim("none/../new").begun(b"a") as begun:
+        assert begun == tmp_path / "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "taken"]
+
+
+@pytest.mark.parametrize("out", ["ro", "empty2/../ro"])
+def test_the_demo_refuses_a_folder_before_anything_is_loaded(
+    out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ro").mkdir()
+    (tmp_path / "ro" / "config.yaml").touch()
+    (tmp_path / "ro" / "manifest.json").touch()
+    monkeypatch.setattr("cotrace.cli.demo.prepare", lambda *_: pytest.fail("the model was loaded"))
+    assert run(["demo", "--out", out]) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["ro"]
 
 
 def test_claiming_makes_nothing(tmp_path: Path) -> None:
@@ -77,6 +104,32 @@ def test_two_that_begin_take_two_folders_or_the_second_is_refused(tmp_path: Path
     assert (one / "config.yaml").read_bytes() == b"a"
     with pytest.raises(OutputExists, match="has not finished: go on with `cotrace resume"):
         RunDirectory.claim(one)
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_folder_that_was_taken_since_it_was_claimed_is_not_written_to(tmp_path: Path, finished: bool) -> None:
+    """The other run has come and gone: its lock is free, its files are not ours to write over."""
+    named, free = RunDirectory.claim(tmp_path / "run"), RunDirectory.next_free(tmp_path / "run")
+    with RunDirectory.claim(tmp_path / "run").begun(b"theirs") as theirs:
+        (theirs / "manifest.json").write_bytes(b"{}") if finished else None
+    with pytest.raises(OutputExists), named.begun(b"ours"):
+        pass
+    with free.begun(b"ours") as ours:
+        assert ours.name == "run-2"
+    assert (theirs / "config.yaml").read_bytes() == b"theirs"
+
+
+def test_a_rename_is_flushed_to_the_disk_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder's list of names last: without it a loss of power may leave the old file, or none."""
+    real, flushed = os.fsync, []
+
+    def fsync(handle: int) -> None:
+        flushed.append((stat.S_ISDIR(os.fstat(handle).st_mode), (tmp_path / "a").exists()))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_atomically(tmp_path / "a", b"content")
+    assert flushed == [(False, False), (True, True)]
 
 
 def mistaken(path: Path, name: str) -> None:

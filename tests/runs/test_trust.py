@@ -3,7 +3,10 @@
 import json
 import re
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +14,15 @@ from safetensors.numpy import load_file, save
 
 from cotrace.cli.main import run as cotrace
 from cotrace.errors import DamagedRun, InputError
+from cotrace.runs import difference as difference_module
 from cotrace.runs.citation import cite
+from cotrace.runs.config_file import read_run_config, write_config
 from cotrace.runs.difference import difference
+from cotrace.runs.log import Log
 from cotrace.runs.manifest import Manifest, add_files
 from cotrace.runs.prepare import prepare
 from cotrace.runs.references import SEARCHES, TASKS
+from cotrace.runs.results import frontier_csv
 from cotrace.runs.stored import StoredRun
 from cotrace.runs.verification import verify
 
@@ -107,6 +114,26 @@ def test_effects_that_were_not_kept_are_compared_as_means(copied: Path) -> None:
     assert {row.examples for row in found.recomputed} == {140, 60}
 
 
+OTHERWISE: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "the data differ": lambda record: record.update(data_sha256="0" * 64),
+    "weights_sha256": lambda record: record["model"].update(weights_sha256="0" * 64),
+    "architecture": lambda record: record["model"].update(architecture="Other"),
+    "the tokenizer differs": lambda record: record.update(tokenizer_sha256="0" * 64),
+    "the metric differs": lambda record: record.update(metric_file={"sha256": "0" * 64}),
+}
+
+
+@pytest.mark.parametrize("words", OTHERWISE)
+def test_another_model_or_other_data_verify_nothing(words: str, copied: Path) -> None:
+    config, was = read_run_config(copied)
+    record = json.loads(json.dumps(was))
+    OTHERWISE[words](record)
+    add_files(copied, {"config.yaml": write_config(config, record)})
+    stored = StoredRun.read(copied)
+    with pytest.raises(InputError, match=words):
+        verify(stored, prepare(stored.config), examples=1)
+
+
 def test_a_damaged_file_is_named_before_anything_is_loaded(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with (copied / "frontier.csv").open("a") as file:
         file.write("x")
@@ -141,6 +168,19 @@ def test_the_paragraph_says_what_the_run_was_and_cites_what_is_listed(plain: Pat
     assert keys[:2] == ["cotrace", "yan2026multicomponent"]
 
 
+def test_the_paragraph_says_how_the_result_was_judged(copied: Path) -> None:
+    assert "judged on" not in cite(StoredRun.read(copied)).paragraph
+    assert cotrace(["evaluate", str(copied), "--level", "quick", "--quiet"]) == 0
+    found = json.loads((copied / "evaluation.json").read_text())
+    said = f"{found['controls']['chains']} nested random sets of the same composition"
+    paragraph = cite(StoredRun.read(copied)).paragraph
+    assert f"The result was judged on 60 held-out pairs (resampled: {found['units']})" in paragraph
+    assert said in paragraph
+    (copied / "evaluation.json").write_text("{}")
+    with pytest.raises(DamagedRun, match=r"evaluation\.json"):
+        cite(StoredRun.read(copied))
+
+
 def test_bibtex_entries_are_well_formed_and_their_keys_differ() -> None:
     entries = {entry for listed in SEARCHES.values() for entry in listed} | set(TASKS.values())
     for entry in entries:
@@ -148,3 +188,138 @@ def test_bibtex_entries_are_well_formed_and_their_keys_differ() -> None:
         assert entry.count("{") == entry.count("}")
         assert re.search(r"year = \{(19|20)\d\d\}", entry)
     assert len({entry[entry.index("{") : entry.index(",")] for entry in entries}) == len(entries)
+
+
+def rewritten(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the first frontier of selection.json, and have the manifest say so."""
+    data = json.loads((folder / "selection.json").read_text())
+    change(data["frontiers"][0])
+    (folder / "selection.json").write_text(json.dumps(data))
+    Manifest.of(folder).write()
+
+
+def tripled(frontier: dict[str, Any]) -> None:
+    for selection in frontier["selections"]:
+        selection["effect"] *= 3
+
+
+def test_reported_numbers_are_held_against_the_effects_and_the_other_files(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever changes only what is reported is found, although every effect that was kept comes out again."""
+    rewritten(copied, tripled)
+    code, _, err = spoken(capsys, "verify", str(copied), "--quiet")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "frontier.csv does not say what selection.json says" in err
+    add_files(copied, {"frontier.csv": frontier_csv(StoredRun.read(copied).frontiers)})
+    code, _, err = spoken(capsys, "verify", str(copied), "--quiet")
+    assert code == 2
+    assert "DIFFER" in err
+
+
+def test_masks_of_other_sets_are_found(copied: Path) -> None:
+    arrays = load_file(copied / "masks.safetensors")
+    arrays["topk.masks"] = ~arrays["topk.masks"]
+    add_files(copied, {"masks.safetensors": save(arrays)})
+    stored = StoredRun.read(copied)
+    with pytest.raises(DamagedRun, match=r"masks\.safetensors does not hold"):
+        verify(stored, prepare(stored.config), examples=1)
+
+
+def test_runs_without_a_size_in_common_do_not_agree(plain: Path, copied: Path) -> None:
+    rewritten(plain_copy := copied, lambda frontier: frontier.update(selections=frontier["selections"][2:]))
+    other = Path(shutil.copytree(plain, plain_copy.parent / "other"))
+    for folder in (plain_copy, other):
+        data = json.loads((folder / "selection.json").read_text())
+        data["frontiers"] = data["frontiers"][:1]
+        (folder / "selection.json").write_text(json.dumps(data))
+    rewritten(other, lambda frontier: frontier.update(selections=frontier["selections"][:2]))
+    add_files(plain_copy, {"frontier.csv": b"other bytes"})
+    Manifest.of(plain_copy).write()
+    found = difference(StoredRun.read(plain_copy), StoredRun.read(other))
+    assert [agreement.sizes for agreement in found.agreements] == [0]
+    assert not found.agree
+    assert "cannot be compared" in found.verdict
+
+
+def test_held_out_effects_that_differ_are_no_agreement(plain: Path, copied: Path) -> None:
+    rewritten(copied, lambda frontier: frontier["selections"][0].update(effect_heldout=9.0))
+    add_files(copied, {"frontier.csv": b"other bytes"})
+    found = difference(StoredRun.read(plain), StoredRun.read(copied))
+    assert found.agreements[0].same_sets == 3
+    assert "more than rounding" in found.agreements[0].words
+    assert not found.agree
+
+
+def test_long_values_that_differ_at_their_end_are_listed_so_that_it_is_seen() -> None:
+    long = "/a/long/way/to/the/data/of/somebody/who/likes/folders/within/folders/"
+    one, other = {"data": f"{long}one.jsonl", "rate": 0.123451}, {"data": f"{long}two.jsonl", "rate": 0.123452}
+    data, rate = difference_module._changes(one, other)
+    assert data.one.endswith("one.jsonl")
+    assert data.other.endswith("two.jsonl")
+    assert (rate.one, rate.other) == ("0.123451", "0.123452")
+    assert not list(difference_module._changes(one, dict(one)))
+
+
+BROKEN: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "an interval of one number": lambda f: f["selections"][0].update(interval=[1.0]),
+    "an interval with a gap": lambda f: f["selections"][0].update(interval=[1.0, None]),
+    "an effect that is text": lambda f: f["selections"][0].update(effect="x"),
+    "an effect that is true": lambda f: f["selections"][0].update(effect=True),
+    "components as one text": lambda f: f["selections"][0].update(components="L1.head7"),
+    "a component outside the space": lambda f: f["selections"][0].update(components=["L9.head9"]),
+    "a metric that is a number": lambda f: f.update(metric=5),
+    "a mode that there is not": lambda f: f.update(mode="weird"),
+    "a direction that there is not": lambda f: f.update(direction=["maximise"]),
+    "a cost that is missing": lambda f: f.update(forward_equivalents=None),
+    "a space that is text": lambda f: f.update(space="L1.head7"),
+    "no selection": lambda f: f.update(selections=[]),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("command", ["cite", "report", "export", "diff", "verify"])
+def test_results_of_another_form_are_one_line_for_every_reader(
+    command: str, name: str, plain: Path, copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rewritten(copied, BROKEN[name])
+    others = [str(plain)] if command == "diff" else []
+    code, out, err = spoken(capsys, command, str(copied), *others)
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert "selection.json" in err
+
+
+def test_a_log_that_leads_elsewhere_is_not_written_to(copied: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    (copied / "log.txt").unlink()
+    (copied / "log.txt").symlink_to(tmp_path / "mine")
+    with pytest.raises(DamagedRun, match="is a link"):
+        Log(copied).say("something")
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_lock_that_leads_elsewhere_is_one_line_and_not_written_to(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine").write_text("mine")
+    (copied / ".lock").unlink(missing_ok=True)
+    (copied / ".lock").symlink_to(tmp_path / "mine")
+    code, out, err = spoken(capsys, "report", str(copied))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_names_in_bibtex_are_text_and_steer_no_terminal(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stored = StoredRun.read(copied)
+    config, record = read_run_config(copied)
+    own = dict(record) | {"model": dict(record["model"]) | {"architecture": "My_Net\x1b[31m", "commit": "a_b%"}}
+    add_files(copied, {"config.yaml": write_config(replace(config, model="org/na_me"), own)})
+    text = cite(stored).text
+    assert r"title = {org/na\_me}" in text
+    assert r"note = {My\_Net" in text
+    assert r"revision a\_b\%," in text
+    code, out, _ = spoken(capsys, "cite", str(copied))
+    assert code == 0
+    assert "\x1b" not in out
+    add_files(copied, {"config.yaml": write_config(config, {"model": {}})})
+    assert spoken(capsys, "cite", str(copied))[0] == 2

@@ -36,6 +36,11 @@ class EncodedPair:
     prefix: int = 0
     """Leading prompt tokens at which base and donor run agree in every value, so that no mask changes them."""
 
+    @property
+    def span(self) -> int:
+        """Tokens of the longer prompt with the longest answer."""
+        return max(len(self.prompt), len(self.donor)) + max(map(len, self.answers), default=0)
+
 
 @dataclass(frozen=True)
 class Refusal:
@@ -65,14 +70,21 @@ def encode_task(
     roles: Sequence[str] = (ALL,),
     prepend_bos: Bos = "auto",
     template_arguments: Mapping[str, Any] | None = None,
+    most_tokens: int | None = None,
 ) -> Encoding:
-    """Tokenise a task; ``paired``: the donor is the counterfactual prompt. Raises AlignmentError if nothing is left."""
+    """Tokenise a task; ``paired``: the donor is the counterfactual prompt. Raises AlignmentError if nothing is left.
+
+    ``most_tokens``: pairs that have more in a prompt and its longest answer together are refused.
+    """
     encoder = _Encoder(task, tokenizer, prepend_bos, template_arguments or {})
     encoded: list[EncodedPair] = []
     refused: list[Refusal] = []
     for pair, make in zip(task.pairs, encoder.pairs(paired, align, roles), strict=True):
         if isinstance(make, AlignmentError):
             refused.append(Refusal(pair.id, str(make), pair.group))
+        elif most_tokens is not None and make.span > most_tokens:
+            reason = f"pair {pair.id}: it has {make.span} tokens, and the model takes {most_tokens}: shorten it"
+            refused.append(Refusal(pair.id, reason, pair.group))
         else:
             encoded.append(make)
     if not encoded:
@@ -178,3 +190,11 @@ def _check_answers(pair: PromptPair, answers: Sequence[Tokens]) -> None:
     for text, tokens in zip(pair.answers, answers, strict=True):
         if not tokens:
             raise AlignmentError(f"pair {pair.id}: the answer {text!r} tokenises to nothing; give it some text")
+    first: dict[Tokens, int] = {}
+    for i, tokens in enumerate(answers):
+        if first.setdefault(tokens, i) < i:
+            both = f"{pair.answers[first[tokens]]!r} and {pair.answers[i]!r}"
+            raise AlignmentError(
+                f"pair {pair.id}: the answers {both} are the same tokens, so nothing moves between them; "
+                "give answers that differ, or one alone with probability or nll"
+            )

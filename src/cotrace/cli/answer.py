@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from cotrace.cli.closing import closing
 from cotrace.cli.data import plan_data, run_data
@@ -15,16 +16,17 @@ from cotrace.cli.progress import Watch, watching
 from cotrace.cli.screen import Screen
 from cotrace.errors import InputError
 from cotrace.results import Frontier
-from cotrace.runs import RunConfig, RunDirectory
+from cotrace.runs import RunConfig, RunDirectory, batches
 from cotrace.runs.checkpoint import Checkpoints
 from cotrace.runs.config_file import write_config
 from cotrace.runs.directory import sweep
+from cotrace.runs.identity import identity
 from cotrace.runs.keeper import Keeper
 from cotrace.runs.lock import locked
 from cotrace.runs.manifest import Manifest
 from cotrace.runs.prepare import Prepared, prepare
 from cotrace.runs.record import record
-from cotrace.runs.resume import Begun, identity
+from cotrace.runs.resume import Begun
 from cotrace.runs.state import RunState
 from cotrace.runs.write import run_files
 from cotrace.search import Search, SearchState, solve
@@ -34,14 +36,23 @@ COMPARED = ("pursuit", "pgbct", "greedy", "topk", "random")
 
 @own_threads()
 def answer(
-    config: RunConfig, searches: Sequence[str], *, dry_run: bool = False, quiet: bool = False, as_json: bool = False
+    config: RunConfig,
+    searches: Sequence[str],
+    *,
+    replays: Path | None = None,
+    dry_run: bool = False,
+    quiet: bool = False,
+    as_json: bool = False,
 ) -> None:
-    """Run a configuration; ``searches`` is used where it names none. Raises CotraceError before the first step."""
+    """Run a configuration; ``searches`` is used where it names none. Raises CotraceError before the first step.
+
+    ``replays``: the config.yaml of a run whose batches are cut again where they were, if the question is its own.
+    """
     directory = RunDirectory.claim(config.out) if config.out else None
     screen = Screen(quiet, as_json)
     quiet_libraries()
     screen.note(f"loading {config.model}")
-    prepared = prepare(config, searches)
+    prepared = prepare(config, searches, batch_plan=batches.replayed(replays, config, searches))
     if dry_run:
         screen.say(prepared.problem.summary)
         for table in dry_run_tables(prepared):
@@ -57,20 +68,31 @@ def resume(folder: str, *, batch_tokens: int | None = None, quiet: bool = False)
     if batch_tokens is not None and batch_tokens < 1:
         raise InputError(f"batch tokens is {batch_tokens}: give at least 1")
     begun, screen = Begun.read(folder), Screen(quiet)
-    if begun.is_finished:
+    if _finished(begun, screen):
         begun.tidy()
-        screen.say(f"{folder} is finished: there is nothing to resume")
         return
     with locked(begun.folder):
-        begun = begun if batch_tokens is None else begun.with_batches(batch_tokens)
-        quiet_libraries()
-        screen.note(f"loading {begun.config.model}")
-        prepared = begun.prepared()
-        sweep(begun.folder)
-        checkpoints = Checkpoints(begun.folder, identity(prepared.config))
-        state = checkpoints.load()
-        screen.note("no checkpoint: from the beginning" if state.is_new else f"going on after step {len(state.steps)}")
-        keep(prepared, Keeper(begun.folder, checkpoints, state, prepared.config.checkpoint_every_s), screen)
+        if not _finished(begun, screen):  # by another process, between the question above and the lock
+            go_on(begun if batch_tokens is None else begun.with_batches(batch_tokens), screen)
+
+
+def _finished(begun: Begun, screen: Screen) -> bool:
+    """Whether there is nothing to resume, which is said."""
+    if begun.is_finished:
+        screen.say(f"{begun.folder} is finished: there is nothing to resume")
+    return begun.is_finished
+
+
+def go_on(begun: Begun, screen: Screen) -> None:
+    """The run from its last checkpoint to its end. Only for who holds the lock."""
+    quiet_libraries()
+    screen.note(f"loading {begun.config.model}")
+    checkpoints = begun.checkpoints
+    state = checkpoints.load()
+    prepared = begun.prepared(state)
+    sweep(begun.folder)
+    screen.note("no checkpoint: from the beginning" if state.is_new else f"going on after step {len(state.steps)}")
+    keep(prepared, keeper_of(prepared, begun.folder, checkpoints, state), screen)
 
 
 def name_of(prepared: Prepared) -> str:
@@ -85,7 +107,13 @@ def run(prepared: Prepared, directory: RunDirectory, screen: Screen) -> None:
         screen.note(plan_line(prepared, forecast_of(prepared)))
     with directory.begun(write_config(prepared.config, record(prepared))) as path:
         checkpoints = Checkpoints(path, identity(prepared.config))
-        keep(prepared, Keeper(path, checkpoints, RunState(), prepared.config.checkpoint_every_s), screen)
+        keep(prepared, keeper_of(prepared, path, checkpoints, RunState()), screen)
+
+
+def keeper_of(prepared: Prepared, folder: Path, checkpoints: Checkpoints, state: RunState) -> Keeper:
+    """What keeps this run in its folder from there on."""
+    every_s, problem = prepared.config.checkpoint_every_s, prepared.problem
+    return Keeper(folder, checkpoints, state, every_s, batch_plan=lambda: problem.batch_plan)
 
 
 def keep(prepared: Prepared, keeper: Keeper, screen: Screen) -> None:
@@ -110,6 +138,8 @@ def finish(prepared: Prepared, keeper: Keeper, screen: Screen) -> None:
     files = run_files(frontiers, keeper.state.steps, evaluation)
     files |= figures(prepared.problem, frontiers, evaluation, keeper.run)
     RunDirectory(keeper.run).write(files)
+    if said := batches.note(keeper.run, prepared.problem):
+        screen.note(said)
     keeper.finish()
     written = sorted(Manifest.read(keeper.run).files)
     screen.say(f"\nWritten to {keeper.run}: {', '.join(written)}")
@@ -140,11 +170,11 @@ def search_once(prepared: Prepared, search: Search, keeper: Keeper, screen: Scre
 def noting(watch: Watch, keeper: Keeper) -> Callable[[SearchState], None]:
     """What is done after every step: it is shown, and kept."""
 
-    def note(state: SearchState) -> None:
+    def step(state: SearchState) -> None:
         watch(state)
         keeper.step(watch.steps[-1], state)
 
-    return note
+    return step
 
 
 def up_to(found: Frontier, max_size: int | None) -> Frontier:

@@ -29,12 +29,18 @@ def forecast_of(prepared: Prepared) -> Forecast:
 def plan_line(prepared: Prepared, found: Forecast) -> str:
     """The plan in one line, for the beginning of a run."""
     plan, cost = prepared.problem.plan, sum(search.forward_equivalents for search in found.searches.values())
-    passes = f"{plan.batches:,} forward passes of {plan.rows:,} rows and {plan.tokens:,} tokens"
+    passes = _count(plan.batches, "forward pass", "forward passes")
+    passes += f" of {_count(plan.rows, 'row')} and {_count(plan.tokens, 'token')}"
     return (
         f"plan: {plan.searched_pairs:,} pairs, {passes} ({plan.padded_tokens:,} with padding); to search about "
         f"{cost:,.0f} forward-equivalents, to judge at most {found.evaluation:,.0f}; {_time(found.seconds)}; memory "
         f"{_size(found.peak_bytes)} at the peak"
     )
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    """A number with its word."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def plan_rows(prepared: Prepared) -> list[tuple[str, str]]:

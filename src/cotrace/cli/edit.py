@@ -103,6 +103,7 @@ def edit(
         metric=asked.metric or reopened.config.metric,
         sides=watched,
         ids=reopened.parts.heldout,
+        clusters=reopened.parts.clusters,
     )
     outcomes += _harness(reopened, asked, selection, donor)
     screen.say(outcome_table(f"k = {selection.k}, {donor}, on held-out pairs", outcomes))

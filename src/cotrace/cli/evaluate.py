@@ -24,9 +24,12 @@ from cotrace.evaluation import (
     predicted_cost,
     with_intervals,
 )
+from cotrace.evaluation.units import Units
 from cotrace.evidence import Sets, evaluate
 from cotrace.interchange import read_selection
+from cotrace.prompts import Task
 from cotrace.results import Frontier
+from cotrace.runs.config_file import read_run_config
 from cotrace.runs.evidence import check_audit_unused, check_same, store_evaluation, with_effects
 from cotrace.runs.prepare import Prepared, prepare
 from cotrace.runs.stored import StoredRun
@@ -53,33 +56,62 @@ class Asked:
     def __post_init__(self) -> None:
         if self.stability < 0 or self.folds < 0 or self.folds == 1:
             raise InputError("give --stability at least 1 run and --folds at least 2")
+        if self.smallest_p is not None and not 0 < self.smallest_p < 1:
+            raise InputError(f"--smallest-p is {self.smallest_p:g}: give a p-value between 0 and 1")
 
     def sets(self) -> Sets:
         """Somebody else's sets, by name. Raises InputError."""
-        files = {Path(path).name: read_selection(path) for path in self.selections}
+        names = [Path(path).name for path in self.selections]
+        # What two of them are called names neither: then each is called by its path.
+        called = names if len({*names, *self.circuits}) == len(names) + len(set(self.circuits)) else self.selections
+        files = {name: read_selection(path) for name, path in zip(called, self.selections, strict=True)}
         return {**files, **{name: known.circuit(name) for name in self.circuits}}
+
+    def check_text(self) -> None:
+        """Raise InputError where the text that is named cannot be read, or has nothing to score."""
+        if self.text is None:
+            return
+        try:
+            tasks.load("text", data=self.text)
+        except InputError as error:
+            raise InputError(f"--text {self.text}: {error}") from None
+
+    def sides(self) -> list[Task]:
+        """The further tasks that are named. Raises InputError."""
+        return [tasks.load(name) for name in self.side_tasks]
+
+    def check(self, stored: StoredRun) -> None:
+        """Refuse what the run alone shows to be impossible, before anything is loaded. Raises InputError."""
+        frontier = stored.frontier(self.search)
+        if self.k is not None:
+            frontier.at(self.k)
+        if self.audit:
+            check_audit(stored)
+        if self.folds:
+            check_folds(stored, self.folds)
+        self.check_text()
 
 
 @own_threads()
 def evaluate_run(run: str, asked: Asked, *, dry_run: bool = False, quiet: bool = False, as_json: bool = False) -> None:
     """Load the run's model and data, check that they are the run's, say the plan, judge, show, store."""
     stored = StoredRun.read(run)
-    sets = asked.sets()
-    if asked.audit:
-        check_audit_unused(stored.path)
+    asked.check(stored)
+    sets, sides = asked.sets(), asked.sides()
+    frontiers = _ordered(stored, asked.search)
     screen = Screen(quiet, as_json)
     quiet_libraries()
     screen.note(f"loading {stored.config.model}")
     prepared = prepare(stored.config)
     check_same(stored.path, prepared)
-    frontiers = _ordered(stored, asked.search)
+    check_searches_again(prepared, frontiers[0].search, asked)
     plan = say_plan(prepared, frontiers[0], asked, screen)
     if dry_run:
         screen.data(lambda: asdict(plan))
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TooFewPairs)  # the verdict says it
-        found = _judge(prepared, frontiers, asked, sets, screen)
+        found = _judge(prepared, frontiers, asked, sets, sides, screen)
     for part in (found.members_table(), found.table()):
         screen.say(part)
     say_verdict(found, screen)
@@ -89,13 +121,46 @@ def evaluate_run(run: str, asked: Asked, *, dry_run: bool = False, quiet: bool =
     screen.data(lambda: evaluation_data(path, found, folds))
 
 
+def check_audit(stored: StoredRun) -> None:
+    """Raise InputError where the run has no audit pairs, or they have been used."""
+    if not stored.config.audit:
+        raise InputError(
+            f"{stored.path} has no audit pairs: they are set aside when a run is made, with --audit 0.2, say"
+        )
+    check_audit_unused(stored.path)
+
+
+def check_folds(stored: StoredRun, folds: int) -> None:
+    """Raise InputError where the run has searched fewer pairs than there are to be folds."""
+    searched = read_run_config(stored.path)[1].get("pairs_searched")
+    if isinstance(searched, int) and searched < folds:
+        raise InputError(f"--folds {folds}: {stored.path} searched {searched} pairs; give at most so many folds")
+
+
+def check_searches_again(prepared: Prepared, name: str, asked: Asked) -> None:
+    """Raise InputError where searching again, as asked for, must fail: before anything is evaluated."""
+    if (asked.folds or asked.stability) and _search_of(prepared, name) is None:
+        raise InputError(f"--folds and --stability search again, and the run has no search {name!r}; leave them out")
+    units = Units.of(prepared.problem)
+    if asked.folds > units.count:
+        unit = "groups of pairs" if units.clustered else "pairs"
+        raise InputError(f"--folds {asked.folds}: the run searched {units.count} {unit}; give at most so many folds")
+
+
 def _ordered(stored: StoredRun, search: str | None) -> list[Frontier]:
     """The frontier that is judged first, the others behind it."""
     first = stored.frontier(search)
     return [with_effects(stored.path, one) for one in (first, *(one for one in stored.frontiers if one is not first))]
 
 
-def _judge(prepared: Prepared, frontiers: Sequence[Frontier], asked: Asked, sets: Sets, screen: Screen) -> Evaluation:
+def _judge(
+    prepared: Prepared,
+    frontiers: Sequence[Frontier],
+    asked: Asked,
+    sets: Sets,
+    sides: Sequence[Task],
+    screen: Screen,
+) -> Evaluation:
     return evaluate(
         prepared.problem,
         frontiers,
@@ -104,7 +169,7 @@ def _judge(prepared: Prepared, frontiers: Sequence[Frontier], asked: Asked, sets
         pairs="audit" if asked.audit else "heldout",
         against=sets,
         text=asked.text,
-        side=[tasks.load(name) for name in asked.side_tasks],
+        side=sides,
         stability=asked.stability,
         search=_search_of(prepared, frontiers[0].search),
         smallest_p=asked.smallest_p,

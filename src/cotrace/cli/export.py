@@ -6,17 +6,15 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from cotrace import interchange, shipped
+from cotrace import interchange
 from cotrace.cli.libraries import own_threads, quiet_libraries
+from cotrace.cli.new_file import new_file
 from cotrace.cli.screen import Screen
-from cotrace.errors import InputError, OutputExists
 from cotrace.models import LanguageModel
 from cotrace.results import Frontier, Selection
 from cotrace.results.csv_text import frame_csv
-from cotrace.runs.config_file import SHIPPED
 from cotrace.runs.directory import write_atomically
 from cotrace.runs.evidence import check_same, with_effects
 from cotrace.runs.prepare import load, prepare, use_threads
@@ -57,11 +55,6 @@ class Source:
             self.frontier, model, revision=config.revision, donors=config.donors, align=config.align
         )
 
-    @property
-    def loadable(self) -> str:
-        """The model's id or folder, as plain transformers loads it."""
-        return str(shipped.MODEL) if self.run.config.model == SHIPPED else self.run.config.model
-
 
 def as_json(source: Source) -> bytes:
     """The selection and its question, as selection.schema.json describes."""
@@ -77,12 +70,12 @@ def as_mib(source: Source) -> bytes:
 
 def as_transformer_lens(source: Source) -> bytes:
     """Python for TransformerLens."""
-    return interchange.transformer_lens(source.selection, source.about(source.loadable)).encode()
+    return interchange.transformer_lens(source.selection, source.about(source.run.config.model)).encode()
 
 
 def as_nnsight(source: Source) -> bytes:
     """Python for nnsight."""
-    about = source.about(source.loadable)
+    about = source.about(source.run.config.model)
     columns = interchange.columns_of(source.model, about.changed(source.selection))
     return interchange.nnsight(source.selection, about, columns).encode()
 
@@ -126,7 +119,7 @@ FORMATS: Mapping[str, Callable[[Source], bytes]] = {
 
 def export(run: str, format_: str, *, k: int | None, search: str | None, out: str | None, quiet: bool) -> None:
     """Write the selection to a new file, or without one to stdout. Raises CotraceError."""
-    path = None if out in (None, "-") else free(str(out))
+    path = None if out in (None, "-") else new_file(str(out))
     source = Source.read(run, search, k)
     screen = Screen(quiet)
     content = FORMATS[format_](source)
@@ -135,16 +128,6 @@ def export(run: str, format_: str, *, k: int | None, search: str | None, out: st
     else:
         write_atomically(path, content)
         screen.say(f"Written to {path}")
-
-
-def free(out: str) -> Path:
-    """A path at which nothing is. Raises OutputExists, InputError."""
-    path = Path(out)
-    if path.exists():
-        raise OutputExists(f"{path} is there already: name a new file with --out")
-    if not path.parent.is_dir():
-        raise InputError(f"{path} cannot be written: {path.parent} is no folder; make it first")
-    return path
 
 
 def _json(data: Any) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from cotrace.report.page import EXAMPLES, Examples
 from cotrace.results import Frontier, Tradeoff
 from cotrace.runs.config_file import NOT_STORED, RECORD, read_run_config
 from cotrace.runs.evidence import EVALUATION, with_effects
-from cotrace.runs.manifest import Manifest, check_files
+from cotrace.runs.manifest import Manifest, holds
 from cotrace.runs.results import enough
 from cotrace.runs.stored import StoredRun
 
@@ -67,14 +68,14 @@ def material_of(run: str | Path, *, search: str | None = None, redact: bool = Fa
 
 def _evaluations(folder: Path, search: str) -> Iterator[Evaluation]:
     """evaluation.json first, then the others; those of another search behind those of the one that is shown."""
-    paths = [folder / EVALUATION, *sorted(folder.glob("evaluation-*.json"))]
-    found = [_evaluation(path) for path in paths if path.is_file()]
+    listed = {name for name in Manifest.read(folder).files if fnmatch(name, "evaluation-*.json")}
+    others = listed | {path.name for path in folder.glob("evaluation-*.json")}
+    found = [_evaluation(folder / name) for name in (EVALUATION, *sorted(others)) if holds(folder, name)]
     yield from (one for one in found if one.search == search)
     yield from (one for one in found if one.search != search)
 
 
 def _evaluation(path: Path) -> Evaluation:
-    check_files(path.parent, path.name)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         return Evaluation.from_dict({name: value for name, value in data.items() if name != "schema"})
@@ -86,17 +87,15 @@ def _evaluation(path: Path) -> Evaluation:
 
 def _examples(folder: Path) -> Examples | None:
     path = folder / EXAMPLES
-    if not path.is_file():
+    if not holds(folder, EXAMPLES):
         return None
-    check_files(folder, EXAMPLES)
     return Examples.from_json(path.read_bytes(), str(path))
 
 
 def _tradeoff(folder: Path) -> Tradeoff | None:
     path = folder / TRADEOFF
-    if not path.is_file():
+    if not holds(folder, TRADEOFF):
         return None
-    check_files(folder, TRADEOFF)
     try:
         return Tradeoff.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -104,6 +103,7 @@ def _tradeoff(folder: Path) -> Tradeoff | None:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    listed = Manifest.read(folder).files
-    names = [name for name in listed if name in FROM or name.startswith("evaluation")]
-    return {name: listed[name].sha256 for name in names}
+    manifest = Manifest.read(folder)
+    names = [name for name in manifest.files if name in FROM or name.startswith("evaluation")]
+    manifest.check(names)
+    return {name: manifest.files[name].sha256 for name in names}

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
 from cotrace.cli.libraries import own_threads, quiet_libraries
+from cotrace.cli.new_file import new_file
 from cotrace.cli.screen import Screen
 from cotrace.cli.stored import Reopened
 from cotrace.editing import Sampling, generate
 from cotrace.editing.judge import load_judge
-from cotrace.errors import InputError, OutputExists
+from cotrace.errors import InputError
+from cotrace.json_file import parse_json, read_text
 from cotrace.results.outcomes import outcome_table
 from cotrace.runs.directory import write_atomically
-from cotrace.tasks.files import read_text
 
 
 @own_threads()
@@ -38,7 +38,7 @@ def generated(
     reopened = Reopened.read(run, model=model, search=search)
     selection = reopened.selection(k)
     asked = list(read_prompts(Path(prompts)))
-    path = _free(Path(out)) if out else _next_free(Path(run) / f"generated-k{k}.jsonl")
+    path = new_file(out) if out else _next_free(Path(run) / f"generated-k{k}.jsonl")
     judged = None if judge is None else load_judge(judge)
     screen.note(f"loading {reopened.config.model}")
     reference = reopened.reference if donor.startswith("mean") else None
@@ -54,31 +54,21 @@ def read_prompts(path: Path) -> Iterator[str]:
     """One prompt a line; in a .jsonl file the field ``prompt`` or ``base``. Raises InputError naming the line."""
     if not path.is_file():
         raise InputError(f"there is no file {path}: give a text file with one prompt a line, or JSON Lines")
-    number = 0
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        if line.strip():
-            yield _prompt(line, f"{path}:{number}") if path.suffix == ".jsonl" else line
-    if number == 0:
+    lines = [(number, line.rstrip("\r")) for number, line in enumerate(read_text(path).split("\n"), 1) if line.strip()]
+    if not lines:
         raise InputError(f"{path} is empty: give one prompt a line")
+    for number, line in lines:
+        yield _prompt(line, f"{path}:{number}") if path.suffix == ".jsonl" else line
 
 
 def _prompt(line: str, where: str) -> str:
-    try:
-        record = json.loads(line)
-        prompt = record.get("prompt", record.get("base"))
-    except (ValueError, AttributeError):
-        raise InputError(f"{where}: not a JSON object with a 'prompt'") from None
+    record = parse_json(line, where)
+    if not isinstance(record, dict):
+        raise InputError(f"{where}: not a JSON object with a 'prompt'")
+    prompt = record.get("prompt", record.get("base"))
     if not isinstance(prompt, str) or not prompt:
         raise InputError(f"{where}: 'prompt' must be text")
     return prompt
-
-
-def _free(path: Path) -> Path:
-    if path.exists():
-        raise OutputExists(f"the output {path} exists already: name a new file with --out")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"the output {path} cannot be written: there is no folder {path.parent}")
-    return path
 
 
 def _next_free(path: Path) -> Path:

@@ -26,4 +26,5 @@ def quiet_libraries() -> None:
 
     own.set_verbosity_error()
     own.disable_progress_bar()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it notes every try
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it notes every cast of 8-bit weights' inputs

@@ -19,11 +19,13 @@ from cotrace.cli.app import build
 from cotrace.cli.signals import Terminated, terminated
 from cotrace.errors import CotraceError
 from cotrace.runs.command import COMMAND
+from cotrace.visible import visible
 
 OK, OURS, USERS, INTERRUPTED, UNHEARD = 0, 1, 2, 130, 141
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """There is no room: on the disk, in the user's share of it, or in the largest file allowed."""
-SURROUNDINGS = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENAMETOOLONG, errno.EMFILE)
+REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENAMETOOLONG, errno.EMFILE, errno.ELOOP)
+SURROUNDINGS = (*FULL, *REFUSED)
 """What the machine refuses and the user can mend."""
 NO_MEMORY = ("DefaultCPUAllocator", "out of memory", "not enough memory")
 """How torch says it, where it raises no error of its own."""
@@ -93,19 +95,23 @@ def _said(arguments: Sequence[str]) -> Iterator[None]:
 
 
 def _crash(error: BaseException) -> str:
-    """One line for an error of ours; the traceback goes to a file."""
-    with tempfile.NamedTemporaryFile(
-        "w", prefix="cotrace-error-", suffix=".log", delete=False, encoding="utf-8"
-    ) as log:
-        traceback.print_exception(error, file=log)
-    what = f"{type(error).__name__}: {error}"
-    return f"unexpected {what} (please report it with the file {Path(log.name)}; --debug shows it here)"
+    """One line for an error of ours; the traceback goes to a file, where there is room for one."""
+    what = f"unexpected {type(error).__name__}: {error}"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="cotrace-error-", suffix=".log", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as log:
+            traceback.print_exception(error, file=log)
+    except OSError:
+        return f"{what} (please report it with what --debug shows)"
+    return f"{what} (please report it with the file {Path(log.name)}; --debug shows it here)"
 
 
 def _say(line: str) -> None:
     """One line on stderr, however long."""
-    print(f"cotrace: {' '.join(line.split())}", file=sys.stderr)  # noqa: T201
+    print(f"cotrace: {visible(' '.join(line.split()))}", file=sys.stderr)  # noqa: T201
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    Console(stderr=True, highlight=False).print(f"cotrace: warning: {message}", markup=False, soft_wrap=True)
+    line = visible(" ".join(str(message).split()))
+    Console(stderr=True, highlight=False).print(f"cotrace: warning: {line}", markup=False, soft_wrap=True)

@@ -10,6 +10,8 @@ from typing import Any
 
 from rich.console import Console
 
+from cotrace.visible import visible
+
 PLAIN_WIDTH = 120
 """Columns where the output is not a terminal."""
 
@@ -41,7 +43,8 @@ class Screen:
     def say(self, *what: Any, style: str | None = None) -> None:
         """Text or a table; text is shown as it is."""
         if not self.quiet and not self.as_json:
-            self.out.print(*what, style=style, markup=False, soft_wrap=all(isinstance(item, str) for item in what))
+            shown = [visible(item) if isinstance(item, str) else item for item in what]
+            self.out.print(*shown, style=style, markup=False, soft_wrap=all(isinstance(item, str) for item in what))
 
     def raw(self, text: str) -> None:
         """Text for other programs on stdout as UTF-8, character by character, also where quiet is asked for."""
@@ -66,4 +69,4 @@ class Screen:
     def note(self, text: str) -> None:
         """A line about what goes on, on stderr."""
         if not self.quiet:
-            self.progress.print(text, markup=False, style="dim", soft_wrap=True)
+            self.progress.print(visible(text), markup=False, style="dim", soft_wrap=True)

@@ -6,15 +6,16 @@ from pathlib import Path
 
 from cotrace import report as reports
 from cotrace.cli.figures import REDACTED, REPORT, material_of
+from cotrace.cli.new_file import new_file
 from cotrace.cli.screen import Screen
-from cotrace.errors import InputError, OutputExists
+from cotrace.errors import InputError
 from cotrace.runs.directory import write_atomically
 from cotrace.runs.manifest import add_files
 
 
 def report(run: str, *, search: str | None, redact: bool, out: str | None, quiet: bool) -> None:
     """Write the report into the run's folder, or to a new file. Raises CotraceError."""
-    path = None if out is None else new_file(Path(out))
+    path = None if out is None else new_file(out)
     content = reports.report_html(material_of(run, search=search, redact=redact))
     if path is None:
         path = Path(run) / (REDACTED if redact else REPORT)
@@ -28,18 +29,9 @@ def figure(
     run: str, *, kind: str, form: str, k: int | None, search: str | None, width: str, out: str | None, quiet: bool
 ) -> None:
     """Draw one figure and write it to a new file. Raises CotraceError."""
-    path = new_file(Path(out or f"{kind}.{form}"))
+    path = new_file(out or f"{kind}.{form}")
     if out and path.suffix != f".{form}":
         raise InputError(f"{path} does not end in .{form}: name the file after its format, or give --format")
     content = reports.drawn(material_of(run, search=search), kind, form, k=k, width=width)
     write_atomically(path, content)
     Screen(quiet).say(f"Written to {path}")
-
-
-def new_file(path: Path) -> Path:
-    """The path, where a new file can be written. Raises OutputExists, InputError."""
-    if path.exists():
-        raise OutputExists(f"the output {path} exists already: name a new file with --out")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"the output {path} cannot be written: there is no folder {path.parent}; make it first")
-    return path

@@ -59,8 +59,7 @@ class Reopened:
         problem: LanguageProblem = pose(self.config, self.model, self.task)
         if not self.other_model:
             check_same(self.run.path, Prepared(self.config, self.task, self.model, problem, ()))
-        training = set(problem.training.ids)
-        return Parts(training, set(problem.heldout.ids) if problem.heldout else training)
+        return Parts.of_problem(problem)
 
     @property
     def reference(self) -> Task:

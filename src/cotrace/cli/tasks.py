@@ -19,7 +19,7 @@ def list_tasks() -> None:
     """What each task asks, and beside it its size, metric, source and licence."""
     screen, width = Screen(), max(map(len, tasks.TASKS)) + 2
     for info in tasks.TASKS.values():
-        facts = [f"{info.size} pairs", info.metric, f"split {' or '.join(info.splits)}" if info.splits else ""]
+        facts = [f"pairs: {info.size}", info.metric, f"split {' or '.join(info.splits)}" if info.splits else ""]
         facts += [info.source, f"licence {info.licence}", f"needs --data: {info.data}" if info.needs_data else ""]
         screen.say(f"{info.name:{width}}{info.about}")
         screen.say(f"{'':{width}}{'; '.join(filter(None, facts))}", style="dim")

@@ -9,7 +9,8 @@ from cotrace.runs.citation import cite
 from cotrace.runs.difference import difference
 from cotrace.runs.prepare import prepare
 from cotrace.runs.stored import StoredRun
-from cotrace.runs.verification import check_hashes, verify
+from cotrace.runs.verification import check_examples, check_hashes, verify
+from cotrace.visible import visible
 
 
 def compare_runs(one: str, other: str, *, quiet: bool = False, as_json: bool = False) -> None:
@@ -30,6 +31,7 @@ def verify_run(
 ) -> None:
     """Hashes first, so that nothing is loaded for a damaged run; then effects again. Raises NotReproduced."""
     screen = Screen(quiet, as_json)
+    check_examples(examples)
     stored = StoredRun.read(run, model=model)
     check_hashes(stored)
     quiet_libraries()
@@ -46,4 +48,4 @@ def verify_run(
 
 def cite_run(run: str) -> None:
     """Print the paragraph and the entries, character by character: they are to be copied."""
-    Screen().raw(cite(StoredRun.read(run)).text + "\n")
+    Screen().raw(visible(cite(StoredRun.read(run)).text) + "\n")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from cotrace.donors.store import ConstantDonors, Donors, PositionDonors, Recorde
 from cotrace.errors import AlignmentError, InputError, UnsupportedSite
 from cotrace.interventions.storage import Keep, in_memory
 from cotrace.models import LanguageModel, Place
+
+SAMPLED = 64
+"""Rows of the embedding table by which its scaling is measured."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,11 @@ class DonorSource(Protocol):
     def patterns(self) -> bool:
         """Whether its attention patterns have rows that sum to 1."""
 
-    def prepare(self, encoding: Encoding) -> Encoding:
-        """The pairs with the donor prompts that this source gives them."""
+    def settled(self, encoding: Encoding, training: Collection[str]) -> tuple[DonorSource, Encoding]:
+        """Source and pairs with what the source takes from other pairs: from those that searches see, by id.
+
+        Nothing of a held-out pair may enter the run of another one. Raises AlignmentError where no pair is left.
+        """
 
     def prefix(self, pair: EncodedPair) -> int:
         """Leading prompt tokens at which base and donor run agree in every value."""
@@ -58,11 +64,11 @@ class DonorSource(Protocol):
         """The donor values of these pairs, computed now."""
 
 
-class _Unprepared:
-    """Leaves the pairs as they are."""
+class _Alone:
+    """Takes nothing from other pairs."""
 
-    def prepare(self, encoding: Encoding) -> Encoding:
-        return encoding
+    def settled(self, encoding: Encoding, training: Collection[str]) -> tuple[Any, Encoding]:
+        return self, encoding
 
 
 class _NoPrefix:
@@ -73,7 +79,7 @@ class _NoPrefix:
 
 
 @dataclass(frozen=True)
-class Counterfactual(_Unprepared):
+class Counterfactual(_Alone):
     """The paired prompt's own run."""
 
     name = "counterfactual"
@@ -88,7 +94,7 @@ class Counterfactual(_Unprepared):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Noise(_Unprepared):
+class Noise(_Alone):
     """The base prompt's run with Gaussian noise on token embeddings, fixed for each pair by its id and the seed.
 
     Source: Meng et al., Locating and Editing Factual Associations in GPT, 2022 (noise on the subject); Yan et al. 2026
@@ -119,7 +125,8 @@ class Noise(_Unprepared):
 
     def donors(self, setting: Setting, pairs: Sequence[EncodedPair]) -> RecordedDonors:
         answers = setting.packing.patch_answers
-        noise = [self._noise(pair, setting.model) for pair in pairs]
+        std = self.std if self.std is not None else (self.multiple or 0) * embedding_std(setting.model)
+        noise = [self._noise(pair, setting.model, std) for pair in pairs]
         whole = [_pad(rows, donor_tokens(pair, answers)) for rows, pair in zip(noise, pairs, strict=True)]
         perturb = _adding(torch.cat(whole))
         return record(setting.model, pairs, setting.places, setting.packing, perturb, keep=setting.keep)
@@ -133,17 +140,26 @@ class Noise(_Unprepared):
         seeds = [self.seed, *(_child_seed(self.seed, number) for number in range(1, self.draws))]
         return [replace(self, draws=1, seed=seed) for seed in seeds]
 
-    def _noise(self, pair: EncodedPair, model: LanguageModel) -> Tensor:
+    def _noise(self, pair: EncodedPair, model: LanguageModel, std: float) -> Tensor:
         weight = model.module.get_input_embeddings().weight
         shape = (len(pair.prompt), weight.shape[1])
         if self.tensors is not None:
             return _given(self.tensors, pair, shape).to(weight.dtype)
-        scale = self.std if self.std is not None else (self.multiple or 0) * weight.detach().float().std().item()
         generator = np.random.default_rng([self.seed, zlib.crc32(pair.pair.id.encode())])
-        noise = torch.from_numpy(generator.standard_normal(shape) * scale)
+        noise = torch.from_numpy(generator.standard_normal(shape) * std)
         where = torch.zeros(shape[0], 1, dtype=noise.dtype)
         where[list(pair.roles[self.role]) if self.role in pair.roles else slice(None)] = 1
         return (noise * where).to(weight.dtype)
+
+
+@torch.no_grad()
+def embedding_std(model: LanguageModel) -> float:
+    """Standard deviation of token embeddings as they enter the first layer; some families scale the table's rows."""
+    embedding = model.module.get_input_embeddings()
+    weight = embedding.weight
+    some = torch.linspace(0, len(weight) - 1, min(SAMPLED, len(weight)), device=model.device).long()
+    rows, found = weight[some.to(weight.device)].float(), embedding(some).float()
+    return float(weight.float().std().item() * found.norm().item() / rows.norm().item())
 
 
 def _given(tensors: Mapping[str, Tensor], pair: EncodedPair, shape: tuple[int, int]) -> Tensor:
@@ -175,7 +191,7 @@ def _adding(noise: Tensor) -> Perturb:
 
 
 @dataclass(frozen=True)
-class Zero(_Unprepared, _NoPrefix):
+class Zero(_Alone, _NoPrefix):
     """Zeros: the component is taken out."""
 
     name = "zero"
@@ -188,20 +204,31 @@ class Zero(_Unprepared, _NoPrefix):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mean(_Unprepared, _NoPrefix):
+class Mean(_NoPrefix):
     """The mean value over a reference set: pooled over all its tokens, or for each position."""
 
     reference: Sequence[EncodedPair] | None = None
-    """Encoded reference prompts; None takes the donor runs of the task's own pairs."""
+    """Encoded reference prompts; None takes the base prompts that searches see, for held-out pairs too."""
     per_position: bool = False
 
     name = "mean"
     paired = False
     patterns = False
 
+    def settled(self, encoding: Encoding, training: Collection[str]) -> tuple[Mean, Encoding]:
+        seen = tuple(pair for pair in encoding.pairs if pair.pair.id in training)
+        return (self if self.reference else replace(self, reference=seen)), encoding
+
     def donors(self, setting: Setting, pairs: Sequence[EncodedPair]) -> Donors:
         reference = self.reference or pairs
-        packing = replace(setting.packing, patch_answers=False)
+        if self.per_position and setting.packing.patch_answers:
+            raise InputError(
+                "mean by position has no value behind the prompt: use positions='prompt', or donors='mean=task'"
+            )
+        # What was found of the pairs, that no window is shorter than a row, need not hold of longer prompts.
+        longer = max(len(pair.prompt) for pair in reference) > max(len(pair.prompt) for pair in pairs)
+        packed = setting.packing.packed and not longer
+        packing = replace(setting.packing, patch_answers=False, packed=packed)
         recorded = record(setting.model, reference, setting.places, packing)
         if not self.per_position:
             return ConstantDonors({place: values.mean(0) for place, values in recorded.values.items()})
@@ -227,7 +254,10 @@ def _position_means(recorded: RecordedDonors) -> dict[Place, Tensor]:
 
 @dataclass(frozen=True, kw_only=True)
 class Resample:
-    """Another pair's base run, of equal length, drawn by seed. Pairs without such a partner are refused."""
+    """Another pair's base run, of equal length, drawn by seed from those that searches see.
+
+    Pairs without such a partner are refused.
+    """
 
     seed: int = 0
 
@@ -235,17 +265,22 @@ class Resample:
     paired = False
     patterns = True
 
-    def prepare(self, encoding: Encoding) -> Encoding:
+    def settled(self, encoding: Encoding, training: Collection[str]) -> tuple[Resample, Encoding]:
         generator = np.random.default_rng(self.seed)
-        lengths: dict[int, list[int]] = {}
+        seen: dict[int, list[int]] = {}
         for i, pair in enumerate(encoding.pairs):
-            lengths.setdefault(len(pair.prompt), []).append(i)
+            if pair.pair.id in training:
+                seen.setdefault(len(pair.prompt), []).append(i)
         partner: dict[int, int] = {}
-        for members in lengths.values():
+        for members in seen.values():
             order = generator.permutation(members).tolist()
             if len(order) > 1:
                 partner |= dict(zip(order, [*order[1:], order[0]], strict=True))
-        return _with_partners(encoding, partner)
+        for i, pair in enumerate(encoding.pairs):
+            same = seen.get(len(pair.prompt), [])
+            if same and pair.pair.id not in training:
+                partner[i] = same[int(generator.integers(len(same)))]
+        return self, _with_partners(encoding, partner)
 
     def prefix(self, pair: EncodedPair) -> int:
         return shared_prefix(pair)
@@ -258,7 +293,7 @@ def _with_partners(encoding: Encoding, partner: Mapping[int, int]) -> Encoding:
     pairs = encoding.pairs
     kept = tuple(replace(pairs[i], donor=pairs[partner[i]].prompt) for i in range(len(pairs)) if i in partner)
     alone = tuple(
-        Refusal(p.pair.id, f"pair {p.pair.id}: no other prompt has {len(p.prompt)} tokens to resample", p.pair.group)
+        Refusal(p.pair.id, f"pair {p.pair.id}: the search sees no other prompt of {len(p.prompt)} tokens", p.pair.group)
         for i, p in enumerate(pairs)
         if i not in partner
     )
@@ -270,7 +305,7 @@ def _with_partners(encoding: Encoding, partner: Mapping[int, int]) -> Encoding:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Vector(_Unprepared, _NoPrefix):
+class Vector(_Alone, _NoPrefix):
     """A tensor of the user's own for each component: [width], the numbers that the component has at one position."""
 
     values: Mapping[str, Tensor]
@@ -298,7 +333,7 @@ def _vector(given: Mapping[Component, Tensor], component: Component, width: int)
 
 
 @dataclass(frozen=True)
-class Scale(_Unprepared, _NoPrefix):
+class Scale(_Alone, _NoPrefix):
     """The own value times a factor: 0 takes a component out, 1 leaves it."""
 
     factor: float | int

@@ -85,7 +85,9 @@ def _with_reference(source: Mean, model: LanguageModel, reference: Task | None) 
 
 def reference_pairs(model: LanguageModel, task: Task) -> tuple[EncodedPair, ...]:
     """The task's base prompts, tokenised: what a problem with ``mean=task`` averages over as well."""
-    return encode_task(task, model.require_tokenizer(), paired=False, align="exact").pairs
+    return encode_task(
+        task, model.require_tokenizer(), paired=False, align="exact", most_tokens=model.most_tokens
+    ).pairs
 
 
 def described(donor: str | DonorSource) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 from torch import Tensor
@@ -29,13 +29,15 @@ def measure_edit(
     sides: Sequence[Side] = (),
     ids: Collection[str] | None = None,
     reference: Task | None = None,
+    clusters: Mapping[str, str] | None = None,
 ) -> list[Outcome]:
     """Before and after: the traced metric, the task's other metrics, and each side, with bootstrap intervals.
 
-    ``ids`` takes some of the task's pairs (held-out ones); ``reference`` is what ``mean=task`` is taken over.
+    ``ids`` takes some of the task's pairs (held-out ones); ``reference`` is what ``mean=task`` is taken over;
+    ``clusters`` (id -> label) says which pairs intervals resample together, by default those of one ``split_group``.
     """
     with_edit = apply(model, selection, donor, reference=reference or task)
-    return compare(model, task, with_edit, metric=metric, sides=sides, ids=ids)
+    return compare(model, task, with_edit, metric=metric, sides=sides, ids=ids, clusters=clusters)
 
 
 def compare(
@@ -46,9 +48,10 @@ def compare(
     metric: str | AnyMetric | None = None,
     sides: Sequence[Side] = (),
     ids: Collection[str] | None = None,
+    clusters: Mapping[str, str] | None = None,
 ) -> list[Outcome]:
     """The same for a model that is edited inside a context, or for another model of the same tokenizer."""
-    parts = [ScoredTask(model, task, ids), *(ScoredTask(model, side.task) for side in sides)]
+    parts = [ScoredTask(model, task, ids, clusters=clusters), *(ScoredTask(model, side.task) for side in sides)]
     before = [part.scores() for part in parts]
     after = list(_after(parts, edited))
     found = all_outcomes(metric or task.metric, parts[0], before[0], after[0])

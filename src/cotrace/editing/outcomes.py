@@ -55,7 +55,8 @@ def _intervals(
         form = metric.levels if soft else metric.reported_levels
         one, two = (form(table, before, part.answers).double().numpy() for table in (before, after))
         weight = part.answers.weight.double().numpy()
-        return mean_interval(one, weight), mean_interval(two, weight), mean_interval(two - one, weight)
+        found = [mean_interval(each, weight, labels=part.clusters) for each in (one, two, two - one)]
+        return found[0], found[1], found[2]
     strata = [torch.nonzero(part.answers.group == g).flatten().tolist() for g in range(len(part.answers.groups))]
 
     def number(table: Table, index: Tensor) -> float:
@@ -66,7 +67,7 @@ def _intervals(
             picked = torch.as_tensor(index)
             return number(tables[-1], picked) - (number(tables[0], picked) if len(tables) > 1 else 0.0)
 
-        return set_interval(value, [stratum for stratum in strata if stratum])
+        return set_interval(value, [stratum for stratum in strata if stratum], labels=part.clusters)
 
     return interval(before), interval(after), interval(before, after)
 

@@ -76,7 +76,9 @@ class Continuations:
         judged = self.scores is not None
         heads = ("prompt", "base", "edited", *(("score", "edited score") if judged else ()))
         rows = [(row.prompt, row.base, row.edited, *(_scores(row) if judged else ())) for row in self.rows[:MOST_ROWS]]
-        return Table(f"continuations; the edit changes {self.changed:.0%}", heads, rows, frozenset({0, 1, 2}))
+        return Table(
+            f"Continuations: the edit changes {self.changed:.0%} of {len(self.rows)}", heads, rows, frozenset({0, 1, 2})
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each continuation."""

@@ -24,6 +24,8 @@ from cotrace.results.tables import number
 if TYPE_CHECKING:
     import pandas as pd
 
+    from cotrace.problem import LanguageProblem
+
 COLUMNS = ("k", "donor", "effect", "effect_heldout")
 SWAPPED = "as searched"
 Row = tuple[int, str, float | None, float | None]
@@ -58,17 +60,20 @@ def rescore(
     donors: Sequence[str | DonorSource] = ("zero", "mean=task"),
     *,
     metric: str | AnyMetric | None = None,
+    parts: Parts | LanguageProblem | None = None,
     holdout: float = 0.3,
     seed: int = 0,
 ) -> Rescored:
     """Effects of selections as stored, and measured under each donor, which acts on prompt and answer positions.
 
-    ``holdout`` and ``seed`` are those of the search. Raises CotraceError.
+    ``parts`` is the problem that was searched. Without it the whole task is split by ``holdout`` and ``seed``, which is
+    the search's split only where that refused no pair and was given neither ``split_by`` nor ``audit``. Raises
+    CotraceError.
     """
     chosen = [selections] if isinstance(selections, Selection) else [s for s in selections if s.k]
     if not chosen:
         raise InputError("there is no selection to score again")
-    judged, parts = metric_named(metric or task.metric), Parts.of(task, holdout, seed)
+    judged, parts = metric_named(metric or task.metric), Parts.settled(parts, task, holdout, seed)
     scored = [ScoredTask(model, task, ids) for ids in (parts.training, parts.heldout)]
     before = [part.scores() for part in scored]
     reference = parts.reference(task)

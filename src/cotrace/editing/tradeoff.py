@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
@@ -24,6 +24,9 @@ from cotrace.prompts.split import split
 from cotrace.results import Selection
 from cotrace.results.outcomes import EditPoint, Tradeoff, pareto
 
+if TYPE_CHECKING:
+    from cotrace.problem import LanguageProblem
+
 Aim = Literal["maximise", "minimise", "zero"]
 FACTORS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 ROUNDS = 4
@@ -37,13 +40,30 @@ class Parts:
 
     training: Collection[str]
     heldout: Collection[str]
+    clusters: Mapping[str, str] = field(default_factory=dict)
+    """Id -> what the pair stays together with; where there is none, its ``split_group``."""
 
     @classmethod
     def of(cls, task: Task, holdout: float, seed: int) -> Parts:
-        """The split that a problem on the whole task makes."""
+        """The split that a problem on the whole task makes, where it refuses no pair and no other option is given."""
         train, held = split(task.pairs, holdout, seed)
         ids = [pair.id for pair in task.pairs]
         return cls({ids[i] for i in train}, {ids[i] for i in held or train})
+
+    @classmethod
+    def of_problem(cls, problem: LanguageProblem) -> Parts:
+        """The problem's own parts: without refused and audit pairs, split by the field that it was split by."""
+        training = problem.training.ids
+        heldout = training if problem.heldout is None else problem.heldout.ids
+        ids = [*training, *heldout]
+        return cls(set(training), set(heldout), dict(zip(ids, problem.groups_of(ids), strict=True)))
+
+    @classmethod
+    def settled(cls, given: Parts | LanguageProblem | None, task: Task, holdout: float, seed: int) -> Parts:
+        """Those given, those of the problem given, or the split of the whole task."""
+        if given is None:
+            return cls.of(task, holdout, seed)
+        return given if isinstance(given, Parts) else cls.of_problem(given)
 
     def reference(self, task: Task) -> Task:
         """The task with the pairs that the search saw."""
@@ -59,12 +79,17 @@ def sweep(
     metric: str | AnyMetric | None = None,
     aim: Aim | None = None,
     sides: Sequence[Side] = (),
+    parts: Parts | LanguageProblem | None = None,
     holdout: float = 0.3,
     seed: int = 0,
 ) -> Tradeoff:
-    """One selection under ``scale`` for each factor: does the set found by swapping carry the effect when damped?"""
+    """One selection under ``scale`` for each factor: does the set found by swapping carry the effect when damped?
+
+    ``parts`` is the problem that was searched. Without it the whole task is split by ``holdout`` and ``seed``, which is
+    the search's split only where that refused no pair and was given neither ``split_by`` nor ``audit``.
+    """
     donors = [Scale(checked_factor(factor)) for factor in factors]
-    parts = Parts.of(task, holdout, seed)
+    parts = Parts.settled(parts, task, holdout, seed)
     return tradeoff(model, task, [selection], donors, metric=metric, aim=aim, sides=sides, parts=parts)
 
 
@@ -78,11 +103,11 @@ def tradeoff(
     aim: Aim | None = None,
     sides: Sequence[Side] = (),
     limits: Sequence[Limit] = (),
-    parts: Parts | None = None,
+    parts: Parts | LanguageProblem | None = None,
     seed: int = 0,
     progress: Progress = lambda line: None,
 ) -> Tradeoff:
-    """Every selection under every donor. ``parts`` defaults to the split of a problem with holdout 0.3.
+    """Every selection under every donor. ``parts`` is the problem that was searched; see ``sweep``.
 
     Strength is how far the metric moves as ``aim`` says: up, down, or towards 0 (the default for gaps between groups;
     else the way in which the strongest edit moves it). It is measured on the pairs that the search saw, to choose by,
@@ -93,7 +118,8 @@ def tradeoff(
     check_limits(limits, sides)
     if not selections or not donors:
         raise InputError("a trade-off needs at least one selection and one donor")
-    bench = _Bench(model, task, metric_named(metric or task.metric), parts or Parts.of(task, 0.3, seed), sides, seed)
+    parts = Parts.settled(parts, task, 0.3, seed)
+    bench = _Bench(model, task, metric_named(metric or task.metric), parts, sides, seed)
     runs = []
     for selection in selections:
         for donor in donors:
@@ -140,7 +166,7 @@ class _Bench:
     ) -> None:
         self.model, self.metric, self.sides = model, metric, sides
         self.reference = parts.reference(task)
-        self.parts = [ScoredTask(model, task, parts.training), ScoredTask(model, task, parts.heldout)]
+        self.parts = [ScoredTask(model, task, ids, clusters=parts.clusters) for ids in (parts.training, parts.heldout)]
         for part in self.parts:
             metric.check(part.answers)
         for side in sides:

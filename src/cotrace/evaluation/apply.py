@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import isclose
 
-from cotrace.evaluation.case import fitting
+from cotrace.evaluation.belonging import CLOSE, judge_on
 from cotrace.evaluation.evaluation import Evaluation
-from cotrace.evaluation.judge import Judge
 from cotrace.evaluation.records import SizeEvidence
 from cotrace.evaluation.sizes import size_row
 from cotrace.problem.protocol import Problem
@@ -29,7 +29,7 @@ def _filled(selection: Selection, row: SizeEvidence | None, unseen: bool) -> Sel
         return selection
     return replace(
         selection,
-        effect_heldout=row.effect if selection.effect_heldout is None else selection.effect_heldout,
+        effect_heldout=_same(selection.effect_heldout, row.effect),
         interval=row.interval,
         p_value=row.p_adjusted,
         median_heldout=row.median,
@@ -37,11 +37,20 @@ def _filled(selection: Selection, row: SizeEvidence | None, unseen: bool) -> Sel
     )
 
 
+def _same(known: float | None, judged: float) -> float:
+    """The number as the search had it; the judged one where that is of another problem, for intervals are of it."""
+    return known if known is not None and isclose(known, judged, rel_tol=CLOSE, abs_tol=1e-6) else judged
+
+
 def with_intervals(problem: Problem, frontier: Frontier) -> Frontier:
-    """The frontier with intervals where its held-out effects were kept: no forward at all."""
-    if problem.heldout is None or (stored := fitting(frontier.effects_heldout, problem.heldout)) is None:
+    """The frontier with intervals where its held-out effects were kept.
+
+    No forward in ``swap`` mode where they were measured in this process, else one to see that they are this problem's;
+    one more in ``keep`` mode, for what faithfulness is divided by.
+    """
+    if problem.heldout is None or frontier.effects_heldout is None:
         return frontier
-    judge = Judge(problem.heldout, stored)
+    judge = judge_on(problem.heldout, frontier.effects_heldout, problem)
     chosen = judge.rows([selection.members for selection in frontier])
     if judge.unknown(chosen):
         return frontier

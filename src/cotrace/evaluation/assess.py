@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from cotrace.components import Component
-from cotrace.evaluation.bootstrap import FEWEST_UNITS, Interval, median_interval, need_units
-from cotrace.evaluation.case import Case, Pairs, case_of, fitting, frontier_of
+from cotrace.errors import InputError
+from cotrace.evaluation.belonging import belonging, judge_on
+from cotrace.evaluation.bootstrap import FEWEST_UNITS, Interval, need_units
+from cotrace.evaluation.case import Case, Pairs, case_of, frontier_of
 from cotrace.evaluation.certificate import certificate
 from cotrace.evaluation.curves import curve_sizes, faithfulness, refused
 from cotrace.evaluation.evaluation import Evaluation
@@ -30,8 +32,9 @@ from cotrace.evaluation.records import (
     Stability,
 )
 from cotrace.evaluation.sizes import best_singles, size_row, tested
-from cotrace.evaluation.stability import alternatives_known, from_archive
+from cotrace.evaluation.stability import alternatives_known, choosable, from_archive
 from cotrace.evaluation.units import Units
+from cotrace.problem.masks import check_same
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier, Selection
 
@@ -85,6 +88,8 @@ def evaluate(
     case, others = settled(problem, result, **asked)
     if intervals:
         need_units(case.judge.units, "an interval")
+    for each in side:
+        check_side(problem, each)
     return _assess(case, level, others, foreign, side, progress or _silent)
 
 
@@ -95,7 +100,35 @@ def settled(
     if isinstance(result, Selection):
         return case_of(problem, frontier_of(problem, result), **asked), []
     first, *others = [result] if isinstance(result, Frontier) else result
+    for other in others:
+        check_comparable(first, other)
     return case_of(problem, first, **asked), others
+
+
+def check_comparable(first: Frontier, other: Frontier) -> None:
+    """Raises InputError unless two frontiers answer one question."""
+    for what, own, theirs in (
+        ("mode", first.mode, other.mode),
+        ("metric", first.metric, other.metric),
+        ("components", first.space.outline, other.space.outline),
+        ("components", first.space.components, other.space.components),
+    ):
+        if own != theirs:
+            shown = f" ({first.search}: {own}; {other.search}: {theirs})" if isinstance(own, str) else ""
+            raise InputError(
+                f"the frontiers of {first.search} and {other.search} differ in {what}{shown}: compare searches of one "
+                "problem"
+            )
+
+
+def check_side(problem: Problem, side: Problem) -> None:
+    """Raises InputError unless masks of the problem mean the same in the side problem, and are read as a change."""
+    check_same(problem, side, mode=False)
+    if side.mode != "swap":
+        raise InputError(
+            f"side effect on {side.task}: a side problem measures a change, so build it with mode='swap' (its masks "
+            "mean the same in both modes)"
+        )
 
 
 def _silent(what: str, done: int, of: int) -> None:
@@ -111,6 +144,7 @@ def _assess(
     progress: Progress,
 ) -> Evaluation:
     before = case.cost + _cost(side)
+    case = belonging(case)
     progress("held-out effects and intervals", 0, 5)
     rows, everything = _rows(case), case.judge.rows([tuple(case.problem.space)])
     full = case.judge.interval(everything[0])
@@ -138,8 +172,8 @@ def _assess(
         full_effect=float(case.judge.values(everything)[0]),
         full_interval=full,
         sizes=tuple(rows[size] for size in sorted(rows)),
-        median_interval=_median(case),
-        training_effect=case.selection.effect,
+        median_interval=case.judge.median_interval(case.chosen([case.k])[0]),
+        training_effect=case.training_effect,
         controls=controls,
         notes=_notes(case),
         stability=_stability(case),
@@ -152,13 +186,6 @@ def _assess(
 def _cost(side: Sequence[Problem]) -> float:
     """What side problems have spent so far."""
     return sum((each.heldout or each).cost.forward_equivalents for each in side)
-
-
-def _median(case: Case) -> Interval | None:
-    """Interval of the selection's median effect."""
-    if not case.judge.has_effects:
-        return None
-    return median_interval(case.judge.effects(case.chosen([case.k]))[0], case.judge.units)
 
 
 def _rows(case: Case) -> dict[int, SizeEvidence]:
@@ -194,7 +221,7 @@ def _detail(case: Case) -> dict[str, Any]:
 
 def _alternatives(case: Case, chosen: np.ndarray) -> tuple[Alternative, ...]:
     """The best sets that the search knew without each member."""
-    known = fitting(case.frontier.effects, case.problem)
+    known = case.training.stored
     if known is None:
         return ()
     return alternatives_known(case.judge, known, chosen, case.level.alternatives, case.training.units)
@@ -202,11 +229,27 @@ def _alternatives(case: Case, chosen: np.ndarray) -> tuple[Alternative, ...]:
 
 def _stability(case: Case) -> tuple[Stability, ...]:
     """Re-selection among the sets whose effects the search kept; it costs nothing, so every level has it."""
-    table = fitting(case.frontier.effects, case.problem)
-    if table is None or case.training.units.count < 3:
+    table = case.training.stored
+    if table is None or case.training.units.count < 3 or not choosable(table, case.k):
         return ()
     names, units = case.problem.space.names, case.training.units
     return (from_archive(table, names, units, case.training.sign, case.k, seed=case.seed),)
+
+
+def _no_stability(case: Case) -> str | None:
+    """Why there is no re-selection without a forward; None where there is, or that was said already."""
+    table = case.training.stored
+    if case.foreign_effects:
+        return None
+    if table is None:
+        return "the search kept no effect of each pair: no re-selection without a forward"
+    if not choosable(table, case.k) and case.k < table.n:
+        kept = int((table.chosen.sum(1) == case.k).sum())
+        return (
+            f"no re-selection without a forward: the search kept effects of {kept} set{'s' * (kept != 1)} of "
+            f"{case.k}, which leaves nothing to choose from; stability=5 searches again"
+        )
+    return None
 
 
 def _curve(case: Case, full: Interval | None) -> Faithfulness | None:
@@ -219,7 +262,7 @@ def _curve(case: Case, full: Interval | None) -> Faithfulness | None:
 
 
 def _side(case: Case, problem: Problem) -> SideEffect:
-    """What the chosen components do to another problem when they take the donor's value, whatever the mode."""
+    """What the masks that are judged do to another problem: in ``keep`` mode all but the chosen take the donor's."""
     judge = Judge(problem.heldout or problem)
     sizes = [size for size in case.tested if size != case.k][: case.level.sides]
     chosen = case.chosen([case.k, *sizes])
@@ -233,22 +276,27 @@ def _side(case: Case, problem: Problem) -> SideEffect:
         interval=judge.interval(moved[0]),
         examples=judge.problem.size,
         per_size=dict(zip([case.k, *sizes], values, strict=True)),
+        mode=case.problem.mode,
     )
 
 
 def _differences(case: Case, other: Frontier) -> list[Difference]:
     """This search less another, at the tested sizes that both have; paired."""
-    stored = fitting(other.effects_heldout, case.judge.problem) if case.judged_on == "held-out" else None
-    theirs = Judge(case.judge.problem, stored)
-    found = []
-    for size in (size for size in case.tested if size in other.sizes):
-        mine, own = case.chosen([size]), theirs.rows([other.at(size).members])
-        case.judge.prepare(mine)
-        theirs.prepare(own)
-        change = case.judge.sign * float(case.judge.values(mine)[0] - theirs.values(own)[0])
-        interval = case.judge.gain_interval(mine[0], own[0], theirs)
-        found.append(Difference(search=other.search, k=size, difference=change, interval=interval))
-    return found
+    sizes = [size for size in case.tested if size in other.sizes]
+    if not sizes:
+        return []
+    stored = other.effects_heldout if case.judged_on == "held-out" else None
+    theirs = judge_on(case.judge.problem, stored, case.problem)
+    return [_difference(case, other, theirs, size) for size in sizes]
+
+
+def _difference(case: Case, other: Frontier, theirs: Judge, size: int) -> Difference:
+    mine, own = case.chosen([size]), theirs.rows([other.at(size).members])
+    case.judge.prepare(mine)
+    theirs.prepare(own)
+    change = case.judge.sign * float(case.judge.values(mine)[0] - theirs.values(own)[0])
+    interval = case.judge.gain_interval(mine[0], own[0], theirs)
+    return Difference(search=other.search, k=size, difference=change, interval=interval)
 
 
 def _whole(case: Case) -> str:
@@ -259,7 +307,7 @@ def _whole(case: Case) -> str:
 
 def _notes(case: Case) -> tuple[str, ...]:
     """What could not be said. Warns, once, where there are too few pairs for intervals."""
-    notes = []
+    notes = list(case.notes)
     units: Units = case.judge.units
     if case.judged_on == "training":
         notes.append(
@@ -267,9 +315,11 @@ def _notes(case: Case) -> tuple[str, ...]:
         )
     if not case.judge.has_effects:
         notes.append(_whole(case))
-    if case.judge.has_intervals and units.count < FEWEST_UNITS:
+    if case.judge.has_intervals and units.weighed.sum() < FEWEST_UNITS:
         notes.append(f"no intervals: they need at least {FEWEST_UNITS} independent pairs, and these are {units.words}")
         warnings.warn(notes[-1], TooFewPairs, stacklevel=5)
-    if case.frontier.effects is None:
-        notes.append("the search kept no effect of each pair: no re-selection without a forward")
+    elif case.judge.no_ratio:
+        notes.append("no intervals: that of the full swap's effect, which faithfulness is divided by, covers 0")
+    if (why := _no_stability(case)) is not None:
+        notes.append(why)
     return tuple(notes)

@@ -15,6 +15,7 @@ from cotrace.evaluation.levels import EvaluationPlan, Level, level_named, plan, 
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier, Selection
 from cotrace.results.effects import EffectTable
+from cotrace.search.origin import is_of
 
 Pairs = Literal["heldout", "audit"]
 
@@ -32,6 +33,15 @@ class Case:
     chains: int
     k: int
     seed: int
+    foreign_effects: bool = False
+    """Whether the effects that came with the result were of another problem, and left out."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def training_effect(self) -> float | None:
+        """The selection's effect on the pairs searched: as the search had it, where it had it on this problem."""
+        known = self.selection.effect
+        return known if not self.foreign_effects else float(self.training.values(self.chosen([self.k]))[0])
 
     @property
     def selection(self) -> Selection:
@@ -122,7 +132,8 @@ def _judged(problem: Problem, frontier: Frontier, pairs: Pairs) -> tuple[Problem
 
 
 def fitting(stored: EffectTable | None, problem: Problem) -> EffectTable | None:
-    return stored if stored is not None and stored.effects.shape[1] == problem.size else None
+    """Effects of as many pairs as the problem has; ``belonging`` finds out whether they are of these pairs."""
+    return stored if stored is not None and len(stored) and stored.effects.shape[1] == problem.size else None
 
 
 def _chains(case: Case, smallest_p: float) -> int:
@@ -162,4 +173,11 @@ def plan_of(case: Case, name: str) -> EvaluationPlan:
     sizes = case.frontier.sizes
     stored = case.judge.unknown(case.chosen(sizes)) == 0
     level = replace(case.level, chains=case.chains)
-    return plan(name, level, n=case.judge.n, k=case.k, sizes=sizes, stored=stored, singles=singles)
+    return plan(name, level, n=case.judge.n, k=case.k, sizes=sizes, stored=stored, singles=singles, checks=checks(case))
+
+
+def checks(case: Case) -> int:
+    """How many sets are measured again to find out whether the stored effects are of this problem."""
+    tables = {id(judge): judge.stored for judge in (case.judge, case.training)}
+    found = sum(table is not None and not is_of(table, case.problem) for table in tables.values())
+    return found + (case.training.stored is None and case.selection.effect is not None)

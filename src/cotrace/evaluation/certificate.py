@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import combinations, islice
-from math import comb
+from math import comb, inf
 
 import numpy as np
+import torch
 from jaxtyping import Bool
 
 from cotrace.evaluation.judge import Chosen, Judge
 from cotrace.evaluation.records import Certificate
+from cotrace.search.sets import bounds_of, mask_of
 
 BOUNDS: Mapping[tuple[str, str], float] = {
     ("odds_ratio", "minimise"): -1.0,
@@ -28,9 +30,13 @@ def certificate(training: Judge, chosen: Bool[np.ndarray, "n"], most: int) -> Ce
     k, effect = int(chosen.sum()), float(training.values(chosen[None])[0])
     count = comb(training.n, k)
     if count <= most or count <= _stored(training, k):
-        best = max(float((training.sign * training.values(sets)).max()) for sets in _every(training.n, k))
+        best = max(_best(training, sets) for sets in _every(training.n, k))
+        if best == -inf:
+            words = f"none of all {count:,} sets of {k} keeps the constraints"
+            return Certificate(k=k, effect=effect, optimum=None, gap=None, words=words)
         gap = best - training.sign * effect
-        words = f"the best of all {count:,} sets of {k} has {training.sign * best:+.4g}: the gap is {gap:.3g}"
+        kept = " that keep the constraints" if bounds_of(training.problem) else ""
+        words = f"the best of all {count:,} sets of {k}{kept} has {training.sign * best:+.4g}: the gap is {gap:.3g}"
         return Certificate(k=k, effect=effect, optimum=training.sign * best, gap=gap, words=words)
     problem = training.problem
     bound = BOUNDS.get((problem.metric, problem.direction)) if problem.mode == "swap" else None
@@ -41,6 +47,17 @@ def certificate(training: Judge, chosen: Bool[np.ndarray, "n"], most: int) -> Ce
     gap = training.sign * (bound - effect)
     words = f"{many}; by its definition {problem.metric} cannot move beyond {bound:+g}, {gap:.3g} from here"
     return Certificate(k=k, effect=effect, optimum=None, gap=gap, bound=bound, words=words)
+
+
+def _best(training: Judge, sets: Chosen) -> float:
+    """The best of these sets that keep every constraint by its margin, as searches must; larger is better."""
+    values = training.sign * training.values(sets)
+    if bounds := bounds_of(training.problem):
+        masks = mask_of(training.problem, torch.from_numpy(sets).float())
+        for row, sides in enumerate(training.problem.side_values(masks).double().tolist()):
+            if any(bound.violation(side, bound.margin) for bound, side in zip(bounds, sides, strict=True)):
+                values[row] = -inf
+    return float(values.max())
 
 
 def _stored(training: Judge, k: int) -> int:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from cotrace.errors import InputError
-from cotrace.evaluation.bootstrap import mean_interval
 from cotrace.evaluation.judge import Judge
 from cotrace.evaluation.records import Interval
 from cotrace.evaluation.stability import jaccard
@@ -89,13 +88,14 @@ def cross_fit(
         part = Part(problem, searched, unseen)
         parts.append((unseen, part, solve(search, part)))
     sizes = sorted(set.intersection(*(set(frontier.sizes) for _, _, frontier in parts)))
-    rows = tuple(_row(units, parts, k) for k in sizes)
+    whole = Judge(problem)
+    rows = tuple(_row(whole, parts, k) for k in sizes)
     spent = problem.cost.forward_equivalents - before
     return CrossFit(folds=count, search=search.name, pairs=problem.size, rows=rows, forward_equivalents=spent)
 
 
-def _row(units: Units, parts: list[tuple[list[int], Part, Frontier]], k: int) -> CrossFitted:
-    effects = np.empty(len(units.unit))
+def _row(whole: Judge, parts: list[tuple[list[int], Part, Frontier]], k: int) -> CrossFitted:
+    effects = np.empty(whole.problem.size)
     for unseen, part, frontier in parts:
         assert part.heldout is not None
         judge = Judge(part.heldout, frontier.effects_heldout)
@@ -103,7 +103,7 @@ def _row(units: Units, parts: list[tuple[list[int], Part, Frontier]], k: int) ->
     sets = [frontier.at(k).members for _, _, frontier in parts]
     return CrossFitted(
         k=k,
-        effect=units.mean(effects),
-        interval=mean_interval(effects, units),
+        effect=whole.units.mean(effects),
+        interval=whole.interval_of_effects(effects),
         jaccard=float(np.mean([jaccard(a, b) for a, b in combinations(sets, 2)])),
     )

@@ -95,7 +95,7 @@ class Evaluation:
         heads = ("component", "loss when it leaves", "interval", "p adjusted", "status", "selected again", "Shapley")
         return Table(
             f"The {self.k} selected", heads, [self._member(name) for name in self.components], frozenset({0, 4})
-        )
+        ).without_empty()
 
     def _member(self, name: str) -> tuple[str, ...]:
         tested = {member.component: member for member in (self.minimality.members if self.minimality else ())}

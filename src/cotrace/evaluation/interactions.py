@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
-from cotrace.evaluation.bootstrap import Interval, above_zero, mean_interval
+from cotrace.evaluation.bootstrap import Interval, above_zero
 from cotrace.evaluation.judge import Chosen, Judge
 from cotrace.evaluation.levels import ALONE
 from cotrace.evaluation.records import Backup, Inhibitor, Interactions, Pair, Shapley
@@ -101,7 +101,7 @@ def _effects(judge: Judge, sets: Chosen) -> Float[np.ndarray, "set example"]:
 def _interval(judge: Judge, sets: Chosen, signs: Float[np.ndarray, "set"]) -> Interval | None:
     if not judge.has_effects:
         return None
-    return mean_interval(judge.sign * signs @ _effects(judge, sets), judge.units)
+    return judge.interval_of_effects(judge.sign * signs @ _effects(judge, sets))
 
 
 def shapley(judge: Judge, members: Sequence[int], most: int, seed: int = 0) -> Shapley | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from jaxtyping import Bool, Float
 
 from cotrace.components import Component
 from cotrace.errors import InputError
-from cotrace.evaluation.bootstrap import Interval, mean_interval
+from cotrace.evaluation.bootstrap import Interval, mean_interval, median_interval
 from cotrace.evaluation.redraw import Redrawn, counts_of, interval_of
 from cotrace.evaluation.units import Units
 from cotrace.problem.protocol import Problem
@@ -44,6 +45,11 @@ class Judge:
             self.values(np.ones((1, self.n), bool))
         return bool(self._has_effects)
 
+    def measures_pairs(self, chosen: Bool[np.ndarray, "n"]) -> bool:
+        """Whether the metric has an effect of each example, found out by evaluating this set."""
+        self.values(chosen[None])
+        return bool(self._has_effects)
+
     def rows(self, sets: Sequence[Sequence[Component]]) -> Chosen:
         """Chosen indicators of these sets. Raises InputError for a component outside the space."""
         chosen = np.zeros((len(sets), self.n), bool)
@@ -72,11 +78,36 @@ class Judge:
         """Whether intervals can be had: from effects of each example, or by drawing the whole set again."""
         return self.has_effects or isinstance(self.problem, Redrawn)
 
+    @cached_property
+    def restored(self) -> Float[np.ndarray, "example"] | None:
+        """In ``keep`` mode what each pair restores when everything is kept, which faithfulness is divided by."""
+        return self.effects(np.ones((1, self.n), bool))[0] if self.problem.mode == "keep" else None
+
+    @cached_property
+    def no_ratio(self) -> bool:
+        """Whether what faithfulness is divided by may be 0: then it has no interval."""
+        if not self.has_effects or self.restored is None:
+            return False
+        found = mean_interval(self.restored, self.units)
+        return found is not None and found[0] <= 0 <= found[1]
+
     def interval(self, chosen: Bool[np.ndarray, "n"]) -> Interval | None:
-        """Interval of the effect of one set."""
+        """Interval of the effect of one set; in ``keep`` mode of the ratio."""
         if self.has_effects:
-            return mean_interval(self.effects(chosen[None])[0], self.units)
+            return self.interval_of_effects(self.effects(chosen[None])[0])
         return interval_of(self.draws(chosen[None])[0], self.units) if self.has_intervals else None
+
+    def interval_of_effects(self, effects: Float[np.ndarray, "example"]) -> Interval | None:
+        """Interval of the mean of effects on these pairs, or of sums and differences of some."""
+        if self.problem.mode == "swap":
+            return mean_interval(effects, self.units)
+        return None if self.no_ratio else mean_interval(effects, self.units, self.restored)
+
+    def median_interval(self, chosen: Bool[np.ndarray, "n"]) -> Interval | None:
+        """Interval of the median effect of one set; None where there are no effects of each pair."""
+        if not self.has_effects or self.no_ratio:
+            return None
+        return median_interval(self.effects(chosen[None])[0], self.units, self.restored)
 
     def gain_interval(
         self, more: Bool[np.ndarray, "n"], less: Bool[np.ndarray, "n"], theirs: Judge | None = None
@@ -85,7 +116,7 @@ class Judge:
         other = theirs or self
         if self.has_effects:
             change = self.effects(more[None])[0] - other.effects(less[None])[0]
-            return mean_interval(self.sign * change, self.units)
+            return self.interval_of_effects(self.sign * change)
         if not self.has_intervals:
             return None
         return interval_of(self.sign * (self.draws(more[None])[0] - other.draws(less[None])[0]), self.units)

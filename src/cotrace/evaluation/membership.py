@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 
-from cotrace.evaluation.bootstrap import above_zero, mean_interval
+from cotrace.evaluation.bootstrap import above_zero
 from cotrace.evaluation.judge import Chosen, Judge
 from cotrace.evaluation.records import Completeness, Member, Minimality
 from cotrace.search.sets import mask_of
@@ -51,7 +51,7 @@ def _members(
         ]
     change = judge.sign * (judge.effects(chosen[None]) - judge.effects(without))
     adjusted = above_zero(change, judge.units)
-    intervals = [mean_interval(row, judge.units) for row in change]
+    intervals = [judge.interval_of_effects(row) for row in change]
     return [
         Member(
             component=name, loss=float(loss), interval=interval, p_adjusted=float(p), status=status(interval, p, margin)

@@ -14,7 +14,7 @@ class SizeEvidence:
     k: int
     effect: float
     interval: Interval | None = None
-    """BCa interval over pairs, or over groups of pairs."""
+    """BCa interval over pairs, or over groups of pairs; in ``keep`` mode of the ratio that faithfulness is."""
     median: float | None = None
     """Median effect: a few extreme pairs do not move it."""
     moved_share: float | None = None
@@ -116,6 +116,8 @@ class Stability:
     forward_equivalents: float = 0.0
     kinds: tuple[str, ...] = ()
     """What differed between the runs."""
+    sets: int | None = None
+    """Of an archive bootstrap, how many stored sets of this size there were to choose from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +205,8 @@ class SideEffect:
     examples: int
     per_size: dict[int, float]
     """The same for other sizes."""
+    mode: str = "swap"
+    """``swap``: the selected take the donor's value here too; ``keep``: all others do, as in the search."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,11 @@ def jaccard(one: Sequence[Any], other: Sequence[Any]) -> float:
     return len(a & b) / len(a | b) if a | b else 1.0
 
 
+def choosable(table: EffectTable, k: int) -> bool:
+    """Whether several sets of this size are stored: of one, a choice always returns it."""
+    return int((table.chosen.sum(1) == k).sum()) > 1
+
+
 def from_archive(
     table: EffectTable,
     names: Sequence[str],
@@ -54,6 +59,7 @@ def from_archive(
     return Stability(
         method="archive bootstrap",
         runs=resamples,
+        sets=len(rows),
         inclusion=_inclusion(picked, names),
         jaccard=_mean_jaccard([np.flatnonzero(row).tolist() for row in picked[:100]]),
     )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from cotrace.problem.protocol import Problem
 
@@ -19,13 +19,17 @@ class Units:
     weight: Float[np.ndarray, "example"]
     unit: Int[np.ndarray, "example"]
     """Number of the unit of each example, from 0."""
+    part: Int[np.ndarray, "example"] | None = None
+    """In a sum of problems the number of the problem of each example: a mean is then the sum of the parts' means."""
 
     @classmethod
     def of(cls, problem: Problem) -> Units:
         """From a problem that may say how much its examples count and which belong together."""
         weights = getattr(problem, "weights", None)
         labels: Sequence[str] | None = getattr(problem, "clusters", None)
-        return cls.made(problem.size, None if weights is None else np.asarray(weights, np.float64), labels)
+        parts = getattr(problem, "parts", None)
+        made = cls.made(problem.size, None if weights is None else np.asarray(weights, np.float64), labels)
+        return made if parts is None else replace(made, part=np.asarray(parts, np.int64))
 
     @classmethod
     def made(
@@ -68,6 +72,17 @@ class Units:
     def totals(self) -> Float[np.ndarray, "unit"]:
         """Weight of each unit."""
         return np.bincount(self.unit, self.weight, minlength=self.count)
+
+    @cached_property
+    def of_parts(self) -> Float[np.ndarray, "part example"]:
+        """1 where an example belongs to a part; one part of all examples where there are no others."""
+        own = np.zeros(len(self.unit), np.int64) if self.part is None else self.part
+        return np.asarray(own == np.arange(own.max() + 1)[:, None], np.float64)
+
+    @cached_property
+    def weighed(self) -> Bool[np.ndarray, "unit"]:
+        """The units that count: a resample of those without weight alone would have no mean."""
+        return np.asarray(self.totals > 0)
 
     def unit_means(self, effects: Float[np.ndarray, "example"]) -> Float[np.ndarray, "unit"]:
         """Each unit's share of the mean: their plain mean is the aggregate."""

@@ -9,6 +9,8 @@ from cotrace.evaluation.records import Interval
 
 ALPHA = 0.05
 SHOWN = 12
+FEW_SETS = 5
+"""Stored sets of a size below which coming back among them says little."""
 STATUSES = ("needed", "can leave", "undecided")
 
 
@@ -157,20 +159,31 @@ def _completeness(found: Evaluation) -> Iterator[str]:
     yield f"All components outside the selection together still do {part.rest_effect:+.3g}{share}."
 
 
+def _sets(count: int | None) -> str:
+    return "sets " if count is None else f"{count} sets of this size "
+
+
 def _stability(found: Evaluation) -> Iterator[str]:
     for part in found.stability:
         always = [name for name in found.components if part.inclusion.get(name, 0) >= 0.95]
         low = min((part.inclusion.get(name, 0.0) for name in found.components), default=0.0)
         how = (
-            f"Re-selected {part.runs} times among the sets already evaluated (resampled pairs, no new forward)"
+            f"Re-selected {part.runs} times among the {_sets(part.sets)}already evaluated "
+            "(resampled pairs, no new forward)"
             if part.method == "archive bootstrap"
             else f"Searched again {part.runs} times ({', '.join(part.kinds)})"
         )
         jaccard = "" if part.jaccard is None else f"; mean Jaccard index between runs {part.jaccard:.2f}"
         yield (
             f"{how}, {len(always)} of {found.k} members come back in at least 95 % of the runs, the least stable in "
-            f"{low:.0%}{jaccard}."
+            f"{low:.0%}{jaccard}{_few(part.sets)}."
         )
+
+
+def _few(sets: int | None) -> str:
+    """A warning where there was next to nothing to choose from."""
+    few = "; choosing among so few shows no stability: stability=5 searches again"
+    return "" if sets is None or sets >= FEW_SETS else few
 
 
 def _alternatives(found: Evaluation) -> Iterator[str]:
@@ -232,7 +245,8 @@ def _side_effects(found: Evaluation) -> Iterator[str]:
     for row in found.side_effects:
         shown = "" if not _covers_zero(row.interval) else "; the interval covers 0"
         change = f"{row.change:+.3g}{_with(row.interval)}{shown}"
-        yield f"Beside: {row.metric} on {row.task} ({row.examples} examples) changes by {change}."
+        how = "with all but the selected swapped, " if row.mode == "keep" else ""
+        yield f"Beside: {how}{row.metric} on {row.task} ({row.examples} examples) changes by {change}."
 
 
 def _differences(found: Evaluation) -> Iterator[str]:

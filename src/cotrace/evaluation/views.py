@@ -12,20 +12,24 @@ from torch import Tensor
 from cotrace.components import Component, ComponentSpace
 from cotrace.evaluation.units import Units
 from cotrace.problem.protocol import Cost, Direction, Examples, Loss, Mode, Problem
+from cotrace.search.sets import bounds_of
 
 
 class Part:
     """A problem on some of its examples; the others, where named, are its held-out pairs.
 
-    For metrics that have an effect of each example; constraints are not carried over.
+    For metrics that have an effect of each example. Constraints stay those of the problem, on all pairs of their sides.
     """
 
     def __init__(self, problem: Problem, examples: Sequence[int], unseen: Sequence[int] | None = None) -> None:
         self._problem, self._examples = problem, [int(i) for i in examples]
         units = Units.of(problem)
         self.weights = torch.from_numpy(units.weight[self._examples])
+        # Gradients over some examples are scaled as if these weighed as much as all do on average.
+        self._scale = float(units.weight.mean() / self.weights.mean())
         self.clusters = [str(unit) for unit in units.unit[self._examples]]
         self.heldout = None if unseen is None else Part(problem, unseen)
+        self.bounds = bounds_of(problem)
 
     @property
     def space(self) -> ComponentSpace:
@@ -78,11 +82,11 @@ class Part:
         self, z: Float[Tensor, "n"], objective: Loss | None = None, examples: Examples = None
     ) -> Float[Tensor, "n"]:
         """Exact over the part's examples."""
-        return self._problem.gradient(z, objective, self._own(examples))
+        return self._scale * self._problem.gradient(z, objective, self._own(examples))
 
     def side_values(self, masks: Float[Tensor, "*mask n"]) -> Float[Tensor, "*mask side"]:
-        """No constraints: no columns."""
-        return torch.zeros(*torch.as_tensor(masks).shape[:-1], 0)
+        """The problem's own."""
+        return self._problem.side_values(masks)
 
     def _own(self, examples: Examples) -> list[int]:
         return self._examples if examples is None else [self._examples[int(i)] for i in examples]
@@ -100,6 +104,7 @@ class Without:
         self.space = ComponentSpace(tuple(problem.space[i] for i in left))
         self.mode, self.direction, self.metric = problem.mode, problem.direction, problem.metric
         self.task, self.summary, self.size = problem.task, problem.summary, problem.size
+        self.bounds = bounds_of(problem)
 
     @property
     def cost(self) -> Cost:

@@ -1,4 +1,5 @@
-"""Snippets: Python that does a selection's intervention with TransformerLens or nnsight, without cotrace.
+"""Snippets: Python that does a selection's intervention with TransformerLens or nnsight, without cotrace (but for the
+model that ships with it).
 
 Everything that comes from outside (model ids, task names) stands in the code as a string literal.
 """
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from typing import Any
 
+from cotrace import shipped
 from cotrace.components import Component, Site
 from cotrace.errors import InputError
 from cotrace.interchange.about import About
@@ -86,7 +88,9 @@ def _filled(tool: str, about: About, selection: Selection, body: str) -> str:
         "SELECTED": selection.components,
         "QUESTION": question(about),
     }
-    texts = {name: _literal(value) for name, value in values.items()} | {"PATCHED": body}
+    texts = {name: _literal(value) for name, value in values.items()} | {"PATCHED": body, "IMPORT": ""}
+    if about.model == shipped.NAME:  # it lies where cotrace does, on every machine elsewhere
+        texts |= {"IMPORT": "from cotrace import shipped\n", "MODEL": "str(shipped.MODEL)"}
     # In one pass: what is filled in is never looked through for further gaps.
     return re.sub(r"<<([A-Z]+)>>", lambda gap: texts[gap[1]], template)
 

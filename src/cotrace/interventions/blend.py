@@ -116,6 +116,6 @@ def block_mask(
 ) -> Float[Tensor, "copy unit"]:
     """The mask of every unit at a place, 0 for those outside the space, from one block of the whole mask."""
     part = masks[:, start : start + len(units)]
-    if len(units) == count:
+    if tuple(units) == tuple(range(count)):
         return part
     return masks.new_zeros(masks.shape[0], count).index_copy(1, torch.tensor(units, device=masks.device), part)

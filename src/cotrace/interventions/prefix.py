@@ -74,7 +74,7 @@ class KeptCache(DynamicCache):  # type: ignore[misc]
 
 def _rows(kept: Tensor, index: Tensor, copies: int) -> Tensor:
     rows = kept[index.to(kept.device)].transpose(1, 2)
-    return rows.expand(copies, *rows.shape).reshape(-1, *rows.shape[1:])
+    return rows.repeat(copies, 1, 1, 1)
 
 
 @torch.no_grad()

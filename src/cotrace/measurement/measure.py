@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cotrace.arguments import checked
 from cotrace.errors import InputError, NonFiniteError
 from cotrace.measurement.result import ALL, Measurement, Row
 from cotrace.measurement.runs import Runs, run
@@ -19,8 +20,10 @@ from cotrace.models import LanguageModel
 from cotrace.problem.intervals import CONFIDENCE, Interval, mean_interval, set_interval
 from cotrace.prompts import Task
 from cotrace.prompts.fields import indices_by
+from cotrace.prompts.split import groups
 
 
+@checked("ct.measure")
 def measure(
     model: LanguageModel,
     task: Task,
@@ -33,11 +36,13 @@ def measure(
     """What the model does with the task's prompts, without any intervention.
 
     ``by`` names fields of the pairs to break the figures down by; default ``group`` where pairs have one. The donor
-    value is that of the metric after the counterfactual prompt itself. Intervals are percentile bootstrap over pairs
-    (of a group metric within groups), empty below 8 pairs. Raises CotraceError.
+    value is that of the metric after the counterfactual prompt itself. Intervals are percentile bootstrap over pairs,
+    those of one ``split_group`` together (of a group metric within groups), empty below 8 of them. Raises CotraceError.
     """
     if not 0 < confidence < 1:
         raise InputError(f"confidence is {confidence}: give a share between 0 and 1, such as 0.95")
+    if batch_tokens is not None and batch_tokens < 1:
+        raise InputError(f"batch_tokens is {batch_tokens}: give at least 1")
     judged = metric_named(metric or task.metric)
     runs = run(model, task, judged.reads, batch_tokens)
     answers = Answers.of(runs.pairs, runs.answers.dtype)
@@ -47,9 +52,9 @@ def measure(
         raise InputError(f"metric {judged.name}: {error}") from None
     measured = _Measured(judged, runs, answers, confidence)
     fields = [by] if isinstance(by, str) else by if by is not None else ["group"] if answers.groups else []
-    groups = [(field, indices_by(runs.pairs, field)) for field in fields]
+    subgroups = [(field, indices_by(runs.pairs, field)) for field in fields]
     rows = [measured.row("", ALL, range(len(runs.pairs)))]
-    rows += [measured.row(field, value, members) for field, found in groups for value, members in found.items()]
+    rows += [measured.row(field, value, members) for field, found in subgroups for value, members in found.items()]
     return Measurement(
         model=model.name,
         task=task.name,
@@ -100,7 +105,7 @@ class _Measured:
             levels = self.metric.reported_levels(table, self.runs.base, self.answers).double()[index]
             self._finite(levels, index)
             mean, interval = self._mean(levels, index)
-            return mean, interval, levels.median().item()
+            return mean, interval, float(np.median(levels.numpy()))
         try:
             self.metric.check(self.answers.take(index))
         except InputError:
@@ -110,7 +115,12 @@ class _Measured:
     def _mean(self, levels: Tensor, index: Tensor) -> tuple[float, Interval | None]:
         weight = self.answers.weight[index].double()
         mean = ((levels * weight).sum() / weight.sum()).item()
-        return mean, mean_interval(levels.numpy(), weight.numpy(), self.confidence)
+        return mean, mean_interval(levels.numpy(), weight.numpy(), self.confidence, self._labels(index))
+
+    def _labels(self, index: Tensor) -> list[str]:
+        """What each of these pairs stays together with in a split."""
+        labels = groups(self.runs.pairs)
+        return [labels[i] for i in index.tolist()]
 
     def _number(self, table: Tensor, index: Any) -> float:
         some = torch.from_numpy(np.asarray(index))
@@ -122,7 +132,8 @@ class _Measured:
         kind = (self.answers.label == self.answers.favourable)[index]
         stratum = (self.answers.group[index] * 2 + kind).tolist()
         strata = [[i for i, s in zip(index.tolist(), stratum, strict=True) if s == own] for own in sorted(set(stratum))]
-        return set_interval(lambda some: self._number(table, some), strata, confidence=self.confidence)
+        labels = groups(self.runs.pairs)
+        return set_interval(lambda some: self._number(table, some), strata, confidence=self.confidence, labels=labels)
 
     def _flips(self, index: Tensor) -> tuple[float | None, Interval | None]:
         """Share of pairs whose likeliest answer changes."""
@@ -130,7 +141,7 @@ class _Measured:
             return None, None
         before, after = (chosen(table, self.answers) for table in (self.runs.answers, self.runs.donor_answers))
         flipped = (before != after).double()[index]
-        interval = mean_interval(flipped.numpy(), np.ones(len(flipped)), self.confidence)
+        interval = mean_interval(flipped.numpy(), np.ones(len(flipped)), self.confidence, self._labels(index))
         return flipped.mean().item(), interval
 
     def _selected(self, index: Tensor) -> float | None:

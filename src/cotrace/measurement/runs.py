@@ -76,7 +76,7 @@ def _swapped(pair: PromptPair) -> PromptPair:
 
 
 def _encode(model: LanguageModel, task: Task) -> tuple[dict[str, EncodedPair], tuple[tuple[str, str], ...]]:
-    encoding = encode_task(task, model.require_tokenizer(), paired=False, align="exact")
+    encoding = encode_task(task, model.require_tokenizer(), paired=False, align="exact", most_tokens=model.most_tokens)
     refused = tuple((refusal.id, refusal.reason) for refusal in encoding.refused)
     return {encoded.pair.id: encoded for encoded in encoding.pairs}, refused
 

@@ -42,6 +42,8 @@ def load_function(spec: str, kind: str) -> Callable[..., Any]:
     if not where or not name.isidentifier():
         raise InputError(f"{kind} {spec!r}: name it as package.module:function or path/to/file.py:function")
     what = f"{kind} {spec!r}"
+    if not where.endswith(".py") and ("/" in where or Path(where).is_file()):
+        raise InputError(f"{what}: {where} is no Python file; name one that ends in .py, or a module")
     module = _file(where, what) if where.endswith(".py") else _module(where, what)
     function = getattr(module, name, None)
     if not callable(function):

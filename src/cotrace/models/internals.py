@@ -28,6 +28,8 @@ from cotrace.errors import UnsupportedSite
 PREFIX = "cotrace_"
 
 Handler = Callable[[nn.Module, "AttentionCall"], tuple[Tensor, Tensor | None]]
+After = Callable[[nn.Module, Tensor], Tensor]
+"""(attention module, output) -> the output in its stead."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +44,24 @@ class AttentionCall:
     """[row, kv_head, key, d_value]"""
     original: Callable[[], tuple[Tensor, Tensor | None]]
     """Calls the family's own function; gives the output [row, query, head, d_value] and, where eager, the weights."""
+    outermost: bool = True
+    """Whether nobody reads the weights that this call gives back."""
 
 
-_HANDLER: ContextVar[Handler | None] = ContextVar("cotrace_attention_handler", default=None)
+_HANDLERS: ContextVar[tuple[tuple[Handler, After | None], ...]] = ContextVar("cotrace_attention_handlers", default=())
+"""Those in force, the first entered first: each sees what the ones before it have made of a call."""
 
 
 def _attend(base: str, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """The registered function: hands the call to the handler in force, or carries it out unchanged."""
-    original = partial(_implementation(base, module), module, query, key, value, *args, **kwargs)
-    handler = _HANDLER.get()
-    return original() if handler is None else handler(module, AttentionCall(query, key, value, original))
+    """The registered function: hands the call to the handlers in force, or carries it out unchanged."""
+    call: Callable[[], Any] = partial(_implementation(base, module), module, query, key, value, *args, **kwargs)
+    handlers = _HANDLERS.get()
+    for number, (handler, _) in enumerate(handlers, start=1):
+        call = partial(handler, module, AttentionCall(query, key, value, call, number == len(handlers)))
+    found = call()
+    for _, after in handlers:
+        found = found if after is None else (after(module, found[0]), *found[1:])
+    return found
 
 
 def _implementation(base: str, module: nn.Module) -> Callable[..., Any]:
@@ -67,7 +77,8 @@ def _implementation(base: str, module: nn.Module) -> Callable[..., Any]:
 
 
 def _register(base: str) -> str:
-    """Name under which calls to this implementation pass through the handler; registered on first use."""
+    """Name under which calls to this implementation pass through the handlers; registered on first use."""
+    base = base.removeprefix(PREFIX)
     name = PREFIX + base
     if name not in ALL_ATTENTION_FUNCTIONS:
         AttentionInterface.register(name, partial(_attend, base))
@@ -83,15 +94,20 @@ def _configs(model: PreTrainedModel) -> list[PreTrainedConfig]:
 
 
 @contextmanager
-def attention_handler(model: PreTrainedModel, handler: Handler, eager: bool = False) -> Iterator[None]:
+def attention_handler(
+    model: PreTrainedModel, handler: Handler, eager: bool = False, after: After | None = None
+) -> Iterator[None]:
     """Route every attention call of the model through ``handler``; with ``eager``, calls give their weights as well.
 
-    The configurations' implementation names are as before afterwards, also after an exception.
+    ``after`` takes the output once all handlers have had the call: what happens to weights happens before it.
+
+    Inside another handler it sees what that one makes of a call. The configurations' implementation names are as
+    before afterwards, also after an exception.
     """
     before: Mapping[int, tuple[PreTrainedConfig, Any]] = {
         id(config): (config, config._attn_implementation_internal) for config in _configs(model)
     }
-    token = _HANDLER.set(handler)
+    token = _HANDLERS.set((*_HANDLERS.get(), (handler, after)))
     try:
         for config, base in before.values():
             config._attn_implementation_internal = _register("eager" if eager else base or "eager")
@@ -99,7 +115,7 @@ def attention_handler(model: PreTrainedModel, handler: Handler, eager: bool = Fa
     finally:
         for config, base in before.values():
             config._attn_implementation_internal = base
-        _HANDLER.reset(token)
+        _HANDLERS.reset(token)
 
 
 def run_experts_eagerly(model: PreTrainedModel) -> None:

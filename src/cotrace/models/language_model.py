@@ -21,6 +21,9 @@ from cotrace.models.internals import compute_device, keep_gradients
 from cotrace.models.places import Layer, Place
 from cotrace.models.unwrap import unwrapped
 
+POSITION_OFFSETS = (0, 1, 2)
+"""Rows that families keep in front of the first position (OPT two), so that a table has so many more."""
+
 
 @dataclass(frozen=True, eq=False)
 class LanguageModel:
@@ -69,6 +72,18 @@ class LanguageModel:
         if not found:
             raise UnsupportedSite(f"{self.name} has no {site}; it has {', '.join(self.sites)}")
         return found
+
+    @cached_property
+    def most_tokens(self) -> int | None:
+        """How many tokens a row may have: the rows of a learned table of positions; None where there is no such table.
+
+        Positions that are computed (rotary, ALiBi) have no end at which a run fails.
+        """
+        named = getattr(self.module.config.get_text_config(), "max_position_embeddings", None)
+        words = self.module.get_input_embeddings()
+        tables = [m for m in self.module.modules() if isinstance(m, nn.Embedding) and m is not words]
+        learned = any(table.num_embeddings - named in POSITION_OFFSETS for table in tables) if named else False
+        return named if learned else None
 
     def takes(self, argument: str) -> bool:
         """Whether the model's forward takes an argument of that name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
 
-from cotrace.errors import InputError, ModelError
+from cotrace import shipped
+from cotrace.arguments import checked
+from cotrace.errors import InputError, ModelError, unknown
+from cotrace.models.hub import hub_options
 from cotrace.models.internals import run_experts_eagerly
 from cotrace.models.language_model import LanguageModel, label_of, wrap
 
@@ -22,6 +26,7 @@ DTYPES: Mapping[str, torch.dtype] = {
 }
 
 
+@checked("ct.load_model")
 def load_model(
     name: str | Path,
     *,
@@ -35,6 +40,8 @@ def load_model(
 ) -> LanguageModel:
     """Load a decoder and its tokenizer from a Hugging Face id or a local folder. Raises ModelError, InputError.
 
+    ``"shipped"`` is the small model that comes with cotrace.
+
     Weights are read from safetensors only, and no code of the repository is run unless ``trust_remote_code`` asks for
     it. ``quantise`` (``"8bit"``, ``"4bit"``) keeps the weights small through bitsandbytes; activations stay of type
     ``dtype``. ``device_map`` (``"auto"``, or module names and devices) spreads the layers over devices, main memory
@@ -44,6 +51,7 @@ def load_model(
     options |= {"revision": revision} if revision else {}
     target, source = _device(device), _source(name)
     placed = _placement(device_map, offload_folder) | _quantisation(quantise, _dtype(dtype), target)
+    options |= hub_options(source, revision)
     try:
         AutoConfig.from_pretrained(source, **options)  # a folder's own code is refused here, before any weight
         module = AutoModelForCausalLM.from_pretrained(
@@ -82,7 +90,13 @@ def _quantisation(quantise: str | None, dtype: torch.dtype, device: torch.device
 
 
 def _source(name: str | Path) -> str:
+    """The folder or id; of the model that ships, its folder."""
+    name = shipped.model_folder(name)
     path = Path(name)
+    if not str(name):
+        raise ModelError("the model has no name: give a Hugging Face id, the folder of a saved model, or shipped")
+    if not path.is_dir() and get_close_matches(str(name), [shipped.NAME], cutoff=0.8):
+        raise unknown("model", name, [shipped.NAME, "a folder", "a Hugging Face id"])
     if path.is_dir() and not (path / "config.json").is_file():
         raise ModelError(f"the folder {path} holds no config.json: it is not a saved Hugging Face model")
     looks_local = path.is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") > 1

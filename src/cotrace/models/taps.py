@@ -110,22 +110,30 @@ def _hook_attention(stack: ExitStack, model: PreTrainedModel, edits: TapList, ea
         output, weights = call.original()
         if patterns := table.get((module, "pattern")):
             assert weights is not None, "eager attention gives its weights"
-            output, weights = _edit_pattern(output, weights, call.value, patterns)
-        for edit in table.get((module, "attention"), ()):
-            output = edit(output)
+            output, weights = _edit_pattern(output, weights, call.value, patterns, kept=not call.outermost)
         return output, weights
 
+    def after(module: nn.Module, output: Tensor) -> Tensor:
+        for edit in table.get((module, "attention"), ()):
+            output = edit(output)
+        return output
+
     eager = eager or any(place.tap == "pattern" for place, _ in edits)
-    stack.enter_context(attention_handler(model, handle, eager=eager))
+    stack.enter_context(attention_handler(model, handle, eager=eager, after=after))
 
 
-def _edit_pattern(output: Tensor, weights: Tensor, value: Tensor, edits: Sequence[Edit]) -> tuple[Tensor, Tensor]:
-    """The output is linear in the weights, so only their change is multiplied with the running values."""
+def _edit_pattern(
+    output: Tensor, weights: Tensor, value: Tensor, edits: Sequence[Edit], *, kept: bool
+) -> tuple[Tensor, Tensor]:
+    """The output is linear in the weights, so only their change is multiplied with the running values.
+
+    ``kept``: whether the weights are read once more, so that the last edit must be in them too.
+    """
     for number, edit in enumerate(edits, start=1):
         edited = edit(weights)
         if isinstance(edited, PatternChange):
             output = edited.on_output(output, value)
-            weights = edited.on_weights(weights) if number < len(edits) else weights
+            weights = edited.on_weights(weights) if kept or number < len(edits) else weights
         elif edited is not weights:
             output, weights = output + attend(edited - weights, value), edited
     return output, weights

@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "protocol": ["Cost", "Direction", "Examples", "Loss", "Mode", "Problem"],
         "goals": ["Constrained", "Constraint", "WeightedSum"],
         "side": ["side_problem"],
-        "language": ["LanguageProblem", "Plan", "RefusedPairs"],
+        "language": ["LanguageProblem", "RefusedPairs"],
+        "plan": ["Plan"],
     },
 )

@@ -67,13 +67,19 @@ class Batching:
         cost.passes += 1
 
     @property
-    def state(self) -> tuple[int, bool, tuple[Event, ...]]:
-        """Where it stands: tokens, checkpointing, changes so far."""
-        return self.tokens, self.checkpointing, tuple(self.events)
+    def state(self) -> tuple[int, bool, tuple[Event, ...], tuple[Event, ...]]:
+        """Where it stands: tokens, checkpointing, changes so far and to come."""
+        return self.tokens, self.checkpointing, tuple(self.events), tuple(self._to_come)
 
     @state.setter
-    def state(self, state: tuple[int, bool, tuple[Event, ...]]) -> None:
-        self.tokens, self.checkpointing, self.events = *state[:2], list(state[2])
+    def state(self, state: tuple[int, bool, tuple[Event, ...], tuple[Event, ...]]) -> None:
+        self.tokens, self.checkpointing = state[:2]
+        self.events, self._to_come = list(state[2]), list(state[3])
+
+    def catch_up(self) -> None:
+        """Stand behind all changes that are to come: those of an interrupted run, which are past."""
+        while self._to_come:
+            self._apply(self._to_come.pop(0))
 
     def _repeat(self, part: str, cost: Cost) -> bool:
         if not self._to_come or not self._to_come[0].due(part, cost):

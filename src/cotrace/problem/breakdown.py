@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cotrace.errors import InputError
-from cotrace.problem.intervals import Interval, mean_interval
+from cotrace.problem.intervals import Interval, Labels, mean_interval, share_interval
 from cotrace.problem.pairs import PairProblem
 from cotrace.problem.whole import SetProblem
 from cotrace.prompts.fields import indices_by
@@ -77,37 +78,46 @@ def _cells(row: SubgroupEffect) -> tuple[str, ...]:
     return (row.value or "(none)", str(row.pairs), number(row.effect), interval, number(row.median), moved, *levels)
 
 
-def breakdown(problem: PairProblem | SetProblem, masks: Any, by: str) -> Breakdown:
-    """Effects of one mask by a field of the pairs. Raises InputError, UnknownName."""
+def breakdown(problem: PairProblem | SetProblem, masks: Any, by: str, clusters: Labels = None) -> Breakdown:
+    """Effects of one mask by a field of the pairs; ``clusters`` says which of them stay together.
+
+    In ``keep`` mode an effect is a share of the mean full swap over all pairs, and so is its interval. Raises
+    InputError, UnknownName.
+    """
     if problem.masks(masks).ndim != 1:
         raise InputError("a breakdown is of one mask: give one Selection, one list of names or one tensor [n]")
     groups = indices_by([encoded.pair for encoded in problem.scorer.pairs], by)
     everything = {ALL: list(range(problem.size))}
     make = _pair_rows if isinstance(problem, PairProblem) else _set_rows
-    rows = [*make(problem, masks, groups), *make(problem, masks, everything)]  # type: ignore[arg-type]
+    rows = [*make(problem, masks, groups, clusters), *make(problem, masks, everything, clusters)]  # type: ignore[arg-type]
     return Breakdown(metric=problem.metric.name, by=by, rows=tuple(rows))
 
 
-def _pair_rows(problem: PairProblem, masks: Any, groups: dict[str, list[int]]) -> Iterator[SubgroupEffect]:
+def _pair_rows(
+    problem: PairProblem, masks: Any, groups: dict[str, list[int]], clusters: Labels
+) -> Iterator[SubgroupEffect]:
     effects, weight = problem.effects(masks).double(), problem.answers.weight.double()
     levels = problem.reported_levels(masks).double()
     base = problem.metric.reported_levels(problem.scorer.base, problem.scorer.base, problem.answers).double()
     sign = torch.sign((effects * weight).sum())
+    full = problem.full_swap.double() if problem.mode == "keep" else None
     for value, members in groups.items():
         some, by = effects[members], weight[members]
         yield SubgroupEffect(
             value=value,
             pairs=len(members),
             effect=_mean(some, by),
-            interval=mean_interval(some.numpy(), by.numpy()),
-            median=some.median().item(),
+            interval=_interval(effects, weight, members, clusters, full),
+            median=float(np.median(some.numpy())),
             moved_share=(torch.sign(some) == sign).double().mean().item(),
             base=_mean(base[members], by),
             level=_mean(levels[members], by),
         )
 
 
-def _set_rows(problem: SetProblem, masks: Any, groups: dict[str, list[int]]) -> Iterator[SubgroupEffect]:
+def _set_rows(
+    problem: SetProblem, masks: Any, groups: dict[str, list[int]], clusters: Labels
+) -> Iterator[SubgroupEffect]:
     metric, answers, base = problem.metric, problem.answers, problem.scorer.base
     if metric.rates is None:
         raise InputError(f"{metric.name} is one number for the whole set, made of no rates that could be broken down")
@@ -118,12 +128,25 @@ def _set_rows(problem: SetProblem, masks: Any, groups: dict[str, list[int]]) -> 
             value=value,
             pairs=len(members),
             effect=_mean(after[members] - before[members], by),
-            interval=mean_interval((after - before)[members].numpy(), by.numpy()),
+            interval=_interval(after - before, answers.weight.double(), members, clusters),
             median=None,
             moved_share=(after != before)[members].double().mean().item(),
             base=_mean(before[members], by),
             level=_mean(after[members], by),
         )
+
+
+def _interval(
+    effects: Tensor, weight: Tensor, members: list[int], clusters: Labels, full: Tensor | None = None
+) -> Interval | None:
+    """Of the mean over some pairs; of faithfulness with what it is divided by, the mean full swap of all pairs."""
+    if full is None:
+        labels = None if clusters is None else [clusters[i] for i in members]
+        return mean_interval(effects[members].numpy(), weight[members].numpy(), labels=labels)
+    own = torch.zeros_like(weight)
+    own[members] = weight[members]
+    shares = full * weight.sum() / (full * weight).sum()
+    return share_interval(effects.numpy(), own.numpy(), shares.numpy(), weight.numpy(), clusters)
 
 
 def _mean(values: Tensor, weight: Tensor) -> float:

@@ -25,6 +25,8 @@ Sides = Literal["both", "above", "below"]
 MARGIN = 0.2
 """Margin in units of eps, where none is given: training values spread around held-out ones."""
 MULTIPLIER = 10.0
+DELEGATED = ("weights", "clusters", "parts", "ids", "redrawn", "value_and_effects")
+"""What a problem may have besides the protocol; a constrained one has the same."""
 
 
 class Constraint:
@@ -82,7 +84,12 @@ class Constrained:
     """
 
     def __init__(
-        self, problem: Problem, side: Sequence[Constraint], *, bounds: tuple[Bound, ...] | None = None
+        self,
+        problem: Problem,
+        side: Sequence[Constraint],
+        *,
+        bounds: tuple[Bound, ...] | None = None,
+        full: float | None = None,
     ) -> None:
         if not side:
             raise InputError("a constrained problem needs at least one constraint")
@@ -91,15 +98,16 @@ class Constrained:
             check_same(problem, constraint.problem, mode=False)
             if problem.heldout is not None and constraint.problem.heldout is None:
                 raise InputError(f"constraint on {constraint.name}: it holds nothing out; build it with holdout too")
-        self._full = 1.0
-        if bounds is None:
-            self._full = problem.value(self._everything()).abs().item()
+        self._full = problem.value(self._everything()).abs().item() if full is None else full
         self.bounds = bounds or tuple(constraint.bound(self._full) for constraint in side)
         self.space, self.mode, self.direction = problem.space, problem.mode, problem.direction
         self.metric, self.size, self.effects, self.value = problem.metric, problem.size, problem.effects, problem.value
         self.surrogate: bool = getattr(problem, "surrogate", False)
         self.reported = getattr(problem, "reported", problem.value)
         self.sign = 1.0 if problem.direction == "maximise" else -1.0
+        for name in DELEGATED:
+            if hasattr(problem, name):
+                setattr(self, name, getattr(problem, name))
 
     def _everything(self) -> Float[Tensor, "1 n"]:
         """The mask of the full selection."""
@@ -127,14 +135,25 @@ class Constrained:
         unseen = self.problem.heldout
         if unseen is None:
             return None
-        side = [_on(constraint) for constraint in self.side]
-        return Constrained(unseen, side, bounds=self.bounds)
+        return self._on_pairs(unseen, [_on(constraint, constraint.problem.heldout) for constraint in self.side])
+
+    @property
+    def audit(self) -> Constrained | None:
+        """The same on audit pairs, with the same bounds; side problems on theirs, or else on their held-out pairs."""
+        sealed = getattr(self.problem, "audit", None)
+        if sealed is None:
+            return None
+        sides = [getattr(each.problem, "audit", None) or each.problem.heldout or each.problem for each in self.side]
+        return self._on_pairs(sealed, [_on(*each) for each in zip(self.side, sides, strict=True)])
+
+    def _on_pairs(self, problem: Problem, side: Sequence[Constraint]) -> Constrained:
+        return Constrained(problem, side, bounds=self.bounds, full=self._full)
 
     @property
     def searched(self) -> Constrained:
         """The same on the pairs that searches see, with the same bounds; side problems stay whole."""
         seen = getattr(self.problem, "searched", self.problem)
-        return self if seen is self.problem else Constrained(seen, self.side, bounds=self.bounds)
+        return self if seen is self.problem else self._on_pairs(seen, self.side)
 
     def side_values(self, masks: Float[Tensor, "*mask n"]) -> Float[Tensor, "*mask side"]:
         """The effect of each mask on each side problem."""
@@ -173,8 +192,7 @@ class Constrained:
         return torch.tensor(flat, dtype=torch.float64).reshape(values.shape)
 
 
-def _on(constraint: Constraint) -> Constraint:
-    """The constraint on its problem's unseen pairs."""
-    unseen = constraint.problem.heldout
-    assert unseen is not None, "checked where the constrained problem was made"
-    return Constraint(unseen, constraint.eps, sides=constraint.sides, margin=constraint.margin)
+def _on(constraint: Constraint, problem: Problem | None) -> Constraint:
+    """The constraint on other pairs of its problem."""
+    assert problem is not None, "checked where the constrained problem was made"
+    return Constraint(problem, constraint.eps, sides=constraint.sides, margin=constraint.margin)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, Literal
 
@@ -12,11 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cotrace import markup
-from cotrace.batches import ALIGNMENTS, Align, Bos, Encoding, Packing, Refusal, encode_task
+from cotrace.arguments import check_seed, checked
+from cotrace.batches import Align, Bos, EncodedPair, Encoding, Packing, Refusal
 from cotrace.batches.roles import ALL
 from cotrace.components import ComponentSpace, Site
-from cotrace.donors import DonorSource, Noise, check_sites, donor_source
-from cotrace.errors import InputError, unknown
+from cotrace.donors import DonorSource, check_sites, donor_source
+from cotrace.errors import InputError
 from cotrace.interventions.storage import Storage
 from cotrace.metrics import AnyMetric, metric_named
 from cotrace.models import LanguageModel
@@ -24,50 +25,24 @@ from cotrace.problem.aim import aim
 from cotrace.problem.batching import Batching, Checkpointing
 from cotrace.problem.breakdown import Breakdown, breakdown
 from cotrace.problem.coverage import Coverage
+from cotrace.problem.heldout import Heldout
 from cotrace.problem.memory import check_budget, check_memory, memory_budget
 from cotrace.problem.packing import choose_packing
 from cotrace.problem.pairs import PairProblem
-from cotrace.problem.parts import Builder, subset_of
+from cotrace.problem.parts import Builder
+from cotrace.problem.plan import Plan, plan_of
+from cotrace.problem.posing import Division, Settled, Writing, check_options, settle, space_of
 from cotrace.problem.protocol import Cost, Direction, Examples, Loss, Mode, Problem
 from cotrace.problem.scorer import Scorer
 from cotrace.problem.summary import FullSwap, full_swap, preferred
 from cotrace.problem.whole import SetProblem
 from cotrace.prompts import Task
-from cotrace.prompts.split import groups, split_parts
 
 Positions = Literal["prompt", "prompt+answer"]
 
 
 class RefusedPairs(UserWarning):
     """Some pairs cannot be used; the problem lists them in ``refused``."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a problem will work on, before any search."""
-
-    pairs: int
-    heldout_pairs: int
-    refused_pairs: int
-    components: int
-    tokens: int
-    """Real tokens of one evaluation of one mask on all training pairs."""
-    padded_tokens: int
-    """The same with padding."""
-    batches: int
-    """Forward passes of one such evaluation."""
-    packed: bool
-    donor_bytes: int
-    rows: int = 0
-    """Rows of those forward passes together."""
-    searched_pairs: int = 0
-    """Training pairs that searches see: all, or as many as ``search_pairs`` allows."""
-    memory_bytes: int = 0
-    """Donor values and kept prefixes in memory."""
-    disk_bytes: int = 0
-    """Those in mapped files, for which the budget has no room."""
-    recomputed_bytes: int = 0
-    """Those that are computed for each forward pass anew, for which the disk has no room either."""
 
 
 class LanguageProblem:
@@ -83,6 +58,7 @@ class LanguageProblem:
     backward pass. ``batch_plan`` repeats another problem's. Raises CotraceError subclasses for bad input.
     """
 
+    @checked("ct.LanguageProblem")
     def __init__(
         self,
         model: LanguageModel,
@@ -109,68 +85,58 @@ class LanguageProblem:
         checkpointing: Checkpointing = "auto",
         batch_plan: Mapping[str, Any] | None = None,
     ) -> None:
-        _check_options(mode, align, positions, checkpointing, batch_tokens)
+        check_options(mode, align, positions, checkpointing, batch_tokens)
+        check_seed("ct.LanguageProblem", seed)
         check_memory(memory)
         self.model, self._task, self.mode = model, task, mode
         chosen, wanted = aim(metric_named(metric or task.metric), direction, mode)
-        self.space = _space(model, sites if sites is not None else task.sites, roles)
-        self.donors = donor_source(donors or task.donors)
-        check_sites(self.donors, self.space, align)
-        self.encoding = self._encode(align, prepend_bos, template_arguments or {})
+        self.space = space_of(model, sites if sites is not None else task.sites, roles)
+        source = donor_source(donors or task.donors)
+        check_sites(source, self.space, align)
+        self.manner: dict[str, Any] = {
+            "prepend_bos": prepend_bos,
+            "template_arguments": template_arguments,
+            "batch_tokens": batch_tokens,
+            "pack": pack,
+            "memory": memory,
+            "checkpointing": checkpointing,
+        }
+        """How prompts are written and passes are run: the same for whatever else is put to this model."""
+        writing = Writing(align=align, prepend_bos=prepend_bos, template_arguments=template_arguments or {})
+        division = Division(holdout=holdout, audit=audit, split_by=split_by, seed=seed, search_pairs=search_pairs)
+        settled = settle(model, task, self.space, source, writing, division)
+        self.donors, self.encoding, self._groups = settled.donors, settled.encoding, settled.groups
         self.refused = _warn_of(self.encoding.refused, len(task))
-        packing = replace(
-            choose_packing(model, self.encoding.pairs, batch_tokens, pack), patch_answers=positions == "prompt+answer"
-        )
-        encoding = self._with_prefixes(self.encoding) if packing.keep_prefix else self.encoding
-        pairs = [encoded.pair for encoded in encoding.pairs]
-        train, held, sealed = split_parts(pairs, holdout, seed, audit=audit, by=split_by)
-        labels = groups(pairs, split_by)
-        self._groups = dict(zip((pair.id for pair in pairs), labels, strict=True))
-        some = subset_of(train, labels, search_pairs, seed)
+        packing = choose_packing(model, self.encoding.pairs, batch_tokens, pack)
+        packing = replace(packing, patch_answers=positions == "prompt+answer")
         self._batching = Batching.planned(packing.batch_tokens, checkpointing, batch_plan)
         self._storage = Storage(memory_budget(memory, model.device))
-        builder = Builder(
-            model,
-            self.space,
-            self.donors,
-            packing,
-            chosen,
-            mode,
-            self._task.score == "mean",
-            self._batching,
-            self._storage,
+        mean = task.score == "mean"
+        self._build(
+            Builder(model, self.space, self.donors, packing, chosen, mode, mean, self._batching, self._storage),
+            settled,
+            memory,
         )
-        parts = [[encoding.pairs[i] for i in indices] for indices in (train, held) if indices]
-        check_budget(memory, self._storage.budget, max(map(builder.least_memory, parts)))
-
-        def part(name: str, indices: Sequence[int]) -> PairProblem | SetProblem:
-            return builder.part(name, [encoding.pairs[i] for i in indices])
-
-        self.training = part("training", train)
-        self._held = part("heldout", held) if held else None
-        self._sealed = partial(part, "audit", sealed) if sealed else None
-        self._some = part("subset", some) if some else None
-        if self._some is not None:
-            self._some.use_cost(self.training.cost, self._some.size / self.training.size)
-        self.full_swap: FullSwap = full_swap(self.training)
+        self.full_swap: FullSwap = full_swap(self.training, self.clusters)
         self.direction: Direction = wanted or preferred(self.full_swap, mode)
         if mode == "keep":
             _ = self.training.swing
 
-    def _encode(self, align: Align, bos: Bos, arguments: Mapping[str, Any]) -> Encoding:
-        """The pairs as tokens, with the donor prompts and roles that are needed."""
-        roles = dict.fromkeys(block.role for block in self.space.blocks)
-        wanted = [*roles, *([self.donors.role] if isinstance(self.donors, Noise) else [])]
-        encoding = encode_task(
-            self._task,
-            self.model.require_tokenizer(),
-            paired=self.donors.paired,
-            align=align,
-            roles=wanted,
-            prepend_bos=bos,
-            template_arguments=arguments,
-        )
-        return self.donors.prepare(encoding)
+    def _build(self, builder: Builder, settled: Settled, memory: str | float | int | None) -> None:
+        """Donor values and base scores of each part; those of the audit wait until they are asked for."""
+        encoding = self._with_prefixes(settled.encoding) if builder.packing.keep_prefix else settled.encoding
+
+        def pairs(indices: Sequence[int]) -> list[EncodedPair]:
+            return [encoding.pairs[i] for i in indices]
+
+        needed = [pairs(indices) for indices in (settled.training, settled.heldout) if indices]
+        check_budget(memory, self._storage.budget, max(map(builder.least_memory, needed)))
+        self.training = builder.part("training", pairs(settled.training))
+        self._held = builder.part("heldout", pairs(settled.heldout)) if settled.heldout else None
+        self._sealed = partial(builder.part, "audit", pairs(settled.audit)) if settled.audit else None
+        self._some = builder.part("subset", pairs(settled.subset)) if settled.subset else None
+        if self._some is not None:
+            self._some.use_cost(self.training.cost, self._some.size / self.training.size)
 
     def _with_prefixes(self, encoding: Encoding) -> Encoding:
         pairs = tuple(replace(pair, prefix=self.donors.prefix(pair)) for pair in encoding.pairs)
@@ -184,7 +150,24 @@ class LanguageProblem:
     @property
     def batch_plan(self) -> dict[str, Any]:
         """How the passes were cut, with every change on the way: given to another problem it repeats them."""
-        return self._batching.to_dict() | {"stored": dict(self._storage.used)}
+        spent = {name: part.cost.forward_equivalents for name, part in self.counted_parts.items()}
+        return self._batching.to_dict() | {"stored": self.stored, "spent": spent}
+
+    @property
+    def stored(self) -> dict[str, int]:
+        """Bytes of donor values and kept prefixes in ``memory``, on ``disk`` and ``recomputed``."""
+        return {where: self._storage.used[where] for where in ("memory", "disk", "recomputed")}
+
+    @property
+    def counted_parts(self) -> dict[str, PairProblem | SetProblem]:
+        """``training``, and ``heldout`` where pairs are: those that have a count of their own."""
+        return {"training": self.training} | ({} if self._held is None else {"heldout": self._held})
+
+    def go_on(self, spent: Mapping[str, float]) -> None:
+        """Stand where the run stood whose ``batch_plan`` was given: so much spent, its changes behind it."""
+        for name, part in self.counted_parts.items():
+            part.cost.charge(spent.get(name, 0.0) - part.cost.forward_equivalents)
+        self._batching.catch_up()
 
     @property
     def searched(self) -> Problem:
@@ -258,24 +241,7 @@ class LanguageProblem:
     @property
     def plan(self) -> Plan:
         """Pairs, tokens, components and memory."""
-        layouts = self.training.scorer.all_layouts
-        parts = [part for part in (self.training, self._held) if part is not None]
-        return Plan(
-            pairs=self.size,
-            heldout_pairs=0 if self._held is None else self._held.size,
-            refused_pairs=len(self.refused),
-            components=len(self.space),
-            tokens=sum(layout.tokens for layout in layouts),
-            padded_tokens=sum(layout.cells for layout in layouts),
-            batches=len(layouts),
-            packed=self.packing.packed,
-            donor_bytes=sum(part.scorer.donors.nbytes for part in parts),
-            rows=sum(layout.rows for layout in layouts),
-            searched_pairs=self.searched.size,
-            memory_bytes=self._storage.used["memory"],
-            disk_bytes=self._storage.used["disk"],
-            recomputed_bytes=self._storage.used["recomputed"],
-        )
+        return plan_of(self)
 
     def scores(self, masks: Any, examples: Examples = None) -> Float[Tensor, "*mask example answer"]:
         """log p(answer | prompt) of every answer, under one mask or several."""
@@ -313,7 +279,7 @@ class LanguageProblem:
         part = self._held if heldout else self.training
         if part is None:
             raise InputError("nothing is held out, so there is no held-out breakdown: build the problem with holdout")
-        return breakdown(part, masks, by)
+        return breakdown(part, masks, by, self.groups_of(part.ids))
 
     def side_values(self, masks: Any) -> Float[Tensor, "*mask side"]:
         """Values that constraints bound; no columns where there are none."""
@@ -339,53 +305,9 @@ class LanguageProblem:
         )
 
 
-class Heldout:
-    """A problem's unseen pairs, with the problem's own space, mode and direction."""
-
-    heldout = None
-
-    def __init__(self, whole: LanguageProblem, part: PairProblem | SetProblem, name: str = "held out") -> None:
-        self._part = part
-        self.space, self.mode, self.direction = whole.space, whole.mode, whole.direction
-        self.metric, self.task, self.summary = whole.metric, f"{whole.task} ({name})", whole.summary
-        self.size, self.cost, self.ids = part.size, part.cost, part.ids
-        self.effects, self.value, self.gradient = part.effects, part.value, part.gradient
-        self.scores, self.side_values = part.scores, part.side_values
-        self.reported, self.surrogate = part.reported, whole.surrogate
-        self.value_and_effects = part.value_and_effects
-        if isinstance(part, SetProblem):
-            self.redrawn = part.redrawn
-        self.weights, self.clusters = part.weights, whole.groups_of(part.ids)
-
-
-def _space(model: LanguageModel, sites: Sequence[str | Site] | ComponentSpace, roles: Sequence[str]) -> ComponentSpace:
-    if isinstance(sites, ComponentSpace):
-        whole = set(model.space(sites.sites))
-        strange = next((component for component in sites if replace(component, role=ALL) not in whole), None)
-        if strange is not None:
-            raise InputError(f"{model.name} has no {strange}; it has {model.space(sites.sites).outline}")
-        return sites
-    if isinstance(sites, str):
-        sites = [sites]
-    return model.space(tuple(Site.named(site) for site in sites), tuple(roles))
-
-
 def _warn_of(refused: Sequence[Refusal], total: int) -> tuple[Refusal, ...]:
     if refused:
         warnings.warn(
-            f"{len(refused)} of {total} pairs refused; the first: {refused[0].reason}", RefusedPairs, stacklevel=3
+            f"{len(refused)} of {total} pairs refused; the first: {refused[0].reason}", RefusedPairs, stacklevel=4
         )
     return tuple(refused)
-
-
-def _check_options(mode: str, align: str, positions: str, checkpointing: str, batch_tokens: int | None) -> None:
-    for kind, given, options in (
-        ("mode", mode, ("swap", "keep")),
-        ("alignment", align, ALIGNMENTS),
-        ("positions", positions, ("prompt", "prompt+answer")),
-        ("checkpointing", checkpointing, ("auto", "on", "off")),
-    ):
-        if given not in options:
-            raise unknown(kind, given, options)
-    if batch_tokens is not None and batch_tokens < 1:
-        raise InputError(f"batch_tokens is {batch_tokens}: give at least 1")

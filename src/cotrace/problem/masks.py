@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cotrace.arguments import names_of
 from cotrace.components import Component, ComponentSpace
 from cotrace.errors import InputError
 from cotrace.problem.protocol import Mode, Problem
@@ -24,14 +25,24 @@ def as_masks(masks: Any, space: ComponentSpace, mode: Mode, dtype: torch.dtype) 
         return chosen_mask(space, masks.members, mode, dtype)
     if isinstance(masks, Sequence) and masks and isinstance(masks[0], Selection):
         return torch.stack([chosen_mask(space, selection.members, mode, dtype) for selection in masks])
-    if isinstance(masks, Sequence) and masks and isinstance(masks[0], str):
-        return chosen_mask(space, map(Component.parse, masks), mode, dtype)
-    z = torch.as_tensor(masks).detach().to("cpu", dtype)
+    if isinstance(masks, str) or (isinstance(masks, Sequence) and masks and isinstance(masks[0], str)):
+        return chosen_mask(space, map(Component.parse, names_of("effects", "masks", masks)), mode, dtype)
+    z = _tensor(masks).detach().to("cpu", dtype)
     if z.ndim not in (1, 2) or z.shape[-1] != len(space):
         raise InputError(f"a mask has shape {list(z.shape)}: give [n] or [mask, n] with n = {len(space)} components")
     if not bool(((z >= 0) & (z <= 1)).all()):
         raise InputError("a mask holds numbers outside [0, 1]: 0 keeps the own value, 1 takes the donor's")
     return z
+
+
+def _tensor(masks: Any) -> Tensor:
+    try:
+        return torch.as_tensor(masks)
+    except (RuntimeError, TypeError, ValueError):
+        kind = type(masks).__name__
+        raise InputError(
+            f"a mask of type {kind}: give a tensor [n] or [mask, n], a Selection or component names"
+        ) from None
 
 
 def chosen_mask(

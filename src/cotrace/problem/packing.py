@@ -31,7 +31,7 @@ def choose_packing(
 ) -> Packing:
     """Packed rows where the model gives the same logits with them and no window or mask is shorter than an example."""
     tokens = batch_tokens or default_batch_tokens(model)
-    longest = max(len(pair.prompt) + max(map(len, pair.answers)) for pair in pairs)
+    longest = max(pair.span for pair in pairs)
     window = shortest_window(model)
     fits = window is None or longest <= window
     limit = mask_length(model)

@@ -84,22 +84,26 @@ class PairProblem(ScoredPairs):
     def reported(self, masks: Any) -> Float[Tensor, "*mask"]:
         """The metric's own level, as people read it: its weighted mean over the pairs."""
         base = self.scorer.base
-        return self._shaped([self.metric.reported(scores, base, self.answers) for scores in self.chunks(masks)], masks)
+        own = self._shaped([self.metric.reported(scores, base, self.answers) for scores in self.chunks(masks)], masks)
+        return self._averaged([own, *(draw.reported(masks) for draw in self.draws)])
 
     def reported_levels(self, masks: Any) -> Float[Tensor, "*mask example"]:
         """The same of each pair."""
         base = self.scorer.base
         levels = [self.metric.reported_levels(scores, base, self.answers) for scores in self.chunks(masks)]
-        return self._shaped(levels, masks)
+        return self._averaged([self._shaped(levels, masks), *(draw.reported_levels(masks) for draw in self.draws)])
 
     def gradient(
         self, z: Float[Tensor, "n"], objective: Loss | None = None, examples: Examples = None
     ) -> Float[Tensor, "n"]:
-        """Exact gradient of the mean of ``objective(effects)``, or of the mean effect where None."""
+        """Exact gradient of the mean of ``objective(effects)``, or of the mean effect where None.
+
+        Over some ``examples``: their part in it, scaled by size / count, so that the mean over equal batches is exact.
+        """
         some = self.some(examples)
         self.charge(2 * self.share(some))
         weight = self.answers.weight
-        whole = weight.sum() if some is None else weight[list(some)].sum()
+        whole = weight.sum() * self.share(some)
 
         def loss(scores: Tensor, examples: Sequence[int]) -> Tensor:
             effects = self._effects(scores, examples)

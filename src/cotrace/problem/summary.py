@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from cotrace.problem.intervals import Interval, mean_interval
+from cotrace.problem.intervals import Interval, Labels, mean_interval
 from cotrace.problem.pairs import PairProblem
 from cotrace.problem.protocol import Direction
 from cotrace.problem.whole import SetProblem
@@ -57,26 +58,31 @@ class FullSwap:
         return text
 
 
-def full_swap(problem: PairProblem | SetProblem) -> FullSwap:
-    """Measure the full swap on a problem's pairs."""
-    return _of_pairs(problem) if isinstance(problem, PairProblem) else _of_set(problem)
+def full_swap(problem: PairProblem | SetProblem, clusters: Labels = None) -> FullSwap:
+    """Measure the full swap on a problem's pairs; ``clusters`` says which of them stay together."""
+    return _of_pairs(problem, clusters) if isinstance(problem, PairProblem) else _of_set(problem)
 
 
-def _of_pairs(problem: PairProblem) -> FullSwap:
+def _of_pairs(problem: PairProblem, clusters: Labels) -> FullSwap:
     effects, weight = problem.full_swap, problem.answers.weight
     mean = ((effects * weight).sum() / weight.sum()).item()
     swapped = problem.metric.levels(problem.full_scores, problem.scorer.base, problem.answers)
     return FullSwap(
         metric=problem.metric.name,
         pairs=problem.size,
-        base_level=problem.base_levels.median().item(),
-        swapped_level=swapped.median().item(),
+        base_level=_median(problem.base_levels),
+        swapped_level=_median(swapped),
         mean=mean,
-        median=effects.median().item(),
+        median=_median(effects),
         agreeing=int((torch.sign(effects) == np.sign(mean)).sum()),
-        interval=mean_interval(effects.double().numpy(), weight.double().numpy()),
+        interval=mean_interval(effects.double().numpy(), weight.double().numpy(), labels=clusters),
         reported=_reported(problem),
     )
+
+
+def _median(values: Tensor) -> float:
+    """Of an even count the mean of the middle two, where torch takes the lower one."""
+    return float(np.median(values.double().cpu().numpy()))
 
 
 def _of_set(problem: SetProblem) -> FullSwap:

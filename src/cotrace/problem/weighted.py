@@ -21,9 +21,10 @@ from cotrace.problem.protocol import Cost, Direction, Examples, Loss, Mode, Prob
 class WeightedSum:
     """The sum of weight x value of each problem, each counted in its own direction; to be maximised.
 
-    Its examples are those of the problems one after another; their effects are scaled so that their mean is the value
-    (weight x all examples / the problem's own), which leaves them as they are where sizes and weights are equal and
-    weights add up to 1. Metrics of the whole set have no effects; then only value and gradient are given.
+    Its examples are those of the problems one after another; their effects are scaled (weight x all examples / the
+    problem's own) so that their mean by ``weights``, those of the pairs, is the value. This leaves them as they are
+    where sizes and weights are equal and weights add up to 1. ``shares`` are the problems' weights. Metrics of the
+    whole set have no effects; then only value and gradient are given.
     """
 
     direction: Direction = "maximise"
@@ -31,11 +32,11 @@ class WeightedSum:
     def __init__(self, parts: Sequence[tuple[float, Problem]]) -> None:
         if len(parts) < 2:
             raise InputError("a weighted sum needs at least two problems")
-        self.weights = [float(weight) for weight, _ in parts]
+        self.shares = [float(weight) for weight, _ in parts]
         self.problems = [problem for _, problem in parts]
-        if not all(0 < weight < float("inf") for weight in self.weights):
+        if not all(0 < weight < float("inf") for weight in self.shares):
             raise InputError(
-                f"weights are {self.weights}: give finite numbers above 0 (a direction is each problem's own)"
+                f"weights are {self.shares}: give finite numbers above 0 (a direction is each problem's own)"
             )
         for problem in self.problems:
             check_same(self.problems[0], problem, mode=True)
@@ -68,6 +69,31 @@ class WeightedSum:
         return sum(problem.size for problem in self.problems)
 
     @property
+    def weights(self) -> Float[Tensor, "example"]:
+        """How much each example counts: its weight among the pairs of its problem, which count as many as they are."""
+        found = []
+        for problem in self.problems:
+            own = torch.as_tensor(getattr(problem, "weights", torch.ones(problem.size))).double().cpu()
+            found.append(own * problem.size / own.sum())
+        return torch.cat(found)
+
+    @property
+    def parts(self) -> list[int]:
+        """The number of the problem of each example: intervals are of the sum of their means."""
+        return [i for i, problem in enumerate(self.problems) for _ in range(problem.size)]
+
+    @property
+    def clusters(self) -> list[str]:
+        """What each example stays together with: pairs of one task that two problems have are resampled together."""
+        found: list[str] = []
+        for i, problem in enumerate(self.problems):
+            labels = getattr(problem, "clusters", None)
+            own = range(problem.size) if labels is None else labels
+            name = f"problem {i}" if labels is None else problem.task
+            found += [f"{name}: {label}" for label in own]
+        return found
+
+    @property
     def cost(self) -> Cost:
         """What all problems have spent together: a mask costs 1 for each."""
         return Cost(sum(problem.cost.forward_equivalents for problem in self.problems))
@@ -77,22 +103,25 @@ class WeightedSum:
         """The same sum on unseen pairs; None where some problem holds nothing out."""
         unseen = [problem.heldout for problem in self.problems]
         kept = [problem for problem in unseen if problem is not None]
-        return WeightedSum(list(zip(self.weights, kept, strict=True))) if len(kept) == len(unseen) else None
+        return WeightedSum(list(zip(self.shares, kept, strict=True))) if len(kept) == len(unseen) else None
 
     @property
     def searched(self) -> WeightedSum:
         """The same sum on the pairs that searches see."""
         seen = [getattr(problem, "searched", problem) for problem in self.problems]
         same = all(a is b for a, b in zip(seen, self.problems, strict=True))
-        return self if same else WeightedSum(list(zip(self.weights, seen, strict=True)))
+        return self if same else WeightedSum(list(zip(self.shares, seen, strict=True)))
 
     def value(self, masks: Float[Tensor, "*mask n"]) -> Float[Tensor, "*mask"]:
         """The weighted sum of values."""
         values = [problem.value(masks).double() for problem in self.problems]
-        return torch.stack([w * s * v for w, s, v in zip(self.weights, self._signs, values, strict=True)]).sum(0)
+        return torch.stack([w * s * v for w, s, v in zip(self.shares, self._signs, values, strict=True)]).sum(0)
 
     def effects(self, masks: Float[Tensor, "*mask n"], examples: Examples = None) -> Float[Tensor, "*mask example"]:
-        """Scaled effects of all problems' examples. Raises InputError where a metric has none."""
+        """Scaled effects of all problems' examples; their mean by ``weights`` is the value.
+
+        Raises InputError where a metric has none.
+        """
         found = []
         for i, part in self._split(examples):
             effects = self.problems[i].effects(masks, part)
@@ -121,7 +150,7 @@ class WeightedSum:
 
     def _scale(self, i: int) -> float:
         """What an effect of problem i is multiplied with."""
-        return self._signs[i] * self.weights[i] * self.size / self.problems[i].size
+        return self._signs[i] * self.shares[i] * self.size / self.problems[i].size
 
     def _split(self, examples: Examples) -> list[tuple[int, list[int] | None]]:
         """(problem, its own examples) for the problems that have some of them."""
@@ -148,7 +177,7 @@ class WeightedSum:
         return sorted(range(len(given)), key=by_problem.__getitem__)
 
     def _joined(self, names: Sequence[str]) -> str:
-        return " + ".join(f"{weight:g} {name}" for weight, name in zip(self.weights, names, strict=True))
+        return " + ".join(f"{weight:g} {name}" for weight, name in zip(self.shares, names, strict=True))
 
 
 def _scaled(objective: Loss, scale: float) -> Loss:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from cotrace.errors import InputError
+from cotrace.json_file import loads, why
 from cotrace.prompts.record import pair_of
 
 if TYPE_CHECKING:
@@ -85,10 +86,9 @@ def _decoded(raw: bytes, where: str, *, first: bool) -> str:
 def _parsed(text: str, where: str) -> object:
     """The JSON value of a line; refuses what JSON does not know (NaN) and what would be lost (double keys)."""
     try:
-        value = json.loads(text, object_pairs_hook=_no_double, parse_constant=_no_constant)
-        json.dumps(value, ensure_ascii=False).encode()  # an escaped lone surrogate parses, but is no text
+        return loads(text.rstrip("\r\n"))  # else the end of a cut line reads as a sign that is not allowed
     except json.JSONDecodeError as error:
-        reason = f"not JSON at column {error.colno}: {error.msg}"
+        reason = f"not JSON at column {error.colno}: {why(error)}"
         raise InputError(f"{where}: {reason}; each line must be one JSON object, such as {EXAMPLE}") from None
     except UnicodeEncodeError:
         raise InputError(f"{where}: holds half of a surrogate pair; write the character itself") from None
@@ -96,23 +96,9 @@ def _parsed(text: str, where: str) -> object:
         raise InputError(f"{where}: nested too deeply; a prompt pair is a flat object") from None
     except ValueError as error:
         raise InputError(f"{where}: {error}") from None
-    return value
 
 
 EXAMPLE = '{"base": "The nurse said that", "answers": [" she", " he"]}'
-
-
-def _no_double(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(items)
-    if len(found) < len(items):
-        keys = [key for key, _ in items]
-        double = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the field {double!r} stands twice in one object; keep one")
-    return found
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number; leave the field out")
 
 
 def _rows(records: Iterable[Mapping[str, Any]] | pd.DataFrame) -> Iterable[object]:

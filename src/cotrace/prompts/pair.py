@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cotrace.arguments import check_fields
 from cotrace.errors import InputError
 
 
@@ -41,6 +42,7 @@ class PromptPair:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_fields(f"pair {self.id}", self)
         if not self.base and not self.messages:
             raise InputError(f"pair {self.id}: 'base' is empty; give a prompt, or a chat as 'messages'")
         if not self.answers:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from jsonschema import Draft202012Validator, ValidationError
 
 SCHEMA = "pair.schema.json"
+KINDS = {list: "a list", str: "a text", int: "a number", float: "a number", bool: "true or false", type(None): "null"}
+"""How JSON's other values are called."""
 QUOTE_LIMIT = 160
 """The most characters of a value that an error quotes."""
 
@@ -81,8 +83,8 @@ def _validator() -> Draft202012Validator:
 
 def _check(record: object, where: str) -> None:
     if not isinstance(record, Mapping):
-        kind = "list" if isinstance(record, list) else type(record).__name__
-        raise InputError(f"{where}: is a {kind}, not an object; a line is an object with 'base' and 'answers'")
+        kind = KINDS.get(type(record), type(record).__name__)
+        raise InputError(f"{where}: is {kind}, not an object; a line is an object with 'base' and 'answers'")
     for name in record:
         if name not in properties():
             raise InputError(f"{where}: {unknown('field', name, properties())}; keep anything else under 'meta'")

@@ -54,6 +54,14 @@ def split_parts(
     return Parts(training, sorted(held), sorted(sealed))
 
 
+def split_ids(
+    pairs: Sequence[PromptPair], share: float | int, seed: int, *, audit: float | int = 0, by: str | None = None
+) -> tuple[frozenset[str], ...]:
+    """The same as the pairs' ids, which still hold where pairs are refused afterwards."""
+    parts = split_parts(pairs, share, seed, audit=audit, by=by)
+    return tuple(frozenset(pairs[i].id for i in part) for part in parts)
+
+
 def groups(pairs: Sequence[PromptPair], by: str | None = None) -> list[str]:
     """What each pair stays together with: its value of the field, or itself where it has none and none is asked for.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cotrace import markup
+from cotrace.arguments import check_fields, check_kind
 from cotrace.errors import InputError
 from cotrace.prompts.pair import PromptPair
 
@@ -47,6 +48,7 @@ class Task:
     """Records of the source that could not be used: (which, why). Listed and counted, never dropped in silence."""
 
     def __post_init__(self) -> None:
+        check_fields(f"task {self.name}", self)
         if not self.pairs:
             raise InputError(f"task {self.name}: the data set is empty; it needs at least one pair")
         seen: set[str] = set()
@@ -89,6 +91,7 @@ class Task:
         """Task from a JSON Lines file; each line is checked, errors name the line. Raises InputError."""
         from cotrace.prompts.jsonl import read_pairs
 
+        check_kind("Task.from_jsonl", "path", path, str | Path)
         path = Path(path)
         return cls(name=path.stem, pairs=read_pairs(path), metric=metric, source=path.name)
 

@@ -9,18 +9,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from cotrace.arguments import checked
 from cotrace.errors import InputError
 from cotrace.report.style import INK, MARKERS, MUTED, colour, is_narrow, styled, titled
 from cotrace.report.words import heading, level, quantity
 from cotrace.results import Frontier, Selection
 
 
+@checked("ct.report.frontier")
 def frontier(frontiers: Frontier | Sequence[Frontier], *, width: float | None = None) -> Figure:
     """Effect against k for one or several searches of one problem, on the pairs searched and on those held out.
 
     ``width`` in inches; panels stand below each other where it is narrow. Raises InputError where the frontiers answer
     different questions.
     """
+    if width is not None and not width > 0:
+        raise InputError(f"ct.report.frontier: width is {width}; give inches above 0")
     shown = [frontiers] if isinstance(frontiers, Frontier) else list(frontiers)
     check_same_question(shown)
     heldout = any(selection.effect_heldout is not None for one in shown for selection in one)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cotrace.arguments import check_kind
 from cotrace.errors import InputError
 from cotrace.report.page import Material, examples_of, report_html
 from cotrace.results import Frontier, Tradeoff
@@ -30,6 +31,8 @@ def write(
     trade-off the edits. Raises InputError where the frontiers answer different questions, or the path is no place for a
     file.
     """
+    check_kind("ct.report.write", "frontier", frontier, Frontier | Sequence[Frontier])
+    check_kind("ct.report.write", "path", path, str | Path)
     material = Material(
         (frontier,) if isinstance(frontier, Frontier) else tuple(frontier),
         evaluations=() if evaluation is None else (evaluation,),

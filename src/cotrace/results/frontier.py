@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from cotrace import markup
+from cotrace.arguments import checked
 from cotrace.components import ComponentSpace
 from cotrace.errors import InputError
 from cotrace.results.bound import Bound
 from cotrace.results.effects import EffectTable
+from cotrace.results.forms import check_among, check_texts, names_in, number_in, numbers_in
 from cotrace.results.selection import Selection
 from cotrace.results.table import Table
 
@@ -90,6 +92,7 @@ class Frontier:
     def _by_size(self) -> dict[int, Selection]:
         return {selection.k: selection for selection in self.selections}
 
+    @checked("frontier.at")
     def at(self, k: int) -> Selection:
         """The best selection with exactly k components. Raises InputError where the search found none."""
         if k in self.infeasible_sizes:
@@ -107,6 +110,7 @@ class Frontier:
         side = self.at(k).side_heldout
         return None if side is None else tuple(b.violation(v) for b, v in zip(self.bounds, side, strict=True))
 
+    @checked("frontier.best")
     def best(self, k: int | None = None, *, cost: float | None = None) -> Selection:
         """The best selection with at most k components, and of at most this weighted cost (of any where None).
 
@@ -209,16 +213,34 @@ class Frontier:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Frontier:
-        """Inverse of ``to_dict``."""
+        """Inverse of ``to_dict``. Raises KeyError, TypeError, ValueError, InputError for data of another form."""
+        _check_form(data)
         rest = {name: value for name, value in data.items() if name not in ("space", *_TUPLES)}
+        space = ComponentSpace.parse(names_in(data, "space"))
+        selections = tuple(map(Selection.from_dict, data["selections"]))
+        for selection in selections:
+            space.indices(selection.members)  # raises where one lies outside
         return cls(
-            space=ComponentSpace.parse(data["space"]),
-            selections=tuple(map(Selection.from_dict, data["selections"])),
+            space=space,
+            selections=selections,
             bounds=tuple(Bound(**bound) for bound in data.get("bounds", ())),
             infeasible_sizes=tuple(data.get("infeasible_sizes", ())),
             by_cost=tuple(map(Selection.from_dict, data.get("by_cost", ()))),
             **rest,
         )
+
+
+def _check_form(data: Mapping[str, Any]) -> None:
+    """Raise KeyError, TypeError or ValueError where a field that stays as it is holds another kind of value."""
+    check_texts(data, "search", "metric", "task", "summary")
+    check_among(data, "mode", get_args(Mode))
+    check_among(data, "direction", get_args(Direction))
+    for name in ("forward_equivalents", "full_effect", "full_effect_heldout", "elapsed_s"):
+        number_in(data, name)
+    if data["forward_equivalents"] is None or data["full_effect"] is None:
+        raise TypeError("forward_equivalents and full_effect need numbers")
+    weights = data.get("cost_weights", {})
+    numbers_in({"cost_weights": list(weights.values())}, "cost_weights")
 
 
 def ranges(sizes: list[int]) -> str:

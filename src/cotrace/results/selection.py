@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cotrace import markup
+from cotrace.arguments import names_of
 from cotrace.components import Component
+from cotrace.errors import InputError
+from cotrace.results.forms import names_in, number_in, numbers_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,6 +20,18 @@ if TYPE_CHECKING:
     from cotrace.donors import DonorSource
     from cotrace.models import LanguageModel
     from cotrace.prompts import Task
+
+NUMBERS = (
+    "effect",
+    "effect_heldout",
+    "p_value",
+    "median_heldout",
+    "moved_share",
+    "forward_equivalents",
+    "reported",
+    "reported_heldout",
+)
+"""Fields of a selection that hold one number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +62,12 @@ class Selection:
 
     @classmethod
     def parse(cls, names: Iterable[str]) -> Selection:
-        """Somebody's set, from component names such as ``L9.head6`` or ``9.6``. Raises InputError."""
-        return cls(members=tuple(sorted({Component.parse(name) for name in names})))
+        """Somebody's set, from component names such as ``L9.head6`` or ``9.6``, each once. Raises InputError."""
+        given = [Component.parse(name) for name in names_of("Selection.parse", "names", names)]
+        double = next((member for i, member in enumerate(given) if member in given[:i]), None)
+        if double is not None:
+            raise InputError(f"Selection.parse: {double} stands twice; name each component once")
+        return cls(members=tuple(sorted(given)))
 
     @property
     def k(self) -> int:
@@ -108,19 +127,12 @@ class Selection:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Selection:
-        """Inverse of ``to_dict``."""
-        interval = data.get("interval")
+        """Inverse of ``to_dict``. Raises KeyError, TypeError, InputError for data of another form."""
+        interval = numbers_in(data, "interval", 2)
         return cls(
-            members=tuple(Component.parse(name) for name in data["components"]),
-            effect=data.get("effect"),
-            effect_heldout=data.get("effect_heldout"),
+            members=tuple(map(Component.parse, names_in(data, "components"))),
             interval=None if interval is None else (interval[0], interval[1]),
-            p_value=data.get("p_value"),
-            median_heldout=data.get("median_heldout"),
-            moved_share=data.get("moved_share"),
-            forward_equivalents=data.get("forward_equivalents"),
-            reported=data.get("reported"),
-            reported_heldout=data.get("reported_heldout"),
-            side=None if data.get("side") is None else tuple(data["side"]),
-            side_heldout=None if data.get("side_heldout") is None else tuple(data["side_heldout"]),
+            side=numbers_in(data, "side"),
+            side_heldout=numbers_in(data, "side_heldout"),
+            **{name: number_in(data, name) for name in NUMBERS},
         )

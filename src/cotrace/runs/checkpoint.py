@@ -19,7 +19,7 @@ from cotrace.runs.manifest import Fingerprint
 from cotrace.runs.sealed import seal, unseal
 from cotrace.runs.state import RunState, frontier_tensors
 
-SCHEMA = 1
+SCHEMA = 2
 KEPT = 2
 Parts = dict[str, Fingerprint]
 """The files that a checkpoint consists of beside its JSON: name -> fingerprint."""
@@ -36,8 +36,17 @@ class Checkpoints:
         self.took_s = 0.0
         """Seconds that the last checkpoint took to write."""
 
+    @property
+    def _is_folder(self) -> bool:
+        """Whether it is there. Raises DamagedRun for a link: what it leads to is not this run's to delete."""
+        if self.folder.is_symlink():
+            raise DamagedRun(f"{self.folder} is a link and no folder of the run's own: remove it to begin anew")
+        return self.folder.is_dir()
+
     def _numbers(self) -> list[int]:
-        """The numbers of the checkpoints that are there, ascending."""
+        """The numbers of the checkpoints that are there, ascending. Raises DamagedRun."""
+        if not self._is_folder:
+            return []
         return sorted(int(path.stem) for path in self.folder.glob("*.json") if path.stem.isdigit())
 
     def exist(self) -> bool:
@@ -78,7 +87,11 @@ class Checkpoints:
         self._kept = {number: self._kept[number] for number in sorted(self._kept)[-(KEPT - 1) :]}
         self._kept[self._number] = parts
         wanted = {self._path(number).name for number in self._kept} | {n for p in self._kept.values() for n in p}
-        self._delete(path for path in self.folder.iterdir() if path.name not in wanted)
+        self._delete(path for path in self._own() if path.name not in wanted)
+
+    def _own(self) -> list[Path]:
+        """The files that checkpoints consist of; whatever else lies there is somebody else's."""
+        return [path for path in self.folder.iterdir() if path.suffix in (".json", ".safetensors")]
 
     def _delete(self, paths: Iterable[Path]) -> None:
         """JSON before the parts that it names: a checkpoint that is there is whole, also where a kill comes between."""
@@ -87,7 +100,7 @@ class Checkpoints:
 
     def load(self) -> RunState:
         """Where the run stood at the newest checkpoint that is whole; warns of one that is not. Raises OSError."""
-        if not self.folder.is_dir():
+        if not self._is_folder:
             return RunState()
         sweep(self.folder)
         for number in reversed(self._numbers()):
@@ -128,7 +141,9 @@ class Checkpoints:
         return dict(load(content))
 
     def remove(self) -> None:
-        """Remove all of them: the run is done."""
-        if self.folder.is_dir():
-            self._delete(self.folder.iterdir())
-            self.folder.rmdir()
+        """Remove all of them: the run is done. The folder stays where something else lies in it. Raises DamagedRun."""
+        if self._is_folder:
+            sweep(self.folder)
+            self._delete(self._own())
+            if not any(self.folder.iterdir()):
+                self.folder.rmdir()

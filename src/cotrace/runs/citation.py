@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cotrace.errors import InputError
 from cotrace.runs import references
 from cotrace.runs.config import RunConfig
 from cotrace.runs.config_file import SHIPPED, read_run_config
 from cotrace.runs.evidence import EVALUATION
-from cotrace.runs.manifest import check_files
+from cotrace.runs.manifest import holds
 from cotrace.runs.stored import StoredRun
 
 PURSUIT = "cotrace's two-way gradient-guided pursuit"
@@ -35,8 +36,13 @@ class Citation:
 def cite(run: StoredRun) -> Citation:
     """The methods paragraph and the BibTeX of a finished run. Raises DamagedRun, InputError."""
     config, record = read_run_config(run.path)
-    entries = tuple(dict.fromkeys(_entries(run, config, record)))
-    return Citation(" ".join(_sentences(run, config, record)), entries)
+    try:
+        entries = tuple(dict.fromkeys(_entries(run, config, record)))
+        return Citation(" ".join(_sentences(run, config, record)), entries)
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"{run.path} does not record what is to be cited ({type(error).__name__}: {error}): trace again"
+        ) from None
 
 
 def _entries(run: StoredRun, config: RunConfig, record: Mapping[str, Any]) -> Iterator[str]:
@@ -53,10 +59,11 @@ def _model(config: RunConfig, record: Mapping[str, Any]) -> str:
     own = record["model"]
     name = "the model that ships with cotrace" if config.model == SHIPPED else _name(config.model)
     commit = own.get("commit") or config.revision
-    where = f"revision {commit}, " if commit else ""
+    where = f"revision {_tex(str(commit))}, " if commit else ""
+    made = _tex(str(own["architecture"]))
     return (
-        f"@misc{{model_of_this_run,\n  title = {{{_tex(name)}}},\n  note = {{{own['architecture']}, {where}sha256 of "
-        f"the weights {own.get('weights_sha256')}}}\n}}"
+        f"@misc{{model_of_this_run,\n  title = {{{_tex(name)}}},\n  note = {{{made}, {where}sha256 of the weights "
+        f"{own.get('weights_sha256')}}}\n}}"
     )
 
 
@@ -124,9 +131,8 @@ def _searches(run: StoredRun) -> str:
 def _evaluation(run: StoredRun) -> str:
     """How the result was judged, where it was."""
     path = run.path / EVALUATION
-    if not path.is_file():
+    if not holds(run.path, EVALUATION):
         return ""
-    check_files(run.path, EVALUATION)
     found = json.loads(path.read_text(encoding="utf-8"))
     controls = found.get("controls") or {}
     random = f" and {controls['chains']} nested random sets of the same composition" if controls else ""

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
+from cotrace.arguments import check_seed
 from cotrace.errors import InputError, unknown
 
 MODEL = Parameter(group=Group("The model", sort_key=1))
@@ -19,6 +20,7 @@ SEARCH = Parameter(group=Group("The search", sort_key=3))
 SEARCHES = Parameter(group=SEARCH.group, name=("--search", "--searches"), show_default=False)
 OPTIONS = Parameter(group=SEARCH.group, name="--option", show_default=False)
 RUN = Parameter(group=Group("The run", sort_key=4))
+SIZE = Parameter(group=RUN.group, allow_leading_hyphen=True)  # -4GB is refused with its reason, not as no value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +97,7 @@ class RunConfig:
     """Seed of the holdout and of the searches that draw."""
     batch_tokens: Annotated[int | None, RUN] = None
     """Most tokens in one forward pass; less takes less memory. Default: chosen by the model's size."""
-    memory: Annotated[str | float | None, RUN] = None
+    memory: Annotated[str | float | None, SIZE] = None
     """Most memory for donor values and kept prefixes, such as 4GB, 512MiB or 0.5 of what is free; what goes beyond it
     lies on disk, or is computed anew. Default: half of what is free."""
     checkpointing: Annotated[Literal["auto", "on", "off"], RUN] = "auto"
@@ -131,6 +133,7 @@ class RunConfig:
             raise InputError(f"batch_tokens is {self.batch_tokens}: give at least 1")
         if self.threads is not None and self.threads < 1:
             raise InputError(f"threads is {self.threads}: give at least 1")
+        check_seed("the run", self.seed)
         if self.checkpoint_every_s is not None and not self.checkpoint_every_s >= 0:
             raise InputError(f"checkpoint_every_s is {self.checkpoint_every_s}: give 0 seconds or more")
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from cotrace import shipped
 from cotrace.errors import DamagedRun, InputError, unknown
 from cotrace.runs.config import RunConfig
 from cotrace.runs.sealed import seal_text, text_is_whole
@@ -22,8 +23,10 @@ NOT_STORED = ("out", "trust_remote_code")
 """A config lies in the folder that it would name, and no file may ask for code to be run."""
 PATHS = ("model", "task", "data", "metric", "offload_folder")
 """Fields that may name a file or a folder."""
-SHIPPED = "shipped"
+SHIPPED = shipped.NAME
 """The name of the model that comes with the package, whatever folder bears it too."""
+LIMIT_BYTES = 16 << 20
+"""A larger file is refused before it fills the memory; so is one whose aliases make more of it."""
 HEADER = "# Replay with: cotrace trace --config THIS_FILE --out NEW_FOLDER\n"
 
 
@@ -59,6 +62,13 @@ def read_run_config(folder: Path) -> tuple[RunConfig, Mapping[str, Any]]:
     if not isinstance(record, dict):
         raise InputError(f"{path} holds no record of the run: trace again")
     return _parsed(path, data, lines), record
+
+
+def read_record(path: str | Path) -> Mapping[str, Any]:
+    """What a run noted in its config.yaml; nothing where there is no record, or where the file was changed since."""
+    text = _text(Path(path))
+    found = _load(Path(path), text)[0].get(RECORD) if text_is_whole(text) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _check_whole(path: Path, text: str) -> None:
@@ -120,6 +130,8 @@ def _reason(first: Any) -> str:
 
 def _text(path: Path) -> str:
     try:
+        if path.is_file() and (size := path.stat().st_size) > LIMIT_BYTES:
+            raise InputError(f"{path} has {size:,} bytes, more than the {LIMIT_BYTES:,} that are read: it is no config")
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
@@ -130,6 +142,7 @@ def _load(path: Path, text: str) -> tuple[dict[str, Any], dict[str, int]]:
     """The mapping in the file, and the line of each key."""
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
+        _check_nodes(path, node)
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -143,6 +156,34 @@ def _load(path: Path, text: str) -> tuple[dict[str, Any], dict[str, int]]:
         if not isinstance(key, str):
             raise InputError(f"{path}, line {marked.start_mark.line + 1}: {key!r} is not the name of a field")
     return data, {str(key.value): key.start_mark.line + 1 for key, _ in node.value}
+
+
+def _check_nodes(path: Path, top: yaml.Node | None) -> None:
+    """Refuse what would be lost (keys that stand twice), hidden (<<) or without end. Raises InputError."""
+    stack, signs = [] if top is None else [top], 0
+    while stack:
+        node = stack.pop()
+        signs += 1 + len(node.value)
+        if signs > LIMIT_BYTES:
+            raise InputError(f"{path}: its aliases make more than {LIMIT_BYTES:,} signs of it: it is no config")
+        if isinstance(node, yaml.MappingNode):
+            _check_keys(path, [key for key, _ in node.value])
+            stack += [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            stack += node.value
+        elif "\0" in node.value:
+            raise InputError(f"{path}, line {node.start_mark.line + 1}: holds a null byte, which no name or path may")
+
+
+def _check_keys(path: Path, keys: Sequence[yaml.Node]) -> None:
+    seen: set[str] = set()
+    for key in keys:
+        where = f"{path}, line {key.start_mark.line + 1}"
+        if key.tag == "tag:yaml.org,2002:merge":
+            raise InputError(f"{where}: << is not read; write the fields out")
+        if isinstance(key, yaml.ScalarNode) and key.value in seen:
+            raise InputError(f"{where}: {key.value!r} stands twice; keep one")
+        seen.add(str(key.value))
 
 
 def _plain(value: Any) -> Any:

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cotrace.results import Frontier, Table
-from cotrace.results.tables import number
+from cotrace.results import Frontier, Selection, Table
 from cotrace.runs.config_file import read_run_config
 from cotrace.runs.manifest import Manifest
 from cotrace.runs.stored import StoredRun
@@ -15,6 +14,8 @@ from cotrace.runs.stored import StoredRun
 RESULT_FILES = ("frontier.csv", "masks.safetensors")
 ROUNDING = 1e-4
 """Effects that differ by less than this share of the largest one are alike up to rounding."""
+SHOWN = 60
+"""Characters of a value that are shown."""
 OUTCOMES = ("summary", "command", "platform")
 """Entries of the record that say where and how, and never make results differ."""
 
@@ -40,13 +41,15 @@ class Agreement:
     first_change: int | None
     """The smallest size with another selection."""
     largest_difference: float
-    """Of the effects at sizes that both have."""
+    """Of the effects, on pairs searched and held out, at sizes that both have."""
     scale: float
     """The largest effect."""
 
     @property
     def words(self) -> str:
         """What it comes to."""
+        if not self.sizes:
+            return "no size is in both runs"
         if self.same_sets < self.sizes:
             return f"{self.sizes - self.same_sets} of {self.sizes} selections differ, from k = {self.first_change}"
         if self.largest_difference == 0:
@@ -69,7 +72,7 @@ class RunDifference:
     @property
     def agree(self) -> bool:
         """Whether both runs found the same selections with the same effects, up to rounding."""
-        alike = all(a.same_sets == a.sizes and a.largest_difference <= ROUNDING * a.scale for a in self.agreements)
+        alike = all(0 < a.sizes == a.same_sets and a.largest_difference <= ROUNDING * a.scale for a in self.agreements)
         return self.same_bytes or (alike and bool(self.agreements) and not self.only_one)
 
     @property
@@ -79,8 +82,8 @@ class RunDifference:
             return f"The results agree byte by byte ({', '.join(RESULT_FILES)})."
         if self.agree:
             return "The results agree: the same selections at every size that both have, effects alike up to rounding."
-        if not self.agreements:
-            return "The results cannot be compared: no search is in both runs over the same components."
+        if not any(agreement.sizes for agreement in self.agreements):
+            return "The results cannot be compared: no search has a size in both runs over the same components."
         return "The results differ."
 
     def tables(self) -> Iterator[Table]:
@@ -122,7 +125,7 @@ def _agreement(one: Frontier, other: Frontier) -> Agreement:
     sizes = [size for size in one.sizes if size in other.sizes]
     pairs = [(one.at(size), other.at(size)) for size in sizes]
     changed = [a.k for a, b in pairs if set(a.members) != set(b.members)]
-    effects = [(a.effect or 0.0, b.effect or 0.0) for a, b in pairs]
+    effects = [both for a, b in pairs for both in _effects(a, b)]
     return Agreement(
         search=one.search,
         sizes=len(sizes),
@@ -133,31 +136,49 @@ def _agreement(one: Frontier, other: Frontier) -> Agreement:
     )
 
 
-def _entries(run: StoredRun) -> dict[str, str]:
+def _effects(one: Selection, other: Selection) -> Iterator[tuple[float, float]]:
+    """The effects that both have, on pairs searched and held out."""
+    for a, b in ((one.effect, other.effect), (one.effect_heldout, other.effect_heldout)):
+        if a is not None and b is not None:
+            yield a, b
+
+
+def _entries(run: StoredRun) -> dict[str, Any]:
     """Everything that a run's config.yaml says, one level deep: ``dtype``, ``record.versions.torch``."""
     config, record = read_run_config(run.path)
-    asked = {name: _text(value) for name, value in asdict(config).items() if name != "out"}
+    asked = {name: value for name, value in asdict(config).items() if name != "out"}
     return asked | dict(_flat({name: value for name, value in record.items() if name not in OUTCOMES}, "record"))
 
 
-def _flat(entries: Mapping[str, Any], above: str) -> Iterator[tuple[str, str]]:
+def _flat(entries: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:
     for name, value in entries.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{above}.{name}")
         else:
-            yield f"{above}.{name}", _text(value)
+            yield f"{above}.{name}", value
 
 
-def _changes(one: Mapping[str, str], other: Mapping[str, str]) -> Iterator[Change]:
+def _changes(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[Change]:
+    """The values themselves are compared; only then are they shortened."""
     for entry in dict.fromkeys((*one, *other)):
-        if one.get(entry) != other.get(entry):
-            yield Change(entry, one.get(entry, ""), other.get(entry, ""))
+        a, b = one.get(entry), other.get(entry)
+        if a != b:
+            yield Change(entry, *_apart(_text(a), _text(b)))
+
+
+def _apart(one: str, other: str) -> tuple[str, str]:
+    """Two texts that differ, cut so that where they do is seen."""
+    same = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    start = 0 if max(len(one), len(other)) <= SHOWN else max(0, same - SHOWN // 2)
+    return _cut(one, start), _cut(other, start)
+
+
+def _cut(text: str, start: int) -> str:
+    before, after = "..." if start else "", "..." if len(text) > start + SHOWN else ""
+    return f"{before}{text[start : start + SHOWN]}{after}"
 
 
 def _text(value: Any) -> str:
     if value is None:
         return ""
-    if isinstance(value, float):
-        return number(value, signed=False)
-    text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -32,6 +32,8 @@ class RunDirectory:
     def claim(cls, out: str | Path) -> RunDirectory:
         """Check that results can be written there; nothing is created. Raises OutputExists, InputError."""
         path = Path(out)
+        if ".." in path.parts:  # to make it would make every folder that it goes through and leaves again
+            path = path.resolve()
         if path.is_dir() and not _is_free(path):
             raise OutputExists(_taken(path))
         if path.exists() and not path.is_dir():

@@ -19,7 +19,7 @@ from cotrace.results import Frontier
 from cotrace.results.effects import EffectTable
 from cotrace.runs.config import RunConfig
 from cotrace.runs.config_file import read_run_config
-from cotrace.runs.manifest import add_files, check_files
+from cotrace.runs.manifest import add_files, holds, remedy
 from cotrace.runs.prepare import Prepared
 from cotrace.runs.record import model_record, record
 
@@ -43,13 +43,12 @@ def effects_safetensors(frontiers: Sequence[Frontier]) -> bytes:
 def with_effects(folder: Path, frontier: Frontier) -> Frontier:
     """The frontier with the effects that the run kept, where it did. Raises DamagedRun for a damaged file."""
     path = folder / EFFECTS
-    if not path.is_file():
+    if not holds(folder, EFFECTS):
         return frontier
-    check_files(folder, EFFECTS)
     try:
         arrays: Mapping[str, Any] = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} cannot be read ({error}): delete it to have the effects computed again") from None
+        raise InputError(f"{path} is not what a run writes ({error}); {remedy(folder)}") from None
     n, search = len(frontier.space), frontier.search
     return replace(
         frontier,
@@ -72,8 +71,8 @@ def store_evaluation(folder: Path, evaluation: Evaluation) -> Path:
 
 
 def check_audit_unused(folder: Path) -> None:
-    """Raise InputError where the audit pairs have been looked at: they give final figures once."""
-    if (folder / AUDIT).exists():
+    """Raise InputError where the audit pairs have been looked at, DamagedRun where their figures are gone."""
+    if holds(folder, AUDIT):
         raise InputError(
             f"the audit pairs of {folder} have been used: their figures are in {folder / AUDIT}, and a second look "
             "would be a choice; for another audit trace again on new data"

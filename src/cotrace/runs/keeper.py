@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from cotrace.errors import CotraceError
 from cotrace.results import Frontier
@@ -23,8 +25,17 @@ REST = 100.0
 class Keeper:
     """Notes every step of a run, and writes where it stands when that is due, or when the run is stopped."""
 
-    def __init__(self, run: Path, checkpoints: Checkpoints, begun: RunState, every_s: float | None = None) -> None:
+    def __init__(
+        self,
+        run: Path,
+        checkpoints: Checkpoints,
+        begun: RunState,
+        every_s: float | None = None,
+        *,
+        batch_plan: Callable[[], Mapping[str, Any]] | None = None,
+    ) -> None:
         self.run, self.log, self._checkpoints = run, Log(run), checkpoints
+        self._batch_plan = batch_plan
         self._every_s = every_s
         self._frontiers, self._steps = list(begun.frontiers), list(begun.steps)
         self._search, self._before_s = begun.search, begun.elapsed_s
@@ -39,6 +50,7 @@ class Keeper:
             steps=tuple(self._steps),
             search=self._search,
             elapsed_s=self.elapsed_s,
+            batch_plan=None if self._batch_plan is None else self._batch_plan(),
         )
 
     @property

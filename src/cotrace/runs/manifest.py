@@ -120,6 +120,12 @@ def check_files(folder: Path, *names: str) -> None:
     Manifest.read(folder).check(names)
 
 
+def holds(folder: Path, name: str) -> bool:
+    """Whether a finished run has this file. Raises DamagedRun where it is listed and gone, or not as it was written."""
+    check_files(folder, name)
+    return (folder / name).is_file()
+
+
 def add_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write files into a finished run and list them in its manifest. Raises RunBusy, DamagedRun.
 

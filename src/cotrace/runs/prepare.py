@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -12,18 +12,22 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from cotrace import search, shipped, tasks
-from cotrace.components import Site
+from cotrace.components import ComponentSpace, Site
+from cotrace.donors import check_sites, donor_source
 from cotrace.errors import InputError, unknown
+from cotrace.metrics import metric_named
 from cotrace.models import LanguageModel, load_model
+from cotrace.problem.aim import aim
 from cotrace.problem.language import LanguageProblem
 from cotrace.problem.memory import check_memory
 from cotrace.prompts import Task
+from cotrace.prompts.split import groups
 from cotrace.runs.config import RunConfig
-from cotrace.runs.config_file import SHIPPED
 from cotrace.runs.trusted import TRUSTED
 from cotrace.search import Search
 from cotrace.selfcheck import ensure
 
+MOST_THREADS, THREADS_PER_PROCESSOR = 256, 4
 SMALL_PARAMETERS = 10_000_000
 PATH_POINTS = 8
 """Penalties that pgbct tries where the user gives none, so that it has a frontier to show."""
@@ -49,17 +53,26 @@ def prepare(
     ``batch_plan``, a problem's own, cuts the batches where that problem's were cut.
     """
     config = settled(config, searches)
-    for site in config.sites:
-        Site.named(site)
     built = tuple(build_search(config, name) for name in config.searches)
     check_memory(config.memory)
+    check_threads(config.threads)
     task = load_task(config)
+    check_names(config, task)
     model = load(config)
     use_threads(config, model)
     problem = pose(config, model, task, batch_plan)
     check_size(config, len(problem.space))
     ensure(model, problem.space.sites)
     return Prepared(config, task, model, problem, built)
+
+
+def check_names(config: RunConfig, task: Task) -> None:
+    """Refuse what no model could mend, before one is loaded. Raises InputError, UnknownName, UnsupportedSite."""
+    sites = [Site.named(site) for site in config.sites or task.sites]
+    aim(metric_named(config.metric or task.metric), config.direction, config.mode)
+    source = donor_source(config.donors)
+    check_sites(source, ComponentSpace.build({site: {0: 1} for site in sites}), config.align)
+    groups(task.pairs, config.split_by)
 
 
 def settled(config: RunConfig, searches: Sequence[str]) -> RunConfig:
@@ -86,7 +99,7 @@ def _absolute_file(metric: str) -> str:
 
 
 def _absolute(value: str) -> str:
-    return str(Path(value).resolve()) if value != SHIPPED and Path(value).exists() else value
+    return str(Path(value).resolve()) if value != shipped.NAME and Path(value).exists() else value
 
 
 def build_search(config: RunConfig, name: str) -> Search:
@@ -121,11 +134,8 @@ def load_task(config: RunConfig) -> Task:
 
 def load(config: RunConfig) -> LanguageModel:
     """The model that the configuration names. Raises ModelError."""
-    if get_close_matches(config.model, [SHIPPED], cutoff=0.8) and config.model != SHIPPED:
-        raise unknown("model", config.model, [SHIPPED, "a folder", "a Hugging Face id"])
-    source = shipped.MODEL if config.model == SHIPPED else config.model
-    model = load_model(
-        source,
+    return load_model(
+        config.model,
         dtype=config.dtype,
         device=config.device,
         device_map=config.device_map,
@@ -134,7 +144,13 @@ def load(config: RunConfig) -> LanguageModel:
         quantise=config.quantise,
         trust_remote_code=config.trust_remote_code or TRUSTED.get(),
     )
-    return replace(model, name=SHIPPED) if config.model == SHIPPED else model
+
+
+def check_threads(count: int | None) -> None:
+    """Raise InputError for more threads than a machine like this can begin, with room for runs of a larger one."""
+    most = max(MOST_THREADS, THREADS_PER_PROCESSOR * (os.cpu_count() or 1))
+    if count is not None and count > most:
+        raise InputError(f"threads is {count}: this machine has {os.cpu_count()} processors; give at most {most}")
 
 
 def use_threads(config: RunConfig, model: LanguageModel) -> None:

@@ -19,10 +19,9 @@ from cotrace import __version__
 from cotrace.models import LanguageModel
 from cotrace.runs.command import COMMAND
 from cotrace.runs.config import RunConfig
-from cotrace.runs.config_file import SHIPPED
 from cotrace.runs.origin import origin_of
 from cotrace.runs.prepare import Prepared
-from cotrace.shipped import MODEL
+from cotrace.shipped import model_folder
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 REPEATS = "the same configuration gives the same bytes on this kind of processor, with these versions and threads"
@@ -78,7 +77,7 @@ def model_record(asked: RunConfig, model: LanguageModel) -> dict[str, str | None
 def weights_folder(asked: RunConfig, model: LanguageModel) -> Path | None:
     """Where the weight files are: a local folder, or the hub's copy on this machine; None where there is none."""
     named = asked.model
-    folder = MODEL if named == SHIPPED else Path(named)
+    folder = Path(model_folder(named))
     commit = getattr(model.module.config, "_commit_hash", None)
     if folder.is_dir() or commit is None:
         return folder if folder.is_dir() else None

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cotrace.errors import InputError
+from cotrace.runs.batches import usable
 from cotrace.runs.checkpoint import Checkpoints
 from cotrace.runs.config import RunConfig
 from cotrace.runs.config_file import read_run_config, write_config
 from cotrace.runs.directory import CHECKPOINTS, CONFIG, TEMPORARY, sweep, write_atomically
 from cotrace.runs.evidence import check_same
+from cotrace.runs.identity import identity
 from cotrace.runs.lock import locked
 from cotrace.runs.manifest import Manifest, is_finished
 from cotrace.runs.prepare import Prepared, prepare
 from cotrace.runs.record import versions
-
-NOT_IN_IDENTITY = ("out", "threads", "batch_tokens", "checkpoint_every_s", "trust_remote_code")
-"""Fields that do not change the question."""
+from cotrace.runs.state import RunState
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Begun:
         if any(self.folder.glob(f".*{TEMPORARY}")) or (self.folder / CHECKPOINTS).exists():
             with locked(self.folder):
                 sweep(self.folder)
-                Checkpoints(self.folder, identity(self.config)).remove()
+                self.checkpoints.remove()
 
     def with_batches(self, batch_tokens: int) -> Begun:
         """The run with smaller batches from here on, which its config.yaml says. Only for who holds the lock.
@@ -74,13 +72,22 @@ class Begun:
         )
         return Begun(self.folder, config, record)
 
-    def prepared(self) -> Prepared:
-        """Model, data, problem and searches as the run had them, with its number of threads.
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """Those of this run."""
+        return Checkpoints(self.folder, identity(self.config))
+
+    def prepared(self, state: RunState) -> Prepared:
+        """Model, data, problem and searches as the run had them there, with its number of threads and its batches.
 
         Raises CotraceError; warns of other versions of what computes.
         """
         threads = self.record.get("threads")
-        prepared = prepare(replace(self.config, threads=threads if isinstance(threads, int) else self.config.threads))
+        config = replace(self.config, threads=threads if isinstance(threads, int) else self.config.threads)
+        plan = usable(state.batch_plan, config)
+        prepared = prepare(config, batch_plan=plan)
+        if plan is not None:
+            prepared.problem.go_on(plan["spent"])
         check_same(self.folder, prepared)
         self._check_versions()
         return replace(prepared, config=self.config)
@@ -94,9 +101,3 @@ class Begun:
                     "differ from those of an uninterrupted run",
                     stacklevel=3,
                 )
-
-
-def identity(config: RunConfig) -> str:
-    """Hash of the question: a checkpoint of another one is not taken up."""
-    asked = {name: value for name, value in asdict(config).items() if name not in NOT_IN_IDENTITY}
-    return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cotrace.problem.batching import Batching
 from cotrace.results import Frontier
 from cotrace.results.effects import EffectTable
 from cotrace.runs.results import Step
@@ -29,6 +30,8 @@ class RunState:
     """Where the search under way stands; None before its first step, and where all are done."""
     elapsed_s: float = 0.0
     """Seconds that the search under way has taken."""
+    batch_plan: Mapping[str, Any] | None = None
+    """How the passes were cut so far, and what had been spent."""
 
     @property
     def is_new(self) -> bool:
@@ -42,6 +45,7 @@ class RunState:
             "steps": [list(asdict(step).values()) for step in self.steps],
             "search": None if self.search is None else self.search.to_arrays()[0],
             "elapsed_s": self.elapsed_s,
+            "batch_plan": self.batch_plan,
         }
 
     def tensors(self) -> dict[str, Tensor]:
@@ -57,7 +61,16 @@ class RunState:
             steps=tuple(Step(*row) for row in data["steps"]),
             search=None if data["search"] is None else SearchState.from_arrays(data["search"], tensors),
             elapsed_s=float(data["elapsed_s"]),
+            batch_plan=_checked(data["batch_plan"]),
         )
+
+
+def _checked(plan: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """A plan that a problem can follow. Raises InputError, ValueError, TypeError."""
+    if plan is None:
+        return None
+    Batching.from_dict(plan)
+    return dict(plan) | {"spent": {str(part): float(spent) for part, spent in plan["spent"].items()}}
 
 
 def frontier_tensors(frontier: Frontier) -> dict[str, Tensor]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cotrace.errors import InputError, unknown
+from cotrace.json_file import parse_json, read_text
 from cotrace.results import Frontier
 from cotrace.runs.config import RunConfig
 from cotrace.runs.config_file import read_config
 from cotrace.runs.directory import CONFIG
-from cotrace.runs.manifest import check_files
+from cotrace.runs.manifest import check_files, is_finished
 
 SELECTION = "selection.json"
 
@@ -31,7 +31,7 @@ class StoredRun:
         folder = Path(path)
         if not folder.is_dir():
             raise InputError(f"there is no run {folder}: give the folder that cotrace trace has written")
-        if not (folder / CONFIG).is_file():
+        if not (folder / CONFIG).is_file() and not is_finished(folder):
             raise InputError(f"{folder} is not a run: it holds no {CONFIG}; give the folder that cotrace trace named")
         check_files(folder, CONFIG, SELECTION)
         config = read_config(folder / CONFIG)
@@ -47,13 +47,14 @@ class StoredRun:
 
 def _frontiers(folder: Path) -> tuple[Frontier, ...]:
     path = folder / SELECTION
+    text = read_text(path)
     try:
-        data: Any = json.loads(path.read_text(encoding="utf-8"))
+        data: Any = parse_json(text, str(path))
         found = tuple(map(Frontier.from_dict, data["frontiers"]))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; give the folder of a finished run") from None
+    except InputError as error:
+        raise InputError(f"{path} is not what a run writes ({error}); run it again") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not what a run writes ({type(error).__name__}: {error}); run it again") from None
-    if not found:
-        raise InputError(f"{path} holds no frontier; run it again")
+    if not found or not all(map(len, found)):
+        raise InputError(f"{path} holds no frontier, or one without a selection; run it again")
     return found

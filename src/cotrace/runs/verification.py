@@ -9,22 +9,30 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from safetensors import SafetensorError
+from safetensors.numpy import load
 
 from cotrace.errors import DamagedRun, InputError
+from cotrace.evaluation.units import Units
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier, Table
 from cotrace.results.effects import EffectTable
 from cotrace.runs.config_file import read_run_config
 from cotrace.runs.evidence import check_same, with_effects
-from cotrace.runs.manifest import Manifest
+from cotrace.runs.manifest import Manifest, remedy
 from cotrace.runs.prepare import Prepared
 from cotrace.runs.record import versions
-from cotrace.runs.stored import StoredRun
+from cotrace.runs.results import frontier_csv, masks, sizes
+from cotrace.runs.stored import SELECTION, StoredRun
 from cotrace.search.sets import mask_of
 
 Outcome = Literal["same", "within tolerance", "different"]
 TOLERANCES = {"float64": 1e-8, "float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
-"""Largest difference that counts as rounding, relative to the largest effect (at least 1)."""
+"""Largest difference that counts as rounding, relative to the largest effect, or to ``SMALLEST`` where all are less."""
+SMALLEST = 0.1
+"""Effects are differences of numbers of about 1 and more, whose rounding does not become less with the difference."""
+KEPT_AS = 1e-6
+"""Effects of single examples are kept in float32: their mean is no nearer to what was reported."""
 SIZES = 16
 """Most selections of each search that are computed again, spread over its sizes."""
 
@@ -91,6 +99,12 @@ class Verification:
         return asdict(self) | {"outcome": self.outcome, "verdict": self.verdict}
 
 
+def check_examples(examples: int) -> None:
+    """Raise InputError where there is nothing to compute again."""
+    if examples < 1:
+        raise InputError(f"examples is {examples}: compute at least 1 again")
+
+
 def check_hashes(run: StoredRun) -> int:
     """How many files the manifest lists; all are as they were written. Raises DamagedRun naming those that are not."""
     manifest = Manifest.read(run.path)
@@ -99,14 +113,35 @@ def check_hashes(run: StoredRun) -> int:
     return len(manifest.files)
 
 
+def check_consistent(run: StoredRun) -> None:
+    """Raise DamagedRun where frontier.csv or the masks do not say what selection.json says."""
+    if _content(run, "frontier.csv") != frontier_csv(run.frontiers):
+        raise DamagedRun(f"{run.path / 'frontier.csv'} does not say what {SELECTION} says; {remedy(run.path)}")
+    try:
+        kept = load(_content(run, "masks.safetensors"))
+    except SafetensorError:
+        kept = {}
+    wanted = {f"{one.search}.masks": masks(one) for one in run.frontiers}
+    wanted |= {f"{one.search}.sizes": sizes(one) for one in run.frontiers}
+    if not all(name in kept and np.array_equal(kept[name], array) for name, array in wanted.items()):
+        raise DamagedRun(f"{run.path / 'masks.safetensors'} does not hold what {SELECTION} says; {remedy(run.path)}")
+
+
+def _content(run: StoredRun, name: str) -> bytes:
+    try:
+        return (run.path / name).read_bytes()
+    except OSError as error:
+        raise DamagedRun(f"{run.path / name} cannot be read ({error.strerror}); {remedy(run.path)}") from None
+
+
 def verify(run: StoredRun, prepared: Prepared, examples: int, seed: int = 0) -> Verification:
     """Check every hash of a finished run, then compute so many examples of its selections again.
 
     Raises DamagedRun, and InputError where model, data, tokenizer or metric are not the run's.
     """
-    if examples < 1:
-        raise InputError(f"examples is {examples}: compute at least 1 again")
+    check_examples(examples)
     files = check_hashes(run)
+    check_consistent(run)
     check_same(run.path, prepared)
     frontiers = [with_effects(run.path, frontier) for frontier in run.frontiers]
     tolerance = TOLERANCES[prepared.config.dtype]
@@ -156,9 +191,17 @@ def _compared(
         count = min(examples, problem.size)
         some = sorted(np.random.default_rng(seed).permutation(problem.size)[:count].tolist())
         was, now = kept[:, some], problem.effects(masks, some).float().cpu().numpy()
-    difference = float(np.abs(was - now).max())
-    scale = float(np.abs(was).max())
+    difference, scale = float(np.abs(was - now).max()), float(np.abs(was).max())
+    if kept is not None:
+        gap = _gap(kept, stored, problem)
+        difference = difference if gap <= max(tolerance, KEPT_AS) * max(SMALLEST, scale) else max(difference, gap)
     return Recomputed(search, part, len(chosen), count, difference, scale, _outcome(difference, scale, tolerance))
+
+
+def _gap(kept: Float[np.ndarray, "set ex"], stored: Sequence[float | None], problem: Problem) -> float:
+    """How far what is reported lies from the mean of the effects that were kept."""
+    mean = np.average(kept.astype(float), axis=1, weights=Units.of(problem).weight)
+    return float(np.abs(mean - np.array(stored, float)).max())
 
 
 def _kept(
@@ -175,7 +218,7 @@ def _kept(
 def _outcome(difference: float, scale: float, tolerance: float) -> Outcome:
     if difference == 0:
         return "same"
-    return "within tolerance" if difference <= tolerance * max(1.0, scale) else "different"
+    return "within tolerance" if difference <= tolerance * max(SMALLEST, scale) else "different"
 
 
 def _elsewhere(run: StoredRun) -> Iterator[str]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier
-from cotrace.search.checks import at_least, largest, positive, size_given
+from cotrace.search.checks import at_least, largest, positive, settings
 from cotrace.search.driver import solve
 from cotrace.search.progress import Shown
 from cotrace.search.sets import SetFunction
@@ -43,7 +43,7 @@ class Annealing:
     name: ClassVar[str] = "annealing"
 
     def __post_init__(self) -> None:
-        size_given(self.name, self.max_size)
+        settings(self)
         at_least(self.name, "proposals", self.proposals, 1)
         positive(self.name, "cold", self.cold)
         at_least(self.name, "hot", self.hot, self.cold)

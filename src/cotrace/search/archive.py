@@ -101,9 +101,10 @@ class Archive:
         entries = sorted((entry for entry in self if entry.size == size), key=lambda e: (e.score, e.key), reverse=True)
         return chosen_of(entries[min(rank, len(entries) - 1)].key, self.n)
 
-    def by_cost(self, weights: Float[Tensor, "n"]) -> list[tuple[float, Entry]]:
-        """(weighted cost, feasible set) by ascending cost, each better than all cheaper ones."""
-        entries = [entry for entry in self if entry.penalty == 0]
+    def by_cost(self, weights: Float[Tensor, "n"], most: int | None = None) -> list[tuple[float, Entry]]:
+        """(weighted cost, feasible set of at most so many) by ascending cost, each better than all cheaper ones."""
+        largest = self.n if most is None else most
+        entries = [entry for entry in self if entry.penalty == 0 and entry.size <= largest]
         if not entries:
             return []
         costs = torch.from_numpy(np.stack([_bits(entry.key, self.n) for entry in entries])).double() @ weights.double()
@@ -156,9 +157,9 @@ class Archive:
             self._scores = {entry.key: entry.score for entry in self._entries}
         return self._scores
 
-    def effects(self) -> EffectTable | None:
-        """Per-example effects of every set that has them; None where none has."""
-        entries = [entry for entry in self if entry.effects]
+    def effects(self, *, feasible: bool = False) -> EffectTable | None:
+        """Per-example effects of every (feasible) set that has them; None where none has."""
+        entries = [entry for entry in self if entry.effects and not (feasible and entry.penalty)]
         if not entries:
             return None
         table = np.frombuffer(b"".join(entry.effects for entry in entries), np.float32).reshape(len(entries), -1)

@@ -21,10 +21,10 @@ from torch import Tensor
 from cotrace.errors import InputError, unknown
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier
-from cotrace.search.checks import at_least, largest, size_given, within
+from cotrace.search.checks import at_least, largest, settings, within
 from cotrace.search.driver import solve
 from cotrace.search.progress import Shown
-from cotrace.search.sets import SetFunction, prefixes, ranked
+from cotrace.search.sets import SetFunction, prefixes, ranked, weights_of
 from cotrace.search.sizes import geometric, given
 from cotrace.search.state import SearchState
 
@@ -60,7 +60,7 @@ class Attribution:
     name: ClassVar[str] = "attribution"
 
     def __post_init__(self) -> None:
-        size_given(self.name, self.max_size)
+        settings(self)
         if self.at not in POINTS:
             raise unknown("attribution point", self.at, POINTS)
         at_least(self.name, "points", self.points, 1)
@@ -93,7 +93,8 @@ class Attribution:
             slopes = slopes + found / len(path)
             yield function.state("gradients", step + 1, len(path) + 1, tensors={"slopes": slopes})
         if begun is None or begun.step <= len(path):
-            order = ranked(self._rank(signed(slopes) if self.at == "dropped" else slopes, folds))
+            weight = weights_of(problem)
+            order = ranked(self._rank(signed(slopes) if self.at == "dropped" else slopes, folds, weight))
             function.scores(prefixes(order, grid, function.n))
             yield function.state("nested sets", len(path) + 1, len(path) + 1, tensors={"slopes": slopes})
 
@@ -126,15 +127,20 @@ class Attribution:
     ) -> Float[Tensor, "fold n"]:
         return torch.stack([function.soft_gradient(point, fold) for fold in folds])
 
-    def _rank(self, slopes: Float[Tensor, "fold n"], folds: list[list[int] | None]) -> Float[Tensor, "n"]:
-        """The mean gradient, or a quantile of it over resamples of the folds (weighted by their examples)."""
+    def _rank(
+        self, slopes: Float[Tensor, "fold n"], folds: list[list[int] | None], weight: Float[Tensor, "example"]
+    ) -> Float[Tensor, "n"]:
+        """The mean gradient, or a quantile of it over resamples of the folds: the weighted mean of what is drawn."""
         if not self.bootstrap:
             return slopes[0]
         stream = np.random.default_rng([self.seed, 1])
-        drawn = stream.multinomial(len(folds), [1 / len(folds)] * len(folds), size=self.bootstrap)
-        weights = torch.from_numpy(drawn * np.array([len(fold or ()) for fold in folds])).float()
-        means = weights @ slopes / weights.sum(1, keepdim=True)
-        return means.quantile(self.quantile, dim=0)
+        drawn = torch.from_numpy(stream.multinomial(len(folds), [1 / len(folds)] * len(folds), size=self.bootstrap))
+        sizes = torch.tensor([float(len(fold or ())) for fold in folds])
+        # A fold's gradient is its part in the whole, scaled by all examples / its own: see Problem.gradient.
+        own = torch.stack([weight[fold].sum() for fold in folds]).float() / float(weight.mean())
+        totals = drawn.float() @ own
+        means = (drawn.float() * sizes) @ slopes / totals[:, None]
+        return means[totals > 0].quantile(self.quantile, dim=0)
 
 
 def signed(sums: Float[Tensor, "row n"]) -> Float[Tensor, "fold n"]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
-from cotrace.errors import InputError
+from cotrace.arguments import check_fields, check_seed
+from cotrace.errors import InputError, unknown
+from cotrace.objectives import TRANSFORMS
 
 
 def at_least(search: str, name: str, value: float | int, least: float | int) -> None:
@@ -25,10 +28,15 @@ def within(search: str, name: str, value: float | int, low: float | int, high: f
         raise InputError(f"{search}: {name} is {value}; give a number from {low:g} to {high:g}")
 
 
-def size_given(search: str, max_size: int | None) -> None:
-    """Raise InputError for a max size below 1."""
+def settings(search: Any) -> None:
+    """Raise InputError where a setting is of another kind than declared, or one that searches share is out of range."""
+    check_fields(search.name, search)
+    check_seed(search.name, getattr(search, "seed", 0))
+    max_size, transformation = getattr(search, "max_size", None), getattr(search, "transformation", None)
     if max_size is not None and max_size < 1:
-        raise InputError(f"{search}: max size {max_size} is outside 1..N; ask for at least 1 component")
+        raise InputError(f"{search.name}: max size {max_size} is outside 1..N; ask for at least 1 component")
+    if transformation is not None and transformation not in TRANSFORMS:
+        raise unknown("transformation", transformation, TRANSFORMS)
 
 
 def largest(search: str, max_size: int | None, n: int) -> int:

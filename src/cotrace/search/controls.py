@@ -15,7 +15,7 @@ from torch import Tensor
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier
 from cotrace.search.archive import Archive
-from cotrace.search.checks import at_least, largest, size_given
+from cotrace.search.checks import at_least, largest, settings
 from cotrace.search.driver import solve
 from cotrace.search.progress import Shown
 from cotrace.search.sets import SetFunction, prefixes
@@ -40,7 +40,7 @@ class Random:
     name: ClassVar[str] = "random"
 
     def __post_init__(self) -> None:
-        size_given(self.name, self.max_size)
+        settings(self)
         at_least(self.name, "draws", self.draws, 1)
 
     def __call__(self, problem: Problem, progress: Shown = None) -> Frontier:

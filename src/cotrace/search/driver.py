@@ -16,6 +16,7 @@ from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier, Selection
 from cotrace.results.effects import EffectTable
 from cotrace.search.archive import Archive, Entry, chosen_of, keys_of
+from cotrace.search.origin import remember
 from cotrace.search.progress import Shown, followed
 from cotrace.search.sets import MASK_ELEMENTS, SetFunction, bounds_of, mask_of, measured
 from cotrace.search.state import SearchState
@@ -99,7 +100,7 @@ def searched(problem: Problem) -> Problem:
 def on_all_pairs(problem: Problem, state: SearchState, most: int) -> SearchState:
     """The state with the best sets up to a size evaluated on all pairs, and those sets only; the cost is counted."""
     n = len(problem.space)
-    found = {entry.key: entry for entry in _best(problem, state) if entry.size <= most}
+    found = {entry.key: entry for entry in _best(problem, state, most)}
     function = SetFunction(state.search, problem, replace(state, archive=Archive(n)))
     if found:
         function.scores(torch.stack([chosen_of(key, n) for key in found]))
@@ -109,14 +110,14 @@ def on_all_pairs(problem: Problem, state: SearchState, most: int) -> SearchState
     return replace(state, archive=archive, spent=function.spent)
 
 
-def _best(problem: Problem, state: SearchState) -> Iterator[Entry]:
-    """The best set of every size, and those that are best for their cost where a search was given weights."""
-    for size in state.archive.sizes:
+def _best(problem: Problem, state: SearchState, most: int) -> Iterator[Entry]:
+    """The best set of every size up to one, and those best for their cost where a search was given weights."""
+    for size in (size for size in state.archive.sizes if size <= most):
         entry = state.archive.feasible(size) or state.archive.best(size)
         if entry is not None:
             yield entry
     if weights := state.numbers.get("cost_weights"):
-        yield from (entry for _, entry in state.archive.by_cost(weight_vector(problem.space, weights)))
+        yield from (entry for _, entry in state.archive.by_cost(weight_vector(problem.space, weights), most))
 
 
 def warm(search: Search, problem: Problem, start: Frontier) -> SearchState:
@@ -155,6 +156,9 @@ def frontier(
     unseen = problem.heldout
     chosen = _chosen(state, sizes, len(problem.space))
     levels, table = ([None] * len(sizes), None) if unseen is None else values_and_effects(unseen, chosen)
+    # Whatever is chosen again among the stored sets keeps the constraints: the others are left out.
+    known = state.archive.effects(feasible=True)
+    remember(problem, known, table)
     return Frontier(
         search=state.search,
         mode=problem.mode,
@@ -170,18 +174,18 @@ def frontier(
         summary=f"{problem.summary} ({advice})" if advice else problem.summary,
         bounds=bounds_of(problem),
         infeasible_sizes=tuple(size for size in visited if size not in sizes),
-        effects=state.archive.effects(),
+        effects=known,
         effects_heldout=table,
         cost_weights=state.numbers.get("cost_weights", {}),
-        by_cost=_by_cost(problem, state),
+        by_cost=_by_cost(problem, state, most),
     )
 
 
-def _by_cost(problem: Problem, state: SearchState) -> tuple[Selection, ...]:
-    """The sets that are best for their weighted cost, where a search was given weights."""
+def _by_cost(problem: Problem, state: SearchState, most: int) -> tuple[Selection, ...]:
+    """The sets of at most so many that are best for their weighted cost, where a search was given weights."""
     if not (weights := state.numbers.get("cost_weights")):
         return ()
-    entries = [entry for _, entry in state.archive.by_cost(weight_vector(problem.space, weights))]
+    entries = [entry for _, entry in state.archive.by_cost(weight_vector(problem.space, weights), most)]
     if not entries:
         return ()
     chosen = torch.stack([chosen_of(entry.key, len(problem.space)) for entry in entries])

@@ -13,7 +13,7 @@ import torch
 from cotrace.errors import InputError
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier
-from cotrace.search.checks import at_least, largest, size_given
+from cotrace.search.checks import at_least, largest, settings
 from cotrace.search.driver import solve
 from cotrace.search.progress import Shown
 from cotrace.search.sets import SetFunction
@@ -37,7 +37,7 @@ class Exhaustive:
     name: ClassVar[str] = "exhaustive"
 
     def __post_init__(self) -> None:
-        size_given(self.name, self.max_size)
+        settings(self)
         at_least(self.name, "limit", self.limit, 1)
 
     def __call__(self, problem: Problem, progress: Shown = None) -> Frontier:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier
-from cotrace.search.checks import largest, size_given
+from cotrace.search.checks import largest, settings
 from cotrace.search.driver import solve
 from cotrace.search.progress import Shown
 from cotrace.search.sets import SetFunction, with_each
@@ -36,7 +36,7 @@ class Floating:
     name: ClassVar[str] = "floating"
 
     def __post_init__(self) -> None:
-        size_given(self.name, self.max_size)
+        settings(self)
 
     def __call__(self, problem: Problem, progress: Shown = None) -> Frontier:
         """The best selection found for every k."""

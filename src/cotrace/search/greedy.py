@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier
-from cotrace.search.checks import largest, size_given
+from cotrace.search.checks import largest, settings
 from cotrace.search.driver import solve
 from cotrace.search.progress import Shown
 from cotrace.search.sets import SetFunction, with_each
@@ -28,7 +28,7 @@ class Greedy:
     name: ClassVar[str] = "greedy"
 
     def __post_init__(self) -> None:
-        size_given(self.name, self.max_size)
+        settings(self)
 
     def __call__(self, problem: Problem, progress: Shown = None) -> Frontier:
         """The best selection found for every k."""

@@ -20,7 +20,7 @@ from cotrace.objectives import Loss, transformation
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier
 from cotrace.search.adam import Adam
-from cotrace.search.checks import at_least, largest, positive, size_given
+from cotrace.search.checks import at_least, largest, positive, settings
 from cotrace.search.driver import solve
 from cotrace.search.pgbct import penalty_unit
 from cotrace.search.progress import Shown
@@ -56,7 +56,7 @@ class HardConcrete:
     name: ClassVar[str] = "hardconcrete"
 
     def __post_init__(self) -> None:
-        size_given(self.name, self.max_size)
+        settings(self)
         at_least(self.name, "number of lambdas", len(self.lambdas), 1)
         for value in self.lambdas:
             at_least(self.name, "lambda", value, 0)

@@ -22,10 +22,10 @@ from cotrace.objectives import Loss, penalty, transformation
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier
 from cotrace.search.adam import Adam
-from cotrace.search.checks import at_least, positive
+from cotrace.search.checks import at_least, positive, settings
 from cotrace.search.driver import solve
 from cotrace.search.progress import Shown
-from cotrace.search.sets import SetFunction
+from cotrace.search.sets import SetFunction, weights_of
 from cotrace.search.state import SearchState
 
 Run = tuple[float, float, int]
@@ -66,6 +66,7 @@ class PGBCT:
     name: ClassVar[str] = "pgbct"
 
     def __post_init__(self) -> None:
+        settings(self)
         for l1, l2 in self.penalties:
             at_least(self.name, "l1", l1, 0)
             at_least(self.name, "l2", l2, 0)
@@ -185,11 +186,12 @@ def penalty_unit(problem: Problem, loss: Loss, epochs: int) -> float:
     """|J(all) - J(none)| / (N epochs): the sparsity weight at which all components just pay."""
     n = len(problem.space)
     ends = torch.stack([torch.zeros(n), torch.ones(n)])
+    weight = weights_of(problem).double()
     try:
         items = problem.effects(ends)
     except InputError:  # a metric of the whole set: its one value is the only item
-        items = problem.value(ends)[:, None]
-    j_none, j_all = loss(items).double().mean(-1).tolist()
+        items, weight = problem.value(ends)[:, None], torch.ones(1, dtype=torch.float64)
+    j_none, j_all = (loss(items).double().cpu() @ weight / weight.sum()).tolist()
     return float(abs(j_all - j_none) / (n * epochs))
 
 

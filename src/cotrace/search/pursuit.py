@@ -15,7 +15,7 @@ from torch import Tensor
 from cotrace.errors import unknown
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier
-from cotrace.search.checks import largest, positive, size_given, within
+from cotrace.search.checks import largest, positive, settings, within
 from cotrace.search.driver import solve
 from cotrace.search.progress import Shown
 from cotrace.search.sets import Sample, SetFunction, with_each
@@ -56,7 +56,7 @@ class Effort(NamedTuple):
 
 
 EFFORTS: Mapping[str, tuple[Effort, Effort]] = {
-    "fast": (Effort(16, 1, 2, 0.0, 0), Effort(16, 0, 1000, 0.0, 0)),
+    "fast": (Effort(16, 1, 2, 0.0, 0), Effort(14, 0, 1000, 0.0, 0)),
     "normal": (Effort(60, 2, 2, 0.02, 1), Effort(40, 1, 2, 0.0, 0, "both")),
     "thorough": (Effort(60, 4, 1, 0.05, 3), Effort(256, 3, 1, 0.02, 2)),
 }
@@ -86,7 +86,8 @@ class Pursuit:
     At each stop it evaluates exactly, in one batch: the nested sets on the way to the next stop; there also sets with
     members exchanged and with the next in rank.
     Costs about 6 N forward-equivalents up to N = 60 (from N = 32 at most 0.4 of greedy's), 4 N up to N = 256, at most
-    700 in larger spaces; ``most_cost`` bounds it. Deterministic.
+    700 in larger spaces; up to N = 20, where it ends with every exchange, up to 800, ten times greedy's (``fast`` does
+    not). ``most_cost`` bounds it. Deterministic.
     """
 
     max_size: int | None = None
@@ -105,7 +106,7 @@ class Pursuit:
     name: ClassVar[str] = "pursuit"
 
     def __post_init__(self) -> None:
-        size_given(self.name, self.max_size)
+        settings(self)
         if self.effort not in EFFORTS:
             raise unknown("effort", self.effort, EFFORTS)
         positive(self.name, "gradient_share", self.gradient_share)
@@ -117,7 +118,7 @@ class Pursuit:
 
     def predicted_cost(self, n: int) -> float:
         """Forward-equivalents for n components, as measured: sets that no gradient promises are not evaluated."""
-        if n <= SMALL:
+        if self._beam(n):
             return TYPICAL_SMALL * self.most_cost(n)
         typical = TYPICAL[self.effort][n > FEW] * self.most_cost(n)
         most = largest(self.name, self.max_size, n)
@@ -160,8 +161,12 @@ class Pursuit:
             *(Visit("down", a, b) for a, b in pairwise(falling)),
             *(Visit("polish", size, size) for _ in range(effort.polish) for size in inner),
             *(Visit("fill", a, b) for a, b in pairwise([0, *self._filled(n, most, grid)]) if b > a + 1),
-            *(Visit("exchange", size, size, rank) for rank in (BEAM * 2 if n <= SMALL else ()) for size in inner),
+            *(Visit("exchange", size, size, rank) for rank in self._beam(n) for size in inner),
         ]
+
+    def _beam(self, n: int) -> tuple[int, ...]:
+        """Ranks from which every exchange is evaluated in the end."""
+        return BEAM * 2 if n <= SMALL and self.effort != "fast" else ()
 
     def _filled(self, n: int, most: int, grid: list[int]) -> list[int]:
         """Stops of both ways, between which every size is to be filled; none where they are filled on the way."""

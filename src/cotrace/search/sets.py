@@ -163,6 +163,12 @@ def bounds_of(problem: Problem) -> tuple[Bound, ...]:
     return tuple(getattr(problem, "bounds", ()))
 
 
+def weights_of(problem: Problem) -> Float[Tensor, "example"]:
+    """How much each example counts: equally, where the problem does not say."""
+    weights = getattr(problem, "weights", None)
+    return torch.ones(problem.size) if weights is None else torch.as_tensor(weights).double().cpu()
+
+
 def measured(
     problem: Problem, masks: Float[Tensor, "set n"]
 ) -> tuple[Float[Tensor, "set"], Float[Tensor, "set example"] | None]:

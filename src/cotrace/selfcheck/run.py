@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from weakref import WeakKeyDictionary
 
+from cotrace.arguments import checked, names_of
 from cotrace.components import Site
 from cotrace.errors import CotraceError
 from cotrace.models import LanguageModel
@@ -21,9 +22,10 @@ class CheckFailed(CotraceError):
     """The model broke a property without which no effect can be believed."""
 
 
+@checked("ct.check")
 def check(model: LanguageModel, task: Task | None = None, *, sites: Sequence[str | Site] | None = None) -> CheckReport:
     """Measure every property of these sites (default: all that the model has); nothing is raised for a broken one."""
-    chosen = model.sites if sites is None else tuple(Site.named(site) for site in sites)
+    chosen = model.sites if sites is None else tuple(Site.named(site) for site in names_of("ct.check", "sites", sites))
     for site in chosen:
         model.places(site)
     return CheckReport(

@@ -63,7 +63,9 @@ def _inputs(model: LanguageModel, batch: Mapping[str, Tensor]) -> dict[str, Tens
 def task_findings(model: LanguageModel, task: Task) -> Iterator[Finding]:
     """Whether the task's pairs can be used with this model: base and donor prompts of equal token length."""
     try:
-        encoding = encode_task(task, model.require_tokenizer(), paired=True, align="exact")
+        encoding = encode_task(
+            task, model.require_tokenizer(), paired=True, align="exact", most_tokens=model.most_tokens
+        )
     except CotraceError as error:
         yield Finding("pairs line up by token", None, MOST_REFUSED, where=task.name, note=str(error), broken=True)
         return

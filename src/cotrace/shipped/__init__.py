@@ -3,10 +3,17 @@
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
+NAME = "shipped"
+"""The word for the model, wherever a model is named; a folder that bears it too is written ./shipped."""
 MODEL = FOLDER / "model"
 """Folder of the model and its tokenizer, for `from_pretrained`."""
 NEUTRAL_TEXT = FOLDER / "neutral.txt"
 """One text a line, without persons, held out from training."""
+
+
+def model_folder(name: str | Path) -> str | Path:
+    """The name of a model as it is, or the folder of the one that ships where its word is given."""
+    return MODEL if name == NAME else name
 
 
 def pairs(name: str = "bias") -> Path:

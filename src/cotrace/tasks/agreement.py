@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
+from cotrace.arguments import checked
 from cotrace.prompts.pair import PromptPair
 from cotrace.prompts.task import Task
 from cotrace.tasks.generate import distinct
@@ -48,6 +49,7 @@ def form(noun: str, *, plural: bool) -> str:
     return noun + ("es" if noun.endswith("x") else "s") * plural
 
 
+@checked("ct.tasks.agreement")
 def agreement(*, size: int = 200, seed: int = 0) -> Task:
     """Prompts that end before the verb, in equal parts singular and plural, with a distractor of either number.
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cotrace.arguments import checked
 from cotrace.errors import InputError, unknown
 from cotrace.json_file import parse_json, read_text, shortened
 from cotrace.prompts.pair import PromptPair
@@ -22,6 +23,7 @@ FIELDS = ("clean", "corrupt", "answers", "wrong_answers")
 EXAMPLE = '{"prompts": [{"clean": "A b", "corrupt": "A c", "answers": [" d"], "wrong_answers": [" e"]}]}'
 
 
+@checked("ct.tasks.auto_circuit")
 def auto_circuit(path: str | Path, *, several: str = "refuse", metric: str = "log_odds") -> Task:
     """Task from such a file: ``clean`` is the base prompt, ``corrupt`` its counterfactual.
 
@@ -92,7 +94,7 @@ INFO = TaskInfo(
     about="prompts of your own in auto-circuit's JSON, or one of its data sets",
     source="yours; the format of Miller et al. 2024, arXiv 2407.08734",
     licence="yours",
-    size="any",
+    size="as many as the file has",
     metric="log_odds",
     data="a JSON file with 'prompts' (docs/interchange.md)",
     data_use="needed",

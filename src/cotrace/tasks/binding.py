@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from random import Random
 
+from cotrace.arguments import checked
 from cotrace.errors import unknown
 from cotrace.prompts.pair import PromptPair
 from cotrace.prompts.task import Task
@@ -48,6 +49,7 @@ class Sum:
         return replace(self, sign="-" if self.sign == "+" else "+")
 
 
+@checked("ct.tasks.binding")
 def binding(*, desideratum: str = "value", size: int = 200, seed: int = 0) -> Task:
     """Prompts such as ``x = 41. y = 23. x + y =`` with a counterfactual that differs in one respect.
 

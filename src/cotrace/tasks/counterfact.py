@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from cotrace.arguments import checked
 from cotrace.errors import InputError
 from cotrace.prompts.pair import PromptPair
 from cotrace.prompts.task import Task
@@ -25,6 +26,7 @@ NOISE_STD = 0.6045
 """Standard deviation of the noise on the prompt's embeddings in the paper's code (Yan et al. 2026)."""
 
 
+@checked("ct.tasks.counterfact")
 def counterfact(
     path: str | Path | None = None, *, conventions: str = "corrected", leading_space: bool | None = None
 ) -> Task:

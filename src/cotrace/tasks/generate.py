@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable
 from random import Random
 from typing import TypeVar
 
+from cotrace.arguments import check_seed
 from cotrace.errors import InputError
 
 Example = TypeVar("Example", bound=Hashable)
@@ -20,6 +21,7 @@ def distinct(task: str, size: int, seed: int, draw: Callable[[Random, int], Exam
     """
     if size < 1:
         raise InputError(f"task {task}: size is {size}, must be at least 1")
+    check_seed(f"task {task}", seed)
     random, found = Random(seed), dict[Example, None]()
     for i in range(size):
         for _ in range(TRIES):

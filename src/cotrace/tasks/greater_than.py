@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
+from cotrace.arguments import checked
 from cotrace.prompts.pair import PromptPair
 from cotrace.prompts.task import Task
 from cotrace.tasks.generate import distinct
@@ -34,6 +35,7 @@ class Period:
         return f"The {self.event} lasted from the year {self.century}{start:02d} to the year {self.century}"
 
 
+@checked("ct.tasks.greater_than")
 def greater_than(*, size: int = 200, seed: int = 0) -> Task:
     """Prompts with two answers, one end year above the start (right) and one below it (wrong).
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from cotrace.arguments import checked
 from cotrace.errors import InputError, unknown
 from cotrace.prompts.pair import PromptPair
 from cotrace.prompts.task import Task
@@ -60,6 +61,7 @@ class Scene:
         return "ABBA" if self.names[2] == self.names[1] else "BABA"
 
 
+@checked("ct.tasks.ioi")
 def ioi(path: str | Path | None = None, *, size: int = 200, seed: int = 0, counterfactual: str = "flip") -> Task:
     """Prompts whose answer is the person who does not give; half are ABBA, half BABA.
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from cotrace.arguments import checked
 from cotrace.prompts.task import Task
 from cotrace.shipped import pairs
 from cotrace.tasks.info import TaskInfo
 
 
+@checked("ct.tasks.jsonl")
 def jsonl(path: str | Path, *, metric: str = "log_odds") -> Task:
     """Task from a JSON Lines file of the user's own (docs/data-format.md). Raises InputError naming the line."""
     return Task.from_jsonl(path, metric=metric)
@@ -45,7 +47,7 @@ INFOS = (
         about="a file of your own, one JSON object a line",
         source="yours",
         licence="yours",
-        size="any",
+        size="as many as the file has",
         metric="log_odds",
         data="a JSON Lines file (docs/data-format.md)",
         data_use="needed",
@@ -57,10 +59,15 @@ INFOS = (
             about=(load.__doc__ or "").rstrip("."),
             source="ships with cotrace (docs/demo-model.md)",
             licence="MIT",
-            size="small",
+            size=size,
             metric="log_odds",
             load=load,
         )
-        for load in (demo_bias, demo_agreement, demo_copying, demo_conflict)
+        for load, size in (
+            (demo_bias, "200"),
+            (demo_agreement, "120"),
+            (demo_copying, "120"),
+            (demo_conflict, "120"),
+        )
     ),
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cotrace.arguments import checked
 from cotrace.errors import InputError
 from cotrace.prompts.pair import PromptPair
 from cotrace.prompts.task import Task
@@ -21,6 +22,7 @@ ANSWERS = (" he", " she")
 COUNTERFACTUAL = {"male": "woman", "female": "man"}
 
 
+@checked("ct.tasks.professions")
 def professions(path: str | Path, *, conventions: str = "corrected") -> Task:
     """17 x (130 + 29) = 2,703 pairs: male occupations first, each gender template by template.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cotrace.arguments import checked
 from cotrace.errors import InputError
 from cotrace.prompts.pair import PromptPair
 from cotrace.prompts.task import Task
@@ -12,6 +13,7 @@ from cotrace.tasks.files import read_text
 from cotrace.tasks.info import TaskInfo
 
 
+@checked("ct.tasks.text")
 def text(path: str | Path | None = None, *, most: int | None = None) -> Task:
     """One example a line: every token is scored but the first, before which nothing stands.
 
@@ -55,7 +57,7 @@ INFO = TaskInfo(
     about="the loss on every token of a neutral text",
     source="yours; one ships with cotrace",
     licence="MIT (the text that ships)",
-    size="one a line",
+    size="one a line of the text",
     metric="nll",
     data="a text file with one passage a line; without it the text that ships",
     data_use="optional",

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from cotrace.arguments import checked
 from cotrace.errors import unknown
 from cotrace.prompts.pair import PromptPair
 from cotrace.prompts.task import Task
@@ -43,6 +44,7 @@ class Unusable(Exception):
     """A record that the task's rule leaves out, with the reason."""
 
 
+@checked("ct.tasks.winobias")
 def winobias(path: str | Path, split: str = "dev", *, conventions: str = "corrected") -> Task:
     """The pro-stereotyped type 1 pairs of a split: 160 in dev, 130 in test.
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from cotrace.arguments import checked
 from cotrace.errors import InputError, unknown
 from cotrace.prompts.pair import PromptPair
 from cotrace.prompts.task import Task
@@ -40,6 +41,7 @@ class Template:
     after: str
 
 
+@checked("ct.tasks.winogender")
 def winogender(path: str | Path, *, conventions: str = "corrected", statistics: str = "bls") -> Task:
     """The 44 items whose two sentences agree up to the pronoun; base she/her, counterfactual he/his.
 

@@ -32,7 +32,7 @@ def measure(
     by
         Fields of the pairs to break the figures down by, separated by commas. Default: group.
     json
-        File to write the figures to; --json=- prints them on stdout, and nothing else there.
+        New file to write the figures to; --json=- prints them on stdout, and nothing else there.
     """
     from cotrace.cli import measure as module
 
@@ -61,7 +61,7 @@ def check(
     sites
         Sites to check. Default: all that the model has.
     json
-        File to write the figures to; --json=- prints them on stdout, and nothing else there.
+        New file to write the figures to; --json=- prints them on stdout, and nothing else there.
     row
         Print one row for the table of checkpoints in the documentation instead.
     """

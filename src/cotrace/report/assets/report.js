@@ -261,11 +261,27 @@
     draw();
   };
 
+  /* Tables that are wider than the page: words above them, and a fading edge while there is more to the right. */
+  const signSideways = (one, words) => {
+    words.hidden = one.scrollWidth <= one.clientWidth + 1;
+    one.classList.toggle("cut", one.scrollLeft + one.clientWidth < one.scrollWidth - 1);
+  };
+  const watchSideways = (one) => {
+    const words = document.createElement("p");
+    words.className = "fine sideways";
+    words.textContent = "The table is wider than the page: scroll it sideways.";
+    one.before(words);
+    const sign = () => signSideways(one, words);
+    one.addEventListener("scroll", sign, { passive: true });
+    new ResizeObserver(sign).observe(one);
+    sign();
+  };
+
   /* Theme: the reader's own until the button is pressed. */
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const setTheme = (name) => {
     document.documentElement.dataset.theme = name;
-    byId("theme").setAttribute("aria-pressed", String(name === "dark"));
+    byId("theme").textContent = name === "dark" ? "Light colours" : "Dark colours";
   };
 
   const start = () => {
@@ -285,6 +301,7 @@
     }
     window.addEventListener("beforeprint", () => { for (const one of document.querySelectorAll("details")) one.open = true; });
     draw();
+    for (const one of document.querySelectorAll(".scroll")) watchSideways(one);
     embedAll();
   };
   start();

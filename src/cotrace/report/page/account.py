@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,13 +10,15 @@ from typing import Any
 
 import yaml
 
+from cotrace import shipped
+from cotrace.report.page.batches import batches_words
 from cotrace.report.page.material import Material
 from cotrace.report.words import figure_of
 
 MOST_NAMES = 12
 SAID = {
     *("summary", "metric", "direction", "components", "space", "pairs_searched", "pairs_heldout", "pairs_refused"),
-    *("data_sha256", "model", "threads", "versions", "command"),
+    *("data_sha256", "model", "threads", "versions", "command", "batch_plan"),
 }
 """Entries of a run's record that the page shows in a form of their own."""
 UNIT_WORDS = {
@@ -29,6 +32,7 @@ UNIT_WORDS = {
     "residual": "layers",
     "expert": "experts",
 }
+PERCENT = re.compile(r"(?<=\d)%")
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,11 @@ class Headline:
 
     figure: str
     words: str
+
+
+def spaced(text: str) -> str:
+    """A text of ours with its percentages as the page writes them: 95 %."""
+    return PERCENT.sub("\u00a0%", text)
 
 
 def title(material: Material) -> str:
@@ -49,6 +58,8 @@ def title(material: Material) -> str:
 
 
 def _short(name: str) -> str:
+    if name == shipped.NAME:
+        return "the model that ships with cotrace"
     return name.rstrip("/").rpartition("/")[2] if name.startswith(("/", ".")) else name
 
 
@@ -70,15 +81,17 @@ def headlines(material: Material) -> Iterator[Headline]:
     what = "change of" if first.mode == "swap" else "faithfulness of"
     yield Headline(figure_of(effect), f"{what} {first.metric.replace('_', ' ')} on {where}{interval}")
     if effect is not None and full is not None and abs(full) > 1e-9 and first.mode == "swap":
-        yield Headline(f"{effect / full:.0%}", f"of what swapping everything does ({figure_of(full)})")
+        yield Headline(spaced(f"{effect / full:.0%}"), f"of what swapping everything does ({figure_of(full)})")
     if chosen.moved_share is not None:
-        yield Headline(f"{chosen.moved_share:.0%}", f"of held-out pairs move as the search wanted ({first.direction})")
+        yield Headline(
+            spaced(f"{chosen.moved_share:.0%}"), f"of held-out pairs move as the search wanted ({first.direction})"
+        )
 
 
 def verdict(material: Material) -> tuple[str, ...]:
     """The sentences of the evaluation; without one, what the search itself says."""
     if material.judged is not None:
-        return material.judged.verdict
+        return tuple(map(spaced, material.judged.verdict))
     first, chosen = material.first, material.chosen
     more = "" if chosen.k <= MOST_NAMES else f" and {chosen.k - MOST_NAMES} more"
     names = ", ".join(chosen.components[:MOST_NAMES]) + more
@@ -107,6 +120,7 @@ def record(material: Material) -> tuple[tuple[str, str], ...]:
         ("seed", material.config.get("seed")),
         ("number type, device, threads", _numbers(material)),
         ("versions", ", ".join(f"{name} {value}" for name, value in _items(versions))),
+        ("batch plan", batches_words(found.get("batch_plan"))),
         *((name.replace("_", " "), _plain(value)) for name, value in found.items() if name not in SAID),
     ]
     return tuple((name, str(value)) for name, value in rows if value not in (None, "", {}))
@@ -117,9 +131,12 @@ def _items(value: object) -> list[tuple[str, Any]]:
 
 
 def _plain(value: object) -> object:
-    """A mapping as its entries, one behind the other."""
-    entries = _items(value)
-    return "; ".join(f"{name.replace('_', ' ')} {entry}" for name, entry in entries) if entries else value
+    """A value as people write it: the entries of a mapping or a list one behind the other."""
+    if isinstance(value, Mapping):
+        return "; ".join(f"{name.replace('_', ' ')} {_plain(entry)}" for name, entry in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(str(_plain(entry)) for entry in value)
+    return {None: "", True: "yes", False: "no"}.get(value, value) if value is None or isinstance(value, bool) else value
 
 
 def _counts(found: Mapping[str, Any]) -> str:

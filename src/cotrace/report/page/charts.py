@@ -25,6 +25,8 @@ CUTS = (-0.6, -0.3, -0.05, 0.05, 0.3, 0.6)
 LOG_FROM = 100
 """Largest size from which on sizes are on a logarithmic axis."""
 
+SPACED = "replace(datum.label, '%', '\u00a0%')"
+
 CONFIG: Spec = {
     "background": None,
     "font": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif",
@@ -79,8 +81,7 @@ def frontier(material: Material, part: str) -> Spec:
         *_band(
             [row for row in rows if row["search"] == names[0] and "low" in row], x, colour, quantity(material.first)
         ),
-        *([base.transform_filter("datum.joined").mark_line(strokeWidth=1.8)] if any(r["joined"] for r in rows) else []),
-        base.mark_point(filled=True, opacity=1, size=34).encode(shape=shape, tooltip=tips),
+        *_lines(base, shape, tips, rows),
         *_controls(material, part),
         alt.Chart(alt.NamedData(name="cursor"))
         .mark_rule(color="var(--ink)", strokeWidth=1, strokeDash=[2, 3])
@@ -88,6 +89,17 @@ def frontier(material: Material, part: str) -> Spec:
     ]
     description = f"Effect against the number of components, {PART_WORDS[part]}"
     return spec_of(alt.layer(*layers), height=300, description=description)
+
+
+def _lines(base: alt.Chart, shape: alt.Shape, tips: list[alt.Tooltip], rows: list[Spec]) -> Iterator[alt.Chart]:
+    """Lines with their points; points that no line leads to are rings around what they may lie on: both are seen."""
+    if any(row["joined"] for row in rows):
+        joined = base.transform_filter("datum.joined")
+        yield joined.mark_line(strokeWidth=1.8)
+        yield joined.mark_point(filled=True, opacity=1, size=34).encode(shape=shape, tooltip=tips)
+    if not all(row["joined"] for row in rows):
+        apart = base.transform_filter("!datum.joined")
+        yield apart.mark_point(filled=False, opacity=1, size=150, strokeWidth=2).encode(shape=shape, tooltip=tips)
 
 
 def _band(rows: list[Spec], x: alt.X, colour: alt.Color, title: str) -> Iterator[alt.Chart]:
@@ -106,9 +118,13 @@ _TIPS = (
 )
 
 
+def is_joined(frontier: Frontier) -> bool:
+    """Whether a line leads through the points: where there is one for every size, from the first to the last."""
+    return frontier.sizes == list(range(frontier.sizes[0], frontier.sizes[-1] + 1))
+
+
 def _points(frontier: Frontier, part: str) -> Iterator[Spec]:
-    sizes = frontier.sizes
-    joined = sizes == list(range(sizes[0], sizes[-1] + 1))
+    joined = is_joined(frontier)
     kept = [frontier.selections[i] for i in spread(len(frontier), MOST_POINTS)]
     for one in kept:
         value = one.effect if part == "training" else one.effect_heldout
@@ -241,7 +257,9 @@ def tradeoff(found: Tradeoff, index: int) -> Spec:
     ]
     base = alt.Chart(alt.InlineData(values=rows)).encode(
         x=alt.X(
-            "harm:Q", title=f"harm: {found.harms[index].partition(':')[0]}", axis=alt.Axis(format="+%", grid=False)
+            "harm:Q",
+            title=f"harm: {found.harms[index].partition(':')[0]}",
+            axis=alt.Axis(format="+%", labelExpr=SPACED, grid=False),
         ),
         y=alt.Y("strength:Q", title=f"strength: move of {found.metric} ({found.aim})"),
         tooltip=[alt.Tooltip(name) for name in ("k:Q", "donor:N", "strength:Q", "harm:Q", "kind:N")],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.resources import files
@@ -21,7 +21,7 @@ from cotrace.report.page.caveats import caveats
 from cotrace.report.page.effects import Effects
 from cotrace.report.page.material import PART_WORDS, Material
 from cotrace.report.page.panels import Panel, panels_of
-from cotrace.report.page.rows import rows_of, singles
+from cotrace.report.page.rows import Row, rows_of, singles
 from cotrace.report.page.sizes import Stops, blocks_data, rounded, search_data, stops_of
 from cotrace.report.words import figure_of, heading
 
@@ -44,6 +44,10 @@ COLUMNS = (
     ("interaction", "strongest interaction", "number"),
 )
 """Key, heading and kind of the columns of the table of components."""
+
+
+ALWAYS = ("component", "now", "first_k")
+"""Columns that are there whatever was computed."""
 
 
 def page_of(material: Material) -> bytes:
@@ -83,16 +87,18 @@ def _context(material: Material) -> dict[str, Any]:
         "headlines": list(account.headlines(material)),
         "verdict": account.verdict(material),
         "lead": LEAD,
-        "caveats": caveats(material),
+        "caveats": [replace(one, text=account.spaced(one.text)) for one in caveats(material)],
         "record": account.record(material),
         "config": account.config_text(material),
         "commands": account.commands(material),
         "stops": stops,
         "intervals": any(one.interval is not None for one in material.first),
+        "tested": any(one.p_value is not None for one in material.first),
+        "timed": any(one.elapsed_s is not None for one in material.frontiers),
         "effects": effects,
         "panels": panels,
         "rows": rows,
-        "columns": COLUMNS,
+        "columns": [column for column in COLUMNS if column[0] in ALWAYS or _is_known(rows, column[0])],
         "part_words": PART_WORDS,
         "legend": _legend(material),
         "thinned": list(_thinned(stops, effects, len(rows), missing)),
@@ -137,9 +143,15 @@ def _specs(material: Material, panels: Sequence[Panel], effects: Effects) -> Ite
             yield f"chart-tradeoff-{index}", charts.tradeoff(material.tradeoff, index)
 
 
-def _legend(material: Material) -> list[dict[str, str]]:
+def _is_known(rows: Iterable[Row], key: str) -> bool:
+    """Whether a column has anything in it."""
+    return any(getattr(row, key) is not None for row in rows)
+
+
+def _legend(material: Material) -> list[dict[str, Any]]:
     colours, shapes = charts.colours(material), charts.shapes(material)
-    return [{"name": name, "colour": colours[name], "shape": shapes[name]} for name in colours]
+    joined = {one.search: charts.is_joined(one) for one in material.frontiers}
+    return [{"name": name, "colour": colours[name], "shape": shapes[name], "joined": joined[name]} for name in colours]
 
 
 def _thinned(stops: Sequence[Stops], effects: Effects, rows: int, missing: int) -> Iterator[str]:
@@ -201,6 +213,7 @@ def _environment() -> Environment:
     )
     made.filters["figure"] = lambda value: "" if value is None else figure_of(value)
     made.filters["short"] = lambda text: text if len(text) <= MOST_ID else f"{text[:MOST_ID]}\u2026"
-    made.filters["share"] = lambda value: "" if value is None else f"{value:.0%}"
+    made.filters["share"] = lambda value: "" if value is None else account.spaced(f"{value:.0%}")
+    made.filters["spaced"] = account.spaced
     made.filters["between"] = lambda value: "" if value is None else "{:+.3g} to {:+.3g}".format(*value)
     return made

@@ -1,0 +1,170 @@
+"""Arguments of public functions, checked against their annotations: a wrong kind is one line with the remedy."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from functools import cache, wraps
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, ClassVar, Literal, ParamSpec, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from cotrace.errors import InputError, unknown
+from cotrace.json_file import shortened
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+WORDS: Mapping[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    Path: "a path",
+    bool: "True or False",
+}
+ORIGINS: Mapping[str, str] = {
+    "Sequence": "a list",
+    "tuple": "a list",
+    "Iterable": "a list",
+    "Mapping": "a dict",
+    "Callable": "a function",
+}
+REMEDIES: Mapping[str, str] = {
+    "LanguageModel": "make one with ct.load_model(NAME) or ct.wrap(module, tokenizer)",
+    "Task": "load one with ct.tasks, such as ct.tasks.jsonl(FILE)",
+    "LanguageProblem": "build one with ct.LanguageProblem(model, task)",
+    "Problem": "build one with ct.LanguageProblem(model, task)",
+    "Frontier": "ct.trace and every search return one",
+    "Selection": "make one with ct.Selection.parse(NAMES)",
+}
+"""Name of a class -> where a user gets one."""
+PLAIN = (str, bytes, Real, list, tuple, dict, set, frozenset, types.NoneType)
+"""Plain data, which fits no protocol and no function."""
+SEEDS = 1 << 63
+"""Seeds lie below it."""
+
+
+def checked(called: str, *others: Callable[..., Any]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A function that refuses, as ``called``, arguments that it does not have and values of another kind.
+
+    ``others`` take what the function passes on (its ``**keywords``). Only kinds are looked at; names and
+    ranges are the function's own to check. Raises InputError.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(function)
+        options = list(dict.fromkeys(name for one in (function, *others) for name in _named(one)))
+
+        @wraps(function)
+        def call(*arguments: P.args, **keywords: P.kwargs) -> R:
+            for name in keywords:
+                if name not in options:
+                    raise InputError(f"{called}: {unknown('option', name, options)}")
+            try:
+                given = signature.bind(*arguments, **keywords).arguments
+            except TypeError as error:
+                raise InputError(f"{called}: {error}") from None
+            kinds = _kinds(function)
+            for name, value in given.items():
+                if name in options:
+                    check_kind(called, name, value, kinds.get(name, Any))
+            return function(*arguments, **keywords)
+
+        return call
+
+    return decorate
+
+
+def check_kind(called: str, name: str, value: object, kind: Any) -> None:
+    """Raise InputError where the value is not of the kind that an annotation says."""
+    if not _fits(value, kind):
+        words = list(dict.fromkeys(_words(kind)))
+        classes = [word.split()[-1] for word in words]
+        remedies = dict.fromkeys(REMEDIES[one] for one in classes if one in REMEDIES)
+        behind = f" ({'; '.join(remedies)})" if remedies else ""
+        raise InputError(f"{called}: {name} is {_shown(value)}; give {' or '.join(words)}{behind}")
+
+
+def check_fields(called: str, instance: Any) -> None:
+    """Raise InputError where a field of a dataclass holds another kind of value than it declares."""
+    for name, kind in _kinds(cast("Hashable", type(instance))).items():
+        if get_origin(kind) is not ClassVar:
+            check_kind(called, name, getattr(instance, name), kind)
+
+
+def check_seed(called: str, seed: int) -> None:
+    """Raise InputError for a seed that no generator takes."""
+    if not 0 <= seed < SEEDS:
+        raise InputError(f"{called}: seed is {shortened(seed)}; give a whole number of at least 0 and below 2**63")
+
+
+def names_of(called: str, name: str, value: object) -> list[str]:
+    """Names out of a list, tuple or other collection of text; a single text is one name. Raises InputError."""
+    if isinstance(value, str):
+        return [value]
+    found = list(value) if isinstance(value, Iterable) else [value]
+    names = [one for one in found if isinstance(one, str)]
+    if len(names) < len(found):
+        raise InputError(f"{called}: {name} is {_shown(value)}; give a list of names")
+    return names
+
+
+def _named(function: Callable[..., Any]) -> Iterator[str]:
+    """The arguments that have a name; a method's own object is none of them."""
+    for name, parameter in inspect.signature(function).parameters.items():
+        several = parameter.kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+        if not several and name != "self":
+            yield name
+
+
+@cache
+def _kinds(declared: Hashable) -> Mapping[str, Any]:
+    return get_type_hints(declared)
+
+
+def _parts(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+
+
+def _fits(value: object, kind: Any) -> bool:
+    return any(_fits_one(value, part) for part in _parts(kind))
+
+
+def _fits_one(value: object, kind: Any) -> bool:
+    plain = get_origin(kind) or kind
+    if plain in (int, float):  # numpy's numbers are as good, and True is none
+        return isinstance(value, Integral if plain is int else Real) and not isinstance(value, bool)
+    if plain in (Any, Literal) or not isinstance(plain, type):
+        return True
+    if plain is tuple:  # a list is as good
+        return isinstance(value, (list, tuple)) and _holds(value, get_args(kind))
+    if getattr(plain, "_is_protocol", False):
+        return not isinstance(value, PLAIN)
+    return isinstance(value, plain) and _holds(value, get_args(kind))
+
+
+def _holds(value: object, kinds: tuple[Any, ...]) -> bool:
+    """Whether a list or tuple holds what it should; a text is a list of texts."""
+    if not kinds or not isinstance(value, (list, tuple, str)):
+        return True
+    return all(_fits(one, kinds[0]) for one in value)
+
+
+def _words(kind: Any) -> Iterator[str]:
+    """How a sentence speaks of what fits; None, the way to leave an argument out, is not named."""
+    for part in _parts(kind):
+        plain = get_origin(part) or part
+        if plain is types.NoneType or (plain is int and float in _parts(kind)):
+            continue
+        name = str(getattr(plain, "__name__", plain))
+        held = f" of {get_args(part)[0].__name__}" if name == "Sequence" and _is_class(get_args(part)[0]) else ""
+        yield WORDS.get(plain) or f"{ORIGINS.get(name, f'a {name}')}{held}"
+
+
+def _is_class(kind: Any) -> bool:
+    return isinstance(kind, type) and kind is not str
+
+
+def _shown(value: object) -> str:
+    return shortened(value) if isinstance(value, PLAIN) else f"of type {type(value).__name__}"

@@ -1,0 +1,30 @@
+"""Heldout: the pairs of a problem that no search sees, as a problem of their own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cotrace.problem.pairs import PairProblem
+from cotrace.problem.whole import SetProblem
+
+if TYPE_CHECKING:
+    from cotrace.problem.language import LanguageProblem
+
+
+class Heldout:
+    """A problem's unseen pairs, with the problem's own space, mode and direction."""
+
+    heldout = None
+
+    def __init__(self, whole: LanguageProblem, part: PairProblem | SetProblem, name: str = "held out") -> None:
+        self._part = part
+        self.space, self.mode, self.direction = whole.space, whole.mode, whole.direction
+        self.metric, self.task, self.summary = whole.metric, f"{whole.task} ({name})", whole.summary
+        self.size, self.cost, self.ids = part.size, part.cost, part.ids
+        self.effects, self.value, self.gradient = part.effects, part.value, part.gradient
+        self.scores, self.side_values = part.scores, part.side_values
+        self.reported, self.surrogate = part.reported, whole.surrogate
+        self.value_and_effects = part.value_and_effects
+        if isinstance(part, SetProblem):
+            self.redrawn = part.redrawn
+        self.weights, self.clusters = part.weights, whole.groups_of(part.ids)

@@ -1,0 +1,128 @@
+"""Posing: what a problem asks, settled before any pass: components, tokens, donors, and which pairs belong where."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cotrace.batches import ALIGNMENTS, Align, Bos, Encoding, encode_task
+from cotrace.batches.roles import ALL
+from cotrace.components import ComponentSpace, Site
+from cotrace.donors import DonorSource, Noise
+from cotrace.errors import AlignmentError, InputError, unknown
+from cotrace.models import LanguageModel
+from cotrace.problem.parts import subset_of
+from cotrace.prompts import PromptPair, Task
+from cotrace.prompts.split import groups, split_ids
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writing:
+    """How prompts are written as tokens."""
+
+    align: Align
+    prepend_bos: Bos
+    template_arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Division:
+    """Which pairs searches see, which judge, and which nothing touches until the end."""
+
+    holdout: float | int
+    audit: float | int
+    split_by: str | None
+    seed: int
+    search_pairs: int | None
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The usable pairs as tokens with their donor prompts, and the indices of each part among them."""
+
+    donors: DonorSource
+    encoding: Encoding
+    groups: Mapping[str, str]
+    """Id of a pair -> the pairs that it stays together with in a split."""
+    training: Sequence[int]
+    heldout: Sequence[int]
+    audit: Sequence[int]
+    subset: Sequence[int] | None
+    """Of the training pairs those that searches see; None for all."""
+
+
+def settle(
+    model: LanguageModel, task: Task, space: ComponentSpace, source: DonorSource, writing: Writing, division: Division
+) -> Settled:
+    """Tokens, then the split, then what donors take from other pairs. Raises AlignmentError, InputError."""
+    tokens = encoded(model, task, space, source, writing)
+    ids = split_ids(
+        [pair.pair for pair in tokens.pairs],
+        division.holdout,
+        division.seed,
+        audit=division.audit,
+        by=division.split_by,
+    )
+    source, tokens = source.settled(tokens, ids[0])
+    pairs = [pair.pair for pair in tokens.pairs]
+    labels = groups(pairs, division.split_by)
+    training, heldout, audit = (_indices(pairs, part) for part in ids)
+    subset = subset_of(training, labels, division.search_pairs, division.seed)
+    units = dict(zip((pair.id for pair in pairs), labels, strict=True))
+    return Settled(source, tokens, units, training, heldout, audit, subset)
+
+
+def encoded(model: LanguageModel, task: Task, space: ComponentSpace, source: DonorSource, writing: Writing) -> Encoding:
+    """The pairs as tokens, with the donor prompts and roles that are needed."""
+    roles = dict.fromkeys(block.role for block in space.blocks)
+    return encode_task(
+        task,
+        model.require_tokenizer(),
+        paired=source.paired,
+        align=writing.align,
+        roles=[*roles, *([source.role] if isinstance(source, Noise) else [])],
+        prepend_bos=writing.prepend_bos,
+        template_arguments=writing.template_arguments,
+        most_tokens=model.most_tokens,
+    )
+
+
+def space_of(
+    model: LanguageModel, sites: Sequence[str | Site] | ComponentSpace, roles: Sequence[str]
+) -> ComponentSpace:
+    """The components that are named, or all of the sites for each role. Raises InputError, UnsupportedSite."""
+    if isinstance(sites, ComponentSpace):
+        whole = set(model.space(sites.sites))
+        strange = next((component for component in sites if replace(component, role=ALL) not in whole), None)
+        if strange is not None:
+            raise InputError(f"{model.name} has no {strange}; it has {model.space(sites.sites).outline}")
+        return sites
+    if isinstance(sites, str):
+        sites = [sites]
+    return model.space(tuple(Site.named(site) for site in sites), tuple(roles))
+
+
+def _indices(pairs: Sequence[PromptPair], part: Collection[str]) -> list[int]:
+    """Which of the pairs belong to a part. Raises AlignmentError where all of the part's pairs were refused."""
+    found = [i for i, pair in enumerate(pairs) if pair.id in part]
+    if part and not found:
+        raise AlignmentError(
+            f"the donors have no values for any of {len(part)} pairs that were set aside together: use another donor "
+            "source, or another holdout"
+        )
+    return found
+
+
+def check_options(mode: str, align: str, positions: str, checkpointing: str, batch_tokens: int | None) -> None:
+    """Raise UnknownName, InputError."""
+    for kind, given, options in (
+        ("mode", mode, ("swap", "keep")),
+        ("alignment", align, ALIGNMENTS),
+        ("positions", positions, ("prompt", "prompt+answer")),
+        ("checkpointing", checkpointing, ("auto", "on", "off")),
+    ):
+        if given not in options:
+            raise unknown(kind, given, options)
+    if batch_tokens is not None and batch_tokens < 1:
+        raise InputError(f"batch_tokens is {batch_tokens}: give at least 1")

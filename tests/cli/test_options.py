@@ -1,0 +1,304 @@
+"""No option is passed over in silence: what is typed arrives where it is used, for every option of every command."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cotrace import tasks
+from cotrace.cli import answer, check, demo, edit, evaluate, export, generate, measure, see, trust
+from cotrace.cli import tasks as task_commands
+from cotrace.cli.app import COMMANDS
+from cotrace.cli.commands import look
+from cotrace.cli.main import run
+from cotrace.cli.options import Source
+from cotrace.errors import CotraceError
+from cotrace.runs import RunConfig, prepare
+from tests import tiny
+
+
+class Arrived(CotraceError):
+    """Thrown where the options have been taken: no more is needed."""
+
+
+PROBLEM: dict[str, tuple[str, Any]] = {
+    "sites": ("mlp_output,head_output", ["mlp_output", "head_output"]),
+    "donors": ("zero", "zero"),
+    "metric": ("probability", "probability"),
+    "mode": ("keep", "keep"),
+    "direction": ("minimise", "minimise"),
+    "align": ("ends", "ends"),
+    "roles": ("last,subject", ("last", "subject")),
+    "positions": ("prompt+answer", "prompt+answer"),
+    "prepend_bos": ("yes", "yes"),
+    "template_options": ("false", {"enable_thinking": False}),
+    "holdout": ("0.25", 0.25),
+    "audit": ("0.125", 0.125),
+    "split_by": ("group", "group"),
+    "search_pairs": ("7", 7),
+    "seed": ("5", 5),
+    "batch_tokens": ("123", 123),
+    "memory": ("2GB", "2GB"),
+    "checkpointing": ("on", "on"),
+}
+"""Field -> what is typed, and what the problem is given."""
+MODEL: dict[str, tuple[str, Any]] = {
+    "revision": ("r1", "r1"),
+    "dtype": ("float64", "float64"),
+    "device": ("cuda:3", "cuda:3"),
+    "device_map": ("auto", "auto"),
+    "offload_folder": ("off", str(Path("off").resolve())),
+    "quantise": ("8bit", "8bit"),
+    "trust_remote_code": ("", True),
+}
+TASK: dict[str, tuple[str, Any]] = {
+    "data": ("somewhere", "somewhere"),
+    "split": ("dev", "dev"),
+    "conventions": ("paper", "paper"),
+    "task_options": ("9", 9),
+}
+TYPED = {"task_options": "task-option.size", "template_options": "template-option.enable_thinking"}
+CALLED = {"task_options": "size", "template_options": "template_arguments"}
+SEARCH = {"searches", "max_size", "search_options", "evaluation", "threads", "checkpoint_every_s", "out"}
+"""Fields of the search and of the run, which need no problem; the other tests of the commands have them."""
+
+
+def words(options: Mapping[str, tuple[str, Any]]) -> Iterator[str]:
+    for name, (value, _) in options.items():
+        yield f"--{TYPED.get(name, name.replace('_', '-'))}"
+        yield from [value] if value else []
+
+
+def test_every_field_of_a_configuration_is_tried() -> None:
+    assert {field.name for field in fields(RunConfig)} == {"model", "task", *PROBLEM, *MODEL, *TASK, *SEARCH}
+    assert {field.name for field in fields(Source)} == {*MODEL, *TASK} - {"task_options"}
+
+
+@pytest.mark.parametrize("command", ["trace", "compare"])
+def test_what_is_asked_of_a_run_arrives(
+    command: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given: dict[str, Any] = {}
+    task = tasks.load("demo_bias")
+
+    def load_task(name: str, **options: Any) -> Any:
+        given.update(options, task=name)
+        return task
+
+    def load_model(source: str, **options: Any) -> Any:
+        given.update(options, model=source)
+        return tiny.model("gpt2")
+
+    def problem(model: Any, task: Any, **options: Any) -> Any:
+        given.update(options)
+        raise Arrived("the problem is posed")
+
+    monkeypatch.setattr(prepare.tasks, "load", load_task)
+    monkeypatch.setattr(prepare, "load_model", load_model)
+    monkeypatch.setattr(prepare, "LanguageProblem", problem)
+    monkeypatch.setattr(prepare.torch, "set_num_threads", lambda count: given.setdefault("threads", count))
+    options = PROBLEM | MODEL | TASK | {"threads": ("3", 3)}
+    assert run([command, "--model", "some/model", "--task", "some_task", *words(options)]) == 2
+    assert "the problem is posed" in capfd.readouterr().err
+    assert (given["model"], given["task"]) == ("some/model", "some_task")
+    assert {name: given[CALLED.get(name, name)] for name in options} == {
+        name: own for name, (_, own) in options.items()
+    }
+
+
+TARGETS: dict[str, tuple[Any, str]] = {
+    "demo": (demo, "demo"),
+    "trace": (answer, "answer"),
+    "compare": (answer, "answer"),
+    "resume": (answer, "resume"),
+    "measure": (measure, "measure"),
+    "check": (check, "check"),
+    "evaluate": (evaluate, "evaluate_run"),
+    "report": (see, "report"),
+    "figure": (see, "figure"),
+    "generate": (generate, "generated"),
+    "edit": (edit, "edit"),
+    "export": (export, "export"),
+    "diff": (trust, "compare_runs"),
+    "verify": (trust, "verify_run"),
+    "cite": (trust, "cite_run"),
+    "show_task": (task_commands, "show_task"),
+}
+"""Command -> the function of the heavy module that it calls."""
+ASKED: dict[str, dict[str, Any]] = {
+    "demo": {"out": "o"},
+    "trace": {"dry-run": True, "json": True},
+    "compare": {"dry-run": True, "json": True},
+    "resume": {"": "r", "batch-tokens": 77},
+    "measure": {"": ("m", "t"), "metric": "accuracy", "by": "group", "json": "j.json"},
+    "check": {"": "m", "task": "t", "sites": ("residual",), "json": "j.json", "row": True},
+    "evaluate": {
+        "": "r",
+        "level": "full",
+        "k": 17,
+        "search": "s",
+        "selection": ("file",),
+        "known": ("ioi",),
+        "audit": True,
+        "stability": 11,
+        "folds": 5,
+        "text": "t.txt",
+        "side": ("a_task",),
+        "smallest-p": 0.001,
+        "every-size": True,
+        "dry-run": True,
+        "json": True,
+    },
+    "report": {"": "r", "redact": True, "search": "s", "out": "o"},
+    "figure": {"": "r", "kind": "map", "format": "svg", "k": 17, "search": "s", "width": "column", "out": "o"},
+    "generate": {
+        "": "r",
+        "k": 17,
+        "prompts": "p",
+        "donor": "scale=0.5",
+        "judge": "j:f",
+        "max-new-tokens": 21,
+        "temperature": 0.75,
+        "samples": 4,
+        "seed": 99,
+        "batch-size": 8,
+        "search": "s",
+        "model": "m",
+        "out": "o",
+    },
+    "edit": {
+        "": "r",
+        "out": "o",
+        "k": 17,
+        "donor": "zero",
+        "constraint": ("neutral<=1%",),
+        "metric": "accuracy",
+        "neutral": "n.txt",
+        "second-task": ("t2",),
+        "lm-eval": ("h",),
+        "lm-eval-limit": 13,
+        "search": "s",
+        "model": "m",
+    },
+    "export": {"": "r", "format": "csv", "k": 17, "search": "s", "out": "o"},
+    "diff": {"": ("r", "r2"), "json": True},
+    "verify": {"": "r", "examples": 19, "model": "m", "json": True},
+    "cite": {"": "r"},
+    "show_task": {"": "t", "data": "d", "split": "dev", "conventions": "paper", "model": "m", "most": 23},
+}
+APART = {"show", "source", "options", "config", "trust_remote_code", "sizes", "factors"}
+"""Parameters that other tests type: sizes and factors go with neither k nor donor."""
+SPELLED = {"as_json": "json", "to": "format", "form": "format"}
+
+
+def test_every_command_and_parameter_is_tried() -> None:
+    assert {*(command.__name__ for command in COMMANDS), "show_task"} == {*TARGETS} == {*ASKED}
+    for command in (*COMMANDS, look.show_task):
+        asked = ASKED[command.__name__]
+        named = [name for name in inspect.signature(command).parameters if name not in APART]
+        options = {SPELLED.get(name, name).replace("_", "-") for name in named}
+        positional = (asked.get(""),) if isinstance(asked.get(""), str) else asked.get("", ())
+        assert len(options - {*asked}) == len(positional), f"{command.__name__}: {options - {*asked}}"
+
+
+@pytest.mark.parametrize("command", TARGETS)
+def test_what_is_typed_arrives(
+    command: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given: list[Any] = []
+    module, name = TARGETS[command]
+    real = inspect.signature(getattr(module, name))
+
+    def record(*arguments: Any, **named: Any) -> None:
+        real.bind(*arguments, **named)
+        given.extend(flat([arguments, named]))
+
+    monkeypatch.setattr(module, name, record)
+    asked = ASKED[command]
+    first = ["tasks", "show"] if command == "show_task" else [command]
+    if command in ("trace", "compare"):
+        first += ["--model", "m", "--task", "t"]
+    assert run([*first, *typed(asked), "--quiet"]) == 0, capfd.readouterr().err
+    missing = [value for value in flat(list(asked.values())) if value is not True and value not in given]
+    assert not missing
+    flags = [value for value in asked.values() if value is True]
+    quiet = 0 if command in ("cite", "show_task") else 1  # these have nothing that could be left unsaid
+    assert sum(value is True for value in given) == len(flags) + quiet
+
+
+def typed(asked: Mapping[str, Any]) -> Iterator[str]:
+    for option, value in asked.items():
+        values = value if isinstance(value, tuple) else (value,)
+        for one in values:
+            yield from [f"--{option}"] if option else []
+            yield from [] if one is True else [str(one)]
+
+
+def flat(value: Any) -> Iterator[Any]:
+    """The plain values in arguments, however deep; a limit on a side effect as it was typed."""
+    if type(value).__name__ == "Limit":
+        yield "neutral<=1%"
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from flat({field.name: getattr(value, field.name) for field in fields(value)})
+    elif isinstance(value, Mapping):
+        for own in value.values():
+            yield from flat(own)
+    elif isinstance(value, (list, tuple)):
+        for own in value:
+            yield from flat(own)
+    else:
+        yield value
+
+
+def test_what_is_asked_of_an_evaluation_arrives(
+    tiny_folder: Path,
+    pairs_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    given: dict[str, Any] = {}
+
+    def judged(problem: Any, frontiers: Any, **asked: Any) -> Any:
+        given.update(asked)
+        raise Arrived("the evaluation is asked for")
+
+    question = ["--model", str(tiny_folder), "--task", str(pairs_file), "--holdout", "0.25", "--seed", "6", "--quiet"]
+    assert run(["trace", *question, "--audit", "0.2", "--search", "topk", "--out", str(tmp_path / "run")]) == 0
+    (tmp_path / "own").write_text("L0.head1")
+    monkeypatch.setattr(evaluate, "evaluate", judged)
+    asked = ["--level", "full", "--k", "3", "--audit", "--stability", "4", "--text", "t", "--smallest-p", "0.25"]
+    asked += ["--side", str(pairs_file), "--every-size", "--selection", str(tmp_path / "own")]
+    assert run(["evaluate", str(tmp_path / "run"), *asked, "--quiet"]) == 2
+    assert "the evaluation is asked for" in capfd.readouterr().err
+    assert given.pop("search").name == "topk"
+    assert [side.name for side in given.pop("side")] == [pairs_file.stem]
+    assert {name: own.components for name, own in given.pop("against").items()} == {"own": ["L0.head1"]}
+    del given["progress"]
+    told = {"level": "full", "k": 3, "pairs": "audit", "text": "t", "stability": 4, "smallest_p": 0.25, "seed": 6}
+    assert given == told | {"every_size": True}
+
+
+def test_a_figure_is_drawn_as_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given: dict[str, Any] = {}
+
+    def drawn(material: Any, kind: str, form: str, **asked: Any) -> bytes:
+        given.update(asked, material=material, kind=kind, form=form)
+        return b"drawn"
+
+    monkeypatch.setattr(see, "material_of", lambda run, *, search: (run, search))
+    monkeypatch.setattr(see.reports, "drawn", drawn)
+    out = tmp_path / "f.svg"
+    see.figure("r", kind="map", form="svg", k=4, search="s", width="column", out=str(out), quiet=True)
+    assert given == {"material": ("r", "s"), "kind": "map", "form": "svg", "k": 4, "width": "column"}
+    assert out.read_bytes() == b"drawn"
+
+
+def test_a_source_becomes_its_configuration() -> None:
+    source = Source(**{name: own for name, (_, own) in (MODEL | TASK).items() if name != "task_options"})
+    assert asdict(source).items() <= asdict(source.config(model="m", task="t")).items()

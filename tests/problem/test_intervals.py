@@ -1,0 +1,100 @@
+"""Intervals, medians and subgroups of a problem: against plain numpy, and against the same pairs said once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import cotrace as ct
+from cotrace.measurement import measure
+from cotrace.problem.intervals import mean_interval, set_interval, share_interval
+from tests.tiny import model, task
+
+MASK = torch.tensor([1.0, 0, 0, 1, 0, 0, 1, 0, 0, 1, 0, 0])
+
+
+def copied(count: int, copies: int) -> tuple[ct.Task, ct.Task]:
+    """Some pairs, and so many copies of each in a group of their own."""
+    single = task(count)
+    single = replace(single, pairs=tuple(replace(p, group="ab"[i % 2]) for i, p in enumerate(single.pairs)))
+    many = [replace(p, id=f"{p.id}-{c}", split_group=p.id) for p in single.pairs for c in range(copies)]
+    return single, replace(single, pairs=tuple(many))
+
+
+def test_the_interval_of_a_weighted_mean_of_groups_by_numpy() -> None:
+    draw = np.random.default_rng(0)
+    values, weight, unit = draw.normal(size=60), draw.uniform(0.5, 2, 60), np.arange(60) % 15
+    found = mean_interval(values, weight, labels=[f"g{u:02d}" for u in unit])
+    sums, totals = np.bincount(unit, values * weight), np.bincount(unit, weight)
+    drawn = np.random.default_rng(1).integers(0, 15, (20_000, 15))
+    wanted = np.quantile(sums[drawn].sum(1) / totals[drawn].sum(1), [0.025, 0.975])
+    assert found == pytest.approx(wanted, abs=0.04 * np.ptp(wanted))
+    assert mean_interval(values, weight, labels=["one"] * 60) is None
+
+
+def test_pairs_without_weight_change_no_interval() -> None:
+    values = np.random.default_rng(0).normal(size=12)
+    weight = np.r_[np.ones(10), 0, 0]
+    assert mean_interval(values, weight) == pytest.approx(mean_interval(values[:10], np.ones(10)))
+    assert mean_interval(values, np.r_[np.ones(7), np.zeros(5)]) is None
+
+
+def test_a_number_of_the_whole_set_resamples_groups() -> None:
+    values = np.random.default_rng(0).normal(size=12)
+    copies = np.repeat(values, 4)
+    one = set_interval(lambda some: float(values[some].mean()), [range(12)])
+    many = set_interval(lambda some: float(copies[some].mean()), [range(48)], labels=[str(i // 4) for i in range(48)])
+    assert many == pytest.approx(one)
+
+
+def test_a_share_of_the_whole_is_resampled_with_the_whole() -> None:
+    draw = np.random.default_rng(0)
+    full = draw.uniform(0.5, 2, 40)
+    effects, own = 0.5 * full + draw.normal(0, 0.05, 40), (np.arange(40) < 20).astype(float)
+    found = share_interval(effects, own, full, np.ones(40))
+    drawn = np.random.default_rng(1).integers(0, 40, (20_000, 40))
+    top = (effects * own)[drawn].sum(1) / own[drawn].sum(1)
+    wanted = np.quantile(top / full[drawn].mean(1), [0.025, 0.975])
+    assert found == pytest.approx(wanted, abs=0.04 * np.ptp(wanted))
+    assert share_interval(full, np.ones(40), full, np.ones(40)) == pytest.approx((1, 1))
+    assert share_interval(effects, (np.arange(40) < 7).astype(float), full, np.ones(40)) is None
+
+
+def test_copies_in_one_group_tell_no_more() -> None:
+    single, many = copied(10, 3)
+    one, other = (ct.LanguageProblem(model("gpt2"), each, holdout=0) for each in (single, many))
+    assert other.full_swap.interval == pytest.approx(one.full_swap.interval, abs=1e-9)
+    rows, others = (each.breakdown(MASK).rows[-1] for each in (one, other))
+    assert others.interval == pytest.approx(rows.interval, abs=1e-9)
+    figures = [measure(model("gpt2"), each).overall for each in (single, many)]
+    assert figures[1].base_interval == pytest.approx(figures[0].base_interval, abs=1e-9)
+    assert figures[1].flips_interval == pytest.approx(figures[0].flips_interval, abs=1e-9)
+
+
+@pytest.mark.parametrize("count", [10, 11])
+def test_medians_are_numpy_s(count: int) -> None:
+    """Of an even count the mean of the middle two; the same as an evaluation's."""
+    problem = ct.LanguageProblem(model("gpt2"), task(count), holdout=0)
+    full, base = torch.ones(12), torch.zeros(12)
+    effects = problem.effects(full).numpy()
+    levels = [problem.training.reported_levels(mask).numpy() for mask in (base, full)]
+    assert problem.full_swap.median == pytest.approx(np.median(effects))
+    assert problem.full_swap.base_level == pytest.approx(np.median(levels[0]))
+    assert problem.full_swap.swapped_level == pytest.approx(np.median(levels[1]))
+    assert problem.breakdown(MASK).rows[-1].median == pytest.approx(np.median(problem.effects(MASK).numpy()))
+    assert measure(model("gpt2"), task(count)).overall.base_median == pytest.approx(np.median(levels[0]))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_keeping_everything_is_1_to_1_in_the_breakdown_too() -> None:
+    problem = ct.LanguageProblem(model("gpt2"), copied(24, 1)[0], mode="keep", holdout=0)
+    found = problem.breakdown(torch.zeros(12))
+    assert found.rows[-1].interval == pytest.approx((1, 1), abs=1e-9)
+    full = problem.training.full_swap.numpy()
+    own = next(row for row in found.rows if row.value == "a")
+    assert own.effect == pytest.approx(full[::2].mean() / full.mean())
+    assert own.interval is not None
+    assert np.ptp(own.interval) > 0.01

@@ -1,0 +1,152 @@
+"""Arguments of another kind than a function takes: one line that names the call, the argument and the remedy."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from jaxtyping import config
+
+import cotrace as ct
+from cotrace.arguments import checked
+from cotrace.errors import InputError, UnknownName
+from cotrace.search import SEARCHES
+from tests import tiny
+
+TASK = ct.tasks.demo_bias()
+MODEL: Any = tiny.model("llama")
+"""Never run: what is refused is refused before."""
+
+
+@pytest.fixture(autouse=True)
+def _as_users_run_it() -> Iterator[None]:
+    """Without the type checks of the test suite, which users do not have."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
+
+
+def wrong(call: str) -> tuple[str, Callable[[], Any], str]:
+    """A call as text, as a function, and the words that its error starts with."""
+    return call, lambda: eval(call, {"ct": ct, "model": MODEL, "task": TASK}), call.partition("(")[0]
+
+
+@pytest.mark.parametrize(
+    ("call", "act", "named"),
+    [
+        wrong("ct.LanguageProblem('gpt2', task)"),
+        wrong("ct.LanguageProblem(model, 'pairs.jsonl')"),
+        wrong("ct.LanguageProblem(None, task)"),
+        wrong("ct.LanguageProblem(model, None)"),
+        wrong("ct.LanguageProblem(model)"),
+        wrong("ct.LanguageProblem(model, task, seed=-1)"),
+        wrong("ct.LanguageProblem(model, task, seed=True)"),
+        wrong("ct.LanguageProblem(model, task, holdout='a')"),
+        wrong("ct.LanguageProblem(model, task, donors=3)"),
+        wrong("ct.LanguageProblem(model, task, sites=3)"),
+        wrong("ct.LanguageProblem(model, task, sites=[3])"),
+        wrong("ct.trace('gpt2', task)"),
+        wrong("ct.trace(model, task, max_sizee=3)"),
+        wrong("ct.trace(model, task, search=3)"),
+        wrong("ct.load_model(3)"),
+        wrong("ct.check(None)"),
+        wrong("ct.check(model, sites=3)"),
+        wrong("ct.measure('gpt2', task)"),
+        wrong("ct.tasks.winobias(None)"),
+        wrong("ct.tasks.ioi(size='a')"),
+        wrong("ct.report.write(None, 'report.html')"),
+        wrong("ct.report.frontier(None)"),
+        wrong("ct.evaluate(None, None)"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and "(" in value else "",
+)
+def test_a_wrong_kind_of_argument_is_one_line_that_names_the_call(
+    call: str, act: Callable[[], Any], named: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        act()
+    assert str(caught.value).startswith(f"{named}: ")
+
+
+def test_the_line_says_where_one_gets_what_is_needed() -> None:
+    with pytest.raises(
+        InputError, match=r"^ct.LanguageProblem: model is 'gpt2'; give a LanguageModel \(make one with ct"
+    ):
+        ct.LanguageProblem("gpt2", TASK)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"^ct.trace: unknown option 'max_sizee': did you mean 'max_size'\?"):
+        ct.trace(MODEL, TASK, max_sizee=3)
+    with pytest.raises(InputError, match=r"seed is -1; give a whole number of at least 0"):
+        ct.LanguageProblem(MODEL, TASK, seed=-1)
+
+
+@pytest.mark.parametrize("name", sorted(SEARCHES))
+def test_a_setting_of_a_search_is_checked_where_the_search_is_made(name: str) -> None:
+    kinds = SEARCHES[name].__dataclass_fields__  # type: ignore[attr-defined]
+    for setting in ({"max_size", "seed", "epochs"} & set(kinds)) or set(kinds):
+        with pytest.raises(InputError, match=f"^{name}: {setting} is 'a'"):
+            SEARCHES[name](**{setting: "a"})
+    if "seed" in kinds:
+        with pytest.raises(InputError, match=f"^{name}: seed is -1"):
+            SEARCHES[name](seed=-1)
+
+
+def test_an_unknown_transformation_is_refused_where_the_search_is_made() -> None:
+    with pytest.raises(UnknownName, match="unknown transformation 'x'"):
+        ct.search.PGBCT(transformation="x")
+    assert ct.search.PGBCT(transformation="linear").transformation == "linear"
+
+
+def test_a_wrong_level_of_evaluation_is_said_before_the_search_is_paid_for() -> None:
+    with pytest.raises(UnknownName, match="level"):
+        ct.trace(MODEL, TASK, evaluation="quik")
+
+
+def test_names_may_be_one_text_and_stand_once() -> None:
+    assert ct.Selection.parse("9.6") == ct.Selection.parse(["L9.head6"])
+    for names in (["9.6", "L9.head6"], None, 3, [3]):
+        with pytest.raises(InputError, match=r"^Selection.parse: "):
+            ct.Selection.parse(names)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"^Component.parse: text is None; give text"):
+        ct.Component.parse(None)  # type: ignore[arg-type]
+
+
+def test_pairs_and_tasks_hold_what_they_declare() -> None:
+    with pytest.raises(InputError, match="pair a: answers is ' she'; give a list"):
+        ct.PromptPair(id="a", base="The nurse said", answers=" she")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="pair a: target is 'x'; give a whole number"):
+        ct.PromptPair(id="a", base="The nurse said", answers=(" she",), target="x")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"task t: pairs is \[3\]"):
+        ct.Task(name="t", pairs=[3])  # type: ignore[arg-type]
+
+
+@checked("f")
+def f(number: float, names: Sequence[str] = (), place: str | Path | None = None, count: int = 1, *rest: int) -> str:
+    """Something of every kind."""
+    return f"{number} {names} {place} {count} {rest}"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(1,), (np.float32(1), ["a"]), (1.0, "a"), (1, (), None), (1, (), Path("x"), np.int64(3)), (1, [], "x", 2, 3)],
+)
+def test_what_is_as_good_passes(arguments: tuple[Any, ...]) -> None:
+    """Numpy's numbers, whole numbers where any will do, a text for a list of one."""
+    assert f(*arguments).startswith(str(arguments[0]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("1",), "number is '1'; give a number"),
+        ((True,), "number is True; give a number"),
+        ((1, [2]), r"names is \[2\]; give a list"),
+        ((1, 2), "names is 2; give a list"),
+        ((1, (), 3), "place is 3; give text or a path"),
+        ((1, (), None, 1.0), "count is 1.0; give a whole number"),
+        ((), "missing a required argument: 'number'"),
+    ],
+)
+def test_what_is_not_is_said(arguments: tuple[Any, ...], said: str) -> None:
+    with pytest.raises(InputError, match=f"^f: {said}$"):
+        f(*arguments)
