@@ -271,8 +271,10 @@ def test_what_is_asked_of_an_evaluation_arrives(
     question = ["--model", str(tiny_folder), "--task", str(pairs_file), "--holdout", "0.25", "--seed", "6", "--quiet"]
     assert run(["trace", *question, "--audit", "0.2", "--search", "topk", "--out", str(tmp_path / "run")]) == 0
     (tmp_path / "own").write_text("L0.head1")
+    (tmp_path / "lines.txt").write_text("A line.\n")
+    text = str(tmp_path / "lines.txt")
     monkeypatch.setattr(evaluate, "evaluate", judged)
-    asked = ["--level", "full", "--k", "3", "--audit", "--stability", "4", "--text", "t", "--smallest-p", "0.25"]
+    asked = ["--level", "full", "--k", "3", "--audit", "--stability", "4", "--text", text, "--smallest-p", "0.25"]
     asked += ["--side", str(pairs_file), "--every-size", "--selection", str(tmp_path / "own")]
     assert run(["evaluate", str(tmp_path / "run"), *asked, "--quiet"]) == 2
     assert "the evaluation is asked for" in capfd.readouterr().err
@@ -280,7 +282,7 @@ def test_what_is_asked_of_an_evaluation_arrives(
     assert [side.name for side in given.pop("side")] == [pairs_file.stem]
     assert {name: own.components for name, own in given.pop("against").items()} == {"own": ["L0.head1"]}
     del given["progress"]
-    told = {"level": "full", "k": 3, "pairs": "audit", "text": "t", "stability": 4, "smallest_p": 0.25, "seed": 6}
+    told = {"level": "full", "k": 3, "pairs": "audit", "text": text, "stability": 4, "smallest_p": 0.25, "seed": 6}
     assert given == told | {"every_size": True}
 
 

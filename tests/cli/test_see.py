@@ -123,6 +123,7 @@ def test_reports_that_cannot_be_made_say_why(place: Path, tmp_path: Path, capsys
 
 def test_run_without_its_examples_has_a_report_by_number(place: Path) -> None:
     (place / "examples.json").unlink()
+    Manifest.of(place).write()
     assert run(["report", str(place), "--quiet"]) == 0
     text = (place / "report.html").read_text()
     assert "said that" not in text

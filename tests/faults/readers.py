@@ -54,6 +54,8 @@ PROMPTS = {
     "prompts": [{"clean": "When A and B", "corrupt": "When A and C", "answers": [" A"], "wrong_answers": [" B"]}]
 }
 NAMES = b"L9.head6\n9.6\nL9H6\na9.h6\nL3.neuron1207\nL3.coord12@subject\nL5.expert3\nL9.kv2\nL9.attn\nL0.mlp\nL1.resid"
+DISTINCT = NAMES.split(b"\n", 3)[-1]
+"""Without the first names, which are other words for one component."""
 DONORS = b"counterfactual\nnoise:std=3x,role=subject\nzero\nmean:task\nresample:seed=1\nscale=0.2\nvector=a.safetensors"
 
 
@@ -148,7 +150,7 @@ def readers() -> list[Reader]:
         Reader("component_names", [NAMES], lines(Component.parse)),
         Reader("selection_names", [NAMES], lines(lambda line: Selection.parse(line.split()))),
         Reader("donor_names", [DONORS], lines(donor_source)),
-        Reader("selection_files", [seed_of("selection.json"), NAMES], file("selection.json", read_selection)),
+        Reader("selection_files", [seed_of("selection.json"), DISTINCT], file("selection.json", read_selection)),
         Reader("winobias", [SENTENCES.encode()], file("pro_stereotyped_type1.txt.dev", tasks.winobias, GENDERS)),
         Reader("winogender", [template], file("templates.tsv", tasks.winogender, winogender)),
         Reader("professions", [b"The {} said that\n"], file("templates.txt", tasks.professions, occupations)),

@@ -122,7 +122,7 @@ def test_shares_are_of_what_is_free() -> None:
     assert memory_budget(1, CPU) == pytest.approx(free, rel=0.2), "all of it, not one byte"
 
 
-@pytest.mark.parametrize("bad", ["lots", "-1GB", "0", 0.0, "1 parsec", "", True, "nan"])
+@pytest.mark.parametrize("bad", ["lots", "-1GB", "0", 0.0, "1 parsec", "", "nan"])
 def test_what_is_no_size_is_refused(bad: str | float) -> None:
     with pytest.raises(InputError, match="neither a size nor a share"):
         problem(bad)

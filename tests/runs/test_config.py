@@ -36,7 +36,7 @@ FIELDS = st.fixed_dictionaries(
         "search_options": st.dictionaries(
             NAMES, st.dictionaries(NAMES, st.integers() | st.booleans() | st.floats(-9, 9))
         ),
-        "seed": st.integers(),
+        "seed": st.integers(0, 2**63 - 1),
     }
 )
 

@@ -30,6 +30,7 @@ from cotrace.runs.resume import Begun
 from cotrace.runs.state import RunState
 from cotrace.runs.write import run_files
 from cotrace.search import Search, SearchState, solve
+from cotrace.search.origin import remember
 
 COMPARED = ("pursuit", "pgbct", "greedy", "topk", "random")
 
@@ -90,6 +91,8 @@ def go_on(begun: Begun, screen: Screen) -> None:
     checkpoints = begun.checkpoints
     state = checkpoints.load()
     prepared = begun.prepared(state)
+    for done in state.frontiers:  # by its hashes the problem is the one that they were measured on
+        remember(prepared.problem, done.effects, done.effects_heldout)
     sweep(begun.folder)
     screen.note("no checkpoint: from the beginning" if state.is_new else f"going on after step {len(state.steps)}")
     keep(prepared, keeper_of(prepared, begun.folder, checkpoints, state), screen)
