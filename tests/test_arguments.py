@@ -11,7 +11,7 @@ from jaxtyping import config
 import cotrace as ct
 from cotrace.arguments import checked
 from cotrace.errors import InputError, UnknownName
-from cotrace.search import SEARCHES
+from cotrace.search import SEARCHES, Limits
 from tests import tiny
 
 TASK = ct.tasks.demo_bias()
@@ -58,6 +58,13 @@ def wrong(call: str) -> tuple[str, Callable[[], Any], str]:
         wrong("ct.report.write(None, 'report.html')"),
         wrong("ct.report.frontier(None)"),
         wrong("ct.evaluate(None, None)"),
+        wrong("ct.apply(model, ['L0.head1'])"),
+        wrong("ct.editing.generate(model, ['The'], None)"),
+        wrong("ct.editing.sweep(model, task, ['L0.head1'])"),
+        wrong("ct.Constraint(None, 0.1)"),
+        wrong("ct.Constrained(None, [])"),
+        wrong("ct.Constrained(None)"),
+        wrong("ct.WeightedSum(None)"),
     ],
     ids=lambda value: value if isinstance(value, str) and "(" in value else "",
 )
@@ -89,6 +96,26 @@ def test_a_setting_of_a_search_is_checked_where_the_search_is_made(name: str) ->
     if "seed" in kinds:
         with pytest.raises(InputError, match=f"^{name}: seed is -1"):
             SEARCHES[name](seed=-1)
+
+
+@pytest.mark.parametrize("name", sorted(SEARCHES))
+def test_a_search_of_something_else_than_a_problem_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"^{name}: problem is None; give a Problem"):
+        SEARCHES[name]()(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "remedy"),
+    [
+        ("forward_equivalents", -1, "at least 0"),
+        ("forward_equivalents", "a", "a number"),
+        ("elapsed_s", float("inf"), "at least 0"),
+        ("effect", float("nan"), "finite"),
+    ],
+)
+def test_a_limit_that_is_none_is_refused(setting: str, value: object, remedy: str) -> None:
+    with pytest.raises(InputError, match=f"^Limits: {setting} is .*{remedy}"):
+        Limits(**{setting: value})  # type: ignore[arg-type]
 
 
 def test_an_unknown_transformation_is_refused_where_the_search_is_made() -> None:

@@ -58,6 +58,19 @@ def test_takes_one_of_redundant_backups() -> None:
     assert [frontier.at(k).effect for k in (1, 2, 3)] == pytest.approx([1.0, 1.6, 2.1])
 
 
+def steep_alone(s: Tensor) -> Tensor:
+    """Component 0 does most alone, and its slope is 0 at nothing and at everything."""
+    rest = modular([0.0, 2.0, 1.9] + [0.05 + 0.001 * i for i in range(27)])
+    return 3 * torch.tanh((4 * s[:, 0] ** 2 * (3 - 2 * s[:, 0]) + rest(s)) / 2)
+
+
+@pytest.mark.parametrize("effort", ["fast", "normal"])
+@pytest.mark.parametrize("mode", ["swap", "keep"])
+def test_finds_the_best_single_where_its_slope_is_flat_at_both_ends(effort: str, mode: Mode) -> None:
+    problem = ClosedForm(steep_alone, 30, mode=mode)
+    assert Pursuit(effort=effort)(problem).at(1).members == (problem.space[0],)
+
+
 def test_leaves_an_inhibitor_out() -> None:
     def formula(s: Tensor) -> Tensor:
         return all_of(s, [4, 6]) * (1 - s[:, 2]) + 0.2 * s[:, 2] + 0.01 * s[:, 12:20].sum(1)

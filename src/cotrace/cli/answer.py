@@ -19,7 +19,7 @@ from cotrace.results import Frontier
 from cotrace.runs import RunConfig, RunDirectory, batches
 from cotrace.runs.checkpoint import Checkpoints
 from cotrace.runs.config_file import write_config
-from cotrace.runs.directory import sweep
+from cotrace.runs.directory import MANIFEST, sweep
 from cotrace.runs.identity import identity
 from cotrace.runs.keeper import Keeper
 from cotrace.runs.lock import locked
@@ -144,7 +144,7 @@ def finish(prepared: Prepared, keeper: Keeper, screen: Screen) -> None:
     if said := batches.note(keeper.run, prepared.problem):
         screen.note(said)
     keeper.finish()
-    written = sorted(Manifest.read(keeper.run).files)
+    written = sorted([*Manifest.read(keeper.run).files, MANIFEST])
     screen.say(f"\nWritten to {keeper.run}: {', '.join(written)}")
     screen.data(lambda: run_data(keeper.run, written, frontiers, evaluation))
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from transformers import PreTrainedModel
 
+from cotrace.arguments import checked
 from cotrace.donors import DonorSource
 from cotrace.editing.changes import Change, changes
 from cotrace.models import LanguageModel, tapped
@@ -18,6 +19,7 @@ class _NothingRan(Exception):
     """No forward pass inside: nothing that could have been missed."""
 
 
+@checked("ct.apply")
 @contextmanager
 def apply(
     model: LanguageModel, selection: Selection, donor: str | DonorSource = "zero", *, reference: Task | None = None

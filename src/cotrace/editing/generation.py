@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cotrace.arguments import checked
 from cotrace.batches.texts import TextTokenizer
 from cotrace.donors import DonorSource
 from cotrace.editing.apply import apply
@@ -43,6 +44,7 @@ class Sampling:
             raise InputError(f"samples is {self.samples}, but at temperature 0 all are the same; give a temperature")
 
 
+@checked("ct.editing.generate")
 def generate(
     model: LanguageModel,
     prompts: Sequence[str],

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from torch import Tensor
 
+from cotrace.arguments import checked
 from cotrace.donors import DonorSource, Scale, Zero
 from cotrace.editing.apply import changed
 from cotrace.editing.changes import changes
@@ -19,13 +20,11 @@ from cotrace.editing.sides import Limit, Side, check_limits
 from cotrace.errors import InputError
 from cotrace.metrics import GROUPS, AnyMetric, metric_named
 from cotrace.models import LanguageModel
+from cotrace.problem import LanguageProblem
 from cotrace.prompts import Task
 from cotrace.prompts.split import split
 from cotrace.results import Selection
 from cotrace.results.outcomes import EditPoint, Tradeoff, pareto
-
-if TYPE_CHECKING:
-    from cotrace.problem import LanguageProblem
 
 Aim = Literal["maximise", "minimise", "zero"]
 FACTORS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -70,6 +69,7 @@ class Parts:
         return replace(task, pairs=tuple(pair for pair in task.pairs if pair.id in self.training))
 
 
+@checked("ct.editing.sweep")
 def sweep(
     model: LanguageModel,
     task: Task,

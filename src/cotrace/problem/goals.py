@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from cotrace.arguments import checked
 from cotrace.errors import InputError
 from cotrace.problem.masks import check_same
 from cotrace.problem.protocol import Cost, Examples, Loss, Problem
@@ -36,6 +37,7 @@ class Constraint:
     units of |effect of everything on A| / |effect of everything on B|.
     """
 
+    @checked("ct.Constraint")
     def __init__(
         self,
         problem: Problem,
@@ -83,6 +85,7 @@ class Constrained:
     ``value`` and ``effects`` are those of A. ``gradient`` is that of A less the price times that of the violation.
     """
 
+    @checked("ct.Constrained")
     def __init__(
         self,
         problem: Problem,

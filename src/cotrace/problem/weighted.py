@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cotrace.arguments import checked
 from cotrace.components import ComponentSpace
 from cotrace.errors import InputError
 from cotrace.problem.masks import check_same
@@ -29,6 +30,7 @@ class WeightedSum:
 
     direction: Direction = "maximise"
 
+    @checked("ct.WeightedSum")
     def __init__(self, parts: Sequence[tuple[float, Problem]]) -> None:
         if len(parts) < 2:
             raise InputError("a weighted sum needs at least two problems")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,11 +12,13 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from cotrace.arguments import check_fields, check_kind
 from cotrace.errors import DegenerateError, InputError
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier, Selection
 from cotrace.results.effects import EffectTable
 from cotrace.search.archive import Archive, Entry, chosen_of, keys_of
+from cotrace.search.checks import at_least
 from cotrace.search.origin import remember
 from cotrace.search.progress import Shown, followed
 from cotrace.search.sets import MASK_ELEMENTS, SetFunction, bounds_of, mask_of, measured
@@ -48,6 +51,14 @@ class Limits:
     effect: float | None = None
     """Stop once a set of any size reaches this effect, in the direction that the problem prefers."""
 
+    def __post_init__(self) -> None:
+        check_fields("Limits", self)
+        for name in ("forward_equivalents", "elapsed_s"):
+            if getattr(self, name) is not None:
+                at_least("Limits", name, getattr(self, name), 0)
+        if self.effect is not None and not math.isfinite(self.effect):
+            raise InputError(f"Limits: effect is {self.effect}; give a finite number")
+
     def reached(self, state: SearchState, elapsed_s: float, sign: float) -> bool:
         """Whether the search has come to one of the limits."""
         over_cost = self.forward_equivalents is not None and state.spent >= self.forward_equivalents
@@ -74,6 +85,7 @@ def solve(
     Where a problem lets searches see some of its pairs only (``searched``), the sets that they find are evaluated on
     all. Raises InputError for a start from another space, NonFiniteError, DegenerateError where no set was selected.
     """
+    check_kind(search.name, "problem", problem, Problem)
     began = time.perf_counter()
     seen = searched(problem)
     sign = 1.0 if problem.direction == "maximise" else -1.0

@@ -34,6 +34,9 @@ are paced by it, and what they leave is for polishing."""
 BEAM = (0, 1, 2, 3)
 """Ranks of the sets of every size that exchanges start from, twice over."""
 
+SECOND = 2
+"""How far down the ranks of the gradient half way the last addition or removal is tried near both ends."""
+
 FAR = 1e9
 """Slope of a component that must not be taken, or must not leave."""
 
@@ -51,14 +54,16 @@ class Effort(NamedTuple):
     """How far below the best known, in effects of everything, a prediction may lie and still be evaluated."""
     polish: int
     """Rounds from the best set of every stop."""
+    opening: int
+    """Components from nothing, and from everything, up to which the gradient half way proposes too."""
     filled: str = "way"
     """When sizes between stops are evaluated: on the ``way``, in the ``end`` between the best sets, or at ``both``."""
 
 
 EFFORTS: Mapping[str, tuple[Effort, Effort]] = {
-    "fast": (Effort(16, 1, 2, 0.0, 0), Effort(14, 0, 1000, 0.0, 0)),
-    "normal": (Effort(60, 2, 2, 0.02, 1), Effort(40, 1, 2, 0.0, 0, "both")),
-    "thorough": (Effort(60, 4, 1, 0.05, 3), Effort(256, 3, 1, 0.02, 2)),
+    "fast": (Effort(16, 1, 2, 0.0, 0, 1), Effort(14, 0, 1000, 0.0, 0, 1)),
+    "normal": (Effort(60, 2, 2, 0.02, 1, 3), Effort(40, 1, 2, 0.0, 0, 3, "both")),
+    "thorough": (Effort(60, 4, 1, 0.05, 3, 3), Effort(256, 3, 1, 0.02, 2, 3)),
 }
 """Word -> effort in spaces of at most ``FEW`` components, and in larger ones."""
 FEW = 60
@@ -204,10 +209,24 @@ class Pursuit:
             return
         score = function.score(chosen) if visit.start else 0.0
         near = Neighbourhood(chosen, surrogate.slopes(chosen, function.gradient(chosen)), score)
-        sets = [near.set_of(proposal) for proposal in self._proposals(function, near, visit, room)]
+        opening = self._opening(surrogate, near, visit)
+        left = None if room is None else room - len(opening)
+        sets = [near.set_of(proposal) for proposal in (*opening, *self._proposals(function, near, visit, left))]
         if sets:
             function.scores(torch.stack(sets))
             surrogate.learn(function, chosen, score, torch.stack(sets))
+
+    def _opening(self, surrogate: Surrogate, near: Neighbourhood, visit: Visit) -> list[Proposal]:
+        """What the gradient half way ranks first, near both ends: there a saturated component's own slope is flat."""
+        if not self._opens(visit, near.n):
+            return []
+        halfway = Neighbourhood(near.chosen, surrogate.halfway, near.score)
+        return [*halfway.nested(visit.size), *halfway.alternates(visit.size, SECOND)]
+
+    def _opens(self, visit: Visit, n: int) -> bool:
+        """Whether a visit is one component's step, close to nothing or to everything."""
+        near_end = min(visit.start, n - visit.start) < self._effort(n).opening
+        return near_end and abs(visit.size - visit.start) == 1
 
     def _fill(
         self, function: SetFunction, surrogate: Surrogate, low: Bool[Tensor, "n"], size: int
@@ -269,7 +288,9 @@ class Pursuit:
         alternates = reach * (reach + 3) // 2 if both else reach
         step = abs(visit.size - visit.start)
         exchanges = len(ladder(step)) if step == 0 or step >= effort.exchanges else 0
-        return 2 * self.gradient_share + len(self._between(n, visit)) + (not both) + alternates + exchanges
+        opening = (1 + SECOND) * self._opens(visit, n)
+        between = len(self._between(n, visit)) + (not both)
+        return 2 * self.gradient_share + between + alternates + exchanges + opening
 
 
 def greedy_cost(n: int, most: int) -> float:
