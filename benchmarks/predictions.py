@@ -1,7 +1,8 @@
 """Whether a run takes the time and the memory that its plan says: ``python -m benchmarks.predictions [--json PATH]``.
 
-Each case is forecast (a rehearsal of the search and a probe of a few batches), then run. ``time_ratio`` and
-``memory_ratio`` are predicted over measured; memory is what the process grew by at its peak since the model was loaded.
+Each case is forecast (a rehearsal of the search and a probe of a few batches), then run, in a process of its own: what
+one case freed would hide what the next one takes. ``time_ratio`` and ``memory_ratio`` are predicted over measured;
+memory is what the process grew by at its peak since the model was loaded.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +62,11 @@ def searches(name: str) -> tuple[Search, ...]:
     return Pursuit(), Greedy(max_size=6)
 
 
-def measure(name: str, model: LanguageModel, task: Task, search: Search, site: str) -> dict[str, Any]:
-    """The forecast of one search beside what it then took."""
+def measure(name: str, pairs: int, index: int, site: str, threads: int) -> dict[str, Any]:
+    """The forecast of one of a case's searches beside what it then took."""
+    torch.set_num_threads(threads)
+    model, task = CASES[name](pairs)
+    search = searches(name)[index]
     base = resident_bytes(model.device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -100,12 +106,12 @@ def main() -> None:
     parser.add_argument("--site", default="head_output")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     rows = []
+    own = ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1)
     print(f"{'case':12} {'search':8} {'predicted':>10} {'measured':>10} {'time':>6} {'memory':>7} {'forecast':>9}")
     for name in options.cases.split(","):
-        for search in searches(name):
-            row = measure(name, *CASES[name](options.pairs), search, options.site)
+        for index, search in enumerate(searches(name)):
+            row = own.submit(measure, name, options.pairs, index, options.site, options.threads).result()
             rows.append(row)
             times = f"{row['predicted_s']:9.1f}s {row['elapsed_s']:9.1f}s"
             ratios = f"{row['time_ratio']:6.2f} {row['memory_ratio']:7.2f}"
