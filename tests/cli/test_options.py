@@ -6,11 +6,12 @@ import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
 from cotrace import tasks
+from cotrace.batches import ALIGNMENTS
 from cotrace.cli import answer, check, demo, edit, evaluate, export, generate, measure, see, trust
 from cotrace.cli import tasks as task_commands
 from cotrace.cli.app import COMMANDS
@@ -77,6 +78,10 @@ def words(options: Mapping[str, tuple[str, Any]]) -> Iterator[str]:
 def test_every_field_of_a_configuration_is_tried() -> None:
     assert {field.name for field in fields(RunConfig)} == {"model", "task", *PROBLEM, *MODEL, *TASK, *SEARCH}
     assert {field.name for field in fields(Source)} == {*MODEL, *TASK} - {"task_options"}
+
+
+def test_the_command_line_has_every_alignment() -> None:
+    assert get_args(get_args(get_type_hints(RunConfig, include_extras=True)["align"])[0]) == ALIGNMENTS
 
 
 @pytest.mark.parametrize("command", ["trace", "compare"])

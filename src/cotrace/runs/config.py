@@ -65,8 +65,8 @@ class RunConfig:
     direction: Annotated[str | None, QUESTION] = None
     """Which way the metric should move: maximise, minimise, or target=0.5 to come near a value of it.
     Default: the way in which swapping everything moves it."""
-    align: Annotated[Literal["exact", "ends"], QUESTION] = "exact"
-    """Pairs whose token lengths differ: refused (exact), or aligned at both ends."""
+    align: Annotated[Literal["exact", "ends", "spans"], QUESTION] = "exact"
+    """Pairs whose token lengths differ: refused (exact), aligned at both ends, or at the spans that they name."""
     roles: Annotated[tuple[str, ...], SITES] = ()
     """Split each component by position, such as last,subject or a span that the pairs name. Default: all positions."""
     positions: Annotated[Literal["prompt", "prompt+answer"], QUESTION] = "prompt"
