@@ -48,14 +48,13 @@ def closed_forms(seeds: int) -> dict[str, Maker]:
     return makers
 
 
-def trained(model: str, pairs: str, sites: Sequence[str], holdout: float, align: str) -> dict[str, Maker]:
+def trained(model: str, pairs: str, **asked: Any) -> dict[str, Maker]:
     """A trained model on a task or a file of pairs, some of them held out."""
     import cotrace as ct
     from cotrace import shipped
 
     loaded = ct.load_model(shipped.MODEL if model == "shipped" else model)
     task = ct.tasks.load(pairs)
-    asked: dict[str, Any] = {"sites": sites, "holdout": holdout, "align": align}
     return {Path(pairs).stem: lambda mode: ct.LanguageProblem(loaded, task, mode=mode, **asked)}
 
 
@@ -184,12 +183,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--max-size", type=int, help="largest k of all searches")
     parser.add_argument("--modes", nargs="*", default=["swap", "keep"])
     parser.add_argument("--sites", default="head_output")
+    parser.add_argument("--roles", default="all")
     parser.add_argument("--searches", default=",".join(DEFAULT))
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--draws", type=int, default=3, help="seeds of searches that draw")
     given = parser.parse_args(arguments)
-    asked = given.model, given.pairs, given.sites.split(","), given.holdout, given.align
-    makers = trained(*asked) if given.model else closed_forms(given.seeds)
+    asked = {"sites": given.sites.split(","), "roles": given.roles.split(",")}
+    asked |= {"holdout": given.holdout, "align": given.align}
+    makers = trained(given.model, given.pairs, **asked) if given.model else closed_forms(given.seeds)
     rows: list[dict[str, Any]] = []
     for mode in given.modes:
         for case, make in makers.items():

@@ -8,14 +8,19 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
 
 from cotrace.cli.main import run
-from cotrace.errors import DamagedRun
-from cotrace.runs.evidence import AUDIT, check_audit_unused
+from cotrace.errors import DamagedRun, InputError
+from cotrace.runs.evidence import AUDIT, EFFECTS, check_audit_unused, with_effects
 from cotrace.runs.manifest import Manifest, add_files
+from cotrace.runs.stored import StoredRun
 from tests.faults.harness import SAME, Commands, Kills
 
 Capture = pytest.CaptureFixture[str]
@@ -47,6 +52,41 @@ READERS = {
     "export": (["export", "RUN"], EVERY),
 }
 CASES = [(reader, name) for reader, (_, names) in READERS.items() for name in dict.fromkeys(names)]
+
+
+K, E = "topk.training.keys", "topk.training.effects"
+ONE_SET = {K: torch.zeros(1, 5, dtype=torch.uint8), E: torch.zeros(1, 3)}
+"""What a run of 40 components may hold."""
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({E: None}, "only one of"),
+        ({K: None}, "only one of"),
+        ({K: torch.zeros(1, 5)}, "no list of sets of 40"),
+        ({K: torch.zeros(1, 4, dtype=torch.uint8)}, "no list of sets of 40"),
+        ({E: torch.zeros(2, 3)}, "a row of effects for each set"),
+        ({E: torch.zeros(1)}, "a row of effects for each set"),
+        ({E: torch.zeros(1, 3, dtype=torch.int64)}, "a row of effects for each set"),
+        ({E: torch.zeros(1, 3, dtype=torch.bfloat16)}, "no arrays that can be read"),
+        ({E: torch.full((1, 3), float("nan"))}, "not finite"),
+    ],
+)
+def test_effects_that_no_run_writes_are_refused_though_the_manifest_has_their_hash(
+    whole: Path, tmp_path: Path, wrong: dict[str, Tensor | None], said: str
+) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "copy"))
+    frontier = replace(StoredRun.read(folder).frontiers[0], search="topk")
+    assert len(frontier.space) == 40
+    for content, words in ((ONE_SET, None), (ONE_SET | wrong, said)):
+        save_file({name: tensor for name, tensor in content.items() if tensor is not None}, folder / EFFECTS)
+        Manifest.of(folder).write()
+        if words is None:
+            assert with_effects(folder, frontier).effects is not None
+            continue
+        with pytest.raises(InputError, match=words):
+            with_effects(folder, frontier)
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)

@@ -48,7 +48,17 @@ class EffectTable:
 
     @classmethod
     def from_arrays(cls, n: int, prefix: str, arrays: Mapping[str, np.ndarray]) -> EffectTable | None:
-        """Inverse of ``to_arrays``; None where there are none of that name."""
-        if f"{prefix}.keys" not in arrays:
+        """Inverse of ``to_arrays``; None where there are none of that name. Raises ValueError for what it cannot be."""
+        names = f"{prefix}.keys", f"{prefix}.effects"
+        keys, effects = (arrays.get(name) for name in names)
+        if keys is None and effects is None:
             return None
-        return cls(n, arrays[f"{prefix}.keys"], arrays[f"{prefix}.effects"])
+        if keys is None or effects is None:
+            raise ValueError(f"it holds only one of {' and '.join(names)}")
+        if keys.dtype != np.uint8 or keys.shape[1:] != (-(-n // 8),):
+            raise ValueError(f"{names[0]} is no list of sets of {n} components")
+        if effects.dtype != np.float32 or effects.ndim != 2 or len(effects) != len(keys):
+            raise ValueError(f"{names[1]} does not hold a row of effects for each set")
+        if not np.isfinite(effects).all():
+            raise ValueError(f"{names[1]} holds effects that are not finite")
+        return cls(n, keys, effects)

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
 from cotrace.errors import InputError
 from cotrace.evaluation import Evaluation
 from cotrace.models import LanguageModel
 from cotrace.results import Frontier
 from cotrace.results.effects import EffectTable
+from cotrace.runs.arrays import arrays_of
 from cotrace.runs.config import RunConfig
 from cotrace.runs.config_file import read_run_config
 from cotrace.runs.manifest import add_files, holds, remedy
@@ -45,16 +45,13 @@ def with_effects(folder: Path, frontier: Frontier) -> Frontier:
     path = folder / EFFECTS
     if not holds(folder, EFFECTS):
         return frontier
-    try:
-        arrays: Mapping[str, Any] = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} is not what a run writes ({error}); {remedy(folder)}") from None
     n, search = len(frontier.space), frontier.search
-    return replace(
-        frontier,
-        effects=EffectTable.from_arrays(n, f"{search}.training", arrays),
-        effects_heldout=EffectTable.from_arrays(n, f"{search}.heldout", arrays),
-    )
+    try:
+        arrays = arrays_of(path.read_bytes())
+        seen, unseen = (EffectTable.from_arrays(n, f"{search}.{part}", arrays) for part in ("training", "heldout"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is not what a run writes ({error}); {remedy(folder)}") from None
+    return replace(frontier, effects=seen, effects_heldout=unseen)
 
 
 def evaluation_json(evaluation: Evaluation) -> bytes:

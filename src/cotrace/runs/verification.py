@@ -9,14 +9,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from safetensors import SafetensorError
-from safetensors.numpy import load
 
 from cotrace.errors import DamagedRun, InputError
 from cotrace.evaluation.units import Units
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier, Table
 from cotrace.results.effects import EffectTable
+from cotrace.runs.arrays import arrays_of
 from cotrace.runs.config_file import read_run_config
 from cotrace.runs.evidence import check_same, with_effects
 from cotrace.runs.manifest import Manifest, remedy
@@ -118,8 +117,8 @@ def check_consistent(run: StoredRun) -> None:
     if _content(run, "frontier.csv") != frontier_csv(run.frontiers):
         raise DamagedRun(f"{run.path / 'frontier.csv'} does not say what {SELECTION} says; {remedy(run.path)}")
     try:
-        kept = load(_content(run, "masks.safetensors"))
-    except SafetensorError:
+        kept = arrays_of(_content(run, "masks.safetensors"))
+    except ValueError:
         kept = {}
     wanted = {f"{one.search}.masks": masks(one) for one in run.frontiers}
     wanted |= {f"{one.search}.sizes": sizes(one) for one in run.frontiers}
