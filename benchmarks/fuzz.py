@@ -17,8 +17,9 @@ from pathlib import Path
 
 NAMES = (
     "json_lines", "config", "component_names", "selection_names", "donor_names", "selection_files", "winobias",
-    "winogender", "professions", "counterfact", "auto_circuit", "text", "run_manifest.json", "run_config.yaml",
-    "run_selection.json", "run_effects.safetensors",
+    "winogender", "professions", "counterfact", "ioi", "auto_circuit", "prompts", "text", "run_manifest.json",
+    "run_config.yaml", "run_selection.json", "run_effects.safetensors", "run_evaluation.json", "run_tradeoff.json",
+    "run_examples.json",
 )  # fmt: skip
 INSTRUMENTED = ["cotrace", "yaml", "json"]
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cotrace.components import Site
 from cotrace.models import LanguageModel, wrap
+from cotrace.models.places import Layer
 from cotrace.selfcheck import CheckReport, check
 from tests.families import tiny_model
 
@@ -53,8 +55,27 @@ def _row(family: str, model: LanguageModel, report: CheckReport) -> Row:
     if model.sites and not report.ok:
         return Row(family, REFUSED, note=report.failures[0].words, report=report)
     missing = {why for layer in model.layers for site, why in layer.missing.items() if layer.place(site) is None}
-    note = "; ".join(sorted(missing))
+    note = "; ".join([*sorted(missing), *absent(model)])
     return Row(family, TRACED if model.sites else REFUSED, cells, note, report)
+
+
+def absent(model: LanguageModel) -> Iterator[str]:
+    """What layers do not have at all, so that nothing in them was refused."""
+    counts = Counter(words for layer in model.layers for words in _lacks(layer))
+    for words, count in counts.items():
+        yield f"{count} of {len(model.layers)} layers: {words}"
+
+
+def _lacks(layer: Layer) -> Iterator[str]:
+    def has(site: Site) -> bool:
+        return layer.place(site) is not None or site in layer.missing
+
+    if not has(Site.ATTENTION_OUTPUT):
+        yield "no attention"
+    if not has(Site.MLP_OUTPUT):
+        yield "no MLP of its own"
+    elif not has(Site.MLP_NEURON):
+        yield "experts in place of one MLP" if has(Site.EXPERT) else "no down projection found"
 
 
 def _cell(model: LanguageModel, site: Site) -> str:

@@ -11,8 +11,9 @@ from jaxtyping import config
 import cotrace as ct
 from cotrace.arguments import checked
 from cotrace.errors import InputError, UnknownName
-from cotrace.search import SEARCHES, Limits
+from cotrace.search import SEARCHES, Limits, Random
 from tests import tiny
+from tests.problems import ClosedForm, modular
 
 TASK = ct.tasks.demo_bias()
 MODEL: Any = tiny.model("llama")
@@ -116,6 +117,70 @@ def test_a_search_of_something_else_than_a_problem_is_refused(name: str) -> None
 def test_a_limit_that_is_none_is_refused(setting: str, value: object, remedy: str) -> None:
     with pytest.raises(InputError, match=f"^Limits: {setting} is .*{remedy}"):
         Limits(**{setting: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda: ct.search.PGBCT(epochs=2, order=np.stack([np.arange(3), np.arange(3)])),
+        lambda: ct.search.PGBCT(epochs=1, order=[np.arange(3)]),
+        lambda: ct.search.HardConcrete(lambdas=np.geomspace(1e-4, 1e-2, 3)),
+        lambda: ct.search.Pursuit(sizes=range(1, 6)),
+        lambda: ct.search.Pursuit(sizes=np.arange(1, 6)),
+        lambda: ct.LanguageProblem(ct.load_model("shipped"), TASK, sites={"head_output"}),
+        lambda: ct.LanguageProblem(ct.load_model("shipped"), TASK, sites=np.array(["mlp_output"]), roles="last"),
+    ],
+)
+def test_arrays_ranges_and_sets_are_lists(act: Callable[[], Any]) -> None:
+    act()
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda: ct.search.Pursuit(sizes=np.array([0.5])),
+        lambda: ct.LanguageProblem(MODEL, TASK, donors=ct.donors.Zero),
+        lambda: ct.trace(MODEL, TASK, search=ct.search.Greedy),
+        lambda: ct.search.Greedy()(MODEL),
+        lambda: ct.search.Greedy()(TASK),
+        lambda: ct.WeightedSum([(1.0, MODEL), (1.0, MODEL)]),
+        lambda: ct.WeightedSum([(1.0,)]),
+    ],
+)
+def test_what_lacks_what_is_asked_for_is_refused(act: Callable[[], Any]) -> None:
+    with pytest.raises(InputError, match="; give "):
+        act()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"result": []}, "there is no result to judge"),
+        ({"result": ct.Selection.parse([])}, "the selection is empty"),
+        ({"pairs": "audti"}, "unknown pairs 'audti': did you mean 'audit'"),
+        ({"stability": 3}, r"give search=ct.search.Pursuit\(\)"),
+        ({"side": [TASK]}, "is asked of a language model"),
+        ({"against": {"a": ["L0.head1"]}}, r"against\['a'\] is \['L0.head1'\]; give a Selection or a Circuit"),
+    ],
+)
+def test_what_an_evaluation_cannot_do_is_refused_before_it_begins(options: dict[str, Any], words: str) -> None:
+    problem = ClosedForm(modular([1.0, 3.0, 2.0, 0.5]), 4)
+    found = {"result": Random(draws=2)(problem)} | options
+    spent = problem.cost.forward_equivalents
+    with pytest.raises((InputError, UnknownName), match=words):
+        ct.evaluate(problem, **found)
+    assert problem.cost.forward_equivalents == spent
+
+
+def test_a_pair_is_checked_each_by_its_own_kind() -> None:
+    @checked("f")
+    def f(pairs: Sequence[tuple[float, str]]) -> int:
+        return len(pairs)
+
+    assert f([(1.0, "a"), [2, "b"]]) == 2  # type: ignore[list-item]
+    for wrong_pairs in ([("a", 1.0)], [(1.0, "a", "b")], [1.0]):
+        with pytest.raises(InputError, match=r"^f: pairs is"):
+            f(wrong_pairs)  # type: ignore[arg-type]
 
 
 def test_an_unknown_transformation_is_refused_where_the_search_is_made() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, wraps
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, ParamSpec, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from typing_extensions import get_protocol_members
 
 from cotrace.errors import InputError, unknown
 from cotrace.json_file import shortened
@@ -41,6 +43,8 @@ REMEDIES: Mapping[str, str] = {
 """Name of a class -> where a user gets one."""
 PLAIN = (str, bytes, Real, list, tuple, dict, set, frozenset, types.NoneType)
 """Plain data, which fits no protocol and no function."""
+LISTS = (list, tuple, range, set, frozenset)
+"""What counts as a list; arrays and tensors do too, by what they can do: neither library is loaded for it."""
 SEEDS = 1 << 63
 """Seeds lie below it."""
 
@@ -137,18 +141,42 @@ def _fits_one(value: object, kind: Any) -> bool:
         return isinstance(value, Integral if plain is int else Real) and not isinstance(value, bool)
     if plain in (Any, Literal) or not isinstance(plain, type):
         return True
-    if plain is tuple:  # a list is as good
-        return isinstance(value, (list, tuple)) and _holds(value, get_args(kind))
+    if plain in (tuple, Sequence):  # all that holds things one after another is as good, and sets of names are given
+        listed = isinstance(value, LISTS if plain is tuple else (*LISTS, Sequence)) or _is_array(value)
+        return listed and _holds(value, get_args(kind))
     if getattr(plain, "_is_protocol", False):
-        return not isinstance(value, PLAIN)
+        return _keeps(value, plain)
     return isinstance(value, plain) and _holds(value, get_args(kind))
 
 
+def _keeps(value: object, protocol: type) -> bool:
+    """Whether an object has all that a protocol asks for; a class, which was not called, is none."""
+    members = get_protocol_members(protocol)
+    return not isinstance(value, (*PLAIN, type)) and all(_has(value, name) for name in members)
+
+
+def _has(value: object, name: str) -> bool:
+    """Whether there is such an attribute; properties are not run for it, and what delegates is asked."""
+    try:
+        inspect.getattr_static(value, name)
+    except AttributeError:
+        return hasattr(value, name)
+    return True
+
+
 def _holds(value: object, kinds: tuple[Any, ...]) -> bool:
-    """Whether a list or tuple holds what it should; a text is a list of texts."""
-    if not kinds or not isinstance(value, (list, tuple, str)):
+    """Whether a list, a tuple or the like holds what it should; a text is a list of texts."""
+    if not kinds or not (isinstance(value, (*LISTS, str)) or _is_array(value)):
         return True
-    return all(_fits(one, kinds[0]) for one in value)
+    held = list(cast("Iterable[Any]", value.tolist() if _is_array(value) else value))  # type: ignore[attr-defined]
+    several = len(kinds) > 1 and kinds[-1] is not Ellipsis
+    if several:  # a pair, say: each by its own kind
+        return len(held) == len(kinds) and all(map(_fits, held, kinds))
+    return all(_fits(one, kinds[0]) for one in held)
+
+
+def _is_array(value: object) -> bool:
+    return hasattr(value, "tolist") and getattr(value, "ndim", 0) >= 1
 
 
 def _words(kind: Any) -> Iterator[str]:

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from cotrace import tasks
-from cotrace.arguments import check_seed, checked
+from cotrace.arguments import check_kind, check_seed, checked
 from cotrace.errors import CotraceError, InputError
-from cotrace.evaluation import Evaluation, Foreign, alternatives_searched, search_again
+from cotrace.evaluation import ALTERNATIVES, Evaluation, Foreign, alternatives_searched, search_again
 from cotrace.evaluation import evaluate as judge
 from cotrace.evaluation.assess import Progress, settled
 from cotrace.evaluation.belonging import belonging
-from cotrace.evaluation.case import Pairs, case_of
+from cotrace.evaluation.case import Pairs
 from cotrace.known import Circuit
 from cotrace.problem import LanguageProblem
 from cotrace.problem.protocol import Problem
@@ -59,7 +59,8 @@ def evaluate(
 
     ``against`` names sets of somebody else's. Above ``quick`` a language problem is also judged by a neutral text
     (``text``: your own file) and by the accuracy on pairs that the full swap leaves alone; ``side`` adds tasks or
-    problems. ``stability`` searches again so many times with ``search``; ``every_size`` tests every size.
+    problems. ``stability`` searches again so many times with ``search``; ``every_size`` tests every size;
+    ``intervals`` makes too few pairs for them an error.
     Raises InputError.
     """
     asked: dict[str, Any] = {
@@ -73,7 +74,9 @@ def evaluate(
     check_seed("ct.evaluate", seed)
     if stability < 0:
         raise InputError(f"ct.evaluate: stability is {stability}; give the number of searches, at least 0")
-    settled(problem, result, **asked)
+    if stability and search is None:
+        raise InputError("ct.evaluate: stability searches again: give search=ct.search.Pursuit(), say, or leave it out")
+    settled(problem, result, intervals=intervals, **asked)
     problems, notes = _sides(problem, level, text, side)
     found = judge(
         problem,
@@ -85,7 +88,7 @@ def evaluate(
         **asked,
     )
     if stability and search is not None:
-        found = _searched_again(problem, result, found, search, stability, seed, progress)
+        found = _searched_again(problem, result, found, search, stability, pairs, seed, progress)
     return replace(found, notes=(*found.notes, *notes))
 
 
@@ -98,6 +101,7 @@ def _foreign(against: Sets | Circuit | Selection | None) -> list[Foreign]:
 
 
 def _one(name: str, given: Selection | Circuit) -> Foreign:
+    check_kind("ct.evaluate", f"against[{name!r}]", given, Selection | Circuit)
     return Foreign(name, given.members, given.roles if isinstance(given, Circuit) else None)
 
 
@@ -137,7 +141,10 @@ def _quietly(make: Callable[[], Problem]) -> Problem:
 def _second(problem: Problem, side: Problem | Task) -> Problem:
     if not isinstance(side, Task):
         return side
-    assert isinstance(problem, LanguageProblem), "a task needs a language problem to be asked of"
+    if not isinstance(problem, LanguageProblem):
+        raise InputError(
+            f"side: task {side.name} is asked of a language model; pose it with ct.side_problem(...) first"
+        )
     return _quietly(lambda: side_problem(problem, side, holdout=0))
 
 
@@ -179,16 +186,16 @@ def _searched_again(
     found: Evaluation,
     search: Search,
     runs: int,
+    pairs: Pairs,
     seed: int,
     progress: Progress | None,
 ) -> Evaluation:
-    frontier = result if isinstance(result, Frontier) else None if isinstance(result, Selection) else result[0]
-    before = problem.cost.forward_equivalents
+    case, _ = settled(problem, result, level=found.level, k=found.k, pairs=pairs)
+    before, others = case.cost, found.alternatives
     again = search_again(problem, search, found.k, runs, seed=seed, progress=progress)
-    others = found.alternatives
-    if frontier is not None:
-        case = belonging(case_of(problem, frontier, level=found.level, k=found.k))
-        chosen = case.chosen([found.k])[0]
-        others += tuple(alternatives_searched(problem, case.judge, search, chosen, min(runs, 3)))
-    spent = found.forward_equivalents + problem.cost.forward_equivalents - before
+    if not isinstance(result, Selection):
+        case = belonging(case)
+        chosen = case.chosen([case.k])[0]
+        others += tuple(alternatives_searched(problem, case.judge, search, chosen, min(runs, ALTERNATIVES)))
+    spent = found.forward_equivalents + case.cost - before
     return replace(found, stability=(*found.stability, again), alternatives=others, forward_equivalents=spent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,6 +13,7 @@ MOST_DIGITS = 100
 """A whole number with more is no number that anybody counts with, and Python refuses to read very long ones."""
 LIMIT_BYTES = 512 << 20
 """A larger file is refused before it fills the memory."""
+_PIECE_BYTES = 1 << 20
 
 
 def read_text(path: str | Path) -> str:
@@ -20,19 +22,30 @@ def read_text(path: str | Path) -> str:
     try:
         if path.is_dir():
             raise InputError(f"{path} is a folder; name the file in it")
-        if (size := path.stat().st_size) > LIMIT_BYTES:
-            raise InputError(f"{path} has {size:,} bytes, more than the {LIMIT_BYTES:,} that are read; split it")
-        return path.read_bytes().decode("utf-8-sig")
+        return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text at byte {error.start}; save it as UTF-8") from None
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
         raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
 
 
+def read_bytes(path: Path) -> bytes:
+    """A file whole, at most LIMIT_BYTES of it. Raises OSError; InputError for a larger one, a pipe without end too."""
+    with path.open("rb") as file:
+        if (size := os.fstat(file.fileno()).st_size) > LIMIT_BYTES:
+            raise InputError(f"{path} has {size:,} bytes, more than the {LIMIT_BYTES:,} that are read; split it")
+        content = bytearray()
+        while piece := file.read(_PIECE_BYTES):
+            content += piece
+            if len(content) > LIMIT_BYTES:
+                raise InputError(f"{path} has more than the {LIMIT_BYTES:,} bytes that are read; split it")
+    return bytes(content)
+
+
 def parse_json(text: str, where: str) -> Any:
     """The value of a JSON text; refuses NaN, doubled keys and half characters. Raises InputError, in one line."""
     try:
-        return loads(text)
+        return loads(text, finite=True)
     except json.JSONDecodeError as error:
         raise InputError(f"{where}, line {error.lineno}: not JSON: {why(error)}; write the file again") from None
     except UnicodeEncodeError:
@@ -43,10 +56,10 @@ def parse_json(text: str, where: str) -> Any:
         raise InputError(f"{where}: {error}") from None
 
 
-def loads(text: str) -> Any:
+def loads(text: str, *, finite: bool = False) -> Any:
     """The value of a JSON text that is strict and loses nothing. Raises ValueError and RecursionError."""
     value = json.loads(text, object_pairs_hook=_no_double, parse_constant=_no_constant, parse_int=_whole)
-    json.dumps(value, ensure_ascii=False).encode()  # an escaped lone surrogate parses, but is no text
+    _written(value, finite).encode()  # an escaped lone surrogate parses, but is no text
     return value
 
 
@@ -78,6 +91,13 @@ def _whole(digits: str) -> int:
     if len(digits) > MOST_DIGITS:
         raise ValueError(f"holds a number of {len(digits):,} digits; write one of at most {MOST_DIGITS}")
     return int(digits)
+
+
+def _written(value: Any, finite: bool) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=not finite)
+    except ValueError:  # 1e999 parses, as infinity
+        raise ValueError("holds a number beyond 1.8e308; write one that can be held") from None
 
 
 def _no_constant(name: str) -> NoReturn:

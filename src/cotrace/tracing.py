@@ -32,7 +32,7 @@ def trace(
 ) -> Frontier:
     """Search for the best set of every size up to ``max_size``; further keywords are those of ``LanguageProblem``.
 
-    The selections carry intervals and p-values of a ``quick`` evaluation, at most 150 forward-equivalents more;
+    The selections carry intervals and p-values of a ``quick`` evaluation, at most 143 forward-equivalents more;
     ``none`` leaves them out, and ``ct.evaluate`` says more. What cannot be judged is warned about.
     ``progress`` shows a bar (True; by default in notebooks), or is called after every step.
     """

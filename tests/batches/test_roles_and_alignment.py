@@ -168,6 +168,32 @@ def test_roles_of_a_chat_come_from_the_template(template: str) -> None:
     assert encoded.text.rstrip().endswith("assistant>" if template is LLAMA else "assistant")
 
 
+def test_roles_of_a_chat_without_a_system_message() -> None:
+    """Gemma's kind of template takes none, and calls the assistant the model."""
+    tokenizer, chats = chat(GEMMA, user="w7 w8 w9")
+    encoded = encode_task(chats, tokenizer, paired=True, align="exact", roles=["user", "last"]).pairs[0]
+    words = tokenizer.convert_ids_to_tokens(list(encoded.prompt))
+    assert [words[i] for i in encoded.roles["user"]] == ["w7", "w8", "w9"]
+    assert encoded.roles["last"] == (len(words) - 1,)
+    assert encoded.text.rstrip().endswith("<start_of_turn>model")
+    with pytest.raises(AlignmentError, match="no role 'system': it has all, last, user"):
+        encode_task(chats, tokenizer, paired=True, align="exact", roles=["system"])
+
+
+def test_the_last_of_several_turns_is_the_users_and_the_models() -> None:
+    tokenizer, chats = chat(GEMMA, user="w7 w8 w9")
+    turns = [("user", "w7"), ("assistant", "w10 w11"), ("user", "w12 w13")]
+    messages = tuple({"role": role, "content": content} for role, content in turns)
+    pair = replace(chats.pairs[0], messages=messages, counterfactual_messages=messages)
+    encoded = encode_task(task(pair), tokenizer, paired=True, align="exact", roles=["user", "assistant", "last"]).pairs[
+        0
+    ]
+    words = tokenizer.convert_ids_to_tokens(list(encoded.prompt))
+    assert [words[i] for i in encoded.roles["user"]] == ["w12", "w13"]
+    assert [words[i] for i in encoded.roles["assistant"]] == ["w10", "w11"]
+    assert encoded.roles["last"] == (len(words) - 1,)
+
+
 def test_template_arguments_and_the_pinned_date() -> None:
     tokenizer, chats = chat(QWEN, user="w7")
     arguments = {"enable_thinking": False}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,39 @@ def test_stability_and_folds_search_again(traced: Path, capsys: pytest.CaptureFi
     assert "Searching again 2 times" in shown
     assert "3-fold cross-fitting" in shown
     assert "search" in {part.method for part in stored(traced).stability}
+
+
+def test_a_trace_that_is_judged_longer_says_its_plan_and_what_it_does(
+    asked: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*asked, "--evaluation", "standard"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.index("Evaluation standard: at most") < shown.out.index("Verdict (standard")
+    assert "minimality" in shown.out
+    assert [line for line in shown.err.splitlines() if line.endswith(" of 5)")] == [
+        "held-out effects and intervals (1 of 5)",
+        "controls (2 of 5)",
+        "members and outsiders (3 of 5)",
+        "faithfulness and side effects (4 of 5)",
+        "comparisons (5 of 5)",
+    ]
+
+
+@pytest.mark.parametrize("further", [[], ["--dry-run"], ["--json"]])
+def test_too_few_pairs_for_intervals_that_are_asked_for(
+    asked: list[str], further: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked[asked.index("--holdout") + 1] = "0.1"
+    assert run([*asked, "--quiet"]) == 0
+    traced = tmp_path / "run"
+    kept = (traced / "evaluation.json").read_bytes()
+    capsys.readouterr()
+    assert run(["evaluate", str(traced), "--intervals", "--quiet", *further]) == 2
+    shown = capsys.readouterr()
+    expected = r"cotrace: an interval needs at least 10 pairs, and these are [1-9]: give more, or hold out more\n"
+    assert shown.out == ""
+    assert re.fullmatch(expected, shown.err)
+    assert (traced / "evaluation.json").read_bytes() == kept
 
 
 def test_changed_data_or_model_are_refused(

@@ -141,7 +141,15 @@ ASKED: dict[str, dict[str, Any]] = {
     "compare": {"dry-run": True, "json": True},
     "resume": {"": "r", "batch-tokens": 77},
     "measure": {"": ("m", "t"), "metric": "accuracy", "by": "group", "json": "j.json"},
-    "check": {"": "m", "task": "t", "sites": ("residual",), "json": "j.json", "row": True},
+    "check": {
+        "": "m",
+        "task": "t",
+        "donors": "zero",
+        "align": "ends",
+        "sites": ("residual",),
+        "json": "j.json",
+        "row": True,
+    },
     "evaluate": {
         "": "r",
         "level": "full",
@@ -156,6 +164,7 @@ ASKED: dict[str, dict[str, Any]] = {
         "side": ("a_task",),
         "smallest-p": 0.001,
         "every-size": True,
+        "intervals": True,
         "dry-run": True,
         "json": True,
     },
@@ -288,7 +297,7 @@ def test_what_is_asked_of_an_evaluation_arrives(
     assert {name: own.components for name, own in given.pop("against").items()} == {"own": ["L0.head1"]}
     del given["progress"]
     told = {"level": "full", "k": 3, "pairs": "audit", "text": text, "stability": 4, "smallest_p": 0.25, "seed": 6}
-    assert given == told | {"every_size": True}
+    assert given == told | {"every_size": True, "intervals": False}
 
 
 def test_a_figure_is_drawn_as_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

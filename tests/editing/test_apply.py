@@ -100,6 +100,24 @@ def test_everything_is_restored_also_after_an_error() -> None:
     assert torch.equal(log_p(model.module, ids()), before)
 
 
+@pytest.mark.parametrize("first", ["zero", "scale=0.3"])
+def test_two_that_are_left_in_the_order_of_entry_leave_the_model_as_it_was(first: str) -> None:
+    """A notebook may enter and leave them by hand; the one still in force acts on."""
+    model, heads = tiny("llama"), (ct.Selection.parse(["L0.head1"]), ct.Selection.parse(["L1.head0"]))
+    before, implementation = log_p(model.module, ids()), model.module.config._attn_implementation
+    with heads[1].apply(model, "zero"):
+        alone = log_p(model.module, ids())
+    one, other = heads[0].apply(model, first), heads[1].apply(model, "zero")
+    one.__enter__()
+    other.__enter__()
+    assert not torch.equal(log_p(model.module, ids()), alone)
+    one.__exit__(None, None, None)
+    assert torch.equal(log_p(model.module, ids()), alone)
+    other.__exit__(None, None, None)
+    assert model.module.config._attn_implementation == implementation
+    assert torch.equal(log_p(model.module, ids()), before)
+
+
 @pytest.mark.parametrize("donor", ["counterfactual", "resample", "noise=0.4", "mean=position"])
 def test_donors_without_a_value_at_generated_positions_are_refused_with_the_reason(donor: str) -> None:
     with pytest.raises(InputError, match="does not stand alone: "), SELECTION.apply(tiny("llama"), donor):

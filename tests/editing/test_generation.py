@@ -133,7 +133,7 @@ def test_the_harness_is_called_before_and_under_the_edit(monkeypatch: pytest.Mon
         model: SimpleNamespace, tasks: list[str], limit: int | None, batch_size: int
     ) -> dict[str, object]:
         value = model.pretrained(input_ids=tokens).logits[0, -1, 7].item()
-        results = {tasks[0]: {"alias": tasks[0], "acc,none": value, "acc_stderr,none": 0.5}}
+        results = {tasks[0]: {"alias": tasks[0], "sample_len": 3, "acc,none": value, "acc_stderr,none": 0.5}}
         return {"results": results, "n-samples": {tasks[0]: {"original": 9, "effective": limit}}}
 
     lm_eval, backend = ModuleType("lm_eval"), ModuleType("lm_eval.models.huggingface")

@@ -11,17 +11,22 @@ from functools import cache, partial
 from pathlib import Path
 
 from cotrace import tasks
+from cotrace.cli.figures import TRADEOFF, material_of
+from cotrace.cli.generate import read_prompts
 from cotrace.cli.main import run as cotrace
 from cotrace.components import Component
 from cotrace.donors import donor_source
 from cotrace.errors import CotraceError
 from cotrace.interchange import read_selection
 from cotrace.prompts import Task
-from cotrace.results import Selection
+from cotrace.report import report_html
+from cotrace.report.page import EXAMPLES
+from cotrace.results import EditPoint, Outcome, Selection, Tradeoff
+from cotrace.runs.citation import cite
 from cotrace.runs.config_file import read_config
 from cotrace.runs.directory import MANIFEST
-from cotrace.runs.evidence import with_effects
-from cotrace.runs.manifest import Manifest
+from cotrace.runs.evidence import EVALUATION, with_effects
+from cotrace.runs.manifest import Manifest, add_files
 from cotrace.runs.stored import StoredRun
 
 PAIRS = """{"id": "a", "base": "The nurse said that", "counterfactual": "The pilot said that", "answers": [" a", " b"]}
@@ -56,7 +61,8 @@ PROMPTS = {
 NAMES = b"L9.head6\n9.6\nL9H6\na9.h6\nL3.neuron1207\nL3.coord12@subject\nL5.expert3\nL9.kv2\nL9.attn\nL0.mlp\nL1.resid"
 DISTINCT = NAMES.split(b"\n", 3)[-1]
 """Without the first names, which are other words for one component."""
-DONORS = b"counterfactual\nnoise:std=3x,role=subject\nzero\nmean:task\nresample:seed=1\nscale=0.2\nvector=a.safetensors"
+DONORS = b"counterfactual\nnoise=0.6\nnoise=3x@subject\nnoise=3x\nzero\nmean=task\nmean=position\nresample\n"
+DONORS += b"resample=1\nscale=0.2"
 
 
 @dataclass(frozen=True)
@@ -100,10 +106,18 @@ def file(name: str, read: Callable[[Path], object], others: dict[str, str] | Non
 
 
 def lines(parse: Callable[[str], object]) -> Callable[[bytes], object]:
-    """Parse each line as a name."""
+    """Parse each line as a name, those behind a wrong one too; the first error goes up at the end."""
 
     def each(content: bytes) -> object:
-        return [parse(line) for line in content.decode("utf-8", "replace").split("\n")]
+        errors = []
+        for line in content.decode("utf-8", "replace").split("\n"):
+            try:
+                parse(line)
+            except CotraceError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+        return None
 
     return each
 
@@ -113,11 +127,22 @@ def finished_run() -> Path:
     """A small finished run."""
     folder = scratch() / "run"
     words = ["trace", "--model", "shipped", "--task", "demo_bias", "--max-size", "2", "--search", "topk", "--quiet"]
-    assert cotrace([*words, "--evaluation", "none", "--out", str(folder)]) == 0
+    assert cotrace([*words, "--evaluation", "quick", "--out", str(folder)]) == 0
+    add_files(folder, {TRADEOFF: tradeoff().to_json()})
     return folder
 
 
-def run_file(name: str, listed: bool) -> Callable[[bytes], object]:
+def tradeoff() -> Tradeoff:
+    """A trade-off such as ``cotrace edit`` leaves in a run."""
+    words = {"task": "demo_bias", "metric": "log_odds"}
+    outcome = Outcome(**words, pairs=60, before=1.5, after=0.5, after_interval=(0.25, 0.75))
+    side = Outcome(task="text", metric="nll", pairs=10, before=2.0, after=2.1, change_interval=(0.0, 0.2))
+    edit = {"k": 1, "donor": "zero", "factor": 0.0, "components": ("L1.head0",), "outcome": outcome, "sides": (side,)}
+    point = EditPoint(**edit, strength=1.0, strength_heldout=1.0, harms=(0.05,), pareto=True)
+    return Tradeoff(**words, aim="zero", points=(point,), harms=("nll on text: rise",), constraints=("nll <= 10 %",))
+
+
+def run_file(name: str, listed: bool, then: Callable[[StoredRun], object]) -> Callable[[bytes], object]:
     """Read a run in which one file has another content; ``listed`` in its manifest, so that the content is reached."""
 
     def read(content: bytes) -> object:
@@ -127,10 +152,19 @@ def run_file(name: str, listed: bool) -> Callable[[bytes], object]:
         (folder / name).write_bytes(content)
         if listed:
             Manifest.of(folder).write()
-        stored = StoredRun.read(folder)
-        return [with_effects(folder, frontier) for frontier in stored.frontiers]
+        return then(StoredRun.read(folder))
 
     return read
+
+
+def with_all_effects(stored: StoredRun) -> object:
+    """What every command reads."""
+    return [with_effects(stored.path, frontier) for frontier in stored.frontiers]
+
+
+def looked_at(stored: StoredRun) -> object:
+    """What ``report`` and ``cite`` make of a run."""
+    return report_html(material_of(stored.path)), cite(stored).text
 
 
 def seed_of(name: str) -> bytes:
@@ -155,10 +189,16 @@ def readers() -> list[Reader]:
         Reader("winogender", [template], file("templates.tsv", tasks.winogender, winogender)),
         Reader("professions", [b"The {} said that\n"], file("templates.txt", tasks.professions, occupations)),
         Reader("counterfact", [facts], file("counterfact.json", tasks.counterfact)),
+        Reader("ioi", [prompts], file("ioi_vanilla_template_prompts.json", tasks.ioi)),
         Reader("auto_circuit", [prompts], file("prompts.json", tasks.auto_circuit)),
+        Reader("prompts", [b'{"prompt": "The nurse"}\n'], file("prompts.jsonl", lambda path: list(read_prompts(path)))),
         Reader("text", [b"One line.\nAnother.\n"], file("neutral.txt", partial(tasks.text))),
         *(
-            Reader(f"run_{name}", [seed_of(name)], run_file(name, listed=name != MANIFEST))
+            Reader(f"run_{name}", [seed_of(name)], run_file(name, name != MANIFEST, with_all_effects))
             for name in (MANIFEST, "config.yaml", "selection.json", "effects.safetensors")
+        ),
+        *(
+            Reader(f"run_{name}", [seed_of(name)], run_file(name, True, looked_at))
+            for name in (EVALUATION, TRADEOFF, EXAMPLES)
         ),
     ]

@@ -36,10 +36,11 @@ def agrees(placed: LanguageModel, plain: LanguageModel) -> None:
     assert set(placed.sites) == set(plain.sites)
 
 
-def test_half_of_the_model_on_disk(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("own", [True, False])
+def test_half_of_the_model_on_disk(folder: Path, tmp_path: Path, own: bool) -> None:
     places = {"model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.layers.0": "cpu"}
     places |= {"model.layers.1": "disk", "model.layers.2": "disk", "model.norm": "cpu", "lm_head": "cpu"}
-    placed = load_model(folder, device_map=places, offload_folder=tmp_path)
+    placed = load_model(folder, device_map=places, offload_folder=tmp_path if own else None)
     assert any(parameter.is_meta for parameter in placed.module.parameters())
     agrees(placed, load_model(folder))
 

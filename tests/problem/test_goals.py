@@ -285,6 +285,17 @@ def test_a_constrained_problem_weighs_and_groups_its_pairs_as_the_plain_one() ->
     assert judged.chosen.effect == pytest.approx(plain.audit.value(z).item())
 
 
+def test_a_sum_is_judged_on_audit_pairs_where_all_its_problems_have_some() -> None:
+    parts = [weighed(seed=seed) for seed in (0, 1)]
+    total = WeightedSum([(1.0, parts[0]), (0.5, parts[1])])
+    assert total.audit is None
+    parts[0].audit, parts[1].audit = weighed(seed=2), weighed(seed=3)
+    z = torch.linspace(0, 1, N)
+    expected = parts[0].audit.value(z) + 0.5 * parts[1].audit.value(z)
+    assert total.audit is not None
+    assert total.audit.value(z).item() == pytest.approx(expected.item())
+
+
 def test_parts_and_spaces_without_members_keep_the_constraints() -> None:
     problem = bounded(weighed(heldout=weighed(seed=1)))
     everywhere = [Part(problem, range(10)), Without(problem, [problem.space[1]])]

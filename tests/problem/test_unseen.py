@@ -10,10 +10,12 @@ import torch
 import cotrace as ct
 from cotrace.donors import Mean, Noise
 from cotrace.errors import AlignmentError, InputError
+from cotrace.models import wrap
 from cotrace.problem import LanguageProblem, side_problem
 from cotrace.prompts import Task
 from cotrace.search import PGBCT, HardConcrete
 from tests import tiny
+from tests.families import tiny_model
 
 
 def problem(task: Task, **options: object) -> LanguageProblem:
@@ -111,13 +113,28 @@ def test_a_side_problem_has_the_donors_of_the_problem_where_they_suit_any_text(d
 def test_a_row_longer_than_the_table_of_positions_is_refused(recwarn: pytest.WarningsRecorder) -> None:
     task = tiny.task(6)
     long = replace(task.pairs[0], base="w1 " * 62 + "w2", counterfactual="w1 " * 62 + "w3")
-    mixed = Task(name="long", pairs=(*task.pairs[1:], long))
+    fits = replace(long, id="fits", base="w1 " * 61 + "w2", counterfactual="w1 " * 61 + "w3")  # its last is not fed
+    mixed = Task(name="long", pairs=(*task.pairs[1:], fits, long))
     built = problem(mixed, holdout=0)
     assert [refusal.id for refusal in built.refused] == [long.id]
-    assert "has 66 tokens, and the model takes 64" in built.refused[0].reason
+    assert "has 65 tokens, and the model takes 64" in built.refused[0].reason
+    assert [len(pair.prompt) for pair in built.encoding.pairs if pair.pair.id == "fits"] == [62]
+    packed, plain = built, problem(mixed, holdout=0, pack=False)
+    assert torch.allclose(packed.effects(torch.ones(12)), plain.effects(torch.ones(12)), atol=1e-10)
     assert ct.measure(tiny.model("gpt2"), mixed).refused
     llama = LanguageProblem(tiny.model("llama"), mixed, sites=["head_output"], holdout=0)
     assert not llama.refused, "positions that are computed have no end"
+
+
+@pytest.mark.parametrize(("family", "known"), [("gptj", True), ("codegen", True), ("llama", False), ("gemma2", False)])
+def test_a_table_of_positions_that_is_kept_ends_as_a_learned_one_does(family: str, known: bool) -> None:
+    module = tiny_model(family)
+    most = wrap(module, name=family).most_tokens
+    assert most == (module.config.max_position_embeddings if known else None)
+    if most is not None:
+        module(torch.ones(1, most, dtype=torch.long))
+        with pytest.raises((RuntimeError, IndexError)):
+            module(torch.ones(1, most + 1, dtype=torch.long))
 
 
 def test_another_seed_resamples_other_prompts() -> None:

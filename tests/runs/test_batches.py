@@ -119,6 +119,29 @@ def test_a_resumed_run_goes_on_with_the_batches_it_had(
     assert differing(halved, stopped) == set()
 
 
+@pytest.mark.parametrize("at", [-1.0, 0.5], ids=["before memory ran out", "after"])
+@pytest.mark.parametrize("checkpoints", ["0", "3600"], ids=["checkpoints", "none"])
+def test_a_replay_that_is_interrupted_and_resumed_cuts_where_the_run_was_cut(
+    halved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: float, checkpoints: str
+) -> None:
+    """Changes that were still to come are not made early, and are not lost where there was no checkpoint yet."""
+    again, most = tmp_path / "again", plan(halved)["events"][0]["forward_equivalents"] + at
+    own = Keeper.step
+
+    def stopping(self: Keeper, step: Step, state: SearchState) -> None:
+        if state.spent > most:
+            raise KeyboardInterrupt
+        own(self, step, state)
+
+    words = ["trace", "--config", str(halved / "config.yaml"), "--checkpoint-every-s", checkpoints, "--quiet"]
+    with monkeypatch.context() as patched:
+        patched.setattr(Keeper, "step", stopping)
+        assert run([*words, "--out", str(again)]) == 130
+    assert run(["resume", str(again), "--quiet"]) == 0
+    assert plan(again) == plan(halved)
+    assert differing(halved, again) == set()
+
+
 def test_batches_that_the_user_chooses_on_resuming_go_before_the_plan(
     halved: Path, asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

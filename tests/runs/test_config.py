@@ -51,8 +51,9 @@ def test_what_is_written_reads_back_the_same(fields: dict[str, Any]) -> None:
 
 
 def test_every_field_is_stored_but_where_it_lies_and_trust() -> None:
-    stored = yaml.safe_load(write_config(RunConfig(model="m", task="t", out="here", trust_remote_code=True), {}))
-    left_out = {"out", "trust_remote_code"}
+    config = RunConfig(model="m", task="t", out="here", trust_remote_code=True, offload_folder="there")
+    stored = yaml.safe_load(write_config(config, {}))
+    left_out = {"out", "trust_remote_code", "offload_folder"}
     assert set(stored) == {field.name for field in fields(RunConfig)} - left_out | {"schema", "record"}
 
 
@@ -61,6 +62,13 @@ def test_a_file_cannot_ask_for_code_to_be_run(tmp_path: Path, value: str) -> Non
     path = tmp_path / "config.yaml"
     path.write_text(f"model: m\ntask: t\ntrust_remote_code: {value}\n")
     with pytest.raises(InputError, match="line 3: a file cannot ask"):
+        read_config(path)
+
+
+def test_a_file_cannot_say_where_weights_are_written(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("model: m\ntask: t\noffload_folder: ../../elsewhere\n")
+    with pytest.raises(InputError, match=r"line 3: a file cannot say where .*--offload-folder"):
         read_config(path)
 
 

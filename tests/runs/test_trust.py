@@ -1,5 +1,6 @@
 """diff, verify and cite on real runs: equal ones, others, damaged ones, and ones whose numbers were changed."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -25,6 +26,7 @@ from cotrace.runs.references import SEARCHES, TASKS
 from cotrace.runs.results import frontier_csv
 from cotrace.runs.stored import StoredRun
 from cotrace.runs.verification import verify
+from tests.conftest import records, write_lines
 
 TRACE = ["--model", "shipped", "--task", "demo_bias", "--max-size", "3", "--evaluation", "none", "--quiet"]
 
@@ -323,3 +325,29 @@ def test_names_in_bibtex_are_text_and_steer_no_terminal(copied: Path, capsys: py
     assert "\x1b" not in out
     add_files(copied, {"config.yaml": write_config(config, {"model": {}})})
     assert spoken(capsys, "cite", str(copied))[0] == 2
+
+
+def test_the_chat_template_is_recorded_and_another_one_is_refused(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, out = Path(shutil.copytree(tiny_folder, tmp_path / "model")), tmp_path / "run"
+    template = "{% for m in messages %}the {{ m.content }} {% endfor %}"
+    (model / "chat_template.jinja").write_text(template)
+    pairs = [{"id": row["id"], "answers": row["answers"], **chats(row)} for row in records()]
+    data = write_lines(tmp_path / "chats.jsonl", pairs)
+    words = ["--sites", "head_output", "--max-size", "2", "--search", "topk", "--evaluation", "none", "--quiet"]
+    assert cotrace(["trace", "--model", str(model), "--task", str(data), *words, "--out", str(out)]) == 0
+    recorded = read_run_config(out)[1]["chat_template"]
+    assert recorded["sha256"] == hashlib.sha256(template.encode()).hexdigest()
+    assert recorded["pinned_date"]
+    (model / "chat_template.jinja").write_text(template.replace("the", "a"))
+    code, _, err = spoken(capsys, "evaluate", str(out))
+    assert code == 2
+    assert "the chat template differs from that of" in err
+    assert not (out / "evaluation.json").exists()
+
+
+def chats(row: dict[str, Any]) -> dict[str, Any]:
+    """A pair's prompts as chats of one message."""
+    fields = {"messages": row["base"], "counterfactual_messages": row["counterfactual"]}
+    return {name: [{"role": "user", "content": text}] for name, text in fields.items()}

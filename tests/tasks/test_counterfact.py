@@ -119,7 +119,11 @@ def test_the_shared_records(shared: Callable[[str], Path]) -> None:
 
 
 BAD = [
-    ("[{]", "counterfact.json:1: not JSON"),
+    ("[{]", "counterfact.json, line 1: not JSON"),
+    ("[" * 200_000, "counterfact.json: nested too deeply; it is a file of another kind (it comes from the authors'"),
+    (f"[{'9' * 6000}]", "counterfact.json: holds a number of 6,000 digits"),
+    ('[{"id": 1, "id": 2}]', "counterfact.json: the field 'id' stands twice in one object; keep one"),
+    ("[NaN]", "counterfact.json: NaN is not a JSON number"),
     ("{}", "counterfact.json: holds no list of records"),
     ("[]", "counterfact.json: none of 0 records can be used"),
     ("[{}]", "none of 1 records can be used; the first, record 1: has no 'relation_prefix'"),

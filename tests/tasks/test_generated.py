@@ -76,11 +76,44 @@ def test_ioi_from_a_file(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", "{", '{"prompts": []}'])
-def test_ioi_from_a_bad_file(tmp_path: Path, text: str) -> None:
-    (tmp_path / "ioi_vanilla_template_prompts.json").write_text(text)
-    with pytest.raises(InputError, match=r"ioi_vanilla_template_prompts\.json: "):
+IOI_FILE = "ioi_vanilla_template_prompts.json"
+IOI = {"clean": "Bo and Cy met; Cy told", "corrupt": "Di and Ed met", "answers": [" Bo"], "wrong_answers": [" Cy"]}
+AGAIN = "; get the file again from UFO-101/auto-circuit"
+
+
+def ioi_file(*records: object) -> str:
+    return json.dumps({"prompts": [IOI, *records]})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", f": holds no JSON object with a list 'prompts'{AGAIN}"),
+        ("{}", f": holds no JSON object with a list 'prompts'{AGAIN}"),
+        ('{"prompts": 3}', f": holds no JSON object with a list 'prompts'{AGAIN}"),
+        ('{"prompts": []}', ": none of 0 records can be used"),
+        ("{", ", line 1: not JSON"),
+        ("[" * 200_000, ": nested too deeply"),
+        (f'{{"prompts": [{"9" * 6000}]}}', ": holds a number of 6,000 digits"),
+        ('{"prompts": [], "prompts": []}', ": the field 'prompts' stands twice in one object; keep one"),
+        (ioi_file(3), f": prompts[1]: it is of type int, not an object with 'clean'{AGAIN}"),
+        (
+            ioi_file({**IOI, "answers": [3]}),
+            f": prompts[1]: 'answers'[0] is 3, must be a text that is not empty{AGAIN}",
+        ),
+        (ioi_file({**IOI, "answers": 3}), f": prompts[1]: 'answers' is 3, must be a list of texts{AGAIN}"),
+        (ioi_file({**IOI, "answers": "B"}), f": prompts[1]: 'answers' is 'B', must be a list of texts{AGAIN}"),
+        (ioi_file({**IOI, "clean": 3}), f": prompts[1]: 'clean' is 3, must be a text that is not empty{AGAIN}"),
+        (ioi_file({**IOI, "corrupt": None}), ": prompts[1]: 'corrupt' is None, must be a text"),
+        (ioi_file({**IOI, "wrong_answers": [" "]}), ": prompts[1]: 'wrong_answers'[0] is ' ', must be a text"),
+    ],
+)
+def test_ioi_from_a_bad_file(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / IOI_FILE).write_text(text)
+    with pytest.raises(InputError) as caught:
         ioi(tmp_path)
+    assert str(caught.value).startswith(IOI_FILE + message)
+    assert "\n" not in str(caught.value)
 
 
 def test_ioi_from_the_shared_file(shared: Callable[[str], Path]) -> None:

@@ -41,6 +41,11 @@ class EncodedPair:
         """Tokens of the longer prompt with the longest answer."""
         return max(len(self.prompt), len(self.donor)) + max(map(len, self.answers), default=0)
 
+    @property
+    def fed(self) -> int:
+        """Those of them that the model is given: nothing is read after an answer's last token."""
+        return max(len(self.prompt), len(self.donor)) + max([len(answer) - 1 for answer in self.answers], default=0)
+
 
 @dataclass(frozen=True)
 class Refusal:
@@ -74,7 +79,7 @@ def encode_task(
 ) -> Encoding:
     """Tokenise a task; ``paired``: the donor is the counterfactual prompt. Raises AlignmentError if nothing is left.
 
-    ``most_tokens``: pairs that have more in a prompt and its longest answer together are refused.
+    ``most_tokens``: pairs whose prompt and longest answer, but for its last token, have more are refused.
     """
     encoder = _Encoder(task, tokenizer, prepend_bos, template_arguments or {})
     encoded: list[EncodedPair] = []
@@ -82,8 +87,8 @@ def encode_task(
     for pair, make in zip(task.pairs, encoder.pairs(paired, align, roles), strict=True):
         if isinstance(make, AlignmentError):
             refused.append(Refusal(pair.id, str(make), pair.group))
-        elif most_tokens is not None and make.span > most_tokens:
-            reason = f"pair {pair.id}: it has {make.span} tokens, and the model takes {most_tokens}: shorten it"
+        elif most_tokens is not None and make.fed > most_tokens:
+            reason = f"pair {pair.id}: it has {make.fed} tokens, and the model takes {most_tokens}: shorten it"
             refused.append(Refusal(pair.id, reason, pair.group))
         else:
             encoded.append(make)

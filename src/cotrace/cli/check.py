@@ -10,7 +10,7 @@ from cotrace.cli.screen import Screen
 from cotrace.results import Table
 from cotrace.runs.config import RunConfig
 from cotrace.runs.prepare import load, load_task, use_threads
-from cotrace.selfcheck import CheckFailed, CheckReport
+from cotrace.selfcheck import CheckFailed, CheckReport, check_reading
 from cotrace.selfcheck import check as check_model
 from cotrace.selfcheck.report import HEADS
 
@@ -21,10 +21,11 @@ def check(config: RunConfig, *, row: bool, json_path: str | None, quiet: bool = 
     screen = Screen(quiet, as_json=json_path == STDOUT)
     quiet_libraries()
     task = load_task(config) if config.task else None
+    check_reading(task, config.donors, config.align)
     screen.note(f"loading {config.model}")
     model = load(config)
     use_threads(config, model)
-    report = check_model(model, task, sites=config.sites or None)
+    report = check_model(model, task, sites=config.sites or None, donors=config.donors, align=config.align)
     if row:
         screen.say(markdown_row(report))
     else:

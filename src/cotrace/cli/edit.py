@@ -184,7 +184,9 @@ def _card(
     reopened: Reopened, selection: Selection, donor: str, outcomes: Sequence[Outcome], difference: float, asked: Asked
 ) -> Card:
     config = reopened.config
-    notes = [f"The traced task is {reopened.task.name}; donors of the search: {config.donors}; seed {config.seed}."]
+    notes = [
+        f"The traced task is {reopened.task.name}; donors of the search: {config.donor_words}; seed {config.seed}."
+    ]
     if asked.limits:
         bounds = "; ".join(limit.words for limit in asked.limits)
         notes.append(f"Chosen as the strongest edit within {bounds}; a choice among many flatters the one chosen.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from cotrace.evaluation import (
     TooFewPairs,
     applied,
     cross_fit,
+    folds_cost,
     predict,
-    predicted_cost,
+    stability_cost,
     with_intervals,
 )
+from cotrace.evaluation.assess import Progress, settled
 from cotrace.evaluation.units import Units
 from cotrace.evidence import Sets, evaluate
 from cotrace.interchange import read_selection
@@ -52,6 +55,7 @@ class Asked:
     side_tasks: tuple[str, ...] = ()
     smallest_p: float | None = None
     every_size: bool = False
+    intervals: bool = False
 
     def __post_init__(self) -> None:
         if self.stability < 0 or self.folds < 0 or self.folds == 1:
@@ -142,6 +146,8 @@ def check_searches_again(prepared: Prepared, name: str, asked: Asked) -> None:
     if (asked.folds or asked.stability) and _search_of(prepared, name) is None:
         raise InputError(f"--folds and --stability search again, and the run has no search {name!r}; leave them out")
     units = Units.of(prepared.problem)
+    if asked.stability and units.count < 3:
+        raise InputError(f"--stability leaves some pairs out, and the run searched {units.words}: leave it out")
     if asked.folds > units.count:
         unit = "groups of pairs" if units.clustered else "pairs"
         raise InputError(f"--folds {asked.folds}: the run searched {units.count} {unit}; give at most so many folds")
@@ -174,9 +180,15 @@ def _judge(
         search=_search_of(prepared, frontiers[0].search),
         smallest_p=asked.smallest_p,
         every_size=asked.every_size,
+        intervals=asked.intervals,
         seed=prepared.config.seed,
-        progress=lambda what, done, of: screen.note(f"{what} ({done + 1} of {of})"),
+        progress=noting(screen),
     )
+
+
+def noting(screen: Screen) -> Progress:
+    """A line for each part of an evaluation, before it is done."""
+    return lambda what, done, of: screen.note(f"{what} ({done + 1} of {of})")
 
 
 def _search_of(prepared: Prepared, name: str) -> Search | None:
@@ -187,16 +199,17 @@ def _search_of(prepared: Prepared, name: str) -> Search | None:
 def say_plan(prepared: Prepared, frontier: Frontier, asked: Asked, screen: Screen) -> EvaluationPlan:
     """What will be done and what it costs, before it is done."""
     more: dict[str, Any] = {"smallest_p": asked.smallest_p, "every_size": asked.every_size}
-    plan = predict(prepared.problem, frontier, level=asked.level, k=asked.k, **more)
+    judged_on: dict[str, Any] = {"level": asked.level, "k": asked.k, "pairs": "audit" if asked.audit else "heldout"}
+    if asked.intervals:
+        settled(prepared.problem, frontier, intervals=True, **judged_on, **more)
+    plan = predict(prepared.problem, frontier, **judged_on, **more)
     screen.say(plan.table())
-    n, search = len(frontier.space), _search_of(prepared, frontier.search)
+    problem, search = prepared.problem, _search_of(prepared, frontier.search)
     if asked.stability and search is not None:
-        cost = predicted_cost(search, n, asked.stability) + min(asked.stability, 3) * search.predicted_cost(n)
-        screen.say(f"Searching again {asked.stability} times, and without members: at most {cost:,.0f} more")
+        cost = stability_cost(problem, frontier, search, asked.stability, seed=prepared.config.seed, **judged_on)
+        screen.say(f"Searching again {asked.stability} times, and without members: at most {ceil(cost):,} more")
     if asked.folds and search is not None:
-        screen.say(
-            f"{asked.folds}-fold cross-fitting: at most {(asked.folds - 1) * search.predicted_cost(n):,.0f} more"
-        )
+        screen.say(f"{asked.folds}-fold cross-fitting: at most {ceil(folds_cost(problem, search, asked.folds)):,} more")
     return plan
 
 
@@ -210,7 +223,7 @@ def say_folds(prepared: Prepared, name: str, folds: int, screen: Screen) -> Cros
         search,
         count=folds,
         seed=prepared.config.seed,
-        progress=lambda what, done, of: screen.note(f"{what} {done + 1} of {of}"),
+        progress=noting(screen),
     )
     screen.say(told.table())
     return told
@@ -237,9 +250,11 @@ def judged(
     try:
         planned = predict(problem, first, level=level)
         screen.note(f"evaluation {level}: at most {planned.forward_equivalents:,} forward-equivalents")
+        if level != "quick":
+            screen.say(planned.table())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", TooFewPairs)  # the verdict says it
-            found = evaluate(problem, [first, *others], level=level, seed=prepared.config.seed)
+            found = evaluate(problem, [first, *others], level=level, seed=prepared.config.seed, progress=noting(screen))
     except CotraceError as error:
         screen.say(f"The result could not be judged: {error}")
         return [first, *others], None

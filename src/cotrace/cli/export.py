@@ -52,7 +52,7 @@ class Source:
         """The question of the run; ``model`` is what the other tool calls the model."""
         config = self.run.config
         return interchange.About.of(
-            self.frontier, model, revision=config.revision, donors=config.donors, align=config.align
+            self.frontier, model, revision=config.revision, donors=config.donor_words, align=config.align
         )
 
 

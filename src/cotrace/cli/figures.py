@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from fnmatch import fnmatch
@@ -10,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from cotrace import report
-from cotrace.errors import InputError
 from cotrace.evaluation import Evaluation
+from cotrace.json_file import read_text
 from cotrace.problem import LanguageProblem
 from cotrace.report import Material
 from cotrace.report.page import EXAMPLES, Examples
 from cotrace.results import Frontier, Tradeoff
+from cotrace.runs.added import read_evaluation, read_tradeoff
 from cotrace.runs.config_file import NOT_STORED, RECORD, read_run_config
 from cotrace.runs.evidence import EVALUATION, with_effects
 from cotrace.runs.manifest import Manifest, holds
@@ -70,36 +70,20 @@ def _evaluations(folder: Path, search: str) -> Iterator[Evaluation]:
     """evaluation.json first, then the others; those of another search behind those of the one that is shown."""
     listed = {name for name in Manifest.read(folder).files if fnmatch(name, "evaluation-*.json")}
     others = listed | {path.name for path in folder.glob("evaluation-*.json")}
-    found = [_evaluation(folder / name) for name in (EVALUATION, *sorted(others)) if holds(folder, name)]
+    found = [read_evaluation(folder / name) for name in (EVALUATION, *sorted(others)) if holds(folder, name)]
     yield from (one for one in found if one.search == search)
     yield from (one for one in found if one.search != search)
-
-
-def _evaluation(path: Path) -> Evaluation:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return Evaluation.from_dict({name: value for name, value in data.items() if name != "schema"})
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path} is not what cotrace evaluate writes ({type(error).__name__}); evaluate again"
-        ) from None
 
 
 def _examples(folder: Path) -> Examples | None:
     path = folder / EXAMPLES
     if not holds(folder, EXAMPLES):
         return None
-    return Examples.from_json(path.read_bytes(), str(path))
+    return Examples.from_json(read_text(path).encode(), str(path))
 
 
 def _tradeoff(folder: Path) -> Tradeoff | None:
-    path = folder / TRADEOFF
-    if not holds(folder, TRADEOFF):
-        return None
-    try:
-        return Tradeoff.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{path} is not what cotrace edit writes ({type(error).__name__}); edit again") from None
+    return read_tradeoff(folder / TRADEOFF) if holds(folder, TRADEOFF) else None
 
 
 def _hashes(folder: Path) -> dict[str, str]:

@@ -40,7 +40,7 @@ class Source:
     device_map: Annotated[str | None, MODEL] = None
     """auto spreads the layers over devices, main memory and disk (needs accelerate)."""
     offload_folder: Annotated[str | None, MODEL] = None
-    """Folder for the weights that device_map leaves on disk."""
+    """Folder for the weights that device_map leaves on disk. Default: a temporary one."""
     quantise: Annotated[Literal["8bit", "4bit"] | None, MODEL] = None
     """Keep the weights in 8 or 4 bits (needs bitsandbytes); activations stay of type dtype."""
     trust_remote_code: Annotated[bool, FLAG] = False

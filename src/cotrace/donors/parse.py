@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from math import isfinite
+from pathlib import Path
 
-from cotrace.donors.sources import Counterfactual, DonorSource, Mean, Noise, Resample, Scale, Zero
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from cotrace.components import Component
+from cotrace.donors.sources import Counterfactual, DonorSource, Mean, Noise, Resample, Scale, Vector, Zero
 from cotrace.errors import InputError, unknown
+from cotrace.json_file import MOST_DIGITS, clipped
 
 _NOISE = re.compile(r"(?P<std>\d+(\.\d+)?)(?P<x>x?)(@(?P<role>[A-Za-z_][\w-]*))?")
+_NAMED = "with a tensor for each component, named as L9.head6"
 
 
 def donor_source(donors: str | DonorSource) -> DonorSource:
     """The source of that name: counterfactual, noise=0.6, noise=3x@subject, zero, mean=task, mean=position, resample,
-    resample=SEED, scale=0.2. Raises UnknownName, InputError."""
+    resample=SEED, scale=0.2, vector=FILE.safetensors. Raises UnknownName, InputError."""
     if not isinstance(donors, str):
         return donors
     name, _, value = donors.partition("=")
-    if name == "vector":
-        raise InputError("donors='vector' needs tensors: give cotrace.donors.Vector(values={component: tensor})")
     if name not in _PARSERS:
-        raise unknown("donor source", name, [*_PARSERS, "vector"])
+        raise unknown("donor source", name, _PARSERS)
     return _PARSERS[name](value)
 
 
@@ -39,7 +46,7 @@ def _noise(value: str) -> Noise:
         raise InputError(
             f"donors='noise={value}': write noise=0.6 (std), noise=3x (times the embeddings') or noise=3x@subject"
         )
-    amount, role = float(match["std"]), match["role"] or "all"
+    amount, role = _finite("noise", match["std"]), match["role"] or "all"
     return Noise(multiple=amount, role=role) if match["x"] else Noise(std=amount, role=role)
 
 
@@ -53,16 +60,58 @@ def _mean(value: str) -> Mean:
 
 
 def _resample(value: str) -> Resample:
-    if value and not value.isdecimal():
-        raise InputError(f"donors='resample={value}': the value is a seed, a whole number")
+    if value and (not value.isdecimal() or len(value) > MOST_DIGITS):
+        reason = f"the value is a seed, a whole number of at most {MOST_DIGITS} digits"
+        raise InputError(f"donors='resample={clipped(value)}': {reason}")
     return Resample(seed=int(value or 0))
 
 
 def _scale(value: str) -> Scale:
     try:
-        return Scale(float(value))
+        return Scale(_finite("scale", value))
     except ValueError:
         raise InputError(f"donors='scale={value}': write the factor, as in scale=0.2") from None
+
+
+def _finite(name: str, value: str) -> float:
+    """The number. Raises ValueError, and InputError where it is none that a value can be multiplied by."""
+    found = float(value)
+    if not isfinite(found):
+        raise InputError(f"donors='{name}={clipped(value)}': the number is not finite; write one that is")
+    return found
+
+
+def _vector(value: str) -> Vector:
+    if not value:
+        raise InputError(
+            f"donors='vector' needs tensors: write vector=FILE.safetensors {_NAMED}, or give "
+            "cotrace.donors.Vector(values={component: tensor})"
+        )
+    values = _tensors(Path(value))
+    for name, tensor in values.items():
+        _check_tensor(value, name, tensor)
+    return Vector(values=values)
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"donors='vector={path}': cannot read it ({error}); give a .safetensors file {_NAMED}"
+        ) from None
+
+
+def _check_tensor(path: str, name: str, tensor: Tensor) -> None:
+    """One tensor of the file: a component's name, and numbers that a value can be. Raises InputError."""
+    try:
+        Component.parse(name)
+    except InputError as error:
+        raise InputError(f"donors='vector={path}': {error}; the file's tensors are named by components") from None
+    if not tensor.is_floating_point():
+        raise InputError(f"donors='vector={path}': {name} is of type {tensor.dtype}; give floating-point numbers")
+    if not tensor.isfinite().all():
+        raise InputError(f"donors='vector={path}': {name} holds values that are not finite; give numbers")
 
 
 _PARSERS: Mapping[str, Callable[[str], DonorSource]] = {
@@ -72,4 +121,5 @@ _PARSERS: Mapping[str, Callable[[str], DonorSource]] = {
     "mean": _mean,
     "resample": _resample,
     "scale": _scale,
+    "vector": _vector,
 }

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
 from cotrace.batches import EncodedPair, encode_task
 from cotrace.donors import DonorSource, Mean, Scale, Vector, Zero, donor_source
@@ -32,7 +27,7 @@ def stand_alone(donor: str | DonorSource, model: LanguageModel, reference: Task 
     ``vector=FILE.safetensors`` reads a tensor for each component by its name; ``mean=task`` is taken over all tokens of
     the base prompts of ``reference``.
     """
-    source = _source(donor)
+    source = donor_source(donor)
     if source.name in NO_VALUE:
         raise InputError(f"donors={source.name!r} does not stand alone: {NO_VALUE[source.name]}; {ALTERNATIVE}")
     if isinstance(source, Scale):
@@ -52,22 +47,6 @@ def checked_factor(factor: float | int) -> float:
             "leaves it, -1 turns it round"
         )
     return float(factor)
-
-
-def _source(donor: str | DonorSource) -> DonorSource:
-    if isinstance(donor, str) and donor.startswith("vector="):
-        return Vector(values=_tensors(Path(donor.removeprefix("vector="))))
-    return donor_source(donor)
-
-
-def _tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return dict(load_file(path))
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"donors='vector={path}': cannot read it ({error}); give a .safetensors file with a tensor for each "
-            "component, named as L9.head6"
-        ) from None
 
 
 def _with_reference(source: Mean, model: LanguageModel, reference: Task | None) -> Mean:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cotrace.arguments import checked
+from cotrace.arguments import checked, names_of
 from cotrace.batches.texts import TextTokenizer
 from cotrace.donors import DonorSource
 from cotrace.editing.apply import apply
@@ -59,7 +59,7 @@ def generate(
 
     ``judge(prompts, texts)`` gives each text a number; ``module:function`` or ``file.py:function`` names one.
     """
-    sampling = sampling or Sampling()
+    sampling, prompts = sampling or Sampling(), names_of("ct.editing.generate", "prompts", prompts)
     base = continuations(model, prompts, sampling)
     with apply(model, selection, donor, reference=reference):
         edited = continuations(model, prompts, sampling)

@@ -60,8 +60,9 @@ def outcomes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Ou
     for task, measured in before["results"].items():
         count = before.get("n-samples", {}).get(task, {}).get("effective", 0)
         for key, value in measured.items():
-            name = key.partition(",")[0]
-            if not isinstance(value, float | int) or name.endswith("_stderr") or key not in after["results"][task]:
+            name, metric, _ = key.partition(",")  # what has no filter is no metric, such as the count of samples
+            counted = metric and isinstance(value, float | int) and key in after["results"][task]
+            if not counted or name.endswith("_stderr"):
                 continue
             yield Outcome(
                 task=task,

@@ -85,24 +85,26 @@ def evaluate(
         "every_size": every_size,
         "seed": seed,
     }
-    case, others = settled(problem, result, **asked)
-    if intervals:
-        need_units(case.judge.units, "an interval")
+    case, others = settled(problem, result, intervals=intervals, **asked)
     for each in side:
         check_side(problem, each)
     return _assess(case, level, others, foreign, side, progress or _silent)
 
 
 def settled(
-    problem: Problem, result: Frontier | Selection | Sequence[Frontier], **asked: Any
+    problem: Problem, result: Frontier | Selection | Sequence[Frontier], *, intervals: bool = False, **asked: Any
 ) -> tuple[Case, list[Frontier]]:
     """What will be judged, and what it is compared with; nothing is evaluated. Raises InputError, UnknownName."""
-    if isinstance(result, Selection):
-        return case_of(problem, frontier_of(problem, result), **asked), []
-    first, *others = [result] if isinstance(result, Frontier) else result
+    given = frontier_of(problem, result) if isinstance(result, Selection) else result
+    if not isinstance(given, Frontier) and not given:
+        raise InputError("there is no result to judge: give a frontier, several, or a selection")
+    first, *others = [given] if isinstance(given, Frontier) else given
     for other in others:
         check_comparable(first, other)
-    return case_of(problem, first, **asked), others
+    case = case_of(problem, first, **asked)
+    if intervals:
+        need_units(case.judge.units, "an interval")
+    return case, others
 
 
 def check_comparable(first: Frontier, other: Frontier) -> None:
@@ -247,7 +249,7 @@ def _no_stability(case: Case) -> str | None:
         kept = int((table.chosen.sum(1) == case.k).sum())
         return (
             f"no re-selection without a forward: the search kept effects of {kept} set{'s' * (kept != 1)} of "
-            f"{case.k}, which leaves nothing to choose from; stability=5 searches again"
+            f"{case.k}, which leaves nothing to choose from; searching again (stability=5, with a search) finds more"
         )
     return None
 

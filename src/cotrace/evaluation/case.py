@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
-from cotrace.errors import InputError
+from cotrace.errors import InputError, unknown
 from cotrace.evaluation import controls as random_sets
 from cotrace.evaluation.judge import Judge
 from cotrace.evaluation.levels import EvaluationPlan, Level, level_named, plan, tested_sizes
@@ -70,12 +70,15 @@ def predict(
     *,
     level: str = "quick",
     k: int | None = None,
+    pairs: Pairs = "heldout",
     smallest_p: float | None = None,
     every_size: bool = False,
 ) -> EvaluationPlan:
-    """What an evaluation would do and cost, without doing it."""
+    """What an evaluation would do and cost, without doing it: of the audit pairs nothing is known before."""
     frontier = result if isinstance(result, Frontier) else frontier_of(problem, result)
     case = case_of(problem, frontier, level=level, k=k, smallest_p=smallest_p, every_size=every_size)
+    if pairs == "audit":
+        case = replace(case, judge=Judge(case.judge.problem), judged_on="audit")
     return plan_of(case, level)
 
 
@@ -121,6 +124,8 @@ def case_of(
 
 def _judged(problem: Problem, frontier: Frontier, pairs: Pairs) -> tuple[Problem, str, EffectTable | None]:
     """The pairs that judge, their name, and what is known of them already."""
+    if pairs not in get_args(Pairs):
+        raise unknown("pairs", pairs, get_args(Pairs))
     if pairs == "audit":
         sealed: Problem | None = getattr(problem, "audit", None)
         if sealed is None:
@@ -152,7 +157,9 @@ def _chains(case: Case, smallest_p: float) -> int:
 
 
 def frontier_of(problem: Problem, selection: Selection) -> Frontier:
-    """One selection as a frontier of one size."""
+    """One selection as a frontier of one size. Raises InputError for the empty one."""
+    if not selection.members:
+        raise InputError("the selection is empty: there is nothing to judge")
     members = tuple(problem.space[i] for i in problem.space.indices(selection.members))
     return Frontier(
         search="given",

@@ -76,11 +76,6 @@ def _mean_jaccard(sets: Sequence[Sequence[Any]]) -> float | None:
     return float(np.mean(found)) if found else None
 
 
-def predicted_cost(search: Search, n: int, runs: int) -> float:
-    """Forward-equivalents of searching again so often, at most."""
-    return runs * search.predicted_cost(n) * SHARE
-
-
 def search_again(
     problem: Problem, search: Search, k: int, runs: int, *, seed: int = 0, progress: Progress | None = None
 ) -> Stability:
@@ -97,7 +92,7 @@ def search_again(
             progress("searching again", run, runs)
         own = seeded(search, seed + run + 1)
         try:
-            sets.append(list(solve(own, Part(problem, _some(units, seed + run))).best(k).members))
+            sets.append(list(solve(own, Part(problem, part_of(units, seed + run))).best(k).members))
         except DegenerateError:
             sets.append([])
     picked = np.zeros((runs, len(problem.space)), bool)
@@ -119,7 +114,16 @@ def seeded(search: Search, seed: int) -> Search:
     return replace(search, seed=seed) if hasattr(search, "seed") else search  # type: ignore[type-var]
 
 
-def _some(units: Units, seed: int) -> list[int]:
+def limited(search: Search, k: int) -> Search:
+    """The search up to this size, where it has sizes."""
+    sizes = getattr(search, "sizes", None)
+    settings: dict[str, Any] = {"max_size": k} if hasattr(search, "max_size") else {}
+    if sizes:
+        settings["sizes"] = (*(size for size in sizes if size < k), k)
+    return replace(search, **settings) if settings else search  # type: ignore[type-var]
+
+
+def part_of(units: Units, seed: int) -> list[int]:
     """Examples of a random share of the units, at least one left out."""
     count = min(max(round(SHARE * units.count), 2), units.count - 1)
     taken = np.random.default_rng(seed).permutation(units.count)[:count]
@@ -154,8 +158,7 @@ def alternatives_searched(
         forbidden += [problem.space[i] for i in np.flatnonzero(current) if problem.space[i] not in forbidden]
         if len(problem.space) - len(forbidden) < k:
             return
-        limited = replace(search, max_size=k) if hasattr(search, "max_size") else search  # type: ignore[type-var]
-        current = judge.rows([solve(limited, Without(problem, forbidden)).best(k).members])[0]
+        current = judge.rows([solve(limited(search, k), Without(problem, forbidden)).best(k).members])[0]
         yield _alternative(judge, chosen, current, problem.space.indices(forbidden), "search")
 
 

@@ -182,7 +182,7 @@ def _stability(found: Evaluation) -> Iterator[str]:
 
 def _few(sets: int | None) -> str:
     """A warning where there was next to nothing to choose from."""
-    few = "; choosing among so few shows no stability: stability=5 searches again"
+    few = "; choosing among so few shows no stability: searching again (stability=5, with a search) does"
     return "" if sets is None or sets >= FEW_SETS else few
 
 

@@ -10,7 +10,7 @@ future.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -48,8 +48,11 @@ class AttentionCall:
     """Whether nobody reads the weights that this call gives back."""
 
 
-_HANDLERS: ContextVar[tuple[tuple[Handler, After | None], ...]] = ContextVar("cotrace_attention_handlers", default=())
+Entry = tuple[Handler, After | None]
+_HANDLERS: ContextVar[tuple[Entry, ...]] = ContextVar("cotrace_attention_handlers", default=())
 """Those in force, the first entered first: each sees what the ones before it have made of a call."""
+_ROUTED: dict[int, tuple[Any, dict[int, str]]] = {}
+"""Configuration -> the implementation that it had, and what each handler in force has put there."""
 
 
 def _attend(base: str, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -102,20 +105,34 @@ def attention_handler(
     ``after`` takes the output once all handlers have had the call: what happens to weights happens before it.
 
     Inside another handler it sees what that one makes of a call. The configurations' implementation names are as
-    before afterwards, also after an exception.
+    before once all handlers have been left, in whatever order, also after an exception.
     """
-    before: Mapping[int, tuple[PreTrainedConfig, Any]] = {
-        id(config): (config, config._attn_implementation_internal) for config in _configs(model)
-    }
-    token = _HANDLERS.set((*_HANDLERS.get(), (handler, after)))
+    entry, configs = (handler, after), _configs(model)
+    _HANDLERS.set((*_HANDLERS.get(), entry))
     try:
-        for config, base in before.values():
-            config._attn_implementation_internal = _register("eager" if eager else base or "eager")
+        for config in configs:
+            _enter(config, entry, eager=eager)
         yield
     finally:
-        for config, base in before.values():
-            config._attn_implementation_internal = base
-        _HANDLERS.reset(token)
+        for config in configs:
+            _leave(config, entry)
+        _HANDLERS.set(tuple(other for other in _HANDLERS.get() if other is not entry))
+
+
+def _enter(config: PreTrainedConfig, entry: Entry, *, eager: bool) -> None:
+    base = config._attn_implementation_internal
+    _, names = _ROUTED.setdefault(id(config), (base, {}))
+    names[id(entry)] = config._attn_implementation_internal = _register("eager" if eager else base or "eager")
+
+
+def _leave(config: PreTrainedConfig, entry: Entry) -> None:
+    if id(config) not in _ROUTED:  # an exception came before this one was reached
+        return
+    base, names = _ROUTED[id(config)]
+    names.pop(id(entry), None)
+    config._attn_implementation_internal = next(reversed(names.values()), base)
+    if not names:
+        del _ROUTED[id(config)]
 
 
 def run_experts_eagerly(model: PreTrainedModel) -> None:

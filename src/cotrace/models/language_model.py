@@ -75,15 +75,16 @@ class LanguageModel:
 
     @cached_property
     def most_tokens(self) -> int | None:
-        """How many tokens a row may have: the rows of a learned table of positions; None where there is no such table.
+        """How many tokens a row may have: the rows of a table of positions, learned or kept; None where there is none.
 
-        Positions that are computed (rotary, ALiBi) have no end at which a run fails.
+        Positions that are computed as they are needed (rotary, ALiBi) have no end at which a run fails.
         """
         named = getattr(self.module.config.get_text_config(), "max_position_embeddings", None)
         words = self.module.get_input_embeddings()
         tables = [m for m in self.module.modules() if isinstance(m, nn.Embedding) and m is not words]
         learned = any(table.num_embeddings - named in POSITION_OFFSETS for table in tables) if named else False
-        return named if learned else None
+        kept = any(table.ndim == 2 and len(table) == named for table in self.module.buffers())  # GPT-J's sines
+        return named if learned or kept else None
 
     def takes(self, argument: str) -> bool:
         """Whether the model's forward takes an argument of that name."""

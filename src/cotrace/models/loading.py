@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import torch
@@ -45,7 +48,8 @@ def load_model(
     Weights are read from safetensors only, and no code of the repository is run unless ``trust_remote_code`` asks for
     it. ``quantise`` (``"8bit"``, ``"4bit"``) keeps the weights small through bitsandbytes; activations stay of type
     ``dtype``. ``device_map`` (``"auto"``, or module names and devices) spreads the layers over devices, main memory
-    and, with ``offload_folder``, disk; it needs accelerate. Donors and masks follow each layer's device.
+    and disk (``offload_folder``: a temporary one unless given); it needs accelerate. Donors and masks follow each
+    layer's device.
     """
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}  # unsaid, transformers would ask at the terminal
     options |= {"revision": revision} if revision else {}
@@ -71,8 +75,15 @@ def _placement(device_map: str | Mapping[str, Any] | None, offload_folder: str |
         return {}
     if find_spec("accelerate") is None:
         raise InputError("device_map needs accelerate: pip install 'cotrace[placement]', or leave device_map out")
-    folder = {} if offload_folder is None else {"offload_folder": str(offload_folder)}
-    return {"device_map": device_map if isinstance(device_map, str) else dict(device_map), **folder}
+    folder = _scratch() if offload_folder is None else str(offload_folder)
+    return {"device_map": device_map if isinstance(device_map, str) else dict(device_map), "offload_folder": folder}
+
+
+def _scratch() -> str:
+    """A folder for weights that find no room, which goes when the process does."""
+    folder = mkdtemp(prefix="cotrace-offload-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _quantisation(quantise: str | None, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:

@@ -76,9 +76,9 @@ class Batching:
         self.tokens, self.checkpointing = state[:2]
         self.events, self._to_come = list(state[2]), list(state[3])
 
-    def catch_up(self) -> None:
-        """Stand behind all changes that are to come: those of an interrupted run, which are past."""
-        while self._to_come:
+    def catch_up(self, passed: int) -> None:
+        """Stand behind so many changes: an interrupted run's own, or those of another that it had repeated so far."""
+        while self._to_come and len(self.events) < passed:
             self._apply(self._to_come.pop(0))
 
     def _repeat(self, part: str, cost: Cost) -> bool:
@@ -107,7 +107,8 @@ class Batching:
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         events = [asdict(event) for event in (*self.events, *self._to_come)]
-        return {"batch_tokens": self.first_tokens, "checkpointing": self.option, "events": events}
+        plan = {"batch_tokens": self.first_tokens, "checkpointing": self.option, "events": events}
+        return plan | {"passed": len(self.events)}
 
     @classmethod
     def planned(cls, tokens: int, checkpointing: Checkpointing, plan: Mapping[str, Any] | None) -> Batching:

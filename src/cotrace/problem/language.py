@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cotrace import markup
-from cotrace.arguments import check_seed, checked
+from cotrace.arguments import check_seed, checked, names_of
 from cotrace.batches import Align, Bos, EncodedPair, Encoding, Packing, Refusal
 from cotrace.batches.roles import ALL
 from cotrace.components import ComponentSpace, Site
@@ -88,6 +88,7 @@ class LanguageProblem:
         check_options(mode, align, positions, checkpointing, batch_tokens)
         check_seed("ct.LanguageProblem", seed)
         check_memory(memory)
+        roles = names_of("ct.LanguageProblem", "roles", roles)
         self.model, self._task, self.mode = model, task, mode
         chosen, wanted = aim(metric_named(metric or task.metric), direction, mode)
         self.space = space_of(model, sites if sites is not None else task.sites, roles)
@@ -163,11 +164,12 @@ class LanguageProblem:
         """``training``, and ``heldout`` where pairs are: those that have a count of their own."""
         return {"training": self.training} | ({} if self._held is None else {"heldout": self._held})
 
-    def go_on(self, spent: Mapping[str, float]) -> None:
-        """Stand where the run stood whose ``batch_plan`` was given: so much spent, its changes behind it."""
+    def go_on(self, plan: Mapping[str, Any]) -> None:
+        """Stand where the run stood whose ``batch_plan`` this is: so much spent, so many of its changes behind it."""
+        spent = plan["spent"]
         for name, part in self.counted_parts.items():
             part.cost.charge(spent.get(name, 0.0) - part.cost.forward_equivalents)
-        self._batching.catch_up()
+        self._batching.catch_up(plan["passed"])
 
     @property
     def searched(self) -> Problem:

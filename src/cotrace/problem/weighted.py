@@ -103,9 +103,16 @@ class WeightedSum:
     @property
     def heldout(self) -> WeightedSum | None:
         """The same sum on unseen pairs; None where some problem holds nothing out."""
-        unseen = [problem.heldout for problem in self.problems]
-        kept = [problem for problem in unseen if problem is not None]
-        return WeightedSum(list(zip(self.shares, kept, strict=True))) if len(kept) == len(unseen) else None
+        return self._of([problem.heldout for problem in self.problems])
+
+    @property
+    def audit(self) -> WeightedSum | None:
+        """The same sum on audit pairs; None where some problem has none."""
+        return self._of([getattr(problem, "audit", None) for problem in self.problems])
+
+    def _of(self, others: Sequence[Problem | None]) -> WeightedSum | None:
+        kept = [problem for problem in others if problem is not None]
+        return WeightedSum(list(zip(self.shares, kept, strict=True))) if len(kept) == len(others) else None
 
     @property
     def searched(self) -> WeightedSum:

@@ -30,10 +30,14 @@ def replayed(path: Path | None, config: RunConfig, searches: Sequence[str]) -> M
     """The plan in a stored config.yaml, where it was made for this very question. Raises InputError."""
     if path is None:
         return None
-    plan = read_record(path).get(BATCH_PLAN)
-    if not isinstance(plan, Mapping) or identity(read_config(path)) != identity(settled(config, searches)):
-        return None
-    return usable(plan, config)
+    same = identity(read_config(path)) == identity(settled(config, searches))
+    return usable(planned(read_record(path)), config) if same else None
+
+
+def planned(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The plan in a run's record, where it holds one."""
+    plan = record.get(BATCH_PLAN)
+    return plan if isinstance(plan, Mapping) else None
 
 
 def note(folder: Path, problem: LanguageProblem) -> str | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from cotrace.errors import InputError
 from cotrace.runs import references
+from cotrace.runs.added import read_evaluation
 from cotrace.runs.config import RunConfig
 from cotrace.runs.config_file import SHIPPED, read_run_config
 from cotrace.runs.evidence import EVALUATION
@@ -98,7 +98,7 @@ def _sentences(run: StoredRun, config: RunConfig, record: Mapping[str, Any]) -> 
     acts = "took the donor's value" if frontier.mode == "swap" else "kept running while all others took the donor's"
     judges = f"{unseen} held-out pairs judged it" if unseen else "no pairs were held out"
     yield (
-        f"Chosen components {acts} (mode {frontier.mode}, donor {config.donors}); on {pairs} pairs each search "
+        f"Chosen components {acts} (mode {frontier.mode}, donor {config.donor_words}); on {pairs} pairs each search "
         f"looked, at every size up to {frontier.sizes[-1]}, for the set that would {frontier.direction} the effect, "
         f"and {judges} (split seed {config.seed})."
     )
@@ -130,13 +130,11 @@ def _searches(run: StoredRun) -> str:
 
 def _evaluation(run: StoredRun) -> str:
     """How the result was judged, where it was."""
-    path = run.path / EVALUATION
     if not holds(run.path, EVALUATION):
         return ""
-    found = json.loads(path.read_text(encoding="utf-8"))
-    controls = found.get("controls") or {}
-    random = f" and {controls['chains']} nested random sets of the same composition" if controls else ""
+    found = read_evaluation(run.path / EVALUATION)
+    random = f" and {found.controls.chains} nested random sets of the same composition" if found.controls else ""
     return (
-        f"The result was judged on {found['pairs']} {found['judged_on']} pairs (resampled: {found['units']}) by BCa "
+        f"The result was judged on {found.pairs} {found.judged_on} pairs (resampled: {found.units}) by BCa "
         f"bootstrap intervals{random}, p-values adjusted for the sizes tested by the max-T method."
     )

@@ -38,7 +38,7 @@ class RunConfig:
     device_map: Annotated[str | None, MODEL] = None
     """auto spreads the layers over devices, main memory and disk (needs accelerate)."""
     offload_folder: Annotated[str | None, MODEL] = None
-    """Folder for the weights that device_map leaves on disk."""
+    """Folder for the weights that device_map leaves on disk. Default: a temporary one."""
     quantise: Annotated[Literal["8bit", "4bit"] | None, MODEL] = None
     """Keep the weights in 8 or 4 bits (needs bitsandbytes); activations stay of type dtype."""
     trust_remote_code: Annotated[bool, FLAG] = False
@@ -56,8 +56,9 @@ class RunConfig:
     """The task's own settings, as in --task-option.size 100."""
     sites: Annotated[tuple[str, ...], SITES] = ()
     """Kinds of place to choose components from, such as head_output,mlp_output. Default: the task's own."""
-    donors: Annotated[str, QUESTION] = "counterfactual"
-    """Where the values that are swapped in come from."""
+    donors: Annotated[str | None, QUESTION] = None
+    """Where the values that are swapped in come from, such as counterfactual, noise=0.6, mean=task or vector=FILE.
+    Default: the task's own."""
     metric: Annotated[str | None, QUESTION] = None
     """What is measured, such as log_odds. Default: the task's own."""
     mode: Annotated[Literal["swap", "keep"], QUESTION] = "swap"
@@ -92,7 +93,7 @@ class RunConfig:
     """A search's own settings, as in --option.pgbct.l1 0.01 or --option.random.draws 20."""
 
     evaluation: Annotated[Literal["none", "quick", "standard", "full"], RUN] = "quick"
-    """How closely the result is judged on held-out pairs: quick costs at most 150 forward-equivalents."""
+    """How closely the result is judged on held-out pairs: quick costs at most 143 forward-equivalents."""
     seed: Annotated[int, RUN] = 0
     """Seed of the holdout and of the searches that draw."""
     batch_tokens: Annotated[int | None, RUN] = None
@@ -136,6 +137,11 @@ class RunConfig:
         check_seed("the run", self.seed)
         if self.checkpoint_every_s is not None and not self.checkpoint_every_s >= 0:
             raise InputError(f"checkpoint_every_s is {self.checkpoint_every_s}: give 0 seconds or more")
+
+    @property
+    def donor_words(self) -> str:
+        """The donors for people: a run's config.yaml always names them, one that was written by hand need not."""
+        return self.donors or "the task's own"
 
     def options_of(self, search: str) -> dict[str, Any]:
         """The settings meant for this search."""

@@ -19,9 +19,15 @@ SCHEMA = 1
 SCHEMA_KEY = "schema"
 RECORD = "record"
 """Key of what was found out by running: versions, hashes, sizes. Not read on replay."""
-NOT_STORED = ("out", "trust_remote_code")
-"""A config lies in the folder that it would name, and no file may ask for code to be run."""
-PATHS = ("model", "task", "data", "metric", "offload_folder")
+NOT_FROM_FILES = {
+    "trust_remote_code": "ask for a model's code to be run: take the line out, read that code, and type "
+    "--trust-remote-code yourself",
+    "offload_folder": "say where a model's weights are written: take the line out, and type --offload-folder yourself",
+}
+"""What only the user may ask for, and what a file that does so cannot do."""
+NOT_STORED = ("out", *NOT_FROM_FILES)
+"""A config lies in the folder that it would name."""
+PATHS = ("model", "task", "data", "donors", "metric")
 """Fields that may name a file or a folder."""
 SHIPPED = shipped.NAME
 """The name of the model that comes with the package, whatever folder bears it too."""
@@ -93,11 +99,9 @@ def _parsed(path: Path, data: dict[str, Any], lines: Mapping[str, int]) -> RunCo
     for key in data:
         if key not in names:
             raise InputError(f"{path}, line {lines[key]}: {unknown('field', key, names)}")
-    if "trust_remote_code" in data:
-        raise InputError(
-            f"{path}, line {lines['trust_remote_code']}: a file cannot ask for a model's code to be run: take the line "
-            "out, read that code, and type --trust-remote-code yourself"
-        )
+    for key, why in NOT_FROM_FILES.items():
+        if key in data:
+            raise InputError(f"{path}, line {lines[key]}: a file cannot {why}")
     try:
         return TypeAdapter(RunConfig).validate_python(_from(path.parent, data))
     except ValidationError as error:
@@ -120,8 +124,12 @@ def _located(folder: Path, name: str, value: Any) -> Any:
     path, colon, function = value.rpartition(":") if name == "metric" else (value, "", "")
     if name == "task" and not value.endswith((".jsonl", ".json")):
         return value  # a folder may bear the name of a task
+    before = "vector=" if name == "donors" else ""
+    if not path.startswith(before):
+        return value  # nor are other donors files
+    path = path.removeprefix(before)
     there = folder / path
-    return f"{there.resolve()}{colon}{function}" if path and value != SHIPPED and there.exists() else value
+    return f"{before}{there.resolve()}{colon}{function}" if path and value != SHIPPED and there.exists() else value
 
 
 def _reason(first: Any) -> str:

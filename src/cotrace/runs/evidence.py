@@ -25,6 +25,13 @@ from cotrace.runs.record import model_record, record
 
 EFFECTS = "effects.safetensors"
 EVALUATION = "evaluation.json"
+HASHED = (
+    ("tokenizer", "tokenizer_sha256"),
+    ("chat template", "chat_template"),
+    ("metric", "metric_file"),
+    ("donor", "donor_file"),
+)
+"""What the record has a hash of, and under which key."""
 AUDIT = "evaluation-audit.json"
 """Its being there says that the audit pairs have been used."""
 
@@ -85,7 +92,7 @@ def check_same(folder: Path, prepared: Prepared) -> None:
             f"{_short(stored.get('data_sha256'))}; restore the file, or trace again"
         )
     check_same_model(folder, prepared.config, prepared.model)
-    for what, field in (("tokenizer", "tokenizer_sha256"), ("metric", "metric_file")):
+    for what, field in HASHED:
         if _hash_of(stored.get(field)) != _hash_of(now[field]):
             raise InputError(
                 f"the {what} differs from that of {folder}: sha256 {_short(_hash_of(now[field]))}, the run had "

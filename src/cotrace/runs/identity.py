@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from cotrace.runs.config import RunConfig
 
-NOT_IN_IDENTITY = ("out", "threads", "batch_tokens", "checkpoint_every_s", "trust_remote_code")
+NOT_IN_IDENTITY = ("out", "threads", "batch_tokens", "checkpoint_every_s", "trust_remote_code", "offload_folder")
 """Fields that do not change the question."""
 
 

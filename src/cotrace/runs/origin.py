@@ -1,4 +1,4 @@
-"""Where a metric of the user's own comes from: its file's hash, and the state of the repository that the file is in."""
+"""Where a metric or donor of the user's own comes from: its file's hash, and the state of that file's repository."""
 
 from __future__ import annotations
 
@@ -19,6 +19,15 @@ def origin_of(metric: str | None) -> dict[str, Any] | None:
     path = _file(where) if colon else None
     if path is None:
         return None
+    return {"file": str(path), "sha256": Fingerprint.of_file(path).sha256} | git_state(path)
+
+
+def donor_origin(donors: str | None) -> dict[str, Any] | None:
+    """File, hash and git state of ``vector=FILE``; None for other donors."""
+    name, _, file = (donors or "").partition("=")
+    if name != "vector":
+        return None
+    path = Path(file).resolve()
     return {"file": str(path), "sha256": Fingerprint.of_file(path).sha256} | git_state(path)
 
 

@@ -57,6 +57,7 @@ def prepare(
     check_memory(config.memory)
     check_threads(config.threads)
     task = load_task(config)
+    config = replace(config, donors=config.donors or task.donors)
     check_names(config, task)
     model = load(config)
     use_threads(config, model)
@@ -70,7 +71,7 @@ def check_names(config: RunConfig, task: Task) -> None:
     """Refuse what no model could mend, before one is loaded. Raises InputError, UnknownName, UnsupportedSite."""
     sites = [Site.named(site) for site in config.sites or task.sites]
     aim(metric_named(config.metric or task.metric), config.direction, config.mode)
-    source = donor_source(config.donors)
+    source = donor_source(config.donors or task.donors)
     check_sites(source, ComponentSpace.build({site: {0: 1} for site in sites}), config.align)
     groups(task.pairs, config.split_by)
 
@@ -86,16 +87,24 @@ def settled(config: RunConfig, searches: Sequence[str]) -> RunConfig:
         if name not in names:
             raise InputError(f"search option {name!r}: the searches of this run are {', '.join(names)}")
     metric = None if config.metric is None else _absolute_file(config.metric)
+    donors = None if config.donors is None else _absolute_vector(config.donors)
     task = _absolute(config.task) if config.task.endswith((".jsonl", ".json")) else config.task
     offload = None if config.offload_folder is None else str(Path(config.offload_folder).resolve())
     model = _absolute(config.model)
-    return replace(config, searches=names, model=model, task=task, data=data, metric=metric, offload_folder=offload)
+    config = replace(config, searches=names, model=model, task=task, data=data, donors=donors)
+    return replace(config, metric=metric, offload_folder=offload)
 
 
 def _absolute_file(metric: str) -> str:
     """A metric of the user's own, as file.py:function, with a path that holds from any working folder."""
     path, colon, function = metric.rpartition(":")
     return f"{_absolute(path)}:{function}" if colon and path.endswith(".py") else metric
+
+
+def _absolute_vector(donors: str) -> str:
+    """Tensors of the user's own, as vector=FILE, with a path that holds from any working folder."""
+    name, _, path = donors.partition("=")
+    return f"{name}={_absolute(path)}" if name == "vector" and path else donors
 
 
 def _absolute(value: str) -> str:

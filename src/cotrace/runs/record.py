@@ -19,7 +19,7 @@ from cotrace import __version__
 from cotrace.models import LanguageModel
 from cotrace.runs.command import COMMAND
 from cotrace.runs.config import RunConfig
-from cotrace.runs.origin import origin_of
+from cotrace.runs.origin import donor_origin, origin_of
 from cotrace.runs.prepare import Prepared
 from cotrace.shipped import model_folder
 
@@ -43,7 +43,9 @@ def record(prepared: Prepared) -> dict[str, Any]:
         "data_sha256": task.sha256,
         "model": model_record(prepared.config, prepared.model),
         "tokenizer_sha256": tokenizer_sha256(prepared.model.require_tokenizer()),
+        "chat_template": None if problem.encoding.template is None else asdict(problem.encoding.template),
         "metric_file": origin_of(prepared.config.metric),
+        "donor_file": donor_origin(prepared.config.donors),
         "batch_plan": asdict(problem.packing) | asdict(problem.plan) | problem.batch_plan,
         "threads": torch.get_num_threads(),
         "determinism": determinism(prepared.model.device),

@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cotrace.errors import DamagedRun
+from cotrace.errors import DamagedRun, InputError
+from cotrace.json_file import loads, read_bytes
 
 LINE = "# sha256 of the lines above: "
 
@@ -20,7 +21,9 @@ def seal(payload: dict[str, Any]) -> bytes:
 def unseal(path: Path) -> dict[str, Any]:
     """Inverse of ``seal``, from a file. Raises DamagedRun where it cannot be read or its hash differs."""
     try:
-        data: Any = json.loads(path.read_bytes())
+        data: Any = loads(read_bytes(path).decode())
+    except InputError as error:
+        raise DamagedRun(f"{path} is damaged: {error}") from None
     except OSError as error:
         raise DamagedRun(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):

@@ -70,7 +70,8 @@ def _checked(plan: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     if plan is None:
         return None
     Batching.from_dict(plan)
-    return dict(plan) | {"spent": {str(part): float(spent) for part, spent in plan["spent"].items()}}
+    spent = {str(part): float(spent) for part, spent in plan["spent"].items()}
+    return dict(plan) | {"spent": spent, "passed": int(plan["passed"])}
 
 
 def frontier_tensors(frontier: Frontier) -> dict[str, Tensor]:

@@ -11,10 +11,14 @@ _MEASURED: WeakKeyDictionary[EffectTable, ref[Problem]] = WeakKeyDictionary()
 
 
 def remember(problem: Problem, *tables: EffectTable | None) -> None:
-    """These effects are of this problem."""
+    """These effects are of this problem. One that takes no weak references (``__slots__``) is not remembered."""
+    try:
+        known = ref(problem)
+    except TypeError:
+        return
     for table in tables:
         if table is not None:
-            _MEASURED[table] = ref(problem)
+            _MEASURED[table] = known
 
 
 def is_of(table: EffectTable, problem: Problem) -> bool:

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 from weakref import WeakKeyDictionary
 
 from cotrace.arguments import checked, names_of
+from cotrace.batches import ALIGNMENTS, Align
 from cotrace.components import Site
-from cotrace.errors import CotraceError
+from cotrace.donors import DonorSource, donor_source
+from cotrace.errors import CotraceError, InputError, unknown
 from cotrace.models import LanguageModel
 from cotrace.problem.packing import takes_packed_rows
 from cotrace.prompts import Task
@@ -23,8 +25,20 @@ class CheckFailed(CotraceError):
 
 
 @checked("ct.check")
-def check(model: LanguageModel, task: Task | None = None, *, sites: Sequence[str | Site] | None = None) -> CheckReport:
-    """Measure every property of these sites (default: all that the model has); nothing is raised for a broken one."""
+def check(
+    model: LanguageModel,
+    task: Task | None = None,
+    *,
+    sites: Sequence[str | Site] | None = None,
+    donors: str | DonorSource | None = None,
+    align: Align = "exact",
+) -> CheckReport:
+    """Measure every property of these sites (default: all that the model has); nothing is raised for a broken one.
+
+    The pairs of ``task`` are read for its own donors, or for ``donors``, and aligned as ``align`` says. Raises
+    UnknownName, InputError for a site, donor source or alignment that there is not.
+    """
+    check_reading(task, donors, align)
     chosen = model.sites if sites is None else tuple(Site.named(site) for site in names_of("ct.check", "sites", sites))
     for site in chosen:
         model.places(site)
@@ -32,11 +46,21 @@ def check(model: LanguageModel, task: Task | None = None, *, sites: Sequence[str
         model=model.name,
         dtype=str(model.dtype).removeprefix("torch."),
         sites=tuple(site.value for site in chosen),
-        findings=tuple(_findings(model, chosen, task)),
+        findings=(*_findings(model, chosen), *(() if task is None else task_findings(model, task, donors, align))),
     )
 
 
-def _findings(model: LanguageModel, sites: Sequence[Site], task: Task | None) -> Iterator[Finding]:
+def check_reading(task: Task | None, donors: str | DonorSource | None, align: str) -> None:
+    """Refuse donors and alignments that there are not, and those of no pairs. Raises UnknownName, InputError."""
+    if align not in ALIGNMENTS:
+        raise unknown("alignment", align, ALIGNMENTS)
+    if donors is not None:
+        donor_source(donors)
+    if task is None and (donors is not None or align != "exact"):
+        raise InputError("donors and align say how the pairs of a task are read: give the task as well")
+
+
+def _findings(model: LanguageModel, sites: Sequence[Site]) -> Iterator[Finding]:
     probe, tolerance = Probe.of(model), TOLERANCES.get(model.rounding_dtype, 1e-4)
     if not sites:
         why = sorted({why for layer in model.layers for why in layer.missing.values()})
@@ -48,8 +72,6 @@ def _findings(model: LanguageModel, sites: Sequence[Site], task: Task | None) ->
     yield Finding("rows may be shared by several examples", None, tolerance, note="yes" if packed else "no: slower")
     yield from precision_findings(probe)
     yield from tokenizer_findings(probe, tolerance)
-    if task is not None:
-        yield from task_findings(model, task)
 
 
 _checked: WeakKeyDictionary[LanguageModel, set[Site]] = WeakKeyDictionary()

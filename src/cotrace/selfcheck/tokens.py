@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from cotrace.batches import encode_task
+from cotrace.batches import Align, Encoding, encode_task
+from cotrace.donors import DonorSource, Noise, donor_source
 from cotrace.errors import CotraceError
 from cotrace.models import LanguageModel
 from cotrace.models.language_model import evaluating
@@ -60,18 +61,26 @@ def _inputs(model: LanguageModel, batch: Mapping[str, Tensor]) -> dict[str, Tens
     return {name: value.to(model.device) for name, value in given.items()}
 
 
-def task_findings(model: LanguageModel, task: Task) -> Iterator[Finding]:
-    """Whether the task's pairs can be used with this model: base and donor prompts of equal token length."""
+def task_findings(
+    model: LanguageModel, task: Task, donors: str | DonorSource | None = None, align: Align = "exact"
+) -> Iterator[Finding]:
+    """Whether the task's pairs can be used with this model and these donors (default: the task's own), so aligned."""
     try:
-        encoding = encode_task(
-            task, model.require_tokenizer(), paired=True, align="exact", most_tokens=model.most_tokens
-        )
+        encoding = _encoded(model, task, donor_source(donors or task.donors), align)
     except CotraceError as error:
         yield Finding("pairs line up by token", None, MOST_REFUSED, where=task.name, note=str(error), broken=True)
         return
     share = len(encoding.refused) / len(task)
     note = _first(encoding.refused)
     yield Finding("pairs line up by token (share refused)", share, MOST_REFUSED, where=task.name, note=note)
+
+
+def _encoded(model: LanguageModel, task: Task, source: DonorSource, align: Align) -> Encoding:
+    """The pairs as a run would have them, with the prompts and roles that its donors need."""
+    roles = [source.role] if isinstance(source, Noise) else []
+    tokenizer, most = model.require_tokenizer(), model.most_tokens
+    encoding = encode_task(task, tokenizer, paired=source.paired, align=align, roles=roles, most_tokens=most)
+    return source.settled(encoding, {pair.pair.id for pair in encoding.pairs})[1]
 
 
 def _first(refused: Sequence[object]) -> str:

@@ -6,7 +6,6 @@ counterfact.json, or from the hub's table of the same 21,919 facts (one prompt a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from cotrace.arguments import checked
 from cotrace.errors import InputError
 from cotrace.prompts.pair import PromptPair
 from cotrace.prompts.task import Task
-from cotrace.tasks.files import Skipped, checked_conventions, find, need_pairs, read_text
+from cotrace.tasks.files import Skipped, checked_conventions, find, need_pairs, read_json
 from cotrace.tasks.hub import hub_rows
 from cotrace.tasks.info import TaskInfo
 
@@ -58,11 +57,7 @@ def _records(path: str | Path | None) -> tuple[Iterable[object], str]:
     if path is None:
         return hub_rows(*HUB, task="counterfact"), f"{HUB[0]} at {HUB[1][:12]}"
     file = find(path, ["counterfact.json"], SOURCE)
-    try:
-        records = json.loads(read_text(file))
-    except (json.JSONDecodeError, RecursionError) as error:
-        line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise InputError(f"{file.name}{line}: not JSON; get the file again from {SOURCE}") from None
+    records = read_json(file, SOURCE)
     if not isinstance(records, list):
         raise InputError(f"{file.name}: holds no list of records; get the file again from {SOURCE}")
     return records, file.name

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from cotrace.errors import InputError, unknown
+from cotrace.json_file import parse_json, read_bytes
 from cotrace.prompts.pair import PromptPair
 
 Conventions = Literal["corrected", "paper"]
@@ -43,14 +44,22 @@ def find(folder: str | Path, names: Sequence[str], source: str) -> Path:
 
 
 def read_text(path: Path) -> str:
-    """The file as UTF-8 text. Raises InputError."""
+    """The file as UTF-8 text. Raises InputError, for one that is too large too."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise InputError(f"{path.name}:{line}: not UTF-8; get the file again or save it as UTF-8 text") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def read_json(path: Path, source: str) -> Any:
+    """The value in a benchmark's JSON file. Raises InputError that says where to get the file."""
+    try:
+        return parse_json(read_text(path), path.name)
+    except InputError as error:
+        raise InputError(f"{error} (it comes from {source})") from None
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:

@@ -6,8 +6,7 @@ JSON (Miller et al. 2024, arXiv 2407.08734).
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -15,9 +14,10 @@ from typing import Any
 
 from cotrace.arguments import checked
 from cotrace.errors import InputError, unknown
+from cotrace.json_file import shortened
 from cotrace.prompts.pair import PromptPair
 from cotrace.prompts.task import Task
-from cotrace.tasks.files import Skipped, find, need_pairs, read_text
+from cotrace.tasks.files import Skipped, find, need_pairs, read_json
 from cotrace.tasks.generate import distinct
 from cotrace.tasks.info import TaskInfo
 
@@ -37,6 +37,10 @@ TEMPLATES = (
     "Then {first} and {second} came to the {place}, and {giver} passed a {thing} to",
 )
 COUNTERFACTUALS = ("flip", "new_names")
+
+
+class Unusable(Exception):
+    """A record that is left out, with the reason."""
 
 
 @dataclass(frozen=True)
@@ -115,44 +119,66 @@ def _spans(scene: Scene, names: tuple[str, str, str]) -> dict[str, tuple[int, in
 
 
 def _from_file(file: Path) -> Task:
-    try:
-        prompts = json.loads(read_text(file))["prompts"]
-    except (json.JSONDecodeError, RecursionError, KeyError, TypeError):
-        raise InputError(
-            f"{file.name}: holds no JSON object with 'prompts'; get the file again from {SOURCE}"
-        ) from None
-    pairs, skipped = _read(prompts)
+    data = read_json(file, SOURCE)
+    prompts = data.get("prompts") if isinstance(data, Mapping) else None
+    if not isinstance(prompts, list):
+        raise InputError(f"{file.name}: holds no JSON object with a list 'prompts'; get the file again from {SOURCE}")
+    pairs, skipped = _read(prompts, file.name)
     source = f"auto-circuit {file.name} (Miller et al. 2024)"
     return Task(name="ioi", pairs=need_pairs(pairs, skipped, file.name), source=source, skipped=skipped)
 
 
-def _read(prompts: list[Any]) -> tuple[list[PromptPair], Skipped]:
+def _read(prompts: Sequence[object], where: str) -> tuple[list[PromptPair], Skipped]:
+    """The pairs, and the records that lack something. Raises InputError for a value of another kind."""
     pairs, skipped = [], []
     for i, record in enumerate(prompts):
         try:
             pairs.append(_recorded(record, f"{i:04d}"))
-        except (KeyError, TypeError, ValueError, InputError) as error:
-            why = f"has no {error}" if isinstance(error, KeyError) else str(error)
-            skipped.append((f"prompt {i + 1}", why))
+        except Unusable as why:
+            skipped.append((f"prompt {i + 1}", str(why)))
+        except InputError as error:
+            raise InputError(f"{where}: prompts[{i}]: {error}; get the file again from {SOURCE}") from None
     return pairs, tuple(skipped)
 
 
-def _recorded(record: Mapping[str, Any], name: str) -> PromptPair:
+def _recorded(record: object, name: str) -> PromptPair:
     """A record of auto-circuit's form: clean and corrupt prompt, one right and one wrong answer."""
-    if len(record["answers"]) != 1 or len(record["wrong_answers"]) != 1:
-        raise ValueError("does not have one right and one wrong answer")
-    right, wrong = record["answers"][0], record["wrong_answers"][0]
-    clean = record["clean"]
+    if not isinstance(record, Mapping):
+        raise InputError(f"it is of type {type(record).__name__}, not an object with 'clean'")
+    answers, others = (_texts(record, field) for field in ("answers", "wrong_answers"))
+    if len(answers) != 1 or len(others) != 1:
+        raise Unusable("does not have one right and one wrong answer")
+    (right,), (wrong,) = answers, others
+    clean, corrupt = (_text(_field(record, field), f"'{field}'") for field in ("clean", "corrupt"))
     places = (clean.find(right.strip()), clean.find(wrong.strip()))
     order = None if min(places) < 0 else "ABBA" if places[0] < places[1] else "BABA"
     return PromptPair(
         id=name,
         base=clean,
-        counterfactual=record["corrupt"],
+        counterfactual=corrupt,
         answers=(right, wrong),
         group=order,
         split_group="/".join(sorted((right.strip(), wrong.strip()))),
     )
+
+
+def _field(record: Mapping[str, Any], name: str) -> object:
+    if name not in record:
+        raise Unusable(f"has no '{name}'")
+    return record[name]
+
+
+def _texts(record: Mapping[str, Any], name: str) -> list[str]:
+    value = _field(record, name)
+    if not isinstance(value, list):
+        raise InputError(f"'{name}' is {shortened(value)}, must be a list of texts")
+    return [_text(item, f"'{name}'[{i}]") for i, item in enumerate(value)]
+
+
+def _text(value: object, what: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"{what} is {shortened(value)}, must be a text that is not empty")
+    return value
 
 
 INFO = TaskInfo(

@@ -24,6 +24,7 @@ def evaluate(
     side: tuple[str, ...] = (),
     smallest_p: float | None = None,
     every_size: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    intervals: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     trust_remote_code: Trusting = False,
@@ -59,6 +60,8 @@ def evaluate(
         Draw as many random sets as a p-value this small needs.
     every_size
         Test every size of the frontier against random sets, not some: every k has an adjusted p-value.
+    intervals
+        Refuse where there are too few pairs for intervals, rather than leave them out.
     dry_run
         Say the plan and its cost, and stop.
     as_json
@@ -83,5 +86,6 @@ def evaluate(
             side_tasks=side,
             smallest_p=smallest_p,
             every_size=every_size,
+            intervals=intervals,
         )
         module.evaluate_run(run, asked, dry_run=dry_run, quiet=show.quiet, as_json=as_json)

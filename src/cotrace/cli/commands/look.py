@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
@@ -44,6 +44,8 @@ def check(
     model: str,
     *,
     task: str = "",
+    donors: str | None = None,
+    align: Literal["exact", "ends", "spans"] = "exact",
     sites: tuple[str, ...] = (),
     json: str | None = None,
     row: Annotated[bool, Parameter(negative="")] = False,
@@ -58,6 +60,10 @@ def check(
         Hugging Face id or folder of a decoder; `shipped` is the small model that comes with cotrace.
     task
         Also say whether the pairs of this task line up by token.
+    donors
+        Donors that those pairs are read for, as in `cotrace trace`. Default: the task's own.
+    align
+        Pairs whose token lengths differ: refused (exact), aligned at both ends, or at the spans that they name.
     sites
         Sites to check. Default: all that the model has.
     json
@@ -67,7 +73,7 @@ def check(
     """
     from cotrace.cli import check as module
 
-    config = source.config(model=model, task=task, sites=sites)
+    config = source.config(model=model, task=task, sites=sites, donors=donors, align=align)
     module.check(config, row=row, json_path=json, quiet=show.quiet)
 
 

@@ -9,6 +9,7 @@ from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any
 
 from cotrace.errors import InputError
+from cotrace.json_file import parse_json
 from cotrace.prompts.fields import given_fields, values_of
 from cotrace.prompts.pair import PromptPair
 
@@ -95,10 +96,12 @@ class Examples:
     def from_json(cls, content: bytes, where: str = EXAMPLES) -> Examples:
         """Inverse of ``to_json``. Raises InputError for a file that is something else."""
         try:
-            data = json.loads(content)
+            data = parse_json(content.decode("utf-8-sig"), where)
             parts = [tuple(map(_example, data[part])) for part in ("training", "heldout")]
             return cls(parts[0], parts[1], tuple(map(str, data["refused"])))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except InputError as error:
+            raise InputError(f"{error}; or delete it for a report without texts") from None
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise InputError(
                 f"{where} is not what a run writes ({type(error).__name__}: {error}); delete it for a report without "
                 "texts"
