@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def _check_whole(path: Path, text: str) -> None:
 
 
 def _parsed(path: Path, data: dict[str, Any], lines: Mapping[str, int]) -> RunConfig:
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     data.pop(RECORD, None)
     schema = data.pop(SCHEMA_KEY, SCHEMA)
@@ -103,7 +104,7 @@ def _parsed(path: Path, data: dict[str, Any], lines: Mapping[str, int]) -> RunCo
         if key in data:
             raise InputError(f"{path}, line {lines[key]}: a file cannot {why}")
     try:
-        return TypeAdapter(RunConfig).validate_python(_from(path.parent, data))
+        config: RunConfig = _adapter().validate_python(_from(path.parent, data))
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0])
@@ -111,6 +112,15 @@ def _parsed(path: Path, data: dict[str, Any], lines: Mapping[str, int]) -> RunCo
         raise InputError(f"{path}{where}: {key}: {_reason(first)}") from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+    return config
+
+
+@cache
+def _adapter() -> Any:
+    """Made once: it takes as long as all the rest."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(RunConfig)
 
 
 def _from(folder: Path, data: dict[str, Any]) -> dict[str, Any]:
