@@ -121,6 +121,29 @@ def test_a_trace_that_is_judged_longer_says_its_plan_and_what_it_does(
     ]
 
 
+def most(shown: str, about: str) -> int:
+    """The most that a line says."""
+    found = re.search(rf"{about}.*at most ([0-9,]+)", shown)
+    assert found is not None, shown
+    return int(found[1].replace(",", ""))
+
+
+@pytest.mark.slow
+def test_searching_again_costs_no_more_than_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Pursuit, whose typical cost is far below the most that it may be."""
+    trace = ["trace", "--model", "shipped", "--task", "demo_bias", "--max-size", "4", "--evaluation", "none", "--quiet"]
+    assert run([*trace, "--out", str(tmp_path / "run")]) == 0
+    again = ["evaluate", str(tmp_path / "run"), "--level", "quick", "--stability", "2", "--folds", "3"]
+    capfd.readouterr()
+    assert run([*again, "--dry-run"]) == 0
+    shown = capfd.readouterr().out
+    plan, more, folds = (most(shown, words) for words in ("Evaluation quick", "Searching again", "3-fold"))
+    assert run([*again, "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert more / 9 < found["evaluation"]["forward_equivalents"] - plan < more
+    assert folds / 9 < found["cross_fit"]["forward_equivalents"] <= folds
+
+
 @pytest.mark.parametrize("further", [[], ["--dry-run"], ["--json"]])
 def test_too_few_pairs_for_intervals_that_are_asked_for(
     asked: list[str], further: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]

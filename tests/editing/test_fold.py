@@ -134,7 +134,7 @@ REFUSED = {
     "more heads than there are": (lambda: tiny("llama"), ("L0.head7",), "zero", "another architecture or size"),
     "a site that it lacks": (lambda: tiny("llama"), ("L0.expert1",), "zero", "has no expert"),
     "factor too large": (lambda: tiny("llama"), HEAD, "scale=2.5", "outside -1 .. 2"),
-    "factor not a number": (lambda: tiny("llama"), HEAD, "scale=nan", "outside -1 .. 2"),
+    "factor not a number": (lambda: tiny("llama"), HEAD, "scale=nan", "is not finite"),
     "empty selection": (lambda: tiny("llama"), (), "zero", "is empty"),
     "vector file that is not there": (lambda: tiny("llama"), HEAD, "vector=nowhere.safetensors", "nowhere"),
     "norm behind the heads": (lambda: tiny("bitnet"), HEAD, "zero", "cannot be folded"),
