@@ -248,7 +248,7 @@ def test_noise_marks_the_subject(tiny_folder: Path) -> None:
     "content", [b"", b"[]", b"{}", b'{"training": [{"id": 1}], "heldout": [], "refused": []}', b"\xff"]
 )
 def test_examples_of_another_form_are_refused(content: bytes) -> None:
-    with pytest.raises(InputError, match="is not what a run writes|not JSON"):
+    with pytest.raises(InputError, match=r"is not what a run writes|not JSON"):
         Examples.from_json(content)
 
 
