@@ -1,11 +1,13 @@
 """Arguments of another kind than a function takes: one line that names the call, the argument and the remedy."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from jaxtyping import config
 
 import cotrace as ct
@@ -120,19 +122,33 @@ def test_a_limit_that_is_none_is_refused(setting: str, value: object, remedy: st
 
 
 @pytest.mark.parametrize(
-    "act",
+    ("make", "plain"),
     [
-        lambda: ct.search.PGBCT(epochs=2, order=np.stack([np.arange(3), np.arange(3)])),
-        lambda: ct.search.PGBCT(epochs=1, order=[np.arange(3)]),
-        lambda: ct.search.HardConcrete(lambdas=np.geomspace(1e-4, 1e-2, 3)),
-        lambda: ct.search.Pursuit(sizes=range(1, 6)),
-        lambda: ct.search.Pursuit(sizes=np.arange(1, 6)),
-        lambda: ct.LanguageProblem(ct.load_model("shipped"), TASK, sites={"head_output"}),
-        lambda: ct.LanguageProblem(ct.load_model("shipped"), TASK, sites=np.array(["mlp_output"]), roles="last"),
+        (lambda: ct.search.PGBCT(epochs=2, order=np.arange(16).reshape(2, 8) % 8), {"order": ((*range(8),),) * 2}),
+        (lambda: ct.search.PGBCT(epochs=1, order=[np.arange(8)]), {"order": ((*range(8),),)}),
+        (lambda: ct.search.PGBCT(epochs=2, l1=np.array([0.25, 0.5])), {"l1": (0.25, 0.5)}),
+        (lambda: ct.search.HardConcrete(lambdas=np.array([0.25, 1.0])), {"lambdas": (0.25, 1.0)}),
+        (lambda: ct.search.Pursuit(sizes=range(1, 4)), {"sizes": (1, 2, 3)}),
+        (lambda: ct.search.Pursuit(sizes=np.arange(1, 4)), {"sizes": (1, 2, 3)}),
+        (lambda: ct.search.Pursuit(sizes=torch.arange(1, 4)), {"sizes": (1, 2, 3)}),
+        (lambda: ct.search.Attribution(sizes={1, 2}), {"sizes": (1, 2)}),
     ],
 )
-def test_arrays_ranges_and_sets_are_lists(act: Callable[[], Any]) -> None:
-    act()
+def test_arrays_ranges_and_sets_are_lists_in_a_search(make: Callable[[], Any], plain: dict[str, Any]) -> None:
+    given = make()
+    assert given == replace(given, **plain)
+    assert {name: type(getattr(given, name)) for name in plain} == dict.fromkeys(plain, tuple)
+    problem = ClosedForm(modular([1.0, 3.0, 2.0, 0.5]), 4)
+    assert [(one.k, one.effect) for one in given(problem)] == [
+        (one.k, one.effect) for one in type(given)(**asdict(given))(problem)
+    ]
+
+
+def test_arrays_sets_and_one_text_are_lists_in_a_problem() -> None:
+    model = ct.load_model("shipped")
+    for sites in ({"mlp_output"}, np.array(["mlp_output"]), "mlp_output", ["mlp_output"]):
+        problem = ct.LanguageProblem(model, TASK, sites=sites, roles="last")
+        assert problem.space.names == tuple(f"L{layer}.mlp@last" for layer in range(5))
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,13 @@ def names_of(called: str, name: str, value: object) -> list[str]:
     return names
 
 
+def listed(value: Any) -> Any:
+    """What counts as a list, arrays of arrays too, as tuples of plain values; anything else as it is."""
+    if _is_array(value):
+        value = value.tolist()
+    return tuple(map(listed, value)) if isinstance(value, LISTS) else value
+
+
 def _named(function: Callable[..., Any]) -> Iterator[str]:
     """The arguments that have a name; a method's own object is none of them."""
     for name, parameter in inspect.signature(function).parameters.items():

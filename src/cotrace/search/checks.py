@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from typing import Any
 
-from cotrace.arguments import check_fields, check_seed
+from cotrace.arguments import check_fields, check_seed, listed
 from cotrace.errors import InputError, unknown
 from cotrace.objectives import TRANSFORMS
 
@@ -31,6 +32,8 @@ def within(search: str, name: str, value: float | int, low: float | int, high: f
 def settings(search: Any) -> None:
     """Raise InputError where a setting is of another kind than declared, or one that searches share is out of range."""
     check_fields(search.name, search)
+    for field in fields(search):  # an array has no truth value, and a range or a set is no JSON
+        object.__setattr__(search, field.name, listed(getattr(search, field.name)))
     check_seed(search.name, getattr(search, "seed", 0))
     max_size, transformation = getattr(search, "max_size", None), getattr(search, "transformation", None)
     if max_size is not None and max_size < 1:
