@@ -57,6 +57,7 @@ def test_two_lines_become_one_item(small: Path) -> None:
 def test_the_occupations_continuation_is_the_female_one_where_most_are_women(small: Path) -> None:
     occupation, participant = " was out of roses.", " had paid enough."
     assert winogender(small).pairs[0].answers == (occupation, participant)
+    assert winogender(small, conventions="paper", statistics="bls").pairs[0].answers == (occupation, participant)
     assert winogender(small, conventions="paper").pairs[0].answers == (participant, occupation)
     assert winogender(small, statistics="bergsma").pairs[0].answers == (participant, occupation)
     assert winogender(small).pairs[1].answers == (" seat.", " licence.")
@@ -69,15 +70,25 @@ def test_what_is_left_out_is_listed(small: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(("statistics", "turned"), [("bls", 22), ("bergsma", 9)])
-def test_counts_of_the_benchmark(shared: Shared, statistics: str, turned: int) -> None:
-    folder = shared("data/winogender")
-    corrected, paper = winogender(folder, statistics=statistics), winogender(folder, conventions="paper")
-    assert len(corrected) == len(paper) == 44
-    differing = [a.answers != b.answers for a, b in zip(corrected.pairs, paper.pairs, strict=True)]
-    assert sum(differing) == turned
-    assert all(a.answers in (b.answers, b.answers[::-1]) for a, b in zip(corrected.pairs, paper.pairs, strict=True))
-    assert [a.base for a in corrected.pairs] == [b.base for b in paper.pairs]
+def test_the_papers_pronouns_are_she_and_he_everywhere(small: Path) -> None:
+    pilot = winogender(small, conventions="paper").pairs[1]
+    assert (pilot.base, pilot.counterfactual) == (
+        "The guest asked the pilot about she",
+        "The guest asked the pilot about he",
+    )
+    assert pilot.base[slice(*pilot.spans["pronoun"])] == "she"
+
+
+@pytest.mark.parametrize(("conventions", "possessive"), [("corrected", 5), ("paper", 0)])
+@pytest.mark.parametrize(("statistics", "women"), [("bls", 22), ("bergsma", 9), (None, None)])
+def test_counts_of_the_benchmark(
+    shared: Shared, conventions: str, possessive: int, statistics: str | None, women: int | None
+) -> None:
+    task = winogender(shared("data/winogender"), conventions=conventions, statistics=statistics)
+    default = {"corrected": 22, "paper": 9}[conventions]
+    assert len(task) == 44
+    assert sum(pair.group == "mostly women" for pair in task.pairs) == (women or default)
+    assert sum(pair.base.endswith(" her") for pair in task.pairs) == possessive
 
 
 def test_the_rule_finds_the_filtered_items_in_the_unfiltered_file(shared: Shared, folder: Folder) -> None:

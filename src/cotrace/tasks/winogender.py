@@ -15,7 +15,7 @@ from cotrace.arguments import checked
 from cotrace.errors import InputError, unknown
 from cotrace.prompts.pair import PromptPair
 from cotrace.prompts.task import Task
-from cotrace.tasks.files import Skipped, checked_conventions, find, need_pairs, read_table
+from cotrace.tasks.files import Conventions, Skipped, checked_conventions, find, need_pairs, read_table
 from cotrace.tasks.info import TaskInfo
 
 SOURCE = (
@@ -25,6 +25,7 @@ TEMPLATES = ("winogender_templates_structurefilter.tsv", "winogender_templates.t
 STATISTICS_FILES = ("winogender_occupation_stats.tsv", "occupations-stats.tsv")
 STATISTICS = {"bergsma": 1, "bls": 2}
 """Column of the share of women: in text (Bergsma and Lin 2006), or in jobs (US Bureau of Labor Statistics 2015/16)."""
+DEFAULT_STATISTICS = {"corrected": "bls", "paper": "bergsma"}
 PRONOUNS = {"NOM": ("she", "he"), "POSS": ("her", "his")}
 _PRONOUN = re.compile(r"\$(NOM|POSS|ACC)_PRONOUN")
 
@@ -42,20 +43,22 @@ class Template:
 
 
 @checked("ct.tasks.winogender")
-def winogender(path: str | Path, *, conventions: str = "corrected", statistics: str = "bls") -> Task:
+def winogender(path: str | Path, *, conventions: str = "corrected", statistics: str | None = None) -> Task:
     """The 44 items whose two sentences agree up to the pronoun; base she/her, counterfactual he/his.
 
-    ``path`` is the folder with the templates and the statistics. The odds are p(male continuation) / p(female one).
-    ``paper`` always takes the occupation's continuation as the male one; ``corrected`` takes it as the female one where
-    more than half of the occupation are women: 22 items by ``bls``, 9 by ``bergsma``. Raises InputError.
+    ``path`` is the folder with the templates and the statistics. The odds are p(male continuation) / p(female one);
+    the occupation's is the female one where more than half of the occupation are women: 22 items by ``bls``
+    (``corrected``'s default), 9 by ``bergsma`` (``paper``'s). ``paper`` writes she and he also where the sentence asks
+    for her and his. Raises InputError.
     """
     chosen = checked_conventions(conventions)
+    statistics = DEFAULT_STATISTICS[chosen] if statistics is None else statistics
     if statistics not in STATISTICS:
         raise unknown("statistics", statistics, STATISTICS)
     women = _share_of_women(find(path, STATISTICS_FILES, SOURCE), STATISTICS[statistics])
     file = find(path, TEMPLATES, SOURCE)
     couples, skipped = _couples(file)
-    pairs = [_pair(occ, other, women, file.name, corrected=chosen == "corrected") for occ, other in couples]
+    pairs = [_pair(occ, other, women, file.name, chosen) for occ, other in couples]
     return Task(
         name="winogender",
         pairs=need_pairs(pairs, skipped, file.name),
@@ -118,14 +121,13 @@ def _template(cells: list[str]) -> Template | None:
     return Template(occupation, participant, answer == "0", before, marks[0][1], sentence[marks[0].end() :])
 
 
-def _pair(occupation: Template, other: Template, women: dict[str, float], file: str, *, corrected: bool) -> PromptPair:
+def _pair(occupation: Template, other: Template, women: dict[str, float], file: str, conventions: Conventions) -> PromptPair:
     name, before = occupation.occupation, occupation.before
     if name not in women:
         raise InputError(f"{file}: the occupation {name!r} is not in the statistics; get both files from one place")
     majority: Literal["women", "men"] = "women" if women[name] > 50 else "men"
-    female = occupation if corrected and majority == "women" else other
-    male = other if female is occupation else occupation
-    she, he = PRONOUNS[occupation.case]
+    female, male = (occupation, other) if majority == "women" else (other, occupation)
+    she, he = PRONOUNS["NOM" if conventions == "paper" else occupation.case]
     spans = {role: _place(before, word) for role, word in (("occupation", name), ("participant", other.participant))}
     spans["subject"] = min(spans.values())
     return PromptPair(
