@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, Gemma3TextConfig
 
-from cotrace.donors import Mean, Noise, Vector, donor_source
+from cotrace.donors import Mean, Noise, Vector, donor_source, donor_words
 from cotrace.donors.sources import embedding_std
 from cotrace.errors import AlignmentError, CotraceError, InputError, UnsupportedSite
 from cotrace.models import LanguageModel, wrap
@@ -246,3 +246,18 @@ def test_a_multiple_of_the_embeddings_std_is_of_what_enters_the_first_layer() ->
     assert embedding_std(wrap(module, tiny.tokenizer(), name="gemma")) == pytest.approx(entering.std().item(), rel=1e-3)
     plain = tiny.model("gpt2")
     assert embedding_std(plain) == pytest.approx(plain.module.get_input_embeddings().weight.std().item(), rel=1e-6)
+
+
+WORDS = "counterfactual noise=0.6 noise=3x@subject zero mean=task mean=position resample resample=7 scale=0.2"
+
+
+@pytest.mark.parametrize("words", WORDS.split())
+def test_words_of_a_source_are_read_as_that_source(words: str) -> None:
+    assert donor_words(words) == words
+    assert donor_words(donor_source(words)) == words
+
+
+def test_words_say_what_no_option_can() -> None:
+    given = Vector(values={"L0.head1": torch.zeros(8)})
+    assert donor_words(given) == "vector (given by the user)"
+    assert donor_words(Noise(std=0.5, seed=2, draws=3)) == "noise=0.5 (seed 2, 3 draws)"

@@ -17,10 +17,12 @@ from jsonschema import Draft202012Validator
 import cotrace as ct
 from cotrace import interchange
 from cotrace.components import Component, Site
+from cotrace.donors import Noise
 from cotrace.errors import InputError
 from cotrace.interchange import About, Shape
 from cotrace.interchange.mib import circuit, ranking
 from cotrace.interchange.read import selection_in
+from cotrace.results.frontier import ORIGIN
 from tests import tiny
 
 SET = ct.Selection.parse(["L0.head1", "L2.head3", "L1.mlp"])
@@ -55,6 +57,57 @@ def test_json_round_trip_keeps_every_number(tmp_path: Path) -> None:
     Draft202012Validator(interchange.schema()).validate(data)
     assert interchange.read_selection(written(tmp_path, data)) == frontier.at(2)
     assert About.from_dict(json.loads(json.dumps(data))["about"]) == about
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({}, {"donors": "counterfactual", "align": "exact", "positions": "prompt"}),
+        ({"donors": "zero", "align": "ends"}, {"donors": "zero", "align": "ends"}),
+        ({"donors": Noise(multiple=3, seed=4)}, {"donors": "noise=3x (seed 4, 1 draws)"}),
+        ({"positions": "prompt+answer"}, {"positions": "prompt+answer"}),
+        ({"holdout": 0.34, "seed": 7, "audit": 0.2}, {"split": "holdout=0.34, seed=7, audit=0.2"}),
+        ({"roles": ("last",)}, {"roles": ["last"]}),
+    ],
+)
+def test_a_frontier_says_what_was_run(asked: dict[str, Any], said: dict[str, Any], tmp_path: Path) -> None:
+    options: dict[str, Any] = {"holdout": 0} | asked
+    posed = ct.LanguageProblem(tiny.model("gpt2"), tiny.task(), **options)
+    frontier = ct.search.TopK(max_size=2)(posed)
+    again = ct.Frontier.from_dict(json.loads(json.dumps(frontier.to_dict())))
+    for one in (frontier, again):
+        assert {name: getattr(one, name) for name in said} == said
+        assert one.model == posed.model.name
+    about = About.of(frontier)
+    assert {name: value for name, value in about.to_dict().items() if name in said} == {
+        name: value for name, value in said.items() if name != "roles"
+    }
+    Draft202012Validator(interchange.schema()).validate(interchange.document(frontier.at(1), about))
+
+
+def test_combined_problems_say_it_too() -> None:
+    swapped, zeroed = (
+        ct.LanguageProblem(tiny.model("gpt2"), tiny.task(), donors=d) for d in ("counterfactual", "zero")
+    )
+    both = ct.WeightedSum([(0.5, swapped), (0.5, zeroed)])
+    bounded = ct.Constrained(zeroed, [ct.Constraint(swapped, 10.0)])
+    for posed, donors in ((both, "counterfactual + zero"), (bounded, "zero")):
+        frontier = ct.search.TopK(max_size=1)(posed)
+        assert (frontier.donors, frontier.split) == (donors, "holdout=0.3, seed=0")
+
+
+def test_an_old_frontier_is_read_and_says_what_it_lacks() -> None:
+    data = ct.search.TopK(max_size=2)(problem()).to_dict()
+    old = ct.Frontier.from_dict({name: value for name, value in data.items() if name not in ORIGIN})
+    with pytest.raises(InputError, match="does not say of which model"):
+        About.of(old)
+    with pytest.warns(UserWarning, match="has no donors, align, positions, split .* give donors=, align="):
+        about = About.of(old, "gpt2")
+    assert (about.donors, about.align) == ("", "")
+    with pytest.raises(InputError, match="comes without its donors"):
+        interchange.transformer_lens(old.at(1), about)
+    told = About.of(old, "gpt2", donors="zero", align="exact", positions="prompt", split="none")
+    assert told.donors == "zero"
 
 
 def test_mib_counts_of_gpt2_small() -> None:
@@ -285,6 +338,7 @@ def test_hostile_names_stay_literals(tool: str, tmp_path: Path) -> None:
         (["L0.expert1"], {}, "has no hook for expert"),
         (["L0.head1"], {"donors": "noise=0.5"}, "donors 'noise=0.5'"),
         (["L0.head1"], {"align": "ends"}, "equal length"),
+        (["L0.head1"], {"positions": "prompt+answer"}, "the prompt's positions only"),
         (["L0.head1"], {"mode": "keep"}, "give the component space"),
     ],
 )

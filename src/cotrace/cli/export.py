@@ -13,6 +13,7 @@ from cotrace.cli.libraries import own_threads, quiet_libraries
 from cotrace.cli.new_file import new_file
 from cotrace.cli.screen import Screen
 from cotrace.models import LanguageModel
+from cotrace.problem.posing import Division
 from cotrace.results import Frontier, Selection
 from cotrace.results.csv_text import frame_csv
 from cotrace.runs.directory import write_atomically
@@ -51,9 +52,10 @@ class Source:
     def about(self, model: str) -> interchange.About:
         """The question of the run; ``model`` is what the other tool calls the model."""
         config = self.run.config
-        return interchange.About.of(
-            self.frontier, model, revision=config.revision, donors=config.donor_words, align=config.align
-        )
+        known = {"revision": config.revision, "donors": config.donor_words, "align": config.align}
+        parts = ("holdout", "audit", "split_by", "seed", "search_pairs")
+        split = Division(**{name: getattr(config, name) for name in parts}).words
+        return interchange.About.of(self.frontier, model, positions=config.positions, split=split, **known)
 
 
 def as_json(source: Source) -> bytes:

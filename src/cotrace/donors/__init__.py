@@ -1,6 +1,6 @@
 """Donors: where the values that are swapped in come from."""
 
-from cotrace.donors.parse import donor_source
+from cotrace.donors.parse import donor_source, donor_words
 from cotrace.donors.record import record
 from cotrace.donors.sources import (
     Counterfactual,
@@ -30,5 +30,6 @@ __all__ = [
     "Zero",
     "check_sites",
     "donor_source",
+    "donor_words",
     "record",
 ]

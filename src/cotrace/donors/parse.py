@@ -31,6 +31,27 @@ def donor_source(donors: str | DonorSource) -> DonorSource:
     return _PARSERS[name](value)
 
 
+def donor_words(donors: str | DonorSource) -> str:
+    """A source as text: as ``donor_source`` reads it, with what it cannot say (tensors, draws) in words behind it."""
+    match donors:
+        case str():
+            return donors
+        case Noise(tensors=None):
+            amount = f"{donors.std:g}" if donors.multiple is None else f"{donors.multiple:g}x"
+            role = "" if donors.role == "all" else f"@{donors.role}"
+            more = f" (seed {donors.seed}, {donors.draws} draws)" if (donors.seed, donors.draws) != (0, 1) else ""
+            return f"noise={amount}{role}{more}"
+        case Mean(reference=None):
+            return "mean=position" if donors.per_position else "mean=task"
+        case Resample(seed=seed) if seed:
+            return f"resample={seed}"
+        case Scale(factor=factor):
+            return f"scale={factor:g}"
+        case Noise() | Mean() | Vector():
+            return f"{donors.name} (given by the user)"
+    return donors.name
+
+
 def _plain(source: Callable[[], DonorSource]) -> Callable[[str], DonorSource]:
     def parse(value: str) -> DonorSource:
         if value:

@@ -167,6 +167,7 @@ def frontier_of(problem: Problem, selection: Selection) -> Frontier:
         direction=problem.direction,
         metric=problem.metric,
         task=problem.task,
+        **getattr(problem, "question", {}),
         space=problem.space,
         selections=(replace(selection, members=members),),
         forward_equivalents=0.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
@@ -9,6 +10,7 @@ from typing import Any, Literal
 from cotrace.components import Component, ComponentSpace
 from cotrace.errors import InputError
 from cotrace.results import Frontier, Selection
+from cotrace.results.frontier import ORIGIN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,20 +26,36 @@ class About:
     direction: Literal["maximise", "minimise"] = "maximise"
     donors: str = "counterfactual"
     align: str = "exact"
+    positions: str = "prompt"
+    """Where donors act: on the prompt, or ``prompt+answer``."""
+    split: str = ""
+    """What the search did not see, as options: ``holdout=0.3, seed=0``."""
     space: tuple[Component, ...] = field(default=(), repr=False)
     """All components that could have been chosen; needed in ``keep`` mode, where the others are what is changed."""
 
     @classmethod
-    def of(cls, frontier: Frontier, model: str, **rest: Any) -> About:
-        """About a selection of this frontier; ``rest`` gives revision, donors and alignment."""
+    def of(cls, frontier: Frontier, model: str | None = None, **rest: Any) -> About:
+        """About a selection of this frontier; ``model`` and ``rest`` (such as revision) say more or something else.
+
+        What the frontier does not know stays empty, with a warning. Raises InputError where no model is known.
+        """
+        known = {name: getattr(frontier, name) for name in ORIGIN} | rest
+        known["model"] = model or frontier.model
+        if not known["model"]:
+            raise InputError("the frontier does not say of which model it is; give it: About.of(frontier, model)")
+        if unknown := [name for name in ORIGIN if not known[name]]:
+            fields = ", ".join(f"{name}=" for name in unknown)
+            reason = "it was written by an earlier version, or its problem does not say"
+            warnings.warn(
+                f"the frontier has no {', '.join(unknown)} ({reason}); give {fields}", UserWarning, stacklevel=2
+            )
         return cls(
-            model=model,
             task=frontier.task,
             metric=frontier.metric,
             mode=frontier.mode,
             direction=frontier.direction,
             space=frontier.space.components,
-            **rest,
+            **known,
         )
 
     def changed(self, selection: Selection) -> tuple[Component, ...]:

@@ -69,6 +69,9 @@ def _join(rows: dict[str, list[int] | None], name: str, component: Component) ->
 
 
 def _check(about: About) -> None:
+    for name in ("donors", "align", "positions"):
+        if not getattr(about, name):
+            raise InputError(f"the selection comes without its {name}; give About.of(frontier, {name}=...)")
     if about.donors not in DONORS:
         raise InputError(
             f"donors {about.donors!r}: snippets reproduce {' and '.join(DONORS)}, whose values need no data but the "
@@ -76,6 +79,8 @@ def _check(about: About) -> None:
         )
     if about.align != "exact":
         raise InputError(f"align {about.align!r}: snippets take prompts of equal length only; export to json")
+    if about.positions != "prompt":
+        raise InputError(f"positions {about.positions!r}: snippets change the prompt's positions only; export to json")
 
 
 def _filled(tool: str, about: About, selection: Selection, body: str) -> str:

@@ -26,7 +26,7 @@ Sides = Literal["both", "above", "below"]
 MARGIN = 0.2
 """Margin in units of eps, where none is given: training values spread around held-out ones."""
 MULTIPLIER = 10.0
-DELEGATED = ("weights", "clusters", "parts", "ids", "redrawn", "value_and_effects")
+DELEGATED = ("weights", "clusters", "parts", "ids", "redrawn", "value_and_effects", "question")
 """What a problem may have besides the protocol; a constrained one has the same."""
 
 

@@ -16,7 +16,7 @@ from cotrace.arguments import check_seed, checked, names_of
 from cotrace.batches import Align, Bos, EncodedPair, Encoding, Packing, Refusal
 from cotrace.batches.roles import ALL
 from cotrace.components import ComponentSpace, Site
-from cotrace.donors import DonorSource, check_sites, donor_source
+from cotrace.donors import DonorSource, check_sites, donor_source, donor_words
 from cotrace.errors import InputError
 from cotrace.interventions.storage import Storage
 from cotrace.metrics import AnyMetric, metric_named
@@ -107,6 +107,14 @@ class LanguageProblem:
         division = Division(holdout=holdout, audit=audit, split_by=split_by, seed=seed, search_pairs=search_pairs)
         settled = settle(model, task, self.space, source, writing, division)
         self.donors, self.encoding, self._groups = settled.donors, settled.encoding, settled.groups
+        self.question = {
+            "model": model.name,
+            "donors": donor_words(donors or task.donors),
+            "align": align,
+            "positions": positions,
+            "split": division.words,
+        }
+        """What results say of where they come from, beside metric, task and space."""
         self.refused = _warn_of(self.encoding.refused, len(task))
         packing = choose_packing(model, self.encoding.pairs, batch_tokens, pack)
         packing = replace(packing, patch_answers=positions == "prompt+answer")

@@ -36,6 +36,13 @@ class Division:
     seed: int
     search_pairs: int | None
 
+    @property
+    def words(self) -> str:
+        """The division as options, those that are not in use left out."""
+        rest = {"audit": self.audit or None, "split_by": self.split_by, "search_pairs": self.search_pairs}
+        given = {"holdout": self.holdout, "seed": self.seed} | rest
+        return ", ".join(f"{name}={value}" for name, value in given.items() if value is not None)
+
 
 @dataclass(frozen=True)
 class Settled:

@@ -38,7 +38,8 @@ class Problem(Protocol):
     """A component space, and the effect of every mask on it. Mask 1 means the donor's value, in both modes.
 
     A problem may also have ``bounds`` (one ``results.Bound`` for each column of ``side_values``, which every search
-    keeps), and ``surrogate`` with ``reported(masks)``: the metric as people read it, where ``value`` is soft.
+    keeps), ``surrogate`` with ``reported(masks)`` (the metric as people read it, where ``value`` is soft), and
+    ``question``: what a ``Frontier`` says of where it comes from (model, donors, align, positions, split).
     """
 
     @property

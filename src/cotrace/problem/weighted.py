@@ -67,6 +67,12 @@ class WeightedSum:
         return f"weighted sum {self.metric}. {parts}"
 
     @property
+    def question(self) -> dict[str, str]:
+        """What results say of where they come from: what all problems share, or theirs one after another."""
+        each = [getattr(problem, "question", {}) for problem in self.problems]
+        return {name: " + ".join(dict.fromkeys(one.get(name, "") for one in each)) for name in each[0]}
+
+    @property
     def size(self) -> int:
         return sum(problem.size for problem in self.problems)
 

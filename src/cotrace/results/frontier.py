@@ -24,6 +24,8 @@ Mode = Literal["swap", "keep"]
 Direction = Literal["maximise", "minimise"]
 
 _TUPLES = ("selections", "bounds", "infeasible_sizes", "by_cost")
+ORIGIN = ("model", "donors", "align", "positions", "split")
+"""Fields that say where a frontier comes from; files of earlier versions do not have them."""
 COLUMNS = (
     "search",
     "k",
@@ -48,6 +50,14 @@ class Frontier:
     """What the search preferred; effects are signed changes whatever it is."""
     metric: str
     task: str
+    model: str = ""
+    """Name of the model; empty, as the four below, where it is not known, as in files that an earlier cotrace wrote."""
+    donors: str = ""
+    """Where the swapped values came from, as on the command line."""
+    align: str = ""
+    positions: str = ""
+    split: str = ""
+    """What was held out, as options (``holdout=0.3, seed=0``)."""
     space: ComponentSpace = field(repr=False)
     selections: tuple[Selection, ...] = field(repr=False)
     """One per k, ascending; a search may leave sizes out."""
@@ -82,6 +92,11 @@ class Frontier:
 
     def __len__(self) -> int:
         return len(self.selections)
+
+    @property
+    def roles(self) -> list[str]:
+        """The position roles of its components."""
+        return list(dict.fromkeys(component.role for component in self.space))
 
     @property
     def sizes(self) -> list[int]:
@@ -198,6 +213,7 @@ class Frontier:
             "direction": self.direction,
             "metric": self.metric,
             "task": self.task,
+            **{name: getattr(self, name) for name in ORIGIN},
             "space": self.space.names,
             "forward_equivalents": self.forward_equivalents,
             "full_effect": self.full_effect,
@@ -232,7 +248,7 @@ class Frontier:
 
 def _check_form(data: Mapping[str, Any]) -> None:
     """Raise KeyError, TypeError or ValueError where a field that stays as it is holds another kind of value."""
-    check_texts(data, "search", "metric", "task", "summary")
+    check_texts(data, "search", "metric", "task", "summary", *ORIGIN)
     check_among(data, "mode", get_args(Mode))
     check_among(data, "direction", get_args(Direction))
     for name in ("forward_equivalents", "full_effect", "full_effect_heldout", "elapsed_s"):

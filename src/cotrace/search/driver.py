@@ -177,6 +177,7 @@ def frontier(
         direction=problem.direction,
         metric=problem.metric,
         task=problem.task,
+        **getattr(problem, "question", {}),
         space=problem.space,
         selections=_selections(problem, [_feasible(state, size) for size in sizes], chosen, levels),
         forward_equivalents=state.spent,

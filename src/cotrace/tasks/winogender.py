@@ -121,7 +121,9 @@ def _template(cells: list[str]) -> Template | None:
     return Template(occupation, participant, answer == "0", before, marks[0][1], sentence[marks[0].end() :])
 
 
-def _pair(occupation: Template, other: Template, women: dict[str, float], file: str, conventions: Conventions) -> PromptPair:
+def _pair(
+    occupation: Template, other: Template, women: dict[str, float], file: str, conventions: Conventions
+) -> PromptPair:
     name, before = occupation.occupation, occupation.before
     if name not in women:
         raise InputError(f"{file}: the occupation {name!r} is not in the statistics; get both files from one place")
