@@ -20,6 +20,7 @@ from cotrace.evaluation.assess import Progress, settled
 from cotrace.evaluation.belonging import belonging
 from cotrace.evaluation.case import Pairs
 from cotrace.known import Circuit
+from cotrace.models import LanguageModel
 from cotrace.problem import LanguageProblem
 from cotrace.problem.protocol import Problem
 from cotrace.problem.side import side_problem
@@ -76,12 +77,13 @@ def evaluate(
         raise InputError(f"ct.evaluate: stability is {stability}; give the number of searches, at least 0")
     if stability and search is None:
         raise InputError("ct.evaluate: stability searches again: give search=ct.search.Pursuit(), say, or leave it out")
+    others = _foreign(problem, against)
     settled(problem, result, intervals=intervals, **asked)
     problems, notes = _sides(problem, level, text, side)
     found = judge(
         problem,
         result,
-        foreign=_foreign(against),
+        foreign=others,
         side=problems,
         intervals=intervals,
         progress=progress,
@@ -92,17 +94,28 @@ def evaluate(
     return replace(found, notes=(*found.notes, *notes))
 
 
-def _foreign(against: Sets | Circuit | Selection | None) -> list[Foreign]:
+def _foreign(problem: Problem, against: Sets | Circuit | Selection | None) -> list[Foreign]:
     if against is None:
         return []
     if isinstance(against, Mapping):
-        return [_one(name, each) for name, each in against.items()]
-    return [_one(against.name if isinstance(against, Circuit) else "given set", against)]
+        return [_one(problem, name, each) for name, each in against.items()]
+    return [_one(problem, against.name if isinstance(against, Circuit) else "given set", against)]
 
 
-def _one(name: str, given: Selection | Circuit) -> Foreign:
+def _one(problem: Problem, name: str, given: Selection | Circuit) -> Foreign:
     check_kind("ct.evaluate", f"against[{name!r}]", given, Selection | Circuit)
+    if isinstance(given, Circuit):
+        for model in _models(problem):
+            given.check(model.name, model.module.config)
     return Foreign(name, given.members, given.roles if isinstance(given, Circuit) else None)
+
+
+def _models(problem: Any) -> list[LanguageModel]:
+    """The language models of a problem, and of those that it is made of."""
+    if isinstance(problem, LanguageProblem):
+        return [problem.model]
+    inner = [*getattr(problem, "problems", ()), *([problem.problem] if hasattr(problem, "problem") else [])]
+    return [model for each in inner for model in _models(each)]
 
 
 def _sides(

@@ -42,10 +42,13 @@ def read_bytes(path: Path) -> bytes:
     return bytes(content)
 
 
-def parse_json(text: str, where: str) -> Any:
-    """The value of a JSON text; refuses NaN, doubled keys and half characters. Raises InputError, in one line."""
+def parse_json(text: str, where: str, *, nan: bool = False) -> Any:
+    """The value of a JSON text; refuses doubled keys, half characters and NaN, which with ``nan`` is read as None.
+
+    Raises InputError, in one line.
+    """
     try:
-        return loads(text, finite=True)
+        return loads(text, finite=True, nan=nan)
     except json.JSONDecodeError as error:
         raise InputError(f"{where}, line {error.lineno}: not JSON: {why(error)}; write the file again") from None
     except UnicodeEncodeError:
@@ -56,9 +59,10 @@ def parse_json(text: str, where: str) -> Any:
         raise InputError(f"{where}: {error}") from None
 
 
-def loads(text: str, *, finite: bool = False) -> Any:
+def loads(text: str, *, finite: bool = False, nan: bool = False) -> Any:
     """The value of a JSON text that is strict and loses nothing. Raises ValueError and RecursionError."""
-    value = json.loads(text, object_pairs_hook=_no_double, parse_constant=_no_constant, parse_int=_whole)
+    constant = _none_for_nan if nan else _no_constant
+    value = json.loads(text, object_pairs_hook=_no_double, parse_constant=constant, parse_int=_whole)
     _written(value, finite).encode()  # an escaped lone surrogate parses, but is no text
     return value
 
@@ -98,6 +102,11 @@ def _written(value: Any, finite: bool) -> str:
         return json.dumps(value, ensure_ascii=False, allow_nan=not finite)
     except ValueError:  # 1e999 parses, as infinity
         raise ValueError("holds a number beyond 1.8e308; write one that can be held") from None
+
+
+def _none_for_nan(name: str) -> None:
+    if name != "NaN":
+        _no_constant(name)
 
 
 def _no_constant(name: str) -> NoReturn:

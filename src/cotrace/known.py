@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cotrace.components import Component
-from cotrace.errors import unknown
+from cotrace.errors import InputError, unknown
 from cotrace.results import Selection
 
 
@@ -21,6 +21,18 @@ class Circuit:
     """Who published it, where."""
     roles: Mapping[str, tuple[Component, ...]] = field(repr=False)
     note: str = ""
+    config: Mapping[str, object] = field(default_factory=dict, repr=False)
+    """What the configuration of that model says; empty where any model is taken."""
+
+    def check(self, model: str, config: object) -> None:
+        """Raise InputError where a model's configuration is not that of the model whose circuit this is."""
+        found = {name: getattr(config, name, None) for name in self.config}
+        if found != self.config:
+            expected = ", ".join(f"{name} {value}" for name, value in self.config.items())
+            raise InputError(
+                f"circuit {self.name} is of {self.model} ({expected}), and {model} is another model, where the same "
+                f"names are other components: trace {self.model}, or compare with a set of this model's own"
+            )
 
     @property
     def members(self) -> tuple[Component, ...]:
@@ -43,9 +55,11 @@ def _roles(names: Mapping[str, str]) -> dict[str, tuple[Component, ...]]:
     return {role: tuple(map(Component.parse, text.split())) for role, text in names.items()}
 
 
+GPT2_SMALL: Mapping[str, object] = {"model_type": "gpt2", "n_layer": 12, "n_head": 12, "n_embd": 768}
 IOI = Circuit(
     name="ioi",
     model="gpt2",
+    config=GPT2_SMALL,
     task="indirect object identification",
     source="Wang et al. 2022, Interpretability in the Wild, arXiv 2211.00593, figure 2",
     roles=_roles(
@@ -64,6 +78,7 @@ IOI = Circuit(
 GREATER_THAN = Circuit(
     name="greater_than",
     model="gpt2",
+    config=GPT2_SMALL,
     task="greater-than: the war lasted from 1732 to 17..",
     source=(
         "Hanna, Liu and Variengien 2023, How does GPT-2 compute greater-than?, arXiv 2305.00586; the heads as Conmy et "
@@ -82,6 +97,7 @@ GREATER_THAN = Circuit(
 INDUCTION = Circuit(
     name="induction",
     model="gpt2",
+    config=GPT2_SMALL,
     task="induction: continue a sequence that was seen before",
     source=(
         "Wang et al. 2022, arXiv 2211.00593, where they serve the IOI circuit; induction heads were named by Olsson et "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,6 +148,23 @@ def test_side_effects_of_a_second_task(problem: ct.LanguageProblem) -> None:
     assert found.change == pytest.approx(wanted.mean(), rel=1e-5)
     assert found.interval is not None
     assert np.ptp(found.interval) > 0
+
+
+@pytest.mark.parametrize("how", ["whole", "named", "in a sum"])
+def test_a_published_circuit_is_refused_on_another_model(problem: ct.LanguageProblem, how: str) -> None:
+    against: Any = {"heads": ct.known.IOI} if how == "named" else ct.known.IOI
+    asked: Any = ct.WeightedSum([(0.5, problem), (0.5, problem)]) if how == "in a sum" else problem
+    with pytest.raises(InputError, match=r"circuit ioi is of gpt2 .*n_layer 12.* is another model"):
+        ct.evaluate(asked, ct.Selection.parse(["0.1"]), against=against)
+
+
+def test_a_published_circuit_is_taken_on_its_own_model() -> None:
+    from transformers import GPT2Config, LlamaConfig
+
+    ct.known.IOI.check("gpt2", GPT2Config())
+    for config in (GPT2Config(n_layer=24, n_head=16, n_embd=1024), GPT2Config(n_layer=6), LlamaConfig()):
+        with pytest.raises(InputError, match="is another model"):
+            ct.known.IOI.check("other", config)
 
 
 def test_published_circuits() -> None:

@@ -171,6 +171,77 @@ def test_a_foreign_circuit_is_read_in_both_forms(tmp_path: Path) -> None:
         assert interchange.read_selection(written(tmp_path, data)).components == ["L0.head1", "L1.mlp"]
 
 
+def eap_ig(inside: set[str], out: set[str] = frozenset(), **nodes: Any) -> dict[str, Any]:  # type: ignore[assignment]
+    """One layer of two heads as EAP-IG's ``to_json`` writes it: each edge by hand, ``out`` those that are not in."""
+    names = ["input", "a0.h0", "a0.h1", "m0", "logits"]
+    ends = [("input", f"a0.h{head}<{part}>") for head in (0, 1) for part in "qkv"]
+    ends += [(start, end) for end in ("m0", "logits") for start in names[: names.index("m0") + (end == "logits")]]
+    edges = {}
+    for start, end in ends:
+        kept = {start, end.split("<")[0]} <= inside | {"logits"}
+        edges[f"{start}->{end}"] = {"score": 0.5, "in_graph": kept and f"{start}->{end}" not in out}
+    listed = {name: {"in_graph": name in inside | {"logits"}, "score": 0.5} | nodes.get(name, {}) for name in names}
+    cfg = {"n_layers": 1, "n_heads": 2, "parallel_attn_mlp": False, "d_model": 4}
+    return {"cfg": cfg, "nodes": listed, "edges": edges}
+
+
+INSIDE = {"input", "a0.h1", "m0"}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "components"),
+    [
+        ({}, ["L0.head1", "L0.mlp"]),
+        ({"a0.h1": {"score": float("nan")}, "input": {"score": float("nan")}}, ["L0.head1", "L0.mlp"]),
+        ({"m0": {"neurons": [True] * 4, "neurons_scores": [float("nan")] * 4}}, ["L0.head1", "L0.mlp"]),
+        ({"m0": {"neurons": [False] * 4}}, ["L0.head1"]),
+        ({"m0": {"neurons": []}}, ["L0.head1"]),
+        ({"a0.h0": {"neurons": [True, False, True, False]}}, ["L0.head1", "L0.mlp"]),
+    ],
+)
+def test_a_circuit_of_nodes_as_eap_ig_writes_it(tmp_path: Path, nodes: dict[str, Any], components: list[str]) -> None:
+    assert interchange.read_selection(written(tmp_path, eap_ig(INSIDE, **nodes))).components == components
+
+
+@pytest.mark.parametrize(
+    ("circuit", "reason"),
+    [
+        (eap_ig(INSIDE, {"a0.h1->m0"}), "1 edges between nodes of the circuit are out of it, the first a0.h1->m0"),
+        (eap_ig(INSIDE, {"input->a0.h1<k>", "m0->logits"}), "2 edges between nodes"),
+        (eap_ig(INSIDE) | {"edges": {"input->m0": True}}, "the first input->a0.h1<q>"),
+        (eap_ig(INSIDE) | {"edges": [1]}, "'edges' is a list"),
+        (eap_ig(INSIDE) | {"edges": {"input->a0.h1<q>": {"score": 1}}}, "does not say in_graph"),
+        (eap_ig(INSIDE, m0={"neurons": [True, False]}), "part of a node .1 of 2 neurons"),
+        (eap_ig(INSIDE, m0={"neurons": [1, 1]}), "no list of true and false"),
+        (eap_ig(INSIDE, m0={"in_graph": float("nan")}), "does not say in_graph"),
+        (eap_ig({"input"}), r"apply_topn\(n, level='node'\)"),
+    ],
+)
+def test_circuits_that_are_no_set_of_nodes(tmp_path: Path, circuit: dict[str, Any], reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        interchange.read_selection(written(tmp_path, circuit))
+
+
+def test_a_circuit_of_edges_is_read_as_nodes_without_them_and_beside_a_parallel_mlp(tmp_path: Path) -> None:
+    beside = eap_ig(INSIDE, {"a0.h1->m0"})
+    beside["cfg"]["parallel_attn_mlp"] = True  # then there is no such edge
+    bare = {name: value for name, value in eap_ig(INSIDE, {"a0.h1->m0"}).items() if name != "edges"}
+    for data in (beside, bare):
+        assert interchange.read_selection(written(tmp_path, data)).components == ["L0.head1", "L0.mlp"]
+
+
+def test_a_circuit_without_its_input_is_warned_of(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="its embeddings are corrupted"):
+        interchange.read_selection(written(tmp_path, eap_ig({"a0.h1", "m0"})))
+
+
+@pytest.mark.parametrize("start", [b"PK\x03\x04\x00\x00", b"\x80\x04\x95"])  # of torch.save, of pickle.dump
+def test_a_pickled_circuit_is_refused_with_the_way_out(tmp_path: Path, start: bytes) -> None:
+    (tmp_path / "circuit.pt").write_bytes(start + b"\x00" * 50)
+    with pytest.raises(InputError, match=r"is a pickle.*Graph.from_pt\(FILE\).to_json"):
+        interchange.read_selection(tmp_path / "circuit.pt")
+
+
 def test_ranking_is_higher_the_earlier_a_component_comes() -> None:
     frontier = ct.search.Greedy(max_size=3)(problem())
     scores = ranking(frontier)

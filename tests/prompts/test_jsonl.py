@@ -211,6 +211,45 @@ def test_bad_records_are_named_by_place(records: Any, message: str) -> None:
     assert message in str(caught.value)
 
 
+GAPS = {
+    "float": pd.Series([1, None, 12], dtype="float64"),
+    "float32": pd.Series([1, None, 12], dtype="float32"),
+    "nullable": pd.Series([1, None, 12], dtype="Int64"),
+    "nullable float": pd.Series([1, None, 12], dtype="Float64"),
+    "numpy scalars": pd.Series([np.int64(1), None, np.float64(12)], dtype="object"),
+    "NA": pd.Series([1, pd.NA, "12"], dtype="object"),
+    "categories": pd.Series([1.0, None, 12.0]).astype("category"),
+}
+
+
+@pytest.mark.parametrize("kind", GAPS)
+def test_a_gap_in_a_column_of_whole_numbers_changes_no_other_name(kind: str) -> None:
+    frame = pd.DataFrame({"base": list("abc"), "answers": [[" x"], [" y"], [" z"]]})
+    frame["group"] = frame["split_group"] = frame["id"] = GAPS[kind]
+    pairs = pairs_from_records(frame)
+    assert [pair.id for pair in pairs] == ["1", "2", "12"]
+    assert [pair.group for pair in pairs] == [pair.split_group for pair in pairs] == ["1", None, "12"]
+    frame["target"] = pd.Series([0, None, 0], dtype="float64")
+    assert [type(pair.target) for pair in pairs_from_records(frame)] == [int, int, int]
+
+
+@pytest.mark.parametrize("value", [True, np.bool_(True), 0.5, np.float32(0.5), pd.Timestamp("2024-01-01")])
+def test_what_is_no_name_is_refused(value: Any) -> None:
+    for records in ([{"base": "a", "answers": [" x"], "group": value}], None):
+        given = pd.DataFrame({"base": ["a"], "answers": [[" x"]], "group": [value]}) if records is None else records
+        with pytest.raises(InputError, match=r"record 1: 'group': .*; give the subgroup as text"):
+            pairs_from_records(given)
+
+
+def test_a_float_that_lost_digits_is_no_name_and_a_double_column_no_frame() -> None:
+    with pytest.raises(InputError, match=r"record 1: .*may have been rounded; give ids and groups as text"):
+        pairs_from_records([{"base": "a", "answers": [" x"], "id": float(2**53 + 2)}])
+    assert pairs_from_records([{"base": "a", "answers": [" x"], "id": 2**53 + 1}])[0].id == str(2**53 + 1)
+    frame = pd.DataFrame([["a", [" x"], "b"]], columns=["base", "answers", "base"])
+    with pytest.raises(InputError, match="several columns 'base'"):
+        pairs_from_records(frame)
+
+
 def test_no_records_make_no_task() -> None:
     with pytest.raises(InputError, match="the data set is empty"):
         Task.from_records([])

@@ -8,7 +8,9 @@ graph (Hanna et al. 2024, arXiv 2403.17806): ``cfg``, ``nodes`` (``input``, ``a3
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from cotrace.components import Component, Site
@@ -47,7 +49,8 @@ def circuit(
     nodes: dict[str, dict[str, Any]] = {node: {"in_graph": kept} for node, kept in inside.items()}
     for node, component in searched.items():
         nodes[node]["score"] = float((scores or {}).get(component, node in members))
-    edges = {name: {"score": 0.0, "in_graph": inside[a] and inside[b]} for name, a, b in _edges(shape)}
+    every = _edges(list(_nodes(shape)), shape.parallel_attn_mlp)
+    edges = {name: {"score": 0.0, "in_graph": inside[a] and inside[b]} for name, a, b in every}
     outside = [node for node in nodes if node not in searched and node not in ENDS]
     note = {"mode": about.mode, "model": about.model, "task": about.task, "metric": about.metric, "outside": outside}
     return {"cfg": shape.to_dict(), "nodes": nodes, "edges": edges, "cotrace": note}
@@ -71,7 +74,10 @@ def node_of(component: Component) -> str:
 
 
 def selection_of(data: Mapping[str, Any], where: str) -> Selection:
-    """The nodes in a circuit as a selection, without input and logits. Raises InputError."""
+    """The nodes in a circuit as a selection, without input and logits.
+
+    Raises InputError for what no set of whole nodes says: some neurons of a node, some edges between the nodes.
+    """
     nodes = data["nodes"]
     if not isinstance(nodes, Mapping):
         raise InputError(f"{where}: 'nodes' is a {type(nodes).__name__}; MIB's format maps names of nodes to theirs")
@@ -81,8 +87,49 @@ def selection_of(data: Mapping[str, Any], where: str) -> Selection:
     found = [_component(name, where) for name, node in nodes.items() if _inside(name, node, where)]
     members = tuple(sorted(component for component, name in found if name not in skipped and component is not None))
     if not members:
-        raise InputError(f"{where}: no head and no MLP is in the circuit (in_graph); take a smaller threshold")
+        raise InputError(
+            f"{where}: no head and no MLP is in the circuit (in_graph); of a graph that has scores only, take the best "
+            "nodes with graph.apply_topn(n, level='node'), and write it again"
+        )
+    inside = {name: component for component, name in found}
+    if "input" in nodes and "input" not in inside:
+        warnings.warn(
+            f"{where}: the circuit leaves 'input' out, so its embeddings are corrupted; a selection leaves them as "
+            "they are",
+            UserWarning,
+            stacklevel=2,
+        )
+    _check_edges(data, inside, where)
     return Selection(members=members)
+
+
+def _check_edges(data: Mapping[str, Any], inside: Mapping[str, Component | None], where: str) -> None:
+    """Raise InputError where an edge between two nodes of the circuit is out of it; a file need not list edges."""
+    edges, config = data.get("edges") or {}, data.get("cfg")
+    if not isinstance(edges, Mapping):
+        raise InputError(f"{where}: 'edges' is a {type(edges).__name__}; MIB's format maps names of edges to theirs")
+    if not edges:
+        return
+    parallel = isinstance(config, Mapping) and config.get("parallel_attn_mlp") is True
+    order = sorted(
+        (c for c in inside.values() if c is not None), key=lambda c: (c.layer, c.site != Site.HEAD_OUTPUT, c)
+    )
+    nodes = [*(["input"] if "input" in inside else []), *map(node_of, order)]
+    missing = [name for name, _, _ in _edges(nodes, parallel) if not _kept(name, edges.get(name, False), where)]
+    if missing:
+        raise InputError(
+            f"{where}: {len(missing)} edges between nodes of the circuit are out of it, the first {missing[0]}: it is "
+            "a circuit of edges, and cotrace swaps whole nodes; to judge its nodes as whole ones, take 'edges' out of "
+            "the file"
+        )
+
+
+def _kept(name: str, edge: object, where: str) -> bool:
+    """Whether an edge is in the circuit, as true or as {"in_graph": true}."""
+    value = edge.get("in_graph") if isinstance(edge, Mapping) else edge
+    if not isinstance(value, bool):
+        raise InputError(f"{where}: edges[{shortened(name)}] does not say in_graph true or false; write one of the two")
+    return value
 
 
 def _component(name: str, where: str) -> tuple[Component | None, str]:
@@ -97,12 +144,20 @@ def _component(name: str, where: str) -> tuple[Component | None, str]:
 
 def _inside(name: str, node: object, where: str) -> bool:
     """Whether a node is in the circuit, in the old form (true) or the new one ({"in_graph": true})."""
-    if isinstance(node, Mapping) and any(node.get("neurons") or ()) and not all(node["neurons"]):
-        raise InputError(f"{where}: nodes[{shortened(name)}] holds part of a node; cotrace reads whole nodes only")
     value = node.get("in_graph") if isinstance(node, Mapping) else node
     if not isinstance(value, bool):
         raise InputError(f"{where}: nodes[{shortened(name)}] does not say in_graph true or false; write one of the two")
-    return value
+    neurons = node.get("neurons") if isinstance(node, Mapping) else None
+    if not value or neurons is None or name == "logits":
+        return value
+    if not isinstance(neurons, list) or not all(isinstance(one, bool) for one in neurons):
+        raise InputError(f"{where}: nodes[{shortened(name)}].neurons is no list of true and false; write one")
+    if any(neurons) and not all(neurons):
+        raise InputError(
+            f"{where}: nodes[{shortened(name)}] holds part of a node ({sum(neurons)} of {len(neurons)} neurons); "
+            "cotrace reads whole nodes only: take the best with graph.apply_topn(n, level='node'), and write it again"
+        )
+    return any(neurons)
 
 
 def _nodes(shape: Shape) -> Iterator[str]:
@@ -113,13 +168,14 @@ def _nodes(shape: Shape) -> Iterator[str]:
     yield "logits"
 
 
-def _edges(shape: Shape) -> Iterator[tuple[str, str, str]]:
-    """Name, start and end of every edge: from each node to the heads (as query, key, value) and MLPs behind it."""
-    stream = ["input"]
-    for layer in range(shape.n_layers):
-        heads, mlp = [f"a{layer}.h{head}" for head in range(shape.n_heads)], f"m{layer}"
+def _edges(nodes: Sequence[str], parallel: bool) -> Iterator[tuple[str, str, str]]:
+    """Name, start and end of every edge among nodes in order: from each to the heads (as q, k, v) and MLPs behind."""
+    stream = [name for name in nodes if name == "input"]
+    for _, group in groupby((name for name in nodes if name not in ENDS), lambda name: name.split(".")[0][1:]):
+        layer = list(group)
+        heads, mlps = [name for name in layer if name[0] == "a"], [name for name in layer if name[0] == "m"]
         yield from ((f"{a}->{head}<{part}>", a, head) for a in stream for head in heads for part in "qkv")
-        before = stream if shape.parallel_attn_mlp else [*stream, *heads]
-        yield from ((f"{a}->{mlp}", a, mlp) for a in before)
-        stream = [*stream, *heads, mlp]
+        before = stream if parallel else [*stream, *heads]
+        yield from ((f"{a}->{mlp}", a, mlp) for mlp in mlps for a in before)
+        stream = [*stream, *layer]
     yield from ((f"{a}->logits", a, "logits") for a in stream)

@@ -17,13 +17,31 @@ def read_selection(path: str | Path) -> Selection:
 
     Names stand in a JSON list, in an object under ``components``, or as words with ``#`` comments. Raises InputError.
     """
-    text, where = read_text(path), str(path)
+    where = str(path)
+    check_no_pickle(path)
+    text = read_text(path)
     if text.lstrip()[:1] in ("[", "{"):
-        return selection_in(parse_json(text, where), where)
+        found = parse_json(text, where, nan=True)  # EAP-IG writes NaN for what has no score
+        circuit = isinstance(found, Mapping) and "nodes" in found and "schema" not in found
+        return selection_in(found if circuit else parse_json(text, where), where)
     if snippet_file.is_snippet(text):
         return snippet_file.selection_of(text, where)
     lines = (line.split("#")[0] for line in text.splitlines())
     return _named([word for line in lines for word in line.replace(",", " ").split()], where)
+
+
+def check_no_pickle(path: str | Path) -> None:
+    """Raise InputError for what ``torch.save`` or ``pickle`` wrote: reading it would run whatever code it holds."""
+    try:
+        with Path(path).open("rb") as file:
+            start = file.read(4)
+    except (OSError, ValueError):
+        return  # said where it is read
+    if start.startswith((b"PK\x03\x04", b"\x80")):
+        raise InputError(
+            f"{path} is a pickle, which can run code when it is read: where you trust it, write a circuit of EAP-IG or "
+            "MIB as JSON with Graph.from_pt(FILE).to_json('circuit.json'), and give that"
+        )
 
 
 def selection_in(data: Any, where: str) -> Selection:

@@ -103,7 +103,7 @@ EXAMPLE = '{"base": "The nurse said that", "answers": [" she", " he"]}'
 
 def _rows(records: Iterable[Mapping[str, Any]] | pd.DataFrame) -> Iterable[object]:
     """The rows of the argument; empty cells of a DataFrame become None."""
-    if hasattr(records, "to_dict") and hasattr(records, "columns"):
+    if all(hasattr(records, name) for name in ("to_dict", "columns", "astype")):
         return _frame_rows(records)
     if isinstance(records, str | bytes | Mapping) or not isinstance(records, Iterable):
         kind = type(records).__name__
@@ -112,6 +112,9 @@ def _rows(records: Iterable[Mapping[str, Any]] | pd.DataFrame) -> Iterable[objec
 
 
 def _frame_rows(frame: Any) -> Iterator[dict[str, Any]]:
+    double = [str(name) for name in frame.columns[frame.columns.duplicated()]]
+    if double:
+        raise InputError(f"the DataFrame has several columns {double[0]!r}; keep one")
     cells = frame.astype(object)
     yield from cells.where(cells.notna(), None).to_dict("records")
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 SCHEMA = "pair.schema.json"
 KINDS = {list: "a list", str: "a text", int: "a number", float: "a number", bool: "true or false", type(None): "null"}
 """How JSON's other values are called."""
+EXACT = 2**53
+"""From here on a float is no longer every whole number."""
 QUOTE_LIMIT = 160
 """The most characters of a value that an error quotes."""
 
@@ -27,8 +29,8 @@ def pair_of(record: object, where: str, default_id: str) -> PromptPair:
     """The pair of a record. Raises InputError that begins with ``where`` and names field, reason and remedy."""
     _check(record, where)
     assert isinstance(record, Mapping)
-    fields = {name: _CONVERT[name](value) if name in _CONVERT else value for name, value in record.items()}
     try:
+        fields = {name: _CONVERT[name](value) if name in _CONVERT else value for name, value in record.items()}
         return PromptPair(**{"id": default_id, **fields, "spans": _with_subject(fields)})
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
@@ -116,6 +118,13 @@ def _shortened(message: str) -> str:
     return message if len(message) <= QUOTE_LIMIT else f"{message[:half]} ... {message[-half:]}"
 
 
+def _label(value: str | float) -> str:
+    """A name as text; whole numbers that a table keeps as floats, since its column has gaps, are written as such."""
+    if isinstance(value, float) and abs(value) >= EXACT:
+        raise InputError(f"{value:g} is a float that may have been rounded; give ids and groups as text")
+    return str(int(value) if isinstance(value, float) else value)
+
+
 def _spans(spans: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     return {role: (int(start), int(end)) for role, (start, end) in spans.items()}
 
@@ -125,7 +134,7 @@ def _spans_json(spans: Mapping[str, tuple[int, int]]) -> dict[str, list[int]]:
 
 
 _CONVERT: Mapping[str, Any] = {
-    **dict.fromkeys(("id", "group", "split_group"), str),
+    **dict.fromkeys(("id", "group", "split_group"), _label),
     **dict.fromkeys(("target", "target_counterfactual", "label", "favourable"), int),
     **dict.fromkeys(("answers", "messages", "counterfactual_messages"), tuple),
     **dict.fromkeys(("spans", "counterfactual_spans"), _spans),
