@@ -59,9 +59,9 @@ class RunBusy(CotraceError):
     """Another process is writing the run."""
 
 
-def unknown(kind: str, name: object, options: Iterable[str]) -> UnknownName:
-    """The error for a name that is not known: with the close match and the whole list."""
+def unknown(kind: str, name: object, options: Iterable[str], meant: str | None = None) -> UnknownName:
+    """The error for a name that is not known: with the one that is ``meant``, or a close match, and the whole list."""
     listed = sorted(options)
-    close = get_close_matches(str(name), listed, n=1, cutoff=0.5)
+    close = [meant] if meant else get_close_matches(str(name), listed, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return UnknownName(f"unknown {kind} {name!r}: {hint}choose one of {', '.join(listed)}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cotrace.errors import InputError
 from cotrace.json_file import loads, why
+from cotrace.prompts.delimited import DELIMITERS, records_of
 from cotrace.prompts.record import pair_of
 
 if TYPE_CHECKING:
@@ -21,15 +22,20 @@ LINE_LIMIT_BYTES = 1 << 20
 
 
 def read_pairs(path: str | Path) -> tuple[PromptPair, ...]:
-    """The pairs of a JSON Lines file; blank lines are passed over, ids default to the line number.
+    """The pairs of a JSON Lines file, or of a .csv or .tsv; blank lines are passed over.
 
-    Raises InputError, one line that names file, line, field and remedy.
+    Ids default to the line number, in tables to the row's, from 1. Raises InputError, one line that names file, line,
+    field and remedy.
     """
     path = Path(path)
-    numbered = ((f"{path.name}:{line}", str(line), _parsed(text, f"{path.name}:{line}")) for line, text in _lines(path))
-    pairs = _pairs(numbered)
+    if path.suffix.lower() in DELIMITERS:
+        pairs = _pairs((where, str(i), record) for i, (where, record) in enumerate(records_of(path), start=1))
+        need = "a header with the names of the fields, and a row for each pair"
+    else:
+        pairs = _pairs((where, str(line), _parsed(text, where)) for where, line, text in _numbered(path))
+        need = "one JSON object a line"
     if not pairs:
-        raise InputError(f"{path.name}: the file is empty; it needs one JSON object a line")
+        raise InputError(f"{path.name}: the file is empty; it needs {need}")
     return pairs
 
 
@@ -83,6 +89,15 @@ def _decoded(raw: bytes, where: str, *, first: bool) -> str:
         raise InputError(f"{where}: {reason}; save the file as UTF-8 text") from None
 
 
+def _numbered(path: Path) -> Iterator[tuple[str, int, str]]:
+    """Place, line number and text of each line. Raises InputError for an array, in which lines are no objects."""
+    for count, (line, text) in enumerate(_lines(path)):
+        where = f"{path.name}:{line}"
+        if not count and text.lstrip().startswith("["):
+            raise InputError(f"{where}: holds {ARRAY}")
+        yield where, line, text
+
+
 def _parsed(text: str, where: str) -> object:
     """The JSON value of a line; refuses what JSON does not know (NaN) and what would be lost (double keys)."""
     try:
@@ -98,6 +113,10 @@ def _parsed(text: str, where: str) -> object:
         raise InputError(f"{where}: {error}") from None
 
 
+ARRAY = (
+    "a JSON array, and JSON Lines has one object on each line: write every object on a line of its own, without the "
+    "brackets and the commas between them"
+)
 EXAMPLE = '{"base": "The nurse said that", "answers": [" she", " he"]}'
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING
 from dataclasses import fields as dataclass_fields
 from functools import cache
@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 SCHEMA = "pair.schema.json"
 KINDS = {list: "a list", str: "a text", int: "a number", float: "a number", bool: "true or false", type(None): "null"}
 """How JSON's other values are called."""
+ELSEWHERE = {
+    **dict.fromkeys(("prompt", "clean", "context", "question", "sentence", "text", "input"), "base"),
+    **dict.fromkeys(("corrupt", "corrupted", "counterfactual_prompt", "source"), "counterfactual"),
+    **dict.fromkeys(("choices", "options", "continuations", "candidates"), "answers"),
+    **dict.fromkeys(("answerKey", "answer_index", "correct", "gold"), "target"),
+}
+"""What other formats (MIB, auto-circuit, question sets) call a field -> its name here."""
 EXACT = 2**53
 """From here on a float is no longer every whole number."""
 QUOTE_LIMIT = 160
@@ -87,12 +94,19 @@ def _check(record: object, where: str) -> None:
     if not isinstance(record, Mapping):
         kind = KINDS.get(type(record), type(record).__name__)
         raise InputError(f"{where}: is {kind}, not an object; a line is an object with 'base' and 'answers'")
-    for name in record:
-        if name not in properties():
-            raise InputError(f"{where}: {unknown('field', name, properties())}; keep anything else under 'meta'")
+    check_fields(record, where)
     error = min(_validator().iter_errors(record), key=_urgency, default=None)
     if error is not None:
         raise InputError(f"{where}: {_sentence(error)}")
+
+
+def check_fields(names: Iterable[object], where: str) -> None:
+    """Raise InputError for a field that the format does not have; the names that other formats use are translated."""
+    for name in names:
+        if name not in properties():
+            meant = ELSEWHERE.get(str(name))
+            error = unknown("field", name, properties(), meant=meant)
+            raise InputError(f"{where}: {error}; keep anything else under 'meta'")
 
 
 def _urgency(error: ValidationError) -> tuple[bool, str]:

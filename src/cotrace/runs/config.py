@@ -45,7 +45,7 @@ class RunConfig:
     """Run the code that comes with the model. Only for code that you have read."""
 
     task: Annotated[str, QUESTION]
-    """Name of a task (see `cotrace tasks`), or a JSON Lines file of your own pairs."""
+    """Name of a task (see `cotrace tasks`), or a file of your own pairs (JSON Lines, CSV, TSV, auto-circuit's JSON)."""
     data: Annotated[str | None, QUESTION] = None
     """File or folder with the task's own data."""
     split: Annotated[str | None, QUESTION] = None

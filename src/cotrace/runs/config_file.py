@@ -15,6 +15,7 @@ from cotrace import shipped
 from cotrace.errors import DamagedRun, InputError, unknown
 from cotrace.runs.config import RunConfig
 from cotrace.runs.sealed import seal_text, text_is_whole
+from cotrace.tasks.registry import FORMATS
 
 SCHEMA = 1
 SCHEMA_KEY = "schema"
@@ -132,7 +133,7 @@ def _located(folder: Path, name: str, value: Any) -> Any:
     if name not in PATHS or not isinstance(value, str) or not value:
         return value
     path, colon, function = value.rpartition(":") if name == "metric" else (value, "", "")
-    if name == "task" and not value.endswith((".jsonl", ".json")):
+    if name == "task" and Path(value).suffix.lower() not in FORMATS:
         return value  # a folder may bear the name of a task
     before = "vector=" if name == "donors" else ""
     if not path.startswith(before):

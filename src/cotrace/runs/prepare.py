@@ -26,6 +26,7 @@ from cotrace.runs.config import RunConfig
 from cotrace.runs.trusted import TRUSTED
 from cotrace.search import Search
 from cotrace.selfcheck import ensure
+from cotrace.tasks.registry import is_file
 
 MOST_THREADS, THREADS_PER_PROCESSOR = 256, 4
 SMALL_PARAMETERS = 10_000_000
@@ -88,7 +89,7 @@ def settled(config: RunConfig, searches: Sequence[str]) -> RunConfig:
             raise InputError(f"search option {name!r}: the searches of this run are {', '.join(names)}")
     metric = None if config.metric is None else _absolute_file(config.metric)
     donors = None if config.donors is None else _absolute_vector(config.donors)
-    task = _absolute(config.task) if config.task.endswith((".jsonl", ".json")) else config.task
+    task = _absolute(config.task) if is_file(config.task) else config.task
     offload = None if config.offload_folder is None else str(Path(config.offload_folder).resolve())
     model = _absolute(config.model)
     config = replace(config, searches=names, model=model, task=task, data=data, donors=donors)

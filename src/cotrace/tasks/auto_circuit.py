@@ -13,6 +13,7 @@ from typing import Any
 from cotrace.arguments import checked
 from cotrace.errors import InputError, unknown
 from cotrace.json_file import parse_json, read_text, shortened
+from cotrace.prompts.jsonl import ARRAY
 from cotrace.prompts.pair import PromptPair
 from cotrace.prompts.task import Task
 from cotrace.tasks.files import need_pairs
@@ -34,7 +35,7 @@ def auto_circuit(path: str | Path, *, several: str = "refuse", metric: str = "lo
     if several not in SEVERAL:
         raise unknown("value of several", several, SEVERAL)
     path = Path(path)
-    prompts = _prompts(parse_json(read_text(path), path.name), path.name)
+    prompts = _prompts(parse_json(read_text(path), path.name), path)
     pairs, skipped = [], []
     for i, prompt in enumerate(prompts, start=1):
         right = _answers(prompt, "answers", f"{path.name}: prompts[{i - 1}]")
@@ -46,8 +47,21 @@ def auto_circuit(path: str | Path, *, several: str = "refuse", metric: str = "lo
     return Task(name=path.stem, pairs=found, metric=metric, source=path.name, skipped=tuple(skipped))
 
 
-def _prompts(data: object, where: str) -> list[Mapping[str, Any]]:
+def _prompts(data: object, path: Path) -> list[Mapping[str, Any]]:
+    where = path.name
     prompts = data.get("prompts") if isinstance(data, Mapping) else None
+    records = [one for one in data if isinstance(one, Mapping)] if isinstance(data, list) else []
+    if any("requested_rewrite" in record for record in records):
+        raise InputError(
+            f"{where}: is CounterFact; named counterfact.json it is read with --task counterfact --data {path} "
+            "(ct.tasks.counterfact)"
+        )
+    if isinstance(data, list) and not any("clean" in record for record in records):
+        raise InputError(f"{where}: holds {ARRAY}, and name the file .jsonl")
+    if isinstance(data, Mapping) and "base" in data:
+        raise InputError(f"{where}: is one pair; put it on one line, each pair on its own, and name the file .jsonl")
+    if isinstance(data, Mapping) and "nodes" in data:
+        raise InputError(f"{where}: is a circuit, not pairs; cotrace evaluate RUN --selection FILE judges it")
     if not isinstance(prompts, list):
         raise InputError(f"{where}: holds no list 'prompts'; auto-circuit's format is {EXAMPLE}")
     for i, prompt in enumerate(prompts):

@@ -25,6 +25,8 @@ from cotrace.tasks.winogender import INFO as WINOGENDER
 _BENCHMARKS = (WINOBIAS, WINOGENDER, PROFESSIONS, COUNTERFACT, IOI, GREATER_THAN, AGREEMENT, BINDING, TEXT)
 TASKS: Mapping[str, TaskInfo] = {info.name: info for info in (*_BENCHMARKS, AUTO_CIRCUIT, *OWN)}
 """Name -> what is known of the task."""
+FORMATS = {".json": "auto_circuit"} | dict.fromkeys((".jsonl", ".ndjson", ".csv", ".tsv"), "jsonl")
+"""Ending of a file's name -> the task that reads it."""
 
 
 def named(name: str) -> TaskInfo:
@@ -41,20 +43,42 @@ def load(
     conventions: str | None = None,
     **options: Any,
 ) -> Task:
-    """The task of that name, of a JSON Lines file, or of an auto-circuit JSON file; ``data`` is a benchmark's folder.
+    """The task of that name or of a file (JSON Lines, CSV, TSV, auto-circuit's JSON); ``data`` is a benchmark's folder.
 
     ``options`` are the task function's own. One that it does not have is refused, never passed over. Raises InputError.
     """
     name = str(name_or_path)
-    if name.endswith((".jsonl", ".json")):
+    if is_file(name):
         if data is not None:
             raise InputError(f"task {name} is a file of your own, which takes no data folder; leave one of the two out")
-        name, data = "jsonl" if name.endswith("l") else "auto_circuit", name
+        name, data = _format(Path(name)), name
+    if name not in TASKS and (Path(name).suffix or len(Path(name).parts) > 1):
+        raise InputError(f"there is no file {name}; give one that is there, or the name of a task ({', '.join(TASKS)})")
     info = named(name)
     given = {"split": split, "conventions": conventions, **options}
     chosen = {option: value for option, value in given.items() if value is not None}
     _check(info, data, chosen)
     return info.load(**chosen) if data is None else info.load(data, **chosen)
+
+
+def is_file(name: str) -> bool:
+    """Whether this names a file, or a folder, rather than a task."""
+    path = Path(name)
+    return name not in TASKS and (path.suffix.lower() in FORMATS or path.exists())
+
+
+def _format(path: Path) -> str:
+    """The task that reads a file. Raises InputError where none does."""
+    if path.suffix.lower() in FORMATS:
+        return FORMATS[path.suffix.lower()]
+    if path.is_dir():
+        raise InputError(
+            f"{path} is a folder, not a task; name the task whose data it holds, with --task NAME --data {path}"
+        )
+    raise InputError(
+        f"{path} is no format of pairs: they are read from JSON Lines (.jsonl), CSV (.csv), TSV (.tsv) and "
+        f"auto-circuit's JSON (.json); write it as one of these. A neutral text is read with --task text --data {path}"
+    )
 
 
 def _check(info: TaskInfo, data: str | Path | None, chosen: Mapping[str, Any]) -> None:

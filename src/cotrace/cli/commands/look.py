@@ -26,7 +26,7 @@ def measure(
     model
         Hugging Face id or folder of a decoder; `shipped` is the small model that comes with cotrace.
     task
-        Name of a task (see `cotrace tasks`), or a JSON Lines file of your own pairs.
+        Name of a task (see `cotrace tasks`), or a file of your own pairs (JSON Lines, CSV, TSV).
     metric
         What is measured: a name, package.module:function or path/to/file.py:function. Default: the task's own.
     by
@@ -107,7 +107,7 @@ def show_task(
     Parameters
     ----------
     name
-        Name of a task, or a JSON Lines file.
+        Name of a task, or a file of your own pairs.
     data
         File or folder with the task's own data.
     split
