@@ -14,7 +14,7 @@ from cotrace.errors import AlignmentError, InputError, unknown
 from cotrace.models import LanguageModel
 from cotrace.problem.parts import subset_of
 from cotrace.prompts import PromptPair, Task
-from cotrace.prompts.split import groups, split_ids
+from cotrace.prompts.split import groups, split_ids, warn_of_repeats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +71,8 @@ def settle(
         audit=division.audit,
         by=division.split_by,
     )
+    if task.encoding != "text":  # there the prompt is but the first word of what is scored
+        warn_of_repeats([pair.pair for pair in tokens.pairs], ids)
     source, tokens = source.settled(tokens, ids[0])
     pairs = [pair.pair for pair in tokens.pairs]
     labels = groups(pairs, division.split_by)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,6 +11,10 @@ import numpy as np
 from cotrace.errors import InputError
 from cotrace.prompts.fields import values_of
 from cotrace.prompts.pair import PromptPair
+
+
+class RepeatedPairs(UserWarning):
+    """Pairs that are held out have been searched under another id."""
 
 
 class Parts(NamedTuple):
@@ -60,6 +65,32 @@ def split_ids(
     """The same as the pairs' ids, which still hold where pairs are refused afterwards."""
     parts = split_parts(pairs, share, seed, audit=audit, by=by)
     return tuple(frozenset(pairs[i].id for i in part) for part in parts)
+
+
+def warn_of_repeats(pairs: Sequence[PromptPair], parts: Sequence[frozenset[str]]) -> None:
+    """Warn where pairs with the same prompts, but for case and blanks, stand on different sides of the split."""
+    first: dict[object, tuple[int, str]] = {}
+    across: list[tuple[str, str]] = []
+    for pair in pairs:
+        side = next((i for i, part in enumerate(parts) if pair.id in part), None)
+        if side is not None:
+            seen, name = first.setdefault(_prompts(pair), (side, pair.id))
+            across += [(name, pair.id)] if seen != side else []
+    if across:
+        few = ", ".join(" and ".join(couple) for couple in across[:2])
+        warnings.warn(
+            f"{len(across)} pairs have the prompts of a pair on another side of the split ({few}), so what is held out "
+            "has been seen: give such pairs one split_group, or name a field that they share (--split-by, split_by=)",
+            RepeatedPairs,
+            stacklevel=5,
+        )
+
+
+def _prompts(pair: PromptPair) -> tuple[str, ...]:
+    """Both prompts without what hardly sets them apart."""
+    chats = [[message.get("content") for message in chat] for chat in (pair.messages, pair.counterfactual_messages)]
+    texts = (pair.base, pair.counterfactual or "", *map(str, chats))
+    return tuple(" ".join(text.split()).casefold() for text in texts)
 
 
 def groups(pairs: Sequence[PromptPair], by: str | None = None) -> list[str]:
