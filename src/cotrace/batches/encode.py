@@ -157,7 +157,7 @@ class _Encoder:
         if not prompt.ids:
             raise AlignmentError(f"pair {pair.id}: the prompt {text.text!r} tokenises to nothing")
         if self.task.encoding == "joint":
-            answers = [_added(pair, prompt.ids, row) for row in answers]
+            answers = [_added(pair, base, row) for row in answers]
         _check_answers(pair, answers)
         positions = tuple(range(len(prompt.ids)))
         if donor is not None and donor[0] is not None:
@@ -182,13 +182,28 @@ def _cut_behind_first(pair: PromptPair, rows: Sequence[Tokens]) -> Tokenised:
     return Tokenised(rows[0][:1], ((0, 0),))
 
 
-def _added(pair: PromptPair, prompt: Tokens, whole: Tokens) -> Tokens:
+def _added(pair: PromptPair, base: tuple[Text, Tokenised], whole: Tokens) -> Tokens:
+    prompt = base[1].ids
     if whole[: len(prompt)] != prompt:
         raise AlignmentError(
             f"pair {pair.id}: the tokens of the prompt {list(prompt)} are not the beginning of those of prompt + "
-            f"answer {list(whole)}; start the answer with its space, or use encoding='alone'"
+            f"answer {list(whole)}; {_apart(pair, *base, whole)}"
         )
     return whole[len(prompt) :]
+
+
+def _apart(pair: PromptPair, text: Text, prompt: Tokenised, whole: Tokens) -> str:
+    """How prompt and answer can be kept from growing together, which depends on what stands where they meet."""
+    if text.rendered:
+        return "begin the answers with another character: the end of the chat template grows together with this one"
+    blank = text.text[len(text.text.rstrip()) :]
+    if blank.strip(" ") == "" < blank and all(answer[:1] == " " for answer in pair.answers):
+        return f"take {blank!r} off the end of the prompt: the answers begin with a space of their own"
+    same = next((i for i, (a, b) in enumerate(zip(prompt.ids, whole, strict=False)) if a != b), len(prompt.ids) - 1)
+    end = blank or text.text[prompt.offsets[same][0] :]
+    spaced = blank or any(answer[:1].isspace() for answer in pair.answers)
+    forgotten = "" if spaced else "begin the answers with the space before them, as in ' she', or "
+    return f"{forgotten}move {end!r} from the end of the prompt to the beginning of the answers"
 
 
 def _check_answers(pair: PromptPair, answers: Sequence[Tokens]) -> None:

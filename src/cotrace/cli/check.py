@@ -6,6 +6,7 @@ import transformers
 
 from cotrace.cli.figures_json import STDOUT, check_figures, write_figures
 from cotrace.cli.libraries import quiet_libraries
+from cotrace.cli.options import in_options
 from cotrace.cli.screen import Screen
 from cotrace.results import Table
 from cotrace.runs.config import RunConfig
@@ -29,7 +30,8 @@ def check(config: RunConfig, *, row: bool, json_path: str | None, quiet: bool = 
     if row:
         screen.say(markdown_row(report))
     else:
-        screen.say(Table(report.headline, HEADS, report.rows(), left=frozenset({0, 1, 4})))
+        rows = [tuple(in_options(str(cell)) for cell in row) for row in report.rows()]
+        screen.say(Table(report.headline, HEADS, rows, left=frozenset({0, 1, 4})))
         screen.say(f"sites: {', '.join(report.sites)}")
     write_figures(json_path, report.to_dict(), screen)
     if not report.ok:

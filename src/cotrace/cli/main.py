@@ -16,6 +16,7 @@ from cyclopts import CycloptsError
 from rich.console import Console
 
 from cotrace.cli.app import build
+from cotrace.cli.options import in_options
 from cotrace.cli.signals import Terminated, terminated
 from cotrace.errors import CotraceError
 from cotrace.runs.command import COMMAND
@@ -58,7 +59,9 @@ def run(arguments: Sequence[str]) -> int:
 
 def _explained(error: BaseException) -> tuple[str, int]:
     """What went wrong in one line, and the exit code."""
-    if isinstance(error, (CotraceError, CycloptsError)):
+    if isinstance(error, CotraceError):
+        return in_options(str(error)), USERS
+    if isinstance(error, CycloptsError):
         return str(error), USERS
     if isinstance(error, (KeyboardInterrupt, Terminated)):
         written = "" if getattr(error, "__notes__", ()) else "; nothing was written"
@@ -113,5 +116,5 @@ def _say(line: str) -> None:
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    line = visible(" ".join(str(message).split()))
+    line = visible(in_options(" ".join(str(message).split())))
     Console(stderr=True, highlight=False).print(f"cotrace: warning: {line}", markup=False, soft_wrap=True)

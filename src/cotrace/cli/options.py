@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
 from cotrace.runs.config import FLAG, MODEL, QUESTION, RunConfig
+from cotrace.search import SEARCHES
 
+TASK_OPTIONS = ("several", "leading_space", "statistics")
+"""Arguments of tasks that errors name."""
+COMMANDS = {"apply() at run time": "cotrace generate, which applies it at run time"}
+"""What Python's reader is told to do -> what does it on the command line."""
+_VALUE = r"(?:'([^']*)'|\"([^\"]*)\"|(-?[\w./+]*\w))"
 ON_SCREEN = Parameter(group=Group("What is shown", sort_key=5), negative="", show_default=False)
 
 
@@ -70,3 +78,20 @@ Trusting = Annotated[bool, Parameter(name="--trust-remote-code", negative="", sh
 """Run the code that came with the run's model."""
 AsJson = Annotated[bool, Parameter(name="--json", group=ON_SCREEN.group, negative="", show_default=False)]
 """Print one JSON object on stdout and nothing else there."""
+
+
+def in_options(line: str) -> str:
+    """The line with Python's arguments (``align='ends'``) as the command line has them (``--align ends``)."""
+    search = SEARCHES.get(line.partition(":")[0])
+    own = [] if search is None else [field.name for field in fields(search)]
+    names = [*(field.name for field in fields(RunConfig)), *TASK_OPTIONS, *own]
+    for words, command in COMMANDS.items():
+        line = line.replace(words, command)
+    pattern = rf"(?<![\w-])({'|'.join(names)})={_VALUE}"
+    return re.sub(pattern, lambda found: f"{_option(found[1], search, own)} {found[2] or found[3] or found[4]}", line)
+
+
+def _option(name: str, search: type | None, own: Sequence[str]) -> str:
+    if name in own and name not in ("max_size", "seed"):
+        return f"--option.{search.name}.{name}"  # type: ignore[union-attr]
+    return f"--task-option.{name}" if name in TASK_OPTIONS else f"--{name.replace('_', '-')}"

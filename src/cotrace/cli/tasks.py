@@ -8,6 +8,7 @@ from typing import Any
 
 from cotrace import tasks
 from cotrace.cli.libraries import quiet_libraries
+from cotrace.cli.options import in_options
 from cotrace.cli.pairs import pair_lines
 from cotrace.cli.screen import Screen
 from cotrace.errors import InputError
@@ -47,7 +48,7 @@ def show_task(
 def _say_skipped(task: Task, screen: Screen) -> None:
     if task.skipped:
         which, why = task.skipped[0]
-        screen.say(f"{len(task.skipped)} records cannot be used; the first, {which}: {why}")
+        screen.say(f"{len(task.skipped)} records cannot be used; the first, {which}: {in_options(why)}")
 
 
 def _preview(task: Task, model: str, most: int, screen: Screen) -> None:
@@ -67,7 +68,7 @@ def _preview(task: Task, model: str, most: int, screen: Screen) -> None:
     heads = ("pair", "base", "counterfactual", "answers")
     screen.say(Table("Tokens", heads, rows, frozenset(range(4))))
     for refusal in encoding.refused:
-        screen.say(f"refused: {refusal.reason}")
+        screen.say(f"refused: {in_options(refusal.reason)}")
 
 
 def _pieces(tokenizer: Any, ids: Sequence[int]) -> str:

@@ -99,7 +99,8 @@ class LanguageModel:
         """The tokenizer. Raises ModelError where the model was wrapped without one."""
         if self.tokenizer is None:
             raise ModelError(
-                f"{self.name} has no tokenizer, which prompts need: pass one to cotrace.wrap(model, tokenizer)"
+                f"{self.name} has no tokenizer, which prompts need: save one in its folder, or pass one to "
+                "ct.wrap(model, tokenizer)"
             )
         return self.tokenizer
 

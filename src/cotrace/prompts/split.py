@@ -80,7 +80,7 @@ def warn_of_repeats(pairs: Sequence[PromptPair], parts: Sequence[frozenset[str]]
         few = ", ".join(" and ".join(couple) for couple in across[:2])
         warnings.warn(
             f"{len(across)} pairs have the prompts of a pair on another side of the split ({few}), so what is held out "
-            "has been seen: give such pairs one split_group, or name a field that they share (--split-by, split_by=)",
+            "has been seen: give such pairs one split_group, or name a field that they share, as split_by='FIELD'",
             RepeatedPairs,
             stacklevel=5,
         )

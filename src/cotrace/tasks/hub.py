@@ -13,12 +13,12 @@ def hub_rows(name: str, revision: str, *, task: str, split: str = "train") -> It
     try:
         datasets = import_module("datasets")
     except ModuleNotFoundError:
-        need = "install cotrace[hub], or give the authors' files with --data"
+        need = "install cotrace[hub], or give the authors' files as data=PATH"
         raise InputError(f"task {task} from the Hugging Face hub needs the package datasets: {need}") from None
     try:
         rows: Iterable[object] = datasets.load_dataset(name, revision=revision, split=split)
     except Exception as error:  # the package raises its own and its transport's errors
         reason = str(error).split("\n")[0] or type(error).__name__
-        need = "check the network, or give the authors' files with --data"
+        need = "check the network, or give the authors' files as data=PATH"
         raise InputError(f"task {task}: {name} cannot be loaded from the hub ({reason}); {need}") from None
     return rows
