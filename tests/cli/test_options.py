@@ -203,7 +203,15 @@ ASKED: dict[str, dict[str, Any]] = {
     "diff": {"": ("r", "r2"), "json": True},
     "verify": {"": "r", "examples": 19, "model": "m", "json": True},
     "cite": {"": "r"},
-    "show_task": {"": "t", "data": "d", "split": "dev", "conventions": "paper", "model": "m", "most": 23},
+    "show_task": {
+        "": "t",
+        "data": "d",
+        "split": "dev",
+        "conventions": "paper",
+        "model": "m",
+        "most": 23,
+        "align": "ends",
+    },
 }
 APART = {"show", "source", "options", "config", "trust_remote_code", "sizes", "factors"}
 """Parameters that other tests type: sizes and factors go with neither k nor donor."""

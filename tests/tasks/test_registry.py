@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from cotrace import tasks
 from cotrace.errors import InputError, UnknownName
@@ -107,6 +108,40 @@ def test_preview_of_sentencepiece_tokens_keeps_their_spaces(shared: Callable[[st
     table = preview(Task.from_records([{"base": "She was", "answers": [" the"]}]), tokenizer)
     assert table.rows[0][3] == "<s>| She| was"
     assert table.rows[2][3] == "no counterfactual: the donor needs none"
+
+
+CHAT = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<bot>{% endif %}"
+)
+
+
+def test_preview_renders_chats_and_pairs_them(shared: Callable[[str], Path]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(shared("models/tiny-gpt2"))
+    tokenizer.chat_template = CHAT
+    chats = [[{"role": "user", "content": f"Is the {who} here?"}] for who in ("cat", "dog")]
+    task = Task.from_records([{"messages": chats[0], "counterfactual_messages": chats[1], "answers": ["Yes", "No"]}])
+    plain = preview(task)
+    assert [row[3] for row in plain.rows[:2]] == ["'user: Is the cat here?'", "'user: Is the dog here?'"]
+    table = preview(task, tokenizer)
+    rendered = [f"<user>Is the {who} here?\n<bot>" for who in ("cat", "dog")]
+    pieces = [[tokenizer.decode([i]) for i in tokenizer(text)["input_ids"]] for text in rendered]
+    assert [row[1] for row in table.rows] == ["base", "counterfactual", "answer 0, target", "answer 1", "alignment"]
+    assert [row[3] for row in table.rows[:2]] == ["|".join(row) for row in pieces]
+    (place,) = [i for i, (a, b) in enumerate(zip(*pieces, strict=True)) if a != b]
+    assert table.rows[-1][3] == f"token by token; differing positions (from 0): {place}"
+
+
+def test_preview_aligns_as_it_is_asked(shared: Callable[[str], Path]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(shared("models/tiny-gpt2"))
+    row = {"base": "The cat sat", "counterfactual": "The hairdresser sat", "answers": [" on"]}
+    places = {"spans": {"who": [4, 7]}, "counterfactual_spans": {"who": [4, 15]}}
+    task = Task.from_records([row | places])
+    for align in ("ends", "spans"):
+        table = preview(task, tokenizer, align=align)  # type: ignore[arg-type]
+        assert table.rows[-1][3] == "2 of 3 positions; differing (from 0): none; not patched: 1"
+    assert preview(task, tokenizer).rows[-1][1] == "refused"
+    with pytest.raises(UnknownName, match="alignment 'end': did you mean 'ends'"):
+        preview(task, tokenizer, align="end")  # type: ignore[arg-type]
 
 
 def test_preview_of_nothing() -> None:

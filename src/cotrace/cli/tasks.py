@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from cotrace import tasks
+from cotrace.batches import Align
 from cotrace.cli.libraries import quiet_libraries
 from cotrace.cli.options import in_options
 from cotrace.cli.pairs import pair_lines
 from cotrace.cli.screen import Screen
 from cotrace.errors import InputError
 from cotrace.prompts import Task
-from cotrace.results import Table
 
 
 def list_tasks() -> None:
@@ -28,7 +26,14 @@ def list_tasks() -> None:
 
 
 def show_task(
-    name: str, *, data: str | None, split: str | None, conventions: str | None, model: str | None, most: int
+    name: str,
+    *,
+    data: str | None,
+    split: str | None,
+    conventions: str | None,
+    model: str | None,
+    most: int,
+    align: Align,
 ) -> None:
     """The first pairs of a task; with a model, their tokens too. Raises CotraceError."""
     if most < 1:
@@ -42,7 +47,7 @@ def show_task(
         for line in pair_lines(pair):
             screen.say(line)
     if model is not None:
-        _preview(task, model, most, screen)
+        _preview(task, model, most, align, screen)
 
 
 def _say_skipped(task: Task, screen: Screen) -> None:
@@ -51,25 +56,11 @@ def _say_skipped(task: Task, screen: Screen) -> None:
         screen.say(f"{len(task.skipped)} records cannot be used; the first, {which}: {in_options(why)}")
 
 
-def _preview(task: Task, model: str, most: int, screen: Screen) -> None:
-    """How the model's tokenizer cuts the pairs, and which of them it refuses."""
-    from cotrace.batches import encode_task
+def _preview(task: Task, model: str, most: int, align: Align, screen: Screen) -> None:
+    """How the model's tokenizer cuts the pairs, how they align, and which of them it refuses."""
     from cotrace.models import load_model
 
     quiet_libraries()
     tokenizer = load_model(model).require_tokenizer()
-    encoding = encode_task(replace(task, pairs=task.pairs[:most]), tokenizer, paired=False, align="exact")
-    rows = []
-    for encoded in encoding.pairs:
-        pair = encoded.pair
-        answers = (_pieces(tokenizer, ids) for ids in encoded.answers)
-        donor = tokenizer(pair.counterfactual)["input_ids"] if pair.counterfactual else ()
-        rows.append((pair.id, _pieces(tokenizer, encoded.prompt), _pieces(tokenizer, donor), " / ".join(answers)))
-    heads = ("pair", "base", "counterfactual", "answers")
-    screen.say(Table("Tokens", heads, rows, frozenset(range(4))))
-    for refusal in encoding.refused:
-        screen.say(f"refused: {in_options(refusal.reason)}")
-
-
-def _pieces(tokenizer: Any, ids: Sequence[int]) -> str:
-    return "|".join(tokenizer.decode([token]) for token in ids)
+    table = tasks.preview(task, tokenizer, most, align=align)
+    screen.say(replace(table, rows=[(*row[:3], in_options(row[3])) for row in table.rows]))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from cotrace.arguments import check_fields
 from cotrace.errors import InputError
+
+
+def chat_words(messages: Iterable[Mapping[str, Any]]) -> str:
+    """A chat as people write it down, before a model's template makes a prompt of it."""
+    return " / ".join(f"{message.get('role')}: {message.get('content')}" for message in messages)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,37 +6,45 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cotrace.errors import AlignmentError, InputError
-from cotrace.prompts.pair import PromptPair
+from cotrace.errors import AlignmentError, InputError, unknown
+from cotrace.prompts.pair import PromptPair, chat_words
 from cotrace.prompts.task import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from cotrace.batches.encode import EncodedPair
+    from cotrace.batches import Align, EncodedPair
     from cotrace.results.table import Table
 
 Row = tuple[str, str, str, str]
 
 
-def preview(task: Task, tokenizer: PreTrainedTokenizerBase | None = None, most: int = 5) -> Table:
-    """The first ``most`` pairs, with a tokenizer as tokens set apart by |, and how they align. Raises InputError."""
+def preview(
+    task: Task, tokenizer: PreTrainedTokenizerBase | None = None, most: int = 5, *, align: Align = "exact"
+) -> Table:
+    """The first ``most`` pairs; with a tokenizer as tokens set apart by |, chats rendered, and how they align.
+
+    Raises InputError.
+    """
+    from cotrace.batches import ALIGNMENTS
     from cotrace.results.table import Table
 
+    if align not in ALIGNMENTS:
+        raise unknown("alignment", align, ALIGNMENTS)
     if most < 1:
         raise InputError(f"most is {most}: ask for at least 1 pair")
-    rows = [row for pair in task.pairs[:most] for row in _rows(task, pair, tokenizer)]
+    rows = [row for pair in task.pairs[:most] for row in _rows(task, pair, tokenizer, align)]
     title = f"{task.name}: {len(task)} pairs, {len(task.skipped)} records skipped, {task.conventions} conventions"
     return Table(title, ("pair", "part", "tokens", "text"), rows, left=frozenset({0, 1, 3}))
 
 
-def _rows(task: Task, pair: PromptPair, tokenizer: PreTrainedTokenizerBase | None) -> Iterator[Row]:
+def _rows(task: Task, pair: PromptPair, tokenizer: PreTrainedTokenizerBase | None, align: Align) -> Iterator[Row]:
     texts = _texts(pair)
     if tokenizer is None:
         yield from _labelled(pair, [(part, "", repr(text)) for part, text in texts.items()])
         return
     try:
-        encoded = _encoded(task, pair, tokenizer)
+        encoded = _encoded(task, pair, tokenizer, align)
     except (AlignmentError, InputError) as error:
         refused = ("refused", "", str(error).rpartition("the first: ")[2])
         yield from _labelled(pair, [*((part, "", repr(text)) for part, text in texts.items()), refused])
@@ -48,9 +56,9 @@ def _rows(task: Task, pair: PromptPair, tokenizer: PreTrainedTokenizerBase | Non
 
 def _texts(pair: PromptPair) -> dict[str, str]:
     """Part of the pair -> its text."""
-    parts = {"base": pair.base or "(chat, not rendered)"}
-    if pair.counterfactual is not None:
-        parts["counterfactual"] = pair.counterfactual
+    parts = {"base": pair.base or chat_words(pair.messages)}
+    if _paired(pair):
+        parts["counterfactual"] = pair.counterfactual or chat_words(pair.counterfactual_messages)
     for i, answer in enumerate(pair.answers):
         parts[f"answer {i}{', target' if i == pair.target else ''}"] = answer
     return parts
@@ -62,11 +70,14 @@ def _labelled(pair: PromptPair, rows: list[tuple[str, str, str]]) -> Iterator[Ro
         yield (pair.id if i == 0 else "", *row)
 
 
-def _encoded(task: Task, pair: PromptPair, tokenizer: PreTrainedTokenizerBase) -> EncodedPair:
+def _paired(pair: PromptPair) -> bool:
+    return bool(pair.counterfactual or pair.counterfactual_messages)
+
+
+def _encoded(task: Task, pair: PromptPair, tokenizer: PreTrainedTokenizerBase, align: Align) -> EncodedPair:
     from cotrace.batches.encode import encode_task
 
-    paired = pair.counterfactual is not None
-    return encode_task(replace(task, pairs=(pair,)), tokenizer, paired=paired, align="exact").pairs[0]
+    return encode_task(replace(task, pairs=(pair,)), tokenizer, paired=_paired(pair), align=align).pairs[0]
 
 
 def _show(tokens: tuple[int, ...], tokenizer: PreTrainedTokenizerBase) -> str:
@@ -82,6 +93,10 @@ def _token(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
 def _alignment(encoded: EncodedPair) -> str:
     if not encoded.donor:
         return "no counterfactual: the donor needs none"
-    differing = [i for i, (a, b) in enumerate(zip(encoded.prompt, encoded.donor, strict=True)) if a != b]
-    places = ", ".join(map(str, differing)) or "none"
-    return f"token by token; differing positions (from 0): {places}"
+    donors = encoded.donor_positions
+    alone = [i for i, donor in enumerate(donors) if donor < 0]
+    differing = [i for i, donor in enumerate(donors) if donor >= 0 and encoded.prompt[i] != encoded.donor[donor]]
+    places, kept = (", ".join(map(str, found)) or "none" for found in (differing, alone))
+    if not alone and len(encoded.prompt) == len(encoded.donor):
+        return f"token by token; differing positions (from 0): {places}"
+    return f"{len(donors) - len(alone)} of {len(donors)} positions; differing (from 0): {places}; not patched: {kept}"

@@ -100,6 +100,7 @@ def show_task(
     conventions: str | None = None,
     model: str | None = None,
     most: int = 5,
+    align: Literal["exact", "ends", "spans"] = "exact",
     show: Showing = SHOWN,
 ) -> None:
     """Show the pairs of one task.
@@ -118,7 +119,9 @@ def show_task(
         Also show how this model's tokenizer cuts the pairs.
     most
         How many pairs to show.
+    align
+        With a model: how prompts of other lengths are aligned, as in a run.
     """
     from cotrace.cli import tasks as module
 
-    module.show_task(name, data=data, split=split, conventions=conventions, model=model, most=most)
+    module.show_task(name, data=data, split=split, conventions=conventions, model=model, most=most, align=align)
