@@ -64,7 +64,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"name_or_path": "winobias"}, "task winobias needs data: give data=PATH, the folder of pro_stereotyped"),
     ({"name_or_path": "professions"}, "task professions needs data: give data=PATH, the folder of templates.txt"),
     ({"name_or_path": "jsonl"}, "task jsonl needs data: give data=PATH, a JSON Lines file"),
-    ({"name_or_path": "binding", "data": "x"}, "task binding takes no data; leave data out"),
+    ({"name_or_path": "binding", "data": "x"}, "task binding takes no data; leave data=PATH out"),
     ({"name_or_path": "a.jsonl", "data": "x"}, "task a.jsonl is a file of your own, which takes no data folder"),
     ({"name_or_path": "a.jsonl", "split": "dev"}, "task jsonl has no option 'split'; it has metric"),
     ({"name_or_path": "winobias", "data": "x", "split": "tset"}, "unknown split 'tset': did you mean 'test'"),

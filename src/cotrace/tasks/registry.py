@@ -85,7 +85,7 @@ def _check(info: TaskInfo, data: str | Path | None, chosen: Mapping[str, Any]) -
     if data is None and info.needs_data:
         raise InputError(f"task {info.name} needs data: give data=PATH, {info.data}")
     if data is not None and info.data_use == "none":
-        raise InputError(f"task {info.name} takes no data; leave data out")
+        raise InputError(f"task {info.name} takes no data; leave data=PATH out")
     if "split" in chosen and info.splits and chosen["split"] not in info.splits:
         raise unknown("split", chosen["split"], info.splits)
     has = [name for name in signature(info.load).parameters if name != "path"]
