@@ -98,8 +98,14 @@ class Frontier:
         if k in self.infeasible_sizes:
             raise InputError(f"{self.search} found no set of exactly {k} that keeps the constraints ({self._bounds})")
         if k not in self._by_size:
-            raise InputError(f"{self.search} found no selection of exactly {k}: sizes are {ranges(self.sizes)}")
+            raise InputError(self._missing(k))
         return self._by_size[k]
+
+    def _missing(self, k: int) -> str:
+        """What is said of a size that has no selection."""
+        below = [size for size in self.sizes if size <= k]
+        remedy = f"; best({k}) is the best of at most {k}, the largest of those has {below[-1]}" if below else ""
+        return f"{self.search} found no selection of exactly {k}: sizes are {ranges(self.sizes)}{remedy}"
 
     @property
     def _bounds(self) -> str:
