@@ -207,7 +207,7 @@ def test_registry() -> None:
     assert named("greedy", max_size=3) == Greedy(max_size=3)
     with pytest.raises(UnknownName, match="did you mean 'greedy'"):
         named("gredy")
-    with pytest.raises(InputError, match="search greedy has no option 'sizes'; it has max_size"):
+    with pytest.raises(InputError, match="unknown option of search greedy 'sizes': did you mean 'max_size'"):
         named("greedy", sizes=3)
 
 

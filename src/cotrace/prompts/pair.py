@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cotrace.arguments import check_fields
+from cotrace.arguments import check_fields, guarded
 from cotrace.errors import InputError
 
 
+@guarded("ct.PromptPair", fields=False)
 @dataclass(frozen=True, kw_only=True)
 class PromptPair:
     """A base prompt, its counterfactual, and answers; the fields are those of the JSON Lines format."""

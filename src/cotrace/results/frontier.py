@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from cotrace import markup
-from cotrace.arguments import checked
+from cotrace.arguments import checked, guarded
 from cotrace.components import ComponentSpace
 from cotrace.errors import InputError
 from cotrace.results.bound import Bound
@@ -37,6 +37,7 @@ COLUMNS = (
 )
 
 
+@guarded("ct.Frontier")
 @dataclass(frozen=True, kw_only=True)
 class Frontier:
     """For each k the best selection over all sets that the search ever evaluated."""

@@ -37,8 +37,8 @@ LOW, HIGH = -0.1, 1.1
 class HardConcrete:
     """Stochastic gates z with log odds a, trained on mean g(m) + lambda (expected number of open gates).
 
-    For each lambda trains the gates with Adam, ranks components by a, and evaluates the nested sets of every size (of 60 where
-    the largest is above 256).
+    For each lambda trains the gates with Adam, ranks components by a, and evaluates the nested sets of every size (of
+    60 sizes where the largest is above 256).
     Costs 2 + lambdas (2 epochs + K) forward-equivalents up to size K. Deterministic under its seed.
     """
 

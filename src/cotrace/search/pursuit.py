@@ -143,9 +143,9 @@ class Pursuit:
         near = Neighbourhood(low, torch.where(high, slopes, -FAR), 0.0)
         far = Neighbourhood(high, torch.where(low, FAR, slopes), 0.0)
         sizes: Sequence[int] = range(visit.start + 1, visit.size)
-        sides = (near, far)
+        sides = [near, far]
         if visit.phase == "rest":
-            sizes, sides = [k for k in sizes if function.archive.best(k) is None], (near,)
+            sizes, sides = [k for k in sizes if function.archive.best(k) is None], [near]
         sets = [side.set_of(p) for k in sizes for side in sides for p in side.nested(k)]
         return torch.stack(sets) if sets else torch.zeros(0, function.n, dtype=torch.bool)
 
