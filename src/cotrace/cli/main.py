@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -19,6 +20,7 @@ from cotrace.cli.app import build
 from cotrace.cli.signals import Terminated, terminated
 from cotrace.errors import CotraceError
 from cotrace.runs.command import COMMAND
+from cotrace.runs.config import RunConfig
 from cotrace.visible import visible
 
 OK, OURS, USERS, INTERRUPTED, UNHEARD = 0, 1, 2, 130, 141
@@ -56,9 +58,43 @@ def run(arguments: Sequence[str]) -> int:
     return OK
 
 
+FIELDS = frozenset(RunConfig.__dataclass_fields__)
+"""Arguments that are options of the same name."""
+PYTHON = (
+    (r",? or (give )?cotrace\.donors\.\w+\([^)]*\)", ""),
+    (r" \([a-z_]+=True\)", ""),
+    (r"pass one to cotrace\.wrap\(model, tokenizer\)", "give --model a folder that has one"),
+    (r"the nearest below is (\d+), and best\(.*\)[^;]*", r"give --k \1, the nearest below"),
+)
+"""Remedies in Python that a command line has no use for -> what it has instead."""
+
+
+def as_options(line: str) -> str:
+    """An error with its remedies written as options: ``align='ends'`` is ``--align ends``."""
+    from cotrace.search import SEARCHES
+
+    for python, option in PYTHON:
+        line = re.sub(python, option, line)
+    search = line.partition(":")[0]
+    own = SEARCHES[search].__dataclass_fields__ if search in SEARCHES else {}
+
+    def option(found: re.Match[str]) -> str:
+        name, value = found["name"], found["value"].strip("'\"")
+        if name in FIELDS:
+            return f"--{name.replace('_', '-')} {value}"
+        return f"--option.{search}.{name} {value}" if name in own else found[0]
+
+    line = re.sub(r"PGBCT\((\w+)=(\w+)\)", r"--option.pgbct.\1 \2", line)
+    line = re.sub(r"(?<![\w.'-])(?P<name>[a-z][a-z0-9_]*)=(?P<value>'[^']*'|[\w.+]+)", option, line)
+    names = "|".join(name for name in FIELDS if "_" in name)
+    return re.sub(rf"(?<![\w.'/-])({names})(?![\w'/(])", lambda found: f"--{found[1].replace('_', '-')}", line)
+
+
 def _explained(error: BaseException) -> tuple[str, int]:
     """What went wrong in one line, and the exit code."""
-    if isinstance(error, (CotraceError, CycloptsError)):
+    if isinstance(error, CotraceError):
+        return as_options(str(error)), USERS
+    if isinstance(error, CycloptsError):
         return str(error), USERS
     if isinstance(error, (KeyboardInterrupt, Terminated)):
         written = "" if getattr(error, "__notes__", ()) else "; nothing was written"

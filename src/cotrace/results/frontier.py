@@ -105,7 +105,7 @@ class Frontier:
     def _missing(self, k: int) -> str:
         """What is said of a size that has no selection."""
         below = [size for size in self.sizes if size <= k]
-        remedy = f"; best({k}) is the best of at most {k}, the largest of those has {below[-1]}" if below else ""
+        remedy = f"; the nearest below is {below[-1]}, and best({k}) is the best of at most {k}" if below else ""
         return f"{self.search} found no selection of exactly {k}: sizes are {ranges(self.sizes)}{remedy}"
 
     @property

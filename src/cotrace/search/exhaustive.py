@@ -78,6 +78,6 @@ class Exhaustive:
             count = f"{sum(counts):,}" if len(counts) == most else f"more than {COUNTED:,}"
             raise InputError(
                 f"exhaustive: {count} sets of up to {most} of {n} components, above the limit of "
-                f"{self.limit:,}; {smaller}raise limit, or use pursuit"
+                f"{self.limit:,}; {smaller}give a larger limit, or use pursuit"
             )
         return counts
