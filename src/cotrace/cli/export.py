@@ -128,7 +128,9 @@ def export(run: str, format_: str, *, k: int | None, search: str | None, out: st
         raise InputError(f"--format {format_} holds every size: leave --k out")
     source = Source.read(run, search, k)
     screen = Screen(quiet)
-    content = visible(FORMATS[format_](source).decode()).encode()
+    content = FORMATS[format_](source)
+    if format_ not in WHOLE:  # whose cells are visible already, and whose lines end as CSV's do
+        content = visible(content.decode()).encode()
     if path is None:
         screen.raw(content.decode())
     else:

@@ -73,8 +73,8 @@ def as_options(line: str) -> str:
     """An error with its remedies written as options: ``align='ends'`` is ``--align ends``."""
     from cotrace.search import SEARCHES
 
-    for python, option in PYTHON:
-        line = re.sub(python, option, line)
+    for python, instead in PYTHON:
+        line = re.sub(python, instead, line)
     search = line.partition(":")[0]
     own = SEARCHES[search].__dataclass_fields__ if search in SEARCHES else {}
 
@@ -87,7 +87,7 @@ def as_options(line: str) -> str:
     line = re.sub(r"PGBCT\((\w+)=(\w+)\)", r"--option.pgbct.\1 \2", line)
     line = re.sub(r"(?<![\w.'-])(?P<name>[a-z][a-z0-9_]*)=(?P<value>'[^']*'|[\w.+]+)", option, line)
     names = "|".join(name for name in FIELDS if "_" in name)
-    return re.sub(rf"(?<![\w.'/-])({names})(?![\w'/(])", lambda found: f"--{found[1].replace('_', '-')}", line)
+    return re.sub(rf"(?<![\w.'/-])({names})(?![\w'/(:])", lambda found: f"--{found[1].replace('_', '-')}", line)
 
 
 def _explained(error: BaseException) -> tuple[str, int]:
