@@ -149,3 +149,25 @@ def test_an_error_of_ours_without_room_for_its_file_is_one_line_too(
     err = capfd.readouterr().err
     assert err.count("\n") == 1
     assert "unexpected RuntimeError: what went wrong" in err
+
+
+@pytest.mark.parametrize(
+    ("python", "options"),
+    [
+        ("reword the pair, or use align='ends'", "reword the pair, or use --align ends"),
+        ("attribution: set bootstrap=0 or give more", "attribution: set --option.attribution.bootstrap 0 or give more"),
+        ("exhaustive: too many; set max_size=2, or", "exhaustive: too many; set --max-size 2, or"),
+        ("batch_tokens is 0: give at least 1", "--batch-tokens is 0: give at least 1"),
+        ("none has it, or PGBCT(path=12)", "none has it, or --option.pgbct.path 12"),
+        (
+            "sizes are 1-4; the nearest below is 4, and best(9) is the best",
+            "sizes are 1-4; give --k 4, the nearest below",
+        ),
+        ("config.yaml, line 3: max_size: it is 'many'", "config.yaml, line 3: max_size: it is 'many'"),
+        ("cannot read /a/max_size/b=c.jsonl", "cannot read /a/max_size/b=c.jsonl"),
+    ],
+)
+def test_remedies_are_options_on_the_command_line(python: str, options: str) -> None:
+    from cotrace.cli.main import as_options
+
+    assert as_options(python) == options
