@@ -1,8 +1,11 @@
 """Arguments of another kind than a function takes: one line that names the call, the argument and the remedy."""
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from enum import Enum
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,7 @@ import torch
 from jaxtyping import config
 
 import cotrace as ct
+import cotrace.donors
 from cotrace.arguments import checked
 from cotrace.errors import InputError, UnknownName
 from cotrace.search import SEARCHES, Limits, Random
@@ -77,6 +81,101 @@ def test_a_wrong_kind_of_argument_is_one_line_that_names_the_call(
     with pytest.raises(InputError) as caught:
         act()
     assert str(caught.value).startswith(f"{named}: ")
+
+
+def public(room: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Everything that can be called by a public name, in rooms too; protocols, errors and enums are no calls."""
+    for part in getattr(room, "__all__", [part for part in vars(room) if part[0] not in "_@"]):
+        value = getattr(room, part)
+        if isinstance(value, ModuleType) and value.__name__.startswith("cotrace.") and value is not ct.errors:
+            yield from public(value, f"{name}.{part}")
+        elif not callable(value) or (isinstance(value, type) and issubclass(value, BaseException | Enum)):
+            continue
+        elif value.__module__.startswith(room.__name__) and not getattr(value, "_is_protocol", False):
+            yield f"{name}.{part}", value
+
+
+PUBLIC = dict(public(ct, "ct")) | dict(public(ct.donors, "ct.donors"))
+
+
+class Stranger:
+    """Of no kind that anything takes."""
+
+
+def wrong_calls(value: Any) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Arguments of another kind, one too many, one of an unknown name, and none where some are needed."""
+    parameters = [
+        p for p in inspect.signature(value).parameters.values() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    ]
+    if parameters:
+        yield (), {parameter.name: Stranger() for parameter in parameters}
+    yield tuple(Stranger() for _ in range(40)), {}
+    yield (), {"stranger": 1}
+    if any(parameter.default is parameter.empty for parameter in parameters):
+        yield (), {}
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_every_public_name_answers_a_wrong_call_in_one_line(name: str) -> None:
+    assert len(PUBLIC) > 110
+    for given, named in wrong_calls(PUBLIC[name]):
+        with pytest.raises(InputError) as caught:
+            PUBLIC[name](*given, **named)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [
+        (
+            lambda: ct.search.Pursuit(20),
+            r"^ct.search.Pursuit: 20 is one argument too many; name it, as in max_size=20$",
+        ),
+        (
+            lambda: ct.search.Pursuit(max_sise=20),
+            "^ct.search.Pursuit: unknown option 'max_sise': did you mean 'max_size'",
+        ),
+        (lambda: ct.search.named("pursuit", max_sise=20), "'max_sise': did you mean 'max_size'"),
+        (lambda: ct.Selection(["L0.head1"]), "^ct.Selection: .*one argument too many; name it, as in members="),
+        (
+            lambda: ct.Selection(members=["L0.head1"]),
+            r"^ct.Selection: members is .*; give a list of Component \(make one",
+        ),
+        (lambda: ct.Component("head_output", 1, 2), r"^ct.Component: site is 'head_output'; give a Site \(such as"),
+        (lambda: ct.Component(ct.Site.HEAD_OUTPUT, 1.5, 2), "^ct.Component: layer is 1.5; give a whole number"),
+        (lambda: ct.Site("head_outputt"), "^unknown site 'head_outputt': did you mean 'head_output'"),
+        (lambda: MODEL.space(["head_outputt"]), "^unknown site 'head_outputt': did you mean 'head_output'"),
+        (lambda: MODEL.space(3), "^model.space: sites is 3; give a list"),
+        (lambda: ct.report.head_map(None, 3), "^ct.report.head_map: frontier is None; give a Frontier"),
+        (lambda: ct.report.to_png("a.png"), "^ct.report.to_png: figure is 'a.png'; give a Figure"),
+        (lambda: ct.tasks.demo_bias(3), "^ct.tasks.demo_bias: 3 is one argument too many$"),
+        (lambda: ct.tasks.demo_bias(size=3), "^ct.tasks.demo_bias takes no options$"),
+    ],
+)
+def test_a_wrong_call_says_what_to_write(act: Callable[[], Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        act()
+
+
+def test_sites_by_name_and_lists_of_components_are_as_good() -> None:
+    model = ct.load_model("shipped")
+    assert model.space(["head_output"]) == model.space((ct.Site.HEAD_OUTPUT,)) == model.space("head_output")
+    members = [ct.Component.parse("L0.head1")]
+    assert hash(ct.Selection(members=members)) == hash(ct.Selection.parse("0.1"))  # type: ignore[arg-type]
+
+
+def test_a_mask_of_nothing_is_said_and_not_guessed() -> None:
+    problem = ct.LanguageProblem(ct.load_model("shipped"), TASK, sites=["mlp_output"])
+    for nothing in (
+        [],
+        (),
+        torch.zeros(0, 5),
+        torch.zeros(5, dtype=torch.cfloat),
+        [ct.Selection(members=()), "L0.mlp"],
+    ):
+        with pytest.raises(InputError, match="mask"):
+            problem.effects(nothing)
+    assert not problem.effects(ct.Selection(members=())).any(), "no component chosen is the base run"
 
 
 def test_the_line_says_where_one_gets_what_is_needed() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from functools import cache, wraps
 from numbers import Integral, Real
 from pathlib import Path
@@ -39,6 +40,8 @@ REMEDIES: Mapping[str, str] = {
     "Problem": "build one with ct.LanguageProblem(model, task)",
     "Frontier": "ct.trace and every search return one",
     "Selection": "make one with ct.Selection.parse(NAMES)",
+    "Component": "make one with ct.Component.parse(NAME)",
+    "Site": "such as ct.Site.HEAD_OUTPUT",
 }
 """Name of a class -> where a user gets one."""
 PLAIN = (str, bytes, Real, list, tuple, dict, set, frozenset, types.NoneType)
@@ -57,25 +60,87 @@ def checked(called: str, *others: Callable[..., Any]) -> Callable[[Callable[P, R
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        signature = inspect.signature(function)
         options = list(dict.fromkeys(name for one in (function, *others) for name in _named(one)))
+        others_check = not others and any(
+            p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values()
+        )
 
         @wraps(function)
         def call(*arguments: P.args, **keywords: P.kwargs) -> R:
-            for name in keywords:
-                if name not in options:
-                    raise InputError(f"{called}: {unknown('option', name, options)}")
-            try:
-                given = signature.bind(*arguments, **keywords).arguments
-            except TypeError as error:
-                raise InputError(f"{called}: {error}") from None
-            kinds = _kinds(function)
-            for name, value in given.items():
-                if name in options:
-                    check_kind(called, name, value, kinds.get(name, Any))
+            check_call(called, function, [*options, *(keywords if others_check else ())], arguments, keywords)
             return function(*arguments, **keywords)
 
+        call.called = called  # type: ignore[attr-defined]
         return call
+
+    return decorate
+
+
+def check_call(
+    called: str, function: Callable[..., Any], options: Sequence[str], given: Sequence[Any], named: Mapping[str, Any]
+) -> None:
+    """Raise InputError where a function does not take such arguments, by their names, number or kinds."""
+    for name in named:
+        if name not in options:
+            raise InputError(
+                f"{called}: {unknown('option', name, options)}" if options else f"{called} takes no options"
+            )
+    signature = inspect.signature(function)
+    try:
+        bound = signature.bind(*given, **named).arguments
+    except TypeError as error:
+        raise InputError(f"{called}: {_unbound(signature, given, str(error))}") from None
+    kinds = _kinds(function)
+    for name, value in bound.items():
+        if name in options:
+            check_kind(called, name, value, kinds.get(name, Any))
+
+
+def _unbound(signature: inspect.Signature, given: Sequence[Any], error: str) -> str:
+    """Why arguments do not fit a signature, with what to do about those that must be named."""
+    plain = [p for p in signature.parameters.values() if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    named = [p.name for p in signature.parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    if len(given) <= len(plain):
+        return error
+    value = _shown(given[len(plain)])
+    return f"{value} is one argument too many" + (f"; name it, as in {named[0]}={value}" if named else "")
+
+
+def door(room: str, names: dict[str, Any], public: Iterable[str]) -> None:
+    """Have the public functions and classes of a room refuse wrong calls, as ``checked`` does, under its name."""
+    for name in public:
+        value = names[name]
+        if isinstance(value, type):
+            guarded(f"{room}.{name}")(value)
+        elif callable(value) and not hasattr(value, "called"):
+            names[name] = checked(f"{room}.{name}")(value)
+
+
+def guarded(called: str, *, fields: bool = True) -> Callable[[type[R]], type[R]]:
+    """A class that refuses, as ``called``, a wrong call of it, and fields of another kind than it declares.
+
+    Its own checks come first. Without ``fields`` only what fails is looked at: for classes of which there are many.
+    """
+
+    def decorate(made: type[R]) -> type[R]:
+        make: Any = made.__init__
+        if hasattr(make, "called") or "__init__" not in vars(made) or issubclass(made, BaseException):
+            return made
+        options = list(_named(make))
+
+        @wraps(make)
+        def __init__(self: R, *arguments: Any, **keywords: Any) -> None:  # noqa: N807
+            try:
+                make(self, *arguments, **keywords)
+            except (TypeError, AttributeError, ValueError):
+                check_call(called, make, options, (self, *arguments), keywords)
+                raise
+            if fields and is_dataclass(made):
+                check_fields(called, self)
+
+        __init__.called = called  # type: ignore[attr-defined]
+        made.__init__ = __init__  # type: ignore[assignment, method-assign]
+        return made
 
     return decorate
 
@@ -131,7 +196,21 @@ def _named(function: Callable[..., Any]) -> Iterator[str]:
 
 @cache
 def _kinds(declared: Hashable) -> Mapping[str, Any]:
-    return get_type_hints(declared)
+    """Name -> declared kind; a class that is only imported for type checkers is known by its name."""
+    try:
+        return get_type_hints(declared)
+    except NameError as error:
+        unseen: dict[str, Any] = {}
+        while True:
+            unseen[str(error.name)] = type(str(error.name), (Unseen,), {})
+            try:
+                return get_type_hints(declared, localns=unseen)
+            except NameError as another:
+                error = another
+
+
+class Unseen:
+    """Stands for a class that is not loaded."""
 
 
 def _parts(kind: Any) -> tuple[Any, ...]:
@@ -144,6 +223,8 @@ def _fits(value: object, kind: Any) -> bool:
 
 def _fits_one(value: object, kind: Any) -> bool:
     plain = get_origin(kind) or kind
+    if isinstance(plain, type) and issubclass(plain, Unseen):
+        return any(one.__name__ == plain.__name__ for one in type(value).__mro__)
     if plain in (int, float):  # numpy's numbers are as good, and True is none
         return isinstance(value, Integral if plain is int else Real) and not isinstance(value, bool)
     if plain in (Any, Literal) or not isinstance(plain, type):
@@ -193,7 +274,8 @@ def _words(kind: Any) -> Iterator[str]:
         if plain is types.NoneType or (plain is int and float in _parts(kind)):
             continue
         name = str(getattr(plain, "__name__", plain))
-        held = f" of {get_args(part)[0].__name__}" if name == "Sequence" and _is_class(get_args(part)[0]) else ""
+        many = name == "Sequence" or (name == "tuple" and get_args(part)[1:] == (...,))
+        held = f" of {get_args(part)[0].__name__}" if many and _is_class(get_args(part)[0]) else ""
         yield WORDS.get(plain) or f"{ORIGINS.get(name, f'a {name}')}{held}"
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
-from cotrace.arguments import check_kind, names_of
+from cotrace.arguments import check_kind, guarded, names_of
 from cotrace.errors import InputError, unknown
 
 
@@ -28,10 +28,11 @@ class Site(StrEnum):
     @classmethod
     def named(cls, name: str | Site) -> Site:
         """The site of that name. Raises UnknownName with the list."""
-        try:
-            return cls(name)
-        except ValueError:
-            raise unknown("site", name, [site.value for site in cls]) from None
+        return cls(name)
+
+    @classmethod
+    def _missing_(cls, value: object) -> None:
+        raise unknown("site", value, [site.value for site in cls])
 
     @property
     def tag(self) -> str:
@@ -64,6 +65,7 @@ _SHORT_HEAD = re.compile(
 )
 
 
+@guarded("ct.Component", fields=False)
 @dataclass(frozen=True, slots=True, order=True)
 class Component:
     """One unit at a site and layer, optionally at a position role. Prints and parses as ``L9.head6@subject``."""
@@ -76,6 +78,11 @@ class Component:
     """Position role; ``all`` is every patched position."""
 
     def __post_init__(self) -> None:
+        for name, value in (("layer", self.layer), ("unit", self.unit)):
+            if type(value) is not int:  # there are many components: most are looked at no closer
+                check_kind("ct.Component", name, value, int | None if name == "unit" else int)
+        if type(self.role) is not str:
+            check_kind("ct.Component", "role", self.role, str)
         if self.layer < 0 or (self.unit is not None and self.unit < 0):
             raise InputError(f"component at layer {self.layer}, unit {self.unit}: indices start at 0")
         if self.site.has_units != (self.unit is not None):
@@ -118,6 +125,7 @@ class Block:
         return self.start + len(self.units)
 
 
+@guarded("ct.ComponentSpace")
 @dataclass(frozen=True)
 class ComponentSpace(Sequence[Component]):
     """The ordered list of the N components that a search may choose from: sites as given, layer-major."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from cotrace.arguments import door
 from cotrace.components import Component
 from cotrace.errors import InputError, unknown
 from cotrace.results import Selection
@@ -119,3 +120,6 @@ def circuit(name: str) -> Circuit:
 def names() -> Sequence[str]:
     """The names of all published circuits here."""
     return list(CIRCUITS)
+
+
+door("ct.known", globals(), ("Circuit", "circuit", "names"))

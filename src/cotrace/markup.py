@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
 
+from cotrace.visible import visible
+
 LONGEST = 300
 """Characters of a cell that are shown."""
 RULE = "border-bottom: 1px solid color-mix(in srgb, currentColor 30%, transparent);"
@@ -39,7 +41,7 @@ def text(words: str, most: int = LONGEST) -> str:
     """A text as HTML shows it character by character, without its end where it is very long."""
     words = words if len(words) <= most else f"{words[:most]} …"
     # Signs that turn the direction of writing stay within their own text.
-    return f"<bdi>{escape(words)}</bdi>"
+    return f"<bdi>{escape(visible(words))}</bdi>"
 
 
 def _cell(tag: str, words: str, left: bool, more: str = "") -> str:

@@ -34,6 +34,16 @@ SOURCE = Path(ct.__file__).parent
         ("attribution: 1 pair; set bootstrap=0 or", "attribution: 1 pair; set --option.attribution.bootstrap 0 or"),
         ("give it as split_by='FIELD'", "give it as --split-by FIELD"),
         ("'align' is a field; --align=x, target_align=3", "'align' is a field; --align=x, target_align=3"),
+        ("attribution: set bootstrap=0 or give more", "attribution: set --option.attribution.bootstrap 0 or give more"),
+        ("exhaustive: too many; set max_size=2, or", "exhaustive: too many; set --max-size 2, or"),
+        ("batch_tokens is 0: give at least 1", "--batch-tokens is 0: give at least 1"),
+        ("none has it, or PGBCT(path=12)", "none has it, or --option.pgbct.path 12"),
+        (
+            "sizes are 1-4; the nearest below is 4, and best(9) is the best",
+            "sizes are 1-4; give --k 4, the nearest below",
+        ),
+        ("config.yaml, line 3: max_size: it is 'many'", "config.yaml, line 3: max_size: it is 'many'"),
+        ("cannot read /a/max_size/b=c.jsonl", "cannot read /a/max_size/b=c.jsonl"),
         ("a norm; use apply() at run time", "a norm; use cotrace generate, which applies it at run time"),
     ],
 )

@@ -73,6 +73,28 @@ def broken_model(place: Place, *, tokenizer: bool = True, weight: float | None =
     return str(folder)
 
 
+def damaged(place: Place, file: str, content: bytes | None) -> str:
+    """A copy of the tiny model with other bytes in one file, or the first half of them."""
+    folder = place.folder / "damaged"
+    shutil.copytree(place.model, folder)
+    whole = (folder / file).read_bytes()
+    (folder / file).write_bytes(whole[: len(whole) // 2] if content is None else content)
+    return str(folder)
+
+
+def damaged_vector(place: Place, content: bytes) -> str:
+    (place.folder / "v.safetensors").write_bytes(content)
+    return f"vector={place.folder / 'v.safetensors'}"
+
+
+NO_TENSORS = {
+    "empty": b"",
+    "of other bytes": b"\xff" * 500,
+    "with a broken head": b"\x10" + bytes(7) + b"{not json at all}",
+}
+FLOAT4 = b'{"L0.head0":{"dtype":"F4","shape":[8],"data_offsets":[0,4]}}'
+
+
 def folder_with(place: Place, name: str) -> list[str]:
     (place.folder / "full").mkdir()
     (place.folder / "full" / name).write_text("before")
@@ -150,6 +172,28 @@ CASES: dict[str, Case] = {
     "a seed below 0": (lambda p: p.trace("--seed", "-1"), ("seed is -1", "at least 0")),
     "a pair too few to hold one out": (lambda p: p.trace("--holdout", "0.5", task=p.lines(records()[0])), ("1",)),
     "no tokenizer": (lambda p: p.trace(model=broken_model(p, tokenizer=False)), ("tokenizer",)),
+    "weights that are cut short": (
+        lambda p: p.trace(model=damaged(p, "model.safetensors", None)),
+        ("damaged", "weights are damaged or cut short", "fetch or save the model again"),
+    ),
+    **{
+        f"weights that are {name}": (
+            lambda p, content=content: p.trace(model=damaged(p, "model.safetensors", content)),
+            ("damaged", "weights are damaged or cut short", "fetch or save the model again"),
+        )
+        for name, content in NO_TENSORS.items()
+    },
+    **{
+        f"a vector {name}": (
+            lambda p, content=content: p.trace("--donors", damaged_vector(p, content)),
+            ("--donors vector=", "v.safetensors", "cannot read it", "give a .safetensors file"),
+        )
+        for name, content in NO_TENSORS.items()
+    },
+    "a vector of four bits": (
+        lambda p: p.trace("--donors", damaged_vector(p, len(FLOAT4).to_bytes(8, "little") + FLOAT4 + bytes(4))),
+        ("v.safetensors", "L0.head0 is of type", "give floating-point numbers"),
+    ),
     "scores that are not finite": (lambda p: p.trace(model=broken_model(p, weight=float("nan"))), ("finite",)),
     "output folder of a run": (lambda p: p.trace(*folder_with(p, "config.yaml")), ("full", "a run", "--out")),
     "output folder with files": (lambda p: p.trace(*folder_with(p, "notes.txt")), ("full", "files", "--out")),

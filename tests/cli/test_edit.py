@@ -143,6 +143,11 @@ EDITS: dict[str, tuple[Make, tuple[str, ...]]] = {
     "size twice": (lambda p: ["--k", "2", "--sizes", "3"], ("--sizes",)),
     "donor twice": (lambda p: ["--k", "2", "--donor", "zero", "--factors", "1"], ("--factors",)),
     "constraint of no form": (lambda p: ["--constraint", "neutral<1"], ("neutral<=1%",)),
+    "constraint with nothing to choose": (
+        lambda p: ["--constraint", "neutral<=5%", "--k", "2", "--donor", "zero"],
+        ("--constraint", "leave nothing to choose"),
+    ),
+    "limit of no harness": (lambda p: ["--k", "2", "--lm-eval-limit", "3"], ("--lm-eval-limit", "--lm-eval: name")),
     "constraint on nothing": (lambda p: ["--constraint", "newtral<=1%"], ("newtral", "neutral")),
     "constraint that nothing keeps": (
         lambda p: ["--constraint", "neutral<=0%", "--factors", "0", "--factors", "0.5", "--k", "4"],

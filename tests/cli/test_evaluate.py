@@ -185,7 +185,8 @@ def test_changed_data_or_model_are_refused(
         (["--selection", "absent.txt"], "cannot read absent.txt"),
         (["--known", "ioy"], "did you mean 'ioi'"),
         (["--search", "greedy"], "choose one of topk"),
-        (["--k", "99"], "no selection of exactly 99"),
+        (["--k", "99"], "no selection of exactly 99: sizes are"),
+        (["--k", "99"], "; give --k 4, the nearest below"),
         (["--smallest-p", "0.0001"], "needs 9999 controls"),
         (["--folds", "1"], "at least 2"),
     ],
@@ -216,6 +217,7 @@ def unloaded(traced: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["--text", "."], "give a text file"),
         (["--side", "no-such-task"], "no-such-task"),
         (["--side", "none.jsonl"], "none.jsonl"),
+        (["--selection", "elsewhere"], "elsewhere: none of its 1 components is in this space"),
     ],
 )
 def test_what_the_run_alone_shows_to_be_impossible_is_refused_before_anything_is_loaded(
@@ -224,6 +226,7 @@ def test_what_the_run_alone_shows_to_be_impossible_is_refused_before_anything_is
     monkeypatch.chdir(unloaded.parent)
     Path("binary").write_bytes(b"\x7fELF\xff\xfe")
     Path("empty").write_text("\n \n")
+    Path("elsewhere").write_text("L99.head1\n")
     assert run(["evaluate", str(unloaded), "--level", "quick", *options]) == 2
     said = capsys.readouterr()
     assert reason in said.err

@@ -119,6 +119,7 @@ def test_a_new_file_is_written_and_an_old_one_left(
         (["--k", "9"], "no selection of exactly 9"),
         (["--search", "pursuit"], "choose one of greedy"),
         (["--format", "xml"], "xml"),
+        (["--format", "csv", "--k", "2"], "--format csv holds every size: leave --k out"),
     ],
 )
 def test_bad_input(traced: Path, options: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:

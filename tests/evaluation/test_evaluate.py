@@ -373,3 +373,27 @@ def test_more_controls_are_drawn_for_a_smaller_p(problem: Judged, frontier: Fron
     assert found.controls is not None
     assert found.controls.chains == 99
     assert set(LEVELS) == {"quick", "standard", "full"}
+
+
+@pytest.mark.parametrize("groups", [None, 1])
+@pytest.mark.parametrize("level", ["standard", "full"])
+def test_one_unit_is_judged_without_intervals(groups: int | None, level: str) -> None:
+    """Of one pair, or of one group of pairs, a sign flip has two outcomes: no p-value is below one half."""
+    problem = judged(circuit, 24, unseen=1 if groups is None else 12, groups=groups)
+    with pytest.warns(TooFewPairs):
+        found = evaluate(problem, TopK()(problem), level=level, k=5)
+    assert found.minimality is not None
+    assert {member.p_adjusted for member in found.minimality.members} == {1.0}, "0.5 times five tests, at most 1"
+    assert {member.status for member in found.minimality.members} == {"undecided"}
+    assert found.chosen.interval is None
+
+
+def test_the_certificate_counts_more_sets_than_a_float_holds() -> None:
+    n, k = 1_500, 750
+    problem = judged(lambda s: torch.tanh(s.sum(1) / n), n, size=1, unseen=1)
+    chosen = Selection(members=tuple(problem.space[i] for i in range(k)))
+    with pytest.warns(TooFewPairs):
+        found = evaluate(problem, chosen, level="standard").certificate
+    assert found is not None
+    digits = str(comb(n, k))
+    assert f"not all {digits[0]}.{round(int(digits[1:6]) / 100):03d}e+{len(digits) - 1} sets of 750" in found.words

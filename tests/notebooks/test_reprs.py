@@ -58,7 +58,7 @@ def hostile_task() -> ct.Task:
 
 def test_a_hostile_task_shows_as_text() -> None:
     reader = read(hostile_task()._repr_html_())
-    assert "<script>alert('x')</script> \"&amp; \u202eRTL 😀" in reader.words
+    assert "<script>alert('x')</script> \"&amp; \\u202eRTL 😀" in reader.words
     assert "longlonglong …" in reader.words
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ import cotrace as ct
 from cotrace.errors import InputError
 from cotrace.results import Table
 from cotrace.results.csv_text import csv_bytes, frame_csv, safe_cell
+from cotrace.visible import visible_in, visible_json
 from tests import tiny
 
 
@@ -76,3 +78,14 @@ def test_csv_has_empty_cells_for_what_is_not_there() -> None:
 def test_a_table_is_a_frame_too() -> None:
     frame = Table("t", ("k", "name"), [("1", "a"), ("2", "b")]).to_frame()
     assert frame.to_dict("list") == {"k": ["1", "2"], "name": ["a", "b"]}
+
+
+def test_no_cell_of_a_table_steers_a_terminal() -> None:
+    """ESC, C1 controls and signs that turn the direction are written out; JSON keeps the value by its own escapes."""
+    hostile = "a\x1b[31m\x9b1m\u202eback"
+    told = csv_bytes(["id"], [{"id": hostile}]).decode()
+    assert told == "id\r\na\\x1b[31m\\x9b1m\\u202eback\r\n"
+    shown = visible_json(json.dumps({hostile: hostile}, ensure_ascii=False))
+    assert not set("\x1b\x9b\u202e") & set(shown)
+    assert json.loads(shown) == {hostile: hostile}
+    assert visible_in({"a": [hostile, 3]}) == {"a": ["a\\x1b[31m\\x9b1m\\u202eback", 3]}

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from cotrace.errors import DegenerateError, InputError, UnknownName
 from cotrace.problem.protocol import Mode
-from cotrace.search import PGBCT, Exhaustive, Greedy, Limits, Pursuit, TopK, solve
+from cotrace.search import PGBCT, Attribution, Exhaustive, Greedy, HardConcrete, Limits, Pursuit, Search, TopK, solve
+from cotrace.search.sizes import geometric
 from tests.problems import ClosedForm, Formula, all_of, any_of, heads, modular, pairwise, saturating
 
 
@@ -147,8 +148,53 @@ def test_max_size_and_grid() -> None:
     problem = ClosedForm(modular([float(i) for i in range(30)]), 30)
     assert Pursuit(max_size=7)(problem).sizes == list(range(1, 8))
     frontier = Pursuit(sizes=(2, 9, 20))(problem)
-    assert {2, 9, 20} <= set(frontier.sizes)
+    assert frontier.sizes == [2, 9, 20]
     assert frontier.at(9).effect == sum(range(21, 30))
+
+
+@pytest.mark.parametrize("effort", ["fast", "normal", "thorough"])
+@pytest.mark.parametrize(("n", "most"), [(1, 1), (2, 1), (2, 2), (21, 5), (61, 61), (257, 3), (270, 40), (300, 256)])
+def test_every_size_has_a_set_up_to_256(n: int, most: int, effort: str) -> None:
+    """Whatever N; what no stop came by costs one evaluation, and the prediction knows of it."""
+    search, problem = Pursuit(effort=effort, max_size=most), ClosedForm(modular([1.0 + i for i in range(n)]), n)
+    frontier = search(problem)
+    assert frontier.sizes == list(range(1, most + 1))
+    assert [s.effect for s in frontier] == pytest.approx([sum(n - i for i in range(k)) for k in range(1, most + 1)])
+    assert frontier.forward_equivalents == problem.cost.forward_equivalents <= search.most_cost(n)
+    assert search.predicted_cost(n) >= 1
+
+
+def test_sizes_between_stops_cost_one_evaluation_each() -> None:
+    formula = saturating(300, seed=3)
+    frontier = Pursuit(effort="fast", max_size=120)(ClosedForm(formula, 300))
+    stops = Pursuit(effort="fast", max_size=120, sizes=tuple(geometric(120, 14)))(ClosedForm(formula, 300))
+    assert frontier.forward_equivalents - stops.forward_equivalents <= 120 - len(stops)
+    best = [(stops.best(k).effect or 0) for k in range(1, 121)]
+    worst = min((s.effect or 0) - b for s, b in zip(frontier, best, strict=True))
+    assert worst >= -0.05 * max(best), "a filled size is not far below the stop before it"
+
+
+@pytest.mark.parametrize("search", [Pursuit(), Attribution(), HardConcrete(epochs=1, lambdas=(1.0,))])
+def test_a_grid_is_said_where_there_are_more_sizes(search: Search) -> None:
+    frontier = search(ClosedForm(modular([1.0 + i for i in range(300)]), 300))
+    left_out = next(k for k in range(1, 300) if k not in frontier.sizes)
+    assert f"{len(frontier)} of the sizes 1..300" in frontier.summary
+    assert "a max size of at most 256" in frontier.summary
+    below = max(k for k in frontier.sizes if k < left_out)
+    with pytest.raises(InputError, match=rf"exactly {left_out}: .* below is {below}, and best\({left_out}\) is"):
+        frontier.at(left_out)
+    assert type(search)(max_size=256)(ClosedForm(modular([1.0] * 300), 300)).sizes == list(range(1, 257))
+
+
+@pytest.mark.parametrize("n", [1, 12, 40, 100, 300])
+@pytest.mark.parametrize("effort", ["fast", "normal", "thorough"])
+def test_the_sizes_given_are_the_only_ones(n: int, effort: str) -> None:
+    for sizes in {(n,), (max(1, n // 3), max(1, n // 2))}:
+        search, problem = Pursuit(sizes=sizes, effort=effort), ClosedForm(modular([1.0 + i for i in range(n)]), n)
+        frontier = search(problem)
+        assert frontier.sizes == sorted(set(sizes))
+        assert frontier.at(sizes[-1]).effect == sum(n - i for i in range(sizes[-1]))
+        assert problem.cost.forward_equivalents <= search.most_cost(n)
 
 
 def test_warm_start_is_never_worse() -> None:
@@ -193,6 +239,7 @@ def warm_elsewhere() -> None:
         (lambda p: Pursuit(max_size=0), InputError, r"pursuit: max size 0 is outside 1\.\.N; ask for at least"),
         (Pursuit(max_size=31), InputError, r"pursuit: max size 31 is outside 1\.\.30; the space has 30"),
         (Pursuit(sizes=(1, 35)), InputError, r"pursuit: size 35 is outside 1\.\.30; give sizes"),
+        (Pursuit(sizes=()), InputError, r"pursuit: no size is given; sizes are outside 1\.\.30"),
         (Pursuit(sizes=(0,)), InputError, r"pursuit: size 0 is outside 1\.\.30"),
         (lambda p: Pursuit(effort="fas"), UnknownName, "did you mean 'fast'"),
         (lambda p: Pursuit(gradient_share=0.0), InputError, "gradient_share is 0.0; give a number above 0"),

@@ -207,7 +207,7 @@ def test_registry() -> None:
     assert named("greedy", max_size=3) == Greedy(max_size=3)
     with pytest.raises(UnknownName, match="did you mean 'greedy'"):
         named("gredy")
-    with pytest.raises(InputError, match="search greedy has no option 'sizes'; it has max_size"):
+    with pytest.raises(InputError, match="unknown option of search greedy 'sizes': did you mean 'max_size'"):
         named("greedy", sizes=3)
 
 
@@ -232,3 +232,10 @@ def test_archive_snapshots_do_not_move() -> None:
     assert [len(state.archive) for state in states] == [6, 11, 15, 18, 20, 21]
     assert states[0].archive.score(key_of(torch.tensor([True] * 6))) is None
     assert states[-1].archive.score(key_of(torch.tensor([True] * 6))) is not None
+
+
+@pytest.mark.parametrize("n", [64, 36_864])
+def test_exhaustive_refuses_what_no_float_counts_before_it_is_predicted(n: int) -> None:
+    with pytest.raises(InputError, match=f"more than 1,000,000,000,000,000 sets of up to {n} of {n} comp.*use pursuit"):
+        Exhaustive().predicted_cost(n)
+    assert Exhaustive(max_size=2).predicted_cost(600) == 600 + 600 * 599 / 2

@@ -166,6 +166,8 @@ def search_once(prepared: Prepared, search: Search, keeper: Keeper, screen: Scre
     found = replace(found, elapsed_s=keeper.elapsed_s)
     said = f"{search.name}: done, {found.forward_equivalents:,.0f} forward-equivalents in {found.elapsed_s:.1f} s"
     screen.note(said)
+    if advice := found.summary.removeprefix(prepared.problem.summary).strip(" ()"):
+        screen.note(f"{search.name}: {advice}")
     keeper.log.say(said)
     return found
 

@@ -14,13 +14,14 @@ from cotrace.cli.stored import Reopened, sides
 from cotrace.editing import Limit, Side, apply, harness, save, tradeoff
 from cotrace.editing.card import Card
 from cotrace.editing.changes import changes
-from cotrace.editing.donors import checked_factor, stand_alone
+from cotrace.editing.donors import checked_donor, checked_factor, stand_alone
 from cotrace.editing.fold import fold_changes
 from cotrace.editing.measure import compare
 from cotrace.editing.save import check_free
 from cotrace.editing.scored import ScoredTask
 from cotrace.editing.sides import check_limits
 from cotrace.errors import DegenerateError, InputError
+from cotrace.metrics import metric_named
 from cotrace.models import LanguageModel
 from cotrace.results import Selection
 from cotrace.results.outcomes import Outcome, Tradeoff, outcome_table
@@ -52,6 +53,13 @@ class Asked:
             raise InputError("give either --k or --sizes, not both")
         if self.donor is not None and self.factors:
             raise InputError("give either --donor or --factors, not both")
+        if self.limits and (self.k or len(self.sizes) == 1) and (self.donor is not None or len(self.factors) == 1):
+            raise InputError(
+                "--constraint looks for the strongest edit, and one size and one donor leave nothing to choose: leave "
+                "--constraint out, or give several --sizes or --factors"
+            )
+        if self.harness_limit is not None and not self.harness_tasks:
+            raise InputError("--lm-eval-limit bounds the tasks of --lm-eval: name one, or leave it out")
         if self.k is None and not self.sizes and not self.limits:
             raise InputError(
                 "say which selection: --k 10, or --constraint 'neutral<=1%' to have the strongest looked for"
@@ -92,13 +100,18 @@ def edit(
     check_limits(asked.limits, watched)
     selections = [reopened.selection(k) for k in asked.chosen_sizes(reopened.frontier.sizes)]
     donors = asked.donors()
+    for donor in donors:
+        checked_donor(donor)
+    if asked.metric is not None:
+        metric_named(asked.metric)
+    task = reopened.task  # data is read before the model is loaded
     screen.note(f"loading {reopened.config.model}")
     found = _tradeoff(reopened, asked, selections, donors, watched, screen)
     selection, donor = _choice(found, selections, donors)
     edited, difference = _folded(reopened, selection, donor)
     outcomes = compare(
         reopened.model,
-        reopened.task,
+        task,
         edited,
         metric=asked.metric or reopened.config.metric,
         sides=watched,

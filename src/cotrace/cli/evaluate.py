@@ -27,6 +27,7 @@ from cotrace.evaluation import (
     with_intervals,
 )
 from cotrace.evaluation.assess import Progress, settled
+from cotrace.evaluation.foreign import inside_of
 from cotrace.evaluation.units import Units
 from cotrace.evidence import Sets, evaluate
 from cotrace.interchange import read_selection
@@ -103,6 +104,7 @@ def evaluate_run(run: str, asked: Asked, *, dry_run: bool = False, quiet: bool =
     asked.check(stored)
     sets, sides = asked.sets(), asked.sides()
     frontiers = _ordered(stored, asked.search)
+    check_foreign(sets, frontiers[0])
     screen = Screen(quiet, as_json)
     quiet_libraries()
     screen.note(f"loading {stored.config.model}")
@@ -123,6 +125,12 @@ def evaluate_run(run: str, asked: Asked, *, dry_run: bool = False, quiet: bool =
     screen.say(f"\nWritten to {path}")
     folds = say_folds(prepared, frontiers[0].search, asked.folds, screen) if asked.folds else None
     screen.data(lambda: evaluation_data(path, found, folds))
+
+
+def check_foreign(sets: Sets, frontier: Frontier) -> None:
+    """Raise InputError where the run's space holds no component of a set, before anything is loaded."""
+    for name, one in sets.items():
+        inside_of(frontier.space, name, one.members)
 
 
 def check_audit(stored: StoredRun) -> None:

@@ -12,6 +12,7 @@ from cotrace import interchange
 from cotrace.cli.libraries import own_threads, quiet_libraries
 from cotrace.cli.new_file import new_file
 from cotrace.cli.screen import Screen
+from cotrace.errors import InputError
 from cotrace.models import LanguageModel
 from cotrace.problem.posing import Division
 from cotrace.results import Frontier, Selection
@@ -21,6 +22,7 @@ from cotrace.runs.evidence import check_same, with_effects
 from cotrace.runs.prepare import load, prepare, use_threads
 from cotrace.runs.results import SHARE, enough
 from cotrace.runs.stored import StoredRun
+from cotrace.visible import visible, visible_json
 
 
 @dataclass(frozen=True)
@@ -117,14 +119,20 @@ FORMATS: Mapping[str, Callable[[Source], bytes]] = {
     "effects": as_effects,
 }
 """Format -> what writes it."""
+WHOLE = ("csv", "effects")
+"""Formats of the whole frontier."""
 
 
 def export(run: str, format_: str, *, k: int | None, search: str | None, out: str | None, quiet: bool) -> None:
     """Write the selection to a new file, or without one to stdout. Raises CotraceError."""
     path = None if out in (None, "-") else new_file(str(out))
+    if k is not None and format_ in WHOLE:
+        raise InputError(f"--format {format_} holds every size: leave --k out")
     source = Source.read(run, search, k)
     screen = Screen(quiet)
     content = FORMATS[format_](source)
+    if format_ not in WHOLE:  # whose cells are visible already, and whose lines end as CSV's do
+        content = visible(content.decode()).encode()
     if path is None:
         screen.raw(content.decode())
     else:
@@ -133,4 +141,4 @@ def export(run: str, format_: str, *, k: int | None, search: str | None, out: st
 
 
 def _json(data: Any) -> bytes:
-    return (json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return (visible_json(json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)) + "\n").encode()

@@ -11,6 +11,7 @@ from cotrace.cli.new_file import new_file
 from cotrace.cli.screen import Screen
 from cotrace.cli.stored import Reopened
 from cotrace.editing import Sampling, generate
+from cotrace.editing.donors import checked_donor
 from cotrace.editing.judge import load_judge
 from cotrace.errors import InputError
 from cotrace.json_file import parse_json, read_text
@@ -39,6 +40,9 @@ def generated(
     selection = reopened.selection(k)
     asked = list(read_prompts(Path(prompts)))
     path = new_file(out) if out else _next_free(Path(run) / f"generated-k{k}.jsonl")
+    checked_donor(donor)
+    if donor.startswith("mean"):
+        reopened.task  # noqa: B018  # data is read before the model is loaded
     judged = None if judge is None else load_judge(judge)
     screen.note(f"loading {reopened.config.model}")
     reference = reopened.reference if donor.startswith("mean") else None

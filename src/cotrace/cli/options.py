@@ -15,7 +15,14 @@ from cotrace.search import SEARCHES
 
 TASK_OPTIONS = ("several", "leading_space", "statistics")
 """Arguments of tasks that errors name."""
-COMMANDS = {"apply() at run time": "cotrace generate, which applies it at run time"}
+PYTHON = (
+    (r"apply\(\) at run time", "cotrace generate, which applies it at run time"),
+    (r",? or (give )?cotrace\.donors\.\w+\([^)]*\)", ""),
+    (r" \([a-z_]+=True\)", ""),
+    (r"pass one to cotrace\.wrap\(model, tokenizer\)", "give --model a folder that has one"),
+    (r"the nearest below is (\d+), and best\(.*\)[^;]*", r"give --k \1, the nearest below"),
+    (r"PGBCT\((\w+)=(\w+)\)", r"--option.pgbct.\1 \2"),
+)
 """What Python's reader is told to do -> what does it on the command line."""
 _VALUE = r"(?:'([^']*)'|\"([^\"]*)\"|(-?[\w./+]*\w))"
 ON_SCREEN = Parameter(group=Group("What is shown", sort_key=5), negative="", show_default=False)
@@ -85,10 +92,12 @@ def in_options(line: str) -> str:
     search = SEARCHES.get(line.partition(":")[0])
     own = [] if search is None else [field.name for field in fields(search)]
     names = [*(field.name for field in fields(RunConfig)), *TASK_OPTIONS, *own]
-    for words, command in COMMANDS.items():
-        line = line.replace(words, command)
-    pattern = rf"(?<![\w-])({'|'.join(names)})={_VALUE}"
-    return re.sub(pattern, lambda found: f"{_option(found[1], search, own)} {found[2] or found[3] or found[4]}", line)
+    for python, instead in PYTHON:
+        line = re.sub(python, instead, line)
+    pattern = rf"(?<![\w.'-])({'|'.join(names)})={_VALUE}"
+    line = re.sub(pattern, lambda found: f"{_option(found[1], search, own)} {found[2] or found[3] or found[4]}", line)
+    two_words = "|".join(field.name for field in fields(RunConfig) if "_" in field.name)
+    return re.sub(rf"(?<![\w.'/-])({two_words})(?![\w'/(:])", lambda found: f"--{found[1].replace('_', '-')}", line)
 
 
 def _option(name: str, search: type | None, own: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from cotrace.visible import visible
+from cotrace.visible import visible, visible_json
 
 PLAIN_WIDTH = 120
 """Columns where the output is not a terminal."""
@@ -59,7 +59,7 @@ class Screen:
     def data(self, make: Callable[[], Any]) -> None:
         """The one JSON object, where it is asked for."""
         if self.as_json:
-            self.raw(json.dumps(make(), ensure_ascii=False, allow_nan=False) + "\n")
+            self.raw(visible_json(json.dumps(make(), ensure_ascii=False, allow_nan=False)) + "\n")
 
     def title(self, text: str) -> None:
         """A heading with a line above."""

@@ -1,5 +1,6 @@
 """Donors: where the values that are swapped in come from."""
 
+from cotrace.arguments import door
 from cotrace.donors.parse import donor_source, donor_words
 from cotrace.donors.record import record
 from cotrace.donors.sources import (
@@ -33,3 +34,5 @@ __all__ = [
     "donor_words",
     "record",
 ]
+
+door("ct.donors", globals(), __all__)

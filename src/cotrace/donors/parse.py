@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from math import isfinite
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -102,6 +103,9 @@ def _finite(name: str, value: str) -> float:
     return found
 
 
+NUMBERS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
 def _vector(value: str) -> Vector:
     if not value:
         raise InputError(
@@ -117,7 +121,7 @@ def _vector(value: str) -> Vector:
 def _tensors(path: Path) -> dict[str, Tensor]:
     try:
         return dict(load_file(path))
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise InputError(
             f"donors='vector={path}': cannot read it ({error}); give a .safetensors file {_NAMED}"
         ) from None
@@ -129,7 +133,7 @@ def _check_tensor(path: str, name: str, tensor: Tensor) -> None:
         Component.parse(name)
     except InputError as error:
         raise InputError(f"donors='vector={path}': {error}; the file's tensors are named by components") from None
-    if not tensor.is_floating_point():
+    if tensor.dtype not in NUMBERS:
         raise InputError(f"donors='vector={path}': {name} is of type {tensor.dtype}; give floating-point numbers")
     if not tensor.isfinite().all():
         raise InputError(f"donors='vector={path}': {name} holds values that are not finite; give numbers")

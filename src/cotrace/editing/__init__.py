@@ -1,5 +1,6 @@
 """Acting on a selection: applied while the model runs and generates, or folded into its weights; and what it cost."""
 
+from cotrace.arguments import door
 from cotrace.editing.apply import apply
 from cotrace.editing.fold import folded
 from cotrace.editing.generation import Sampling, continuations, generate
@@ -31,3 +32,5 @@ __all__ = [
     "sweep",
     "tradeoff",
 ]
+
+door("ct.editing", globals(), __all__)

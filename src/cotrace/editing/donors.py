@@ -27,14 +27,23 @@ def stand_alone(donor: str | DonorSource, model: LanguageModel, reference: Task 
     ``vector=FILE.safetensors`` reads a tensor for each component by its name; ``mean=task`` is taken over all tokens of
     the base prompts of ``reference``.
     """
+    source = checked_donor(donor)
+    return _with_reference(source, model, reference) if isinstance(source, Mean) else source
+
+
+def checked_donor(donor: str | DonorSource) -> DonorSource:
+    """The donor source, checked as far as can be without a model. Raises InputError."""
     source = donor_source(donor)
     if source.name in NO_VALUE:
         raise InputError(f"donors={source.name!r} does not stand alone: {NO_VALUE[source.name]}; {ALTERNATIVE}")
     if isinstance(source, Scale):
         return Scale(checked_factor(source.factor))
-    if isinstance(source, Mean):
-        return _with_reference(source, model, reference)
-    if not isinstance(source, Zero | Vector):
+    if isinstance(source, Mean) and source.per_position:
+        raise InputError(
+            "donors='mean=position' does not stand alone: it has a value for each prompt position and none behind the "
+            "prompt; use donors='mean=task', one value for all positions"
+        )
+    if not isinstance(source, Mean | Zero | Vector):
         raise InputError(f"donors={source.name!r} is not known to stand alone; {ALTERNATIVE}")
     return source
 
@@ -50,11 +59,6 @@ def checked_factor(factor: float | int) -> float:
 
 
 def _with_reference(source: Mean, model: LanguageModel, reference: Task | None) -> Mean:
-    if source.per_position:
-        raise InputError(
-            "donors='mean=position' does not stand alone: it has a value for each prompt position and none behind the "
-            "prompt; use mean=task, one value for all positions"
-        )
     if source.reference is not None:
         return source
     if reference is None:

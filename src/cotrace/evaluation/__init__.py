@@ -1,5 +1,6 @@
 """Evaluation: how sure is the answer? Sees only a ``Problem`` and what a search found on it."""
 
+from cotrace.arguments import door
 from cotrace.evaluation.again import ALTERNATIVES, folds_cost, stability_cost
 from cotrace.evaluation.apply import applied, with_intervals
 from cotrace.evaluation.assess import Foreign, TooFewPairs, evaluate
@@ -27,3 +28,5 @@ __all__ = [
     "stability_cost",
     "with_intervals",
 ]
+
+door("ct.evaluation", globals(), __all__)

@@ -17,7 +17,7 @@ from cotrace.evaluation.case import Case, Pairs, case_of, frontier_of
 from cotrace.evaluation.certificate import certificate
 from cotrace.evaluation.curves import curve_sizes, faithfulness, refused
 from cotrace.evaluation.evaluation import Evaluation
-from cotrace.evaluation.foreign import Roles, foreign_set
+from cotrace.evaluation.foreign import Roles, foreign_set, inside_of
 from cotrace.evaluation.interactions import interactions
 from cotrace.evaluation.judge import Judge
 from cotrace.evaluation.manifold import off_manifold
@@ -88,6 +88,8 @@ def evaluate(
     case, others = settled(problem, result, intervals=intervals, **asked)
     for each in side:
         check_side(problem, each)
+    for one in foreign:
+        inside_of(problem.space, one.name, one.members)
     return _assess(case, level, others, foreign, side, progress or _silent)
 
 

@@ -148,6 +148,8 @@ def sign_flip_p(effects: Float[np.ndarray, "example"], units: Units, *, resample
     shares = units.unit_means(effects)
     if np.all(shares == 0):
         return 1.0
+    if len(shares) == 1:  # of its two signs one is as it is; scipy takes two units or more
+        return 0.5 if shares[0] > 0 else 1.0
     result = stats.permutation_test(
         (shares, np.zeros_like(shares)),
         lambda own, other, axis: (own - other).mean(axis),

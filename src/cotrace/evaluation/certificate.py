@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from itertools import combinations, islice
 from math import comb, inf
 
@@ -40,13 +41,18 @@ def certificate(training: Judge, chosen: Bool[np.ndarray, "n"], most: int) -> Ce
         return Certificate(k=k, effect=effect, optimum=training.sign * best, gap=gap, words=words)
     problem = training.problem
     bound = BOUNDS.get((problem.metric, problem.direction)) if problem.mode == "swap" else None
-    many = f"not all {count:,.4g} sets of {k} were looked at"
+    many = f"not all {rough(count)} sets of {k} were looked at"
     if bound is None:
         words = f"{many}, and no upper bound is known"
         return Certificate(k=k, effect=effect, optimum=None, gap=None, words=words)
     gap = training.sign * (bound - effect)
     words = f"{many}; by its definition {problem.metric} cannot move beyond {bound:+g}, {gap:.3g} from here"
     return Certificate(k=k, effect=effect, optimum=None, gap=gap, bound=bound, words=words)
+
+
+def rough(count: int) -> str:
+    """A count with four digits, also where no float is as large."""
+    return f"{count:,.4g}" if count < 10**300 else f"{Decimal(count):.4g}"
 
 
 def _best(training: Judge, sets: Chosen) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from scipy import stats
 
-from cotrace.components import Component
+from cotrace.components import Component, ComponentSpace
 from cotrace.errors import InputError
 from cotrace.evaluation.judge import Judge
 from cotrace.evaluation.records import ForeignSet
@@ -21,9 +21,7 @@ def foreign_set(
 ) -> ForeignSet:
     """Judge a set from elsewhere. Raises InputError where the space holds none of it."""
     space = judge.problem.space
-    inside = sorted({member for member in members if member in space}, key=space.index)
-    if not inside:
-        raise InputError(f"{name}: none of its {len(members)} components is in this space of {space.outline}")
+    inside = inside_of(space, name, members)
     theirs = judge.rows([inside])
     judge.prepare(theirs)
     effect, k = float(judge.values(theirs)[0]), len(inside)
@@ -41,6 +39,14 @@ def foreign_set(
         shared=() if own is None else tuple(str(member) for member in inside if member in own.members),
         auroc={} if frontier is None else _aurocs(frontier, roles or {name: inside}),
     )
+
+
+def inside_of(space: ComponentSpace, name: str, members: Sequence[Component]) -> list[Component]:
+    """The members that the space holds, in its order. Raises InputError where it holds none."""
+    inside = sorted({member for member in members if member in space}, key=space.index)
+    if not inside:
+        raise InputError(f"{name}: none of its {len(members)} components is in this space of {space.outline}")
+    return inside
 
 
 def _aurocs(frontier: Frontier, roles: Roles) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Interchange: selections for other tools, and from them. docs/interchange.md describes the formats."""
 
+from cotrace.arguments import door
 from cotrace.interchange.about import About
 from cotrace.interchange.mib import circuit, ranking
 from cotrace.interchange.native import document, schema
@@ -20,3 +21,5 @@ __all__ = [
     "schema",
     "transformer_lens",
 ]
+
+door("ct.interchange", globals(), __all__)

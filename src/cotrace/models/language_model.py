@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from cotrace.arguments import checked, names_of
 from cotrace.components import ComponentSpace, Site
 from cotrace.errors import ModelError, UnsupportedSite
 from cotrace.models.anatomy import dissect
@@ -90,10 +91,12 @@ class LanguageModel:
         """Whether the model's forward takes an argument of that name."""
         return argument in inspect.signature(self.module.forward).parameters
 
-    def space(self, sites: tuple[Site, ...], roles: tuple[str, ...] = ("all",)) -> ComponentSpace:
-        """All components of these sites, each once for each position role."""
-        units = {site: {layer: place.units for layer, place in self.places(site).items()} for site in sites}
-        return ComponentSpace.build(units, roles)
+    @checked("model.space")
+    def space(self, sites: Sequence[str | Site], roles: Sequence[str] = ("all",)) -> ComponentSpace:
+        """All components of these sites, each once for each position role. Raises UnknownName, UnsupportedSite."""
+        named = [Site.named(site) for site in names_of("model.space", "sites", sites)]
+        units = {site: {layer: place.units for layer, place in self.places(site).items()} for site in named}
+        return ComponentSpace.build(units, names_of("model.space", "roles", roles))
 
     def require_tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer. Raises ModelError where the model was wrapped without one."""
@@ -117,6 +120,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = True
 
 
+@checked("ct.wrap")
 def wrap(
     model: PreTrainedModel | Any,
     tokenizer: PreTrainedTokenizerBase | None = None,

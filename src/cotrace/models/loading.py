@@ -12,6 +12,7 @@ from tempfile import mkdtemp
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
 
 from cotrace import shipped
@@ -61,6 +62,11 @@ def load_model(
         module = AutoModelForCausalLM.from_pretrained(
             source, dtype=_dtype(dtype), use_safetensors=True, **options, **placed
         )
+    except SafetensorError as error:
+        raise ModelError(
+            f"cannot load the model {str(name)!r}: its weights are damaged or cut short ({_first_line(error)}); fetch "
+            "or save the model again"
+        ) from error
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"cannot load the model {str(name)!r}: {_reason(error)}") from error
     if module.dtype == torch.float64:

@@ -23,12 +23,19 @@ def as_masks(masks: Any, space: ComponentSpace, mode: Mode, dtype: torch.dtype) 
     """
     if isinstance(masks, Selection):
         return chosen_mask(space, masks.members, mode, dtype)
-    if isinstance(masks, Sequence) and masks and isinstance(masks[0], Selection):
+    if isinstance(masks, Sequence) and masks and all(isinstance(one, Selection) for one in masks):
         return torch.stack([chosen_mask(space, selection.members, mode, dtype) for selection in masks])
     if isinstance(masks, str) or (isinstance(masks, Sequence) and masks and isinstance(masks[0], str)):
         return chosen_mask(space, map(Component.parse, names_of("effects", "masks", masks)), mode, dtype)
-    z = _tensor(masks).detach().to("cpu", dtype)
-    if z.ndim not in (1, 2) or z.shape[-1] != len(space):
+    if isinstance(masks, Sequence) and not masks:
+        raise InputError(
+            "an empty list is no mask: name the components that are chosen; for none, give ct.Selection(members=())"
+        )
+    z = _tensor(masks)
+    if z.is_complex():
+        raise InputError("a mask holds complex numbers: give real ones from 0 to 1")
+    z = z.detach().to("cpu", dtype)
+    if z.ndim not in (1, 2) or z.shape[-1] != len(space) or not len(z):
         raise InputError(f"a mask has shape {list(z.shape)}: give [n] or [mask, n] with n = {len(space)} components")
     if not bool(((z >= 0) & (z <= 1)).all()):
         raise InputError("a mask holds numbers outside [0, 1]: 0 keeps the own value, 1 takes the donor's")

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cotrace.arguments import check_kind
 from cotrace.components import ComponentSpace
 from cotrace.errors import InputError
 from cotrace.metrics import Answers, AnyMetric
@@ -97,6 +98,7 @@ class ScoredPairs:
         """Examples as a list. Raises InputError."""
         if examples is None:
             return None
+        check_kind("examples", "the list", examples, Sequence[int])
         some = [int(example) for example in examples]
         if not some or min(some) < 0 or max(some) >= self.size or len(set(some)) != len(some):
             raise InputError(f"examples must be different indices from 0 to {self.size - 1}, at least one")

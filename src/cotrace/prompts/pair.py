@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cotrace.arguments import check_fields
+from cotrace.arguments import check_fields, guarded
 from cotrace.errors import InputError
 
 
@@ -15,6 +15,7 @@ def chat_words(messages: Iterable[Mapping[str, Any]]) -> str:
     return " / ".join(f"{message.get('role')}: {message.get('content')}" for message in messages)
 
 
+@guarded("ct.PromptPair", fields=False)
 @dataclass(frozen=True, kw_only=True)
 class PromptPair:
     """A base prompt, its counterfactual, and answers; the fields are those of the JSON Lines format."""

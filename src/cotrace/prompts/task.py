@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cotrace import markup
-from cotrace.arguments import check_fields, check_kind
+from cotrace.arguments import check_fields, check_kind, guarded
 from cotrace.errors import InputError
 from cotrace.prompts.pair import PromptPair
 
@@ -23,6 +23,7 @@ SHOWN = 3
 """Pairs that a notebook shows."""
 
 
+@guarded("ct.Task", fields=False)
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """Prompt pairs with a metric: all that a problem needs to know about the data."""

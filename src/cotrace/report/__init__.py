@@ -1,5 +1,6 @@
 """Figures and the report, from results only: nothing here knows of language models."""
 
+from cotrace.arguments import door
 from cotrace.report.comparison import compare
 from cotrace.report.draw import draw, drawn
 from cotrace.report.frontiers import frontier
@@ -27,3 +28,5 @@ __all__ = [
     "tradeoff",
     "write",
 ]
+
+door("ct.report", globals(), __all__)

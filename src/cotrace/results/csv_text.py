@@ -7,6 +7,8 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cotrace.visible import visible
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -15,8 +17,11 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def safe_cell(value: Any) -> Any:
-    """The value; a text that a spreadsheet would run gets an apostrophe before it. Numbers stay as they are."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    """The value; a text that a spreadsheet would run gets an apostrophe before it, and what would steer a terminal is
+    written out. Numbers stay as they are."""
+    if not isinstance(value, str):
+        return value
+    return f"'{visible(value)}" if value.startswith(FORMULA) else visible(value)
 
 
 def csv_bytes(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:

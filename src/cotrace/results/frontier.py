@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from cotrace import markup
-from cotrace.arguments import checked
+from cotrace.arguments import checked, guarded
 from cotrace.components import ComponentSpace
 from cotrace.errors import InputError
 from cotrace.results.bound import Bound
@@ -39,6 +39,7 @@ COLUMNS = (
 )
 
 
+@guarded("ct.Frontier")
 @dataclass(frozen=True, kw_only=True)
 class Frontier:
     """For each k the best selection over all sets that the search ever evaluated."""
@@ -113,8 +114,14 @@ class Frontier:
         if k in self.infeasible_sizes:
             raise InputError(f"{self.search} found no set of exactly {k} that keeps the constraints ({self._bounds})")
         if k not in self._by_size:
-            raise InputError(f"{self.search} found no selection of exactly {k}: sizes are {ranges(self.sizes)}")
+            raise InputError(self._missing(k))
         return self._by_size[k]
+
+    def _missing(self, k: int) -> str:
+        """What is said of a size that has no selection."""
+        below = [size for size in self.sizes if size <= k]
+        remedy = f"; the nearest below is {below[-1]}, and best({k}) is the best of at most {k}" if below else ""
+        return f"{self.search} found no selection of exactly {k}: sizes are {ranges(self.sizes)}{remedy}"
 
     @property
     def _bounds(self) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cotrace import markup
-from cotrace.arguments import names_of
+from cotrace.arguments import checked, guarded, names_of
 from cotrace.components import Component
 from cotrace.errors import InputError
 from cotrace.results.forms import names_in, number_in, numbers_in
@@ -34,6 +34,7 @@ NUMBERS = (
 """Fields of a selection that hold one number."""
 
 
+@guarded("ct.Selection")
 @dataclass(frozen=True, kw_only=True)
 class Selection:
     """A set of components of size k with its effect. Numbers that were not computed are None."""
@@ -60,7 +61,11 @@ class Selection:
     """The values that constraints bound, one for each bound of the frontier."""
     side_heldout: tuple[float, ...] | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "members", tuple(self.members))
+
     @classmethod
+    @checked("Selection.parse")
     def parse(cls, names: Iterable[str]) -> Selection:
         """Somebody's set, from component names such as ``L9.head6`` or ``9.6``, each once. Raises InputError."""
         given = [Component.parse(name) for name in names_of("Selection.parse", "names", names)]

@@ -88,7 +88,7 @@ class RunConfig:
     searches: Annotated[tuple[str, ...], SEARCHES] = ()
     """Search methods, separated by commas. Default: pursuit; for compare pursuit,pgbct,greedy,topk,random."""
     max_size: Annotated[int | None, SEARCH] = None
-    """Largest number of components k to look for. Default: all N."""
+    """Largest number of components k to look for; up to 256 every k has a set. Default: all N."""
     search_options: Annotated[dict[str, dict[str, Any]], OPTIONS] = field(default_factory=dict)
     """A search's own settings, as in --option.pgbct.l1 0.01 or --option.random.draws 20."""
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cotrace.errors import InputError, unknown
+from cotrace.arguments import door
+from cotrace.errors import unknown
 from cotrace.search.annealing import Annealing
 from cotrace.search.attribution import Attribution
 from cotrace.search.controls import Random, Spread, spread
@@ -66,6 +67,9 @@ def named(name: str, **options: Any) -> Search:
     fields = SEARCHES[name].__dataclass_fields__
     for option in options:
         if option not in fields:
-            raise InputError(f"search {name} has no option {option!r}; it has {', '.join(fields)}")
+            raise unknown(f"option of search {name}", option, fields)
     search: Search = SEARCHES[name](**options)
     return search
+
+
+door("ct.search", globals(), __all__)

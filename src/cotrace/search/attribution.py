@@ -25,7 +25,7 @@ from cotrace.search.checks import at_least, largest, settings, within
 from cotrace.search.driver import solve
 from cotrace.search.progress import Shown
 from cotrace.search.sets import SetFunction, prefixes, ranked, weights_of
-from cotrace.search.sizes import geometric, given
+from cotrace.search.sizes import gaps, nested_sizes
 from cotrace.search.state import SearchState
 
 MOST_LAYERS = 128
@@ -48,7 +48,7 @@ class Attribution:
     points: int = 5
     """Midpoints of the integral."""
     sizes: tuple[int, ...] | None = None
-    """Sizes to evaluate; None for all of them, or 60 in a geometric grid in spaces above 256."""
+    """Sizes to evaluate; None for all of them, or 60 in a geometric grid where the largest is above 256."""
     bootstrap: int = 0
     """Resamples of the examples; 0 ranks by the plain mean, otherwise by ``quantile`` of the resampled mean."""
     quantile: float = 0.25
@@ -96,7 +96,8 @@ class Attribution:
             weight = weights_of(problem)
             order = ranked(self._rank(signed(slopes) if self.at == "dropped" else slopes, folds, weight))
             function.scores(prefixes(order, grid, function.n))
-            yield function.state("nested sets", len(path) + 1, len(path) + 1, tensors={"slopes": slopes})
+            numbers = {"advice": gaps(grid, self.sizes, grid[-1])}
+            yield function.state("nested sets", len(path) + 1, len(path) + 1, numbers, {"slopes": slopes})
 
     def _points(self, function: SetFunction) -> list[Float[Tensor, "n"]]:
         """Where gradients are taken."""
@@ -110,8 +111,7 @@ class Attribution:
         return ends.get(self.at) or [(i + 0.5) / self.points for i in range(self.points)]
 
     def _grid(self, n: int) -> list[int]:
-        most = largest(self.name, self.max_size, n)
-        return given(self.name, self.sizes, most) if self.sizes else geometric(most, most if n <= 256 else 60)
+        return nested_sizes(self.name, self.sizes, largest(self.name, self.max_size, n))
 
     def _folds(self, size: int) -> list[list[int] | None]:
         """Examples of each fold; one fold of all where nothing is resampled."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -100,7 +100,13 @@ def solve(
                 break
     if last is None:
         raise DegenerateError(f"{search.name} took no step: ask for a larger max size")
-    return frontier(problem, last, max_size=getattr(search, "max_size", None), elapsed_s=time.perf_counter() - began)
+    return frontier(
+        problem,
+        last,
+        max_size=getattr(search, "max_size", None),
+        sizes=getattr(search, "sizes", None),
+        elapsed_s=time.perf_counter() - began,
+    )
 
 
 def searched(problem: Problem) -> Problem:
@@ -109,10 +115,10 @@ def searched(problem: Problem) -> Problem:
     return seen
 
 
-def on_all_pairs(problem: Problem, state: SearchState, most: int) -> SearchState:
-    """The state with the best sets up to a size evaluated on all pairs, and those sets only; the cost is counted."""
+def on_all_pairs(problem: Problem, state: SearchState, sizes: Sequence[int], most: int) -> SearchState:
+    """The state with the best sets of these sizes evaluated on all pairs, and those sets only; the cost is counted."""
     n = len(problem.space)
-    found = {entry.key: entry for entry in _best(problem, state, most)}
+    found = {entry.key: entry for entry in _best(problem, state, sizes, most)}
     function = SetFunction(state.search, problem, replace(state, archive=Archive(n)))
     if found:
         function.scores(torch.stack([chosen_of(key, n) for key in found]))
@@ -122,9 +128,9 @@ def on_all_pairs(problem: Problem, state: SearchState, most: int) -> SearchState
     return replace(state, archive=archive, spent=function.spent)
 
 
-def _best(problem: Problem, state: SearchState, most: int) -> Iterator[Entry]:
-    """The best set of every size up to one, and those best for their cost where a search was given weights."""
-    for size in (size for size in state.archive.sizes if size <= most):
+def _best(problem: Problem, state: SearchState, sizes: Sequence[int], most: int) -> Iterator[Entry]:
+    """The best set of each of these sizes, and those best for their cost where a search was given weights."""
+    for size in sizes:
         entry = state.archive.feasible(size) or state.archive.best(size)
         if entry is not None:
             yield entry
@@ -148,26 +154,32 @@ def warm(search: Search, problem: Problem, start: Frontier) -> SearchState:
 
 
 def frontier(
-    problem: Problem, state: SearchState, *, max_size: int | None = None, elapsed_s: float | None = None
+    problem: Problem,
+    state: SearchState,
+    *,
+    max_size: int | None = None,
+    sizes: Collection[int] | None = None,
+    elapsed_s: float | None = None,
 ) -> Frontier:
-    """The best set of every size in a state's archive, with held-out effects. Raises DegenerateError.
+    """The best set of every size (or of these only) in a state's archive, with held-out effects.
 
     Where the state is of a search on some of the problem's pairs, its best sets are evaluated on all of them here.
+    Raises DegenerateError.
     """
-    if searched(problem) is not problem:
-        state = on_all_pairs(problem, state, max_size or len(problem.space))
     most = max_size or len(problem.space)
-    visited = [size for size in state.archive.sizes if 1 <= size <= most]
-    sizes = [size for size in visited if state.archive.feasible(size)]
+    visited = [size for size in state.archive.sizes if 1 <= size <= most and (sizes is None or size in sizes)]
+    if searched(problem) is not problem:
+        state = on_all_pairs(problem, state, visited, most)
+    kept = [size for size in visited if state.archive.feasible(size)]
     advice = str(state.numbers.get("advice", ""))
-    if visited and not sizes:
+    if visited and not kept:
         raise DegenerateError(_infeasible(problem, state.search))
-    if not sizes:
+    if not kept:
         raise DegenerateError(advice or f"{state.search} found no set of 1..{most} components: raise max_size")
     full = problem_value(problem, torch.ones(1, len(problem.space), dtype=torch.bool), state.archive)
     unseen = problem.heldout
-    chosen = _chosen(state, sizes, len(problem.space))
-    levels, table = ([None] * len(sizes), None) if unseen is None else values_and_effects(unseen, chosen)
+    chosen = _chosen(state, kept, len(problem.space))
+    levels, table = ([None] * len(kept), None) if unseen is None else values_and_effects(unseen, chosen)
     # Whatever is chosen again among the stored sets keeps the constraints: the others are left out.
     known = state.archive.effects(feasible=True)
     remember(problem, known, table)
@@ -179,14 +191,14 @@ def frontier(
         task=problem.task,
         **getattr(problem, "question", {}),
         space=problem.space,
-        selections=_selections(problem, [_feasible(state, size) for size in sizes], chosen, levels),
+        selections=_selections(problem, [_feasible(state, size) for size in kept], chosen, levels),
         forward_equivalents=state.spent,
         full_effect=full,
         full_effect_heldout=None if unseen is None else values(unseen, torch.ones(1, len(problem.space)).bool())[0],
         elapsed_s=elapsed_s,
         summary=f"{problem.summary} ({advice})" if advice else problem.summary,
         bounds=bounds_of(problem),
-        infeasible_sizes=tuple(size for size in visited if size not in sizes),
+        infeasible_sizes=tuple(size for size in visited if size not in kept),
         effects=known,
         effects_heldout=table,
         cost_weights=state.numbers.get("cost_weights", {}),

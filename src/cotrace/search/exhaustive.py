@@ -20,6 +20,8 @@ from cotrace.search.sets import SetFunction
 from cotrace.search.state import SearchState
 
 SETS_IN_A_STEP = 4096
+COUNTED = 10**15
+"""Sets that are counted exactly where they are too many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +47,8 @@ class Exhaustive:
         return solve(self, problem, progress=progress)
 
     def predicted_cost(self, n: int) -> float:
-        """Forward-equivalents for n components."""
-        return float(sum(comb(n, k) for k in range(1, min(self.max_size or n, n) + 1)))
+        """Forward-equivalents for n components. Raises InputError above ``limit``, as the search does."""
+        return float(sum(self._counts(n, min(self.max_size or n, n))))
 
     def steps(self, problem: Problem, state: SearchState | None = None) -> Iterator[SearchState]:
         """One state for each 4,096 sets of one size."""
@@ -62,13 +64,20 @@ class Exhaustive:
 
     def _plan(self, n: int) -> list[tuple[int, int]]:
         """The size and the first combination of each step. Raises InputError where there are too many sets."""
-        most = largest(self.name, self.max_size, n)
-        counts = [comb(n, size) for size in range(1, most + 1)]
-        if sum(counts) > self.limit:
-            fits = next((k for k in range(most, 0, -1) if sum(counts[:k]) <= self.limit), 0)
-            smaller = f"set max_size={fits}, " if fits else ""
-            raise InputError(
-                f"exhaustive: {sum(counts):,} sets of up to {most} of {n} components, above the limit of "
-                f"{self.limit:,}; {smaller}raise limit, or use pursuit"
-            )
+        counts = self._counts(n, largest(self.name, self.max_size, n))
         return [(size, start) for size, count in enumerate(counts, 1) for start in range(0, count, SETS_IN_A_STEP)]
+
+    def _counts(self, n: int, most: int) -> list[int]:
+        """How many sets there are of each size. Raises InputError where they are more than the limit."""
+        counts: list[int] = []
+        while len(counts) < most and sum(counts) <= max(self.limit, COUNTED):
+            counts.append(comb(n, len(counts) + 1))
+        if sum(counts) > self.limit:
+            fits = next((k for k in range(len(counts), 0, -1) if sum(counts[:k]) <= self.limit), 0)
+            smaller = f"set max_size={fits}, " if fits else ""
+            count = f"{sum(counts):,}" if len(counts) == most else f"more than {COUNTED:,}"
+            raise InputError(
+                f"exhaustive: {count} sets of up to {most} of {n} components, above the limit of "
+                f"{self.limit:,}; {smaller}give a larger limit, or use pursuit"
+            )
+        return counts

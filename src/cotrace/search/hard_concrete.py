@@ -25,7 +25,7 @@ from cotrace.search.driver import solve
 from cotrace.search.pgbct import penalty_unit
 from cotrace.search.progress import Shown
 from cotrace.search.sets import SetFunction, prefixes, ranked
-from cotrace.search.sizes import geometric
+from cotrace.search.sizes import gaps, nested_sizes
 from cotrace.search.state import SearchState
 
 BETA = 2 / 3
@@ -37,7 +37,8 @@ LOW, HIGH = -0.1, 1.1
 class HardConcrete:
     """Stochastic gates z with log odds a, trained on mean g(m) + lambda (expected number of open gates).
 
-    For each lambda trains the gates with Adam, ranks components by a, and evaluates the nested sets of every size.
+    For each lambda trains the gates with Adam, ranks components by a, and evaluates the nested sets of every size (of
+    60 sizes where the largest is above 256).
     Costs 2 + lambdas (2 epochs + K) forward-equivalents up to size K. Deterministic under its seed.
     """
 
@@ -81,6 +82,7 @@ class HardConcrete:
         adam = Adam.from_tensors(begun.tensors, begun.numbers["t"]) if begun else Adam.at(torch.zeros(function.n))
         rounds = self.epochs + 1
         total = rounds * len(self.lambdas)
+        grid = self._grid(function.n)
         for step in range(begun.step if begun else 0, total):
             run, epoch = divmod(step, rounds)
             if epoch == 0:
@@ -88,13 +90,12 @@ class HardConcrete:
             if epoch < self.epochs:
                 adam = self._epoch(function, loss, adam, self.lambdas[run] * unit, (run, epoch))
             else:
-                function.scores(prefixes(ranked(adam.z), self._grid(function.n), function.n))
-            numbers: dict[str, Any] = {"unit": unit, "t": adam.t}
+                function.scores(prefixes(ranked(adam.z), grid, function.n))
+            numbers: dict[str, Any] = {"unit": unit, "t": adam.t, "advice": gaps(grid, None, grid[-1])}
             yield function.state("gates", step + 1, total, numbers, adam.to_tensors())
 
     def _grid(self, n: int) -> list[int]:
-        most = largest(self.name, self.max_size, n)
-        return geometric(most, most if n <= 256 else 60)
+        return nested_sizes(self.name, None, largest(self.name, self.max_size, n))
 
     def _epoch(self, function: SetFunction, loss: Loss, adam: Adam, weight: float, place: tuple[int, int]) -> Adam:
         """One pass over the pairs. Each epoch has a stream of its own, so that a resumed run draws the same."""

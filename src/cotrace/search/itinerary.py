@@ -8,11 +8,11 @@ from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
-from cotrace.search.sizes import geometric, given
+from cotrace.search.sizes import EVERY, geometric, given
 from cotrace.search.surrogate import ladder
 
 FILLED = 256
-"""Largest N at which every size is evaluated, also between the stops."""
+"""Largest N at which every size is evaluated on the ways, or between them."""
 SMALL = 20
 """Largest N at which every exchange is evaluated in the end, by no gradient."""
 FEW = 60
@@ -87,7 +87,9 @@ class Itinerary:
     @cached_property
     def grid(self) -> list[int]:
         """Stops on the way up."""
-        return given("pursuit", self.sizes, self.most) if self.sizes else geometric(self.most, self.effort.stops)
+        if self.sizes is not None:
+            return given("pursuit", self.sizes, self.most)
+        return geometric(self.most, self.effort.stops)
 
     @cached_property
     def visits(self) -> list[Visit]:
@@ -100,6 +102,7 @@ class Itinerary:
             *(Visit("polish", size, size) for _ in range(self.effort.polish) for size in inner),
             *(Visit("fill", a, b) for a, b in pairwise([0, *self._filled]) if b > a + 1),
             *(Visit("exchange", size, size, rank) for rank in self.beam for size in inner),
+            *(Visit("rest", a, b) for a, b in pairwise([0, *self.grid]) if b > a + 1 and self._completed),
         ]
 
     @property
@@ -123,15 +126,22 @@ class Itinerary:
         return sum(self._most(visit) for visit in self.visits)
 
     @property
+    def rest(self) -> float:
+        """Forward-equivalents of completing the sizes, at most."""
+        return sum(self._most(visit) for visit in self.visits if visit.phase == "rest")
+
+    @property
     def typical(self) -> float:
         """Share of the most that it can cost which it does cost, as measured."""
         return TYPICAL_SMALL if self.beam else TYPICAL[self.word][self.n > FEW]
 
     def between(self, visit: Visit) -> range:
         """Sizes from the start, exclusive, to the end, exclusive; and both neighbours where they are the same."""
+        if self.sizes is not None:
+            return range(0)
         if visit.start == visit.size:
             return range(max(visit.size - 1, 1), min(visit.size + 2, self.most + 1))
-        if self.sizes is not None or self.n > FILLED or self.effort.filled == "end":
+        if self.n > FILLED or self.effort.filled == "end":
             return range(0)
         low, high = sorted((visit.start, visit.size))
         return range(low + 1, min(high, self.most + 1))
@@ -154,6 +164,11 @@ class Itinerary:
         return sorted({*self.grid, *(size for size in self._falling if size <= self.most), self.most})
 
     @property
+    def _completed(self) -> bool:
+        """Whether sizes that the ways left out get one set each in the end."""
+        return self.sizes is None and self.n > FILLED and self.most <= EVERY
+
+    @property
     def _falling(self) -> list[int]:
         """Stops on the way down: close to one another near everything, as those on the way up are near nothing."""
         mirrored = [self.n - size for size in geometric(self.n - 1, self.effort.stops)]
@@ -167,6 +182,8 @@ class Itinerary:
             return visit.size * (self.n - visit.size) + self.n
         if visit.phase == "fill":
             return 2.0 * (visit.size - visit.start - 1)
+        if visit.phase == "rest":
+            return visit.size - visit.start - 1
         reach = self.effort.alternates
         both = visit.start == visit.size
         alternates = reach * (reach + 3) // 2 if both else reach

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,6 +19,7 @@ from cotrace.search.driver import solve
 from cotrace.search.itinerary import ALLOWED, EFFORTS, SECOND, Itinerary, Visit, greedy_cost
 from cotrace.search.progress import Shown
 from cotrace.search.sets import Sample, SetFunction, with_each
+from cotrace.search.sizes import gaps
 from cotrace.search.state import SearchState
 from cotrace.search.surrogate import Neighbourhood, Proposal, Surrogate
 from cotrace.search.thrift import BUDGETS, Weights, settled, spend, weight_vector
@@ -34,14 +35,14 @@ class Pursuit:
     At each stop it evaluates exactly, in one batch: the nested sets on the way to the next stop; there also sets with
     members exchanged and with the next in rank.
     Costs about 6 N forward-equivalents up to N = 60 (from N = 32 at most 0.4 of greedy's), 4 N up to N = 256, at most
-    700 in larger spaces; up to N = 20, where it ends with every exchange, up to 800, ten times greedy's (``fast`` does
+    950 in larger spaces; up to N = 20, where it ends with every exchange, up to 800, ten times greedy's (``fast`` does
     not). ``most_cost`` bounds it. Deterministic.
     """
 
     max_size: int | None = None
     """Largest k; None for N."""
     sizes: tuple[int, ...] | None = None
-    """Sizes to stop at, and then the only ones; None for a geometric grid, and all sizes up to N = 256."""
+    """The only sizes to look at; None for all of them, or for a geometric grid where the largest is above 256."""
     effort: str = "normal"
     """``fast``, ``normal`` or ``thorough``."""
     cost_weights: Weights | str | None = None
@@ -67,7 +68,7 @@ class Pursuit:
     def predicted_cost(self, n: int) -> float:
         """Forward-equivalents for n components, as measured: sets that no gradient promises are not evaluated."""
         itinerary = self._itinerary(n)
-        typical = itinerary.typical * self.most_cost(n)
+        typical = max(1.0, itinerary.typical * (self.most_cost(n) - itinerary.rest) + itinerary.rest)
         return min(typical, ALLOWED * greedy_cost(n, itinerary.most)) if itinerary.paced else typical
 
     def most_cost(self, n: int) -> float:
@@ -82,7 +83,11 @@ class Pursuit:
         itinerary = self._itinerary(function.n)
         plan = itinerary.visits + [Visit("cost", step, step + 1) for step in range(BUDGETS if weights else 0)]
         begun = state if state and state.step else None
+        numbers = {"cost_weights": weights, "advice": gaps(itinerary.grid, self.sizes, itinerary.most)}
         function.score(~function.empty())
+        if not plan:  # everything is the only set to look at
+            yield function.state("everything", 1, 1, numbers)
+            return
         surrogate = Surrogate.from_tensors(begun.tensors) if begun else Surrogate.start(function)
         for step in range(begun.step if begun else 0, len(plan)):
             if plan[step].phase == "cost":
@@ -90,7 +95,6 @@ class Pursuit:
                 spend(function, surrogate, costs, plan[step].start, self.max_size or function.n)
             else:
                 self._visit(function, surrogate, itinerary, plan[step], self._room(function, step, itinerary))
-            numbers = {"cost_weights": weights}
             yield function.state(plan[step].phase, step + 1, len(plan), numbers, surrogate.to_tensors())
 
     def _itinerary(self, n: int) -> Itinerary:
@@ -109,11 +113,11 @@ class Pursuit:
     ) -> None:
         """Take the gradient at the best set of the start, and evaluate what it proposes."""
         if visit.phase == "exchange":
-            function.scores(every_neighbour(function.archive.ranked_set(visit.start, visit.rank)))
+            function.scores(neighbours(function.archive.ranked_set(visit.start, visit.rank), itinerary.sizes))
             return
         chosen = function.archive.best_set(visit.start) if visit.start else function.empty()
-        if visit.phase == "fill":
-            function.scores(torch.stack(self._fill(function, surrogate, chosen, visit.size)))
+        if visit.phase in ("fill", "rest"):
+            function.scores(self._between(function, surrogate, chosen, visit))
             return
         if visit.phase == "polish" and (function.has_gradient(chosen) or (room is not None and room < 1)):
             return
@@ -126,17 +130,24 @@ class Pursuit:
             function.scores(torch.stack(sets))
             surrogate.learn(function, chosen, score, torch.stack(sets))
 
-    def _fill(
-        self, function: SetFunction, surrogate: Surrogate, low: Bool[Tensor, "n"], size: int
-    ) -> list[Bool[Tensor, "n"]]:
-        """Sets of the sizes between two stops: the lower one's plus the best of what the upper one has besides."""
-        high = function.archive.best_set(size)
+    def _between(
+        self, function: SetFunction, surrogate: Surrogate, low: Bool[Tensor, "n"], visit: Visit
+    ) -> Bool[Tensor, "set n"]:
+        """Sets of the sizes between two stops: the lower one's plus the best of what the upper one has besides.
+
+        The rest is one set of each size that has none yet; else the upper stop's without its least is another one.
+        """
+        high = function.archive.best_set(visit.size)
         known = [surrogate.slopes(s, function.gradient(s)) for s in (low, high) if function.has_gradient(s)]
         slopes = torch.stack(known or [surrogate.halfway]).mean(0)
         near = Neighbourhood(low, torch.where(high, slopes, -FAR), 0.0)
         far = Neighbourhood(high, torch.where(low, FAR, slopes), 0.0)
-        sizes = range(int(low.sum()) + 1, size)
-        return [side.set_of(p) for k in sizes for side in (near, far) for p in side.nested(k)]
+        sizes: Sequence[int] = range(visit.start + 1, visit.size)
+        sides = [near, far]
+        if visit.phase == "rest":
+            sizes, sides = [k for k in sizes if function.archive.best(k) is None], [near]
+        sets = [side.set_of(p) for k in sizes for side in sides for p in side.nested(k)]
+        return torch.stack(sets) if sets else torch.zeros(0, function.n, dtype=torch.bool)
 
 
 def opened(surrogate: Surrogate, near: Neighbourhood, size: int) -> list[Proposal]:
@@ -173,10 +184,11 @@ def sets_near(near: Neighbourhood, itinerary: Itinerary, visit: Visit) -> dict[i
     return found
 
 
-def every_neighbour(chosen: Bool[Tensor, "n"]) -> Bool[Tensor, "set n"]:
-    """All sets that differ by one addition, one removal (not to nothing) or one exchange."""
+def neighbours(chosen: Bool[Tensor, "n"], sizes: tuple[int, ...] | None = None) -> Bool[Tensor, "set n"]:
+    """All sets (of these sizes) that differ by one addition, one removal (not to nothing) or one exchange."""
     inside, outside = chosen.nonzero()[:, 0].tolist(), (~chosen).nonzero()[:, 0].tolist()
     grown = with_each(chosen, outside)
     shrunk = with_each(chosen, inside)
     exchanged = [with_each(row, inside) for row in grown]
-    return torch.cat([grown, *([shrunk] if len(inside) > 1 else []), *exchanged])
+    sets = torch.cat([grown, *([shrunk] if len(inside) > 1 else []), *exchanged])
+    return sets if sizes is None else sets[torch.isin(sets.sum(1), torch.tensor(sizes))]

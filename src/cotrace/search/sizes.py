@@ -24,6 +24,24 @@ def _grow(most: int, ratio: float) -> list[int]:
     return [*sizes, most]
 
 
+EVERY = 256
+"""Largest k up to which every size has a set, whatever N is."""
+STOPS = 60
+"""Sizes in the grid of a ranking that goes further."""
+
+
+def nested_sizes(search: str, sizes: tuple[int, ...] | None, most: int) -> list[int]:
+    """Sizes at which a ranking is evaluated: those given, or every one, or a grid where they are very many."""
+    return geometric(most, most if most <= EVERY else STOPS) if sizes is None else given(search, sizes, most)
+
+
+def gaps(grid: list[int], sizes: tuple[int, ...] | None, most: int) -> str:
+    """A sentence on a grid of our own that leaves sizes out; empty where none is left out."""
+    if sizes is not None or most <= EVERY:
+        return ""
+    return f"{len(grid)} of the sizes 1..{most} were looked at; with a max size of at most {EVERY} it is every one"
+
+
 def given(search: str, sizes: tuple[int, ...], most: int) -> list[int]:
     """A grid of the user's own. Raises InputError for a size outside 1..most."""
     outside = [size for size in sizes if not 1 <= size <= most]

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cotrace import markup
+from cotrace.arguments import guarded
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Finding:
         return f"{self.name}{f' at {self.where}' if self.where else ''}{size}{f' ({self.note})' if self.note else ''}"
 
 
+@guarded("ct.CheckReport")
 @dataclass(frozen=True)
 class CheckReport:
     """Every property of a model that was checked. Prints as a table."""

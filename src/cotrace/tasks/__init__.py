@@ -1,5 +1,6 @@
 """Tasks: benchmark files, generated prompts or a file of the user's own, as prompt pairs with a metric."""
 
+from cotrace.arguments import door
 from cotrace.tasks.agreement import agreement
 from cotrace.tasks.auto_circuit import auto_circuit
 from cotrace.tasks.binding import binding
@@ -37,3 +38,5 @@ __all__ = [
     "winobias",
     "winogender",
 ]
+
+door("ct.tasks", globals(), __all__)

@@ -24,6 +24,7 @@ from cotrace.report.page.panels import Panel, panels_of
 from cotrace.report.page.rows import Row, rows_of, singles
 from cotrace.report.page.sizes import Stops, blocks_data, rounded, search_data, stops_of
 from cotrace.report.words import figure_of, heading
+from cotrace.visible import visible, visible_in
 
 LIMIT_BYTES = 6 * 2**20
 LIBRARY = "window.vegaEmbed=vegaEmbed;window.vega=vega;"
@@ -167,7 +168,7 @@ def _thinned(stops: Sequence[Stops], effects: Effects, rows: int, missing: int) 
 
 def json_block(data: Mapping[str, Any]) -> Markup:
     """JSON for a script element: nothing in it can end the element or begin a comment."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(visible_in(data), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return Markup(text)  # noqa: S704
@@ -208,6 +209,7 @@ def _environment() -> Environment:
         loader=PackageLoader("cotrace.report", "assets"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=lambda value: visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )
