@@ -38,7 +38,9 @@ class Problem(Protocol):
     """A component space, and the effect of every mask on it. Mask 1 means the donor's value, in both modes.
 
     A problem may also have ``bounds`` (one ``results.Bound`` for each column of ``side_values``, which every search
-    keeps), and ``surrogate`` with ``reported(masks)``: the metric as people read it, where ``value`` is soft.
+    keeps), ``surrogate`` with ``reported(masks)`` and ``reported_base``: the metric as people read it, where ``value``
+    is soft; ``target``: the level of it that is aimed at; and ``full_is_clear``: whether the pairs show that swapping
+    everything moves the metric, without which no share of that is told.
     """
 
     @property

@@ -173,29 +173,32 @@ def pose(
     config: RunConfig, model: LanguageModel, task: Task, batch_plan: Mapping[str, Any] | None = None
 ) -> LanguageProblem:
     """The problem: model, pairs, donors and metric; ``batch_plan`` repeats another run's. Raises CotraceError."""
-    return LanguageProblem(
-        model,
-        task,
-        sites=list(config.sites) or None,
-        donors=config.donors,
-        metric=config.metric,
-        mode=config.mode,
-        direction=config.direction,
-        holdout=config.holdout,
-        audit=config.audit,
-        split_by=config.split_by,
-        seed=config.seed,
-        align=config.align,
-        roles=config.roles or ("all",),
-        positions=config.positions,
-        prepend_bos=config.prepend_bos,
-        template_arguments=config.template_options,
-        batch_tokens=config.batch_tokens,
-        search_pairs=config.search_pairs,
-        memory=config.memory,
-        checkpointing=config.checkpointing,
-        batch_plan=batch_plan,
-    )
+    try:
+        return LanguageProblem(
+            model,
+            task,
+            sites=list(config.sites) or None,
+            donors=config.donors,
+            metric=config.metric,
+            mode=config.mode,
+            direction=config.direction,
+            holdout=config.holdout,
+            audit=config.audit,
+            split_by=config.split_by,
+            seed=config.seed,
+            align=config.align,
+            roles=config.roles or ("all",),
+            positions=config.positions,
+            prepend_bos=config.prepend_bos,
+            template_arguments=config.template_options,
+            batch_tokens=config.batch_tokens,
+            search_pairs=config.search_pairs,
+            memory=config.memory,
+            checkpointing=config.checkpointing,
+            batch_plan=batch_plan,
+        )
+    except NoDirection as error:
+        raise error.for_command_line from None
 
 
 def check_size(config: RunConfig, n: int) -> None:
