@@ -7,7 +7,7 @@ from typing import Any
 
 from cotrace.cli.chart import Chart
 from cotrace.report.words import figure_of
-from cotrace.results import Frontier, Table
+from cotrace.results import Frontier, Selection, Table
 from cotrace.results.tables import number
 from cotrace.runs.results import SHARE, enough
 

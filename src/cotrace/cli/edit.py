@@ -21,6 +21,7 @@ from cotrace.editing.save import check_free
 from cotrace.editing.scored import ScoredTask
 from cotrace.editing.sides import check_limits
 from cotrace.errors import DegenerateError, InputError
+from cotrace.metrics import GROUPS
 from cotrace.models import LanguageModel
 from cotrace.results import Selection
 from cotrace.results.outcomes import Outcome, Tradeoff, outcome_table
@@ -126,13 +127,14 @@ def _tradeoff(
     """The trade-off where there is a choice to make; None for one edit without constraints."""
     if len(selections) * len(donors) == 1 and not asked.limits:
         return None
+    metric = asked.metric or reopened.config.metric or reopened.task.metric
     found = tradeoff(
         reopened.model,
         reopened.task,
         selections,
         donors,
-        metric=asked.metric or reopened.config.metric,
-        aim="zero" if (asked.metric or reopened.config.metric or "").endswith("_gap") else reopened.frontier.direction,
+        metric=metric,
+        aim=None if metric in GROUPS else reopened.frontier.direction,
         sides=watched,
         limits=asked.limits,
         parts=reopened.parts,

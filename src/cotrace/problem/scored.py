@@ -33,7 +33,7 @@ class ScoredPairs(Generic[M]):
 
     def __init__(self, scorer: Scorer, metric: M, mode: Mode) -> None:
         self.scorer, self.mode = scorer, mode
-        self.metric = metric
+        self.metric: M = metric
         self.dtype = scorer.model.compute_dtype
         self.answers = Answers.of([encoded.pair for encoded in scorer.pairs], self.dtype)
         self.use_cost(Cost())

@@ -81,7 +81,8 @@ def headlines(material: Material) -> Iterator[Headline]:
     what = "change of" if first.mode == "swap" else "faithfulness of"
     yield Headline(figure_of(effect), f"{what} {first.metric.replace('_', ' ')} on {where}{interval}")
     if (hard := first.hard(chosen, heldout=unseen)) is not None:
-        yield Headline(hard.words.replace("->", "\u2192"), f"{first.metric.replace('_', ' ')} as people read it, {where}")
+        level = f"{first.metric.replace('_', ' ')} as people read it, {where}"
+        yield Headline(hard.words.replace("->", "\u2192"), level)
     share = first.share(chosen, heldout=unseen)
     if share is not None and (material.judged is None or material.judged.full_shown):
         yield Headline(spaced(f"{share:.0%}"), f"of what swapping everything does ({figure_of(full)})")
