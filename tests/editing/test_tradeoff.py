@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 
 import matplotlib
 import numpy as np
 import pytest
+import torch
 
 import cotrace as ct
 from cotrace import shipped
+from cotrace.donors import Vector
 from cotrace.editing import Limit, Side, measure_edit, neutral, rescore, sweep, tradeoff
 from cotrace.editing.scored import ScoredTask
 from cotrace.editing.tradeoff import Parts
 from cotrace.errors import CotraceError, InputError
+from cotrace.prompts import PromptPair
 from cotrace.results.outcomes import Outcome, pareto
 from tests.editing.models import tiny
 from tests.tiny import task
@@ -243,3 +247,35 @@ def test_pairs_of_one_group_are_resampled_together() -> None:
         assert many.change_interval is not None
         wide, narrow = np.ptp(many.change_interval), np.ptp(loose.change_interval)
         assert narrow < 0.75 * wide or wide == 0
+
+
+@torch.no_grad()
+def mean_input(model: ct.models.LanguageModel, pairs: Sequence[PromptPair], head: int) -> torch.Tensor:
+    """Mean over all tokens of these base prompts of what the head gives to layer 0's output projection."""
+    kept: list[torch.Tensor] = []
+    place = model.module.transformer.h[0].attn.c_proj
+    handle = place.register_forward_pre_hook(lambda module, args: kept.append(args[0].detach()[0]))
+    for pair in pairs:
+        model.module(**model.require_tokenizer()(pair.base, return_tensors="pt"))
+    handle.remove()
+    width = kept[0].shape[-1] // model.module.config.n_head
+    return torch.cat(kept)[:, head * width : (head + 1) * width].mean(0)
+
+
+def test_the_mean_donor_of_a_measured_edit_is_that_of_the_search() -> None:
+    model, pairs, one = tiny("gpt2"), task(20), ct.Selection.parse(["L0.head1"])
+    problem = ct.LanguageProblem(model, pairs, sites=["head_output"], donors="mean=task", direction="maximise", seed=4)
+    assert problem.heldout is not None
+    held = set(problem.heldout.ids)
+    seen = [pair for pair in pairs.pairs if pair.id not in held]
+    value = mean_input(model, seen, 1)
+    donor = Vector({"L0.head1": value})
+    wanted = measure_edit(model, pairs, one, donor, ids=held)[0]
+    whole = measure_edit(model, pairs, one, "mean=task", ids=held, reference=pairs)[0]
+    for found in (
+        measure_edit(model, pairs, one, "mean=task", ids=held),
+        measure_edit(model, pairs, one, "mean=task", parts=problem),
+    ):
+        assert found[0].pairs == len(held)
+        assert found[0].after == pytest.approx(wanted.after, abs=1e-6)
+        assert found[0].after != pytest.approx(whole.after, abs=1e-6), "the mean over the held-out pairs too is another"

@@ -16,6 +16,7 @@ from cotrace.editing.card import Card
 from cotrace.editing.changes import changes
 from cotrace.editing.donors import checked_factor, stand_alone
 from cotrace.editing.fold import fold_changes
+from cotrace.editing.generation import own_settings
 from cotrace.editing.measure import compare
 from cotrace.editing.save import check_free
 from cotrace.editing.scored import ScoredTask
@@ -189,6 +190,9 @@ def _card(
     notes = [
         f"The traced task is {reopened.task.name}; donors of the search: {config.donor_words}; seed {config.seed}."
     ]
+    if own := own_settings(reopened.model):
+        named = ", ".join(f"{name} {value}" for name, value in own.items())
+        notes.append(f"Text drawn from it is drawn by the generation_config of the base model: {named}.")
     if asked.limits:
         bounds = "; ".join(limit.words for limit in asked.limits)
         notes.append(f"Chosen as the strongest edit within {bounds}; a choice among many flatters the one chosen.")

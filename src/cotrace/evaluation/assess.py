@@ -192,7 +192,7 @@ def _assess(
 
 
 def _hard(case: Case, judge: Judge) -> HardFigure | None:
-    """The metric as people read it, before and under the selection; as the search had it where it is of this problem."""
+    """The metric as people read it, before and under the selection; as the search had it on this problem."""
     before = reported_base(judge.problem)
     if before is None:
         return None

@@ -105,7 +105,9 @@ def _effect(found: Evaluation) -> Iterator[str]:
 def _hard(found: Evaluation) -> Iterator[str]:
     """The figure that people read beside the soft one."""
     parts = [(found.hard, found.judged_on), (found.hard_training, "searched")]
-    told = [f"{_metric(found)} goes from {h.before:.4g} to {h.after:.4g} on {w} pairs" for h, w in parts if h is not None]
+    told = [
+        f"{_metric(found)} goes from {h.before:.4g} to {h.after:.4g} on {w} pairs" for h, w in parts if h is not None
+    ]
     if told:
         yield f"Effects are of the soft form that searches follow; as people read it, {' and '.join(told)}."
     for hard, where in parts:

@@ -127,7 +127,7 @@ class ScoredPairs(Generic[M]):
 
     def side_values(self, masks: Any) -> Float[Tensor, "*mask side"]:
         """No constraints: no columns."""
-        z = self.masks(masks)
+        z: Tensor = self.masks(masks)
         return z.new_zeros((*z.shape[:-1], 0))
 
     def some(self, examples: Examples) -> list[int] | None:
@@ -145,5 +145,5 @@ class ScoredPairs(Generic[M]):
 
     def _shaped(self, chunks: Sequence[Tensor], masks: Any) -> Tensor:
         """Chunks put together, in the shape that the masks were given in."""
-        together = torch.cat(list(chunks))
+        together: Tensor = torch.cat(list(chunks))
         return together.reshape((*self.masks(masks).shape[:-1], *together.shape[1:]))

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from cotrace.errors import InputError, NonFiniteError
 from cotrace.metrics import SetMetric
-from cotrace.problem.protocol import Examples, Loss, Mode
+from cotrace.problem.protocol import Examples, Loss
 from cotrace.problem.scored import ScoredPairs
-from cotrace.problem.scorer import Scorer
 
 
 class SetProblem(ScoredPairs[SetMetric]):

@@ -18,9 +18,9 @@ from cotrace.errors import InputError, unknown
 from cotrace.metrics import metric_named
 from cotrace.models import LanguageModel, load_model
 from cotrace.problem.aim import aim
-from cotrace.problem.summary import NoDirection
 from cotrace.problem.language import LanguageProblem
 from cotrace.problem.memory import check_memory
+from cotrace.problem.summary import NoDirection
 from cotrace.prompts import Task
 from cotrace.prompts.split import groups
 from cotrace.runs.config import RunConfig

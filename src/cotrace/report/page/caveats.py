@@ -126,9 +126,7 @@ def _metric(material: Material) -> Iterator[Caveat]:
 
 def _surrogate(material: Material) -> Iterator[Caveat]:
     if any(one.reported is not None for one in material.first):
-        yield Caveat(
-            "Searches followed a soft form of the metric; the level that people read stands beside it."
-        )
+        yield Caveat("Searches followed a soft form of the metric; the level that people read stands beside it.")
     first, chosen = material.first, material.chosen
     for heldout, where in ((True, "held-out pairs"), (False, "the pairs searched")):
         hard = first.hard(chosen, heldout=heldout)
