@@ -269,7 +269,7 @@ def test_the_mean_donor_of_a_measured_edit_is_that_of_the_search() -> None:
     held = set(problem.heldout.ids)
     seen = [pair for pair in pairs.pairs if pair.id not in held]
     value = mean_input(model, seen, 1)
-    donor = Vector({"L0.head1": value})
+    donor = Vector(values={"L0.head1": value})
     wanted = measure_edit(model, pairs, one, donor, ids=held)[0]
     whole = measure_edit(model, pairs, one, "mean=task", ids=held, reference=pairs)[0]
     for found in (

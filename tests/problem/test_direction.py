@@ -67,7 +67,7 @@ def test_a_gap_is_made_smaller_and_no_share_of_nothing_is_told(metric: str, kind
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
 def test_a_full_swap_that_changes_nothing_gives_no_direction(metric: Any, kind: torch.dtype) -> None:
     for count in (3, 12):  # with and without an interval
-        with pytest.raises(InputError, match="shows no direction to search in.*direction='maximise'") as caught:
+        with pytest.raises(InputError, match=r"shows no direction to search in.*direction='maximise'") as caught:
             problem(symmetric(count), metric, whole=True, dtype=kind)
         assert "\n" not in str(caught.value)
     assert problem(symmetric(), metric, whole=True, dtype=kind, direction="minimise").direction == "minimise"
