@@ -43,8 +43,7 @@ def test_a_sweep_ends_where_nothing_is_changed_and_matches_a_problem_elsewhere()
     for factor, strength, heldout in zip(rows["factor"], rows["strength"], rows["strength_heldout"], strict=True):
         problem = ct.LanguageProblem(
             model, pairs, sites=["head_output", "mlp_neuron"], donors=f"scale={factor}", holdout=0.25,
-            positions="prompt+answer",
-        )  # fmt: skip
+            positions="prompt+answer", direction="maximise")  # fmt: skip
         sign = 1 if found.aim == "maximise" else -1
         assert strength == pytest.approx(sign * problem.value(SELECTION).item(), abs=1e-5)
         assert problem.heldout is not None
@@ -53,9 +52,11 @@ def test_a_sweep_ends_where_nothing_is_changed_and_matches_a_problem_elsewhere()
 
 def test_rescoring_shows_the_effect_found_and_under_each_donor() -> None:
     model, pairs = tiny("llama"), own()
-    problem = ct.LanguageProblem(model, pairs, holdout=0.25)
+    problem = ct.LanguageProblem(model, pairs, holdout=0.25, direction="maximise")
     found = ct.search.Greedy(max_size=2)(problem)
-    zero = ct.LanguageProblem(model, pairs, holdout=0.25, donors="zero", positions="prompt+answer")
+    zero = ct.LanguageProblem(
+        model, pairs, holdout=0.25, donors="zero", positions="prompt+answer", direction="maximise"
+    )
     rows = rescore(model, pairs, found, ["zero"], holdout=0.25).to_frame()
     assert list(rows["donor"]) == ["as searched", "zero"] * 2
     assert list(rows["effect"][::2]) == [selection.effect for selection in found]
@@ -194,7 +195,7 @@ def test_wrong_input_is_refused(change: dict[str, object], words: str) -> None:
 def test_parts_are_the_split_of_a_problem() -> None:
     pairs = own()
     for holdout, seed in product((0.25, 0.5), (0, 3)):
-        problem = ct.LanguageProblem(tiny("llama"), pairs, holdout=holdout, seed=seed)
+        problem = ct.LanguageProblem(tiny("llama"), pairs, holdout=holdout, seed=seed, direction="maximise")
         parts = Parts.of(pairs, holdout, seed)
         assert problem.heldout is not None
         assert parts.training == set(problem.training.ids)
@@ -209,11 +210,16 @@ def test_edits_are_judged_on_the_search_s_own_parts() -> None:
     uneven = [replace(p, counterfactual=f"{p.counterfactual} w1") if i < 5 else p for i, p in enumerate(pairs)]
     options = {"holdout": 0.3, "audit": 0.2, "split_by": "theme", "seed": 3}
     given = replace(whole, pairs=tuple(uneven))
-    problem = ct.LanguageProblem(model, given, **options)
+    problem = ct.LanguageProblem(model, given, **{"direction": "maximise", **options})
     assert len(problem.refused) == 5
     kept = replace(whole, pairs=tuple(pairs[5:]))
     zero = ct.LanguageProblem(
-        model, kept, sites=["head_output", "mlp_neuron"], donors="zero", positions="prompt+answer", **options
+        model,
+        kept,
+        sites=["head_output", "mlp_neuron"],
+        donors="zero",
+        positions="prompt+answer",
+        **{"direction": "maximise", **options},
     )
     assert problem.heldout is not None
     assert zero.heldout is not None

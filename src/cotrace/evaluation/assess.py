@@ -196,10 +196,10 @@ def _hard(case: Case, judge: Judge) -> HardFigure | None:
     before = reported_base(judge.problem)
     if before is None:
         return None
-    known = {"held-out": case.selection.reported_heldout, "training": case.selection.reported}
-    part = "training" if judge is case.training else case.judged_on
-    chosen, after = case.chosen([case.k]), None if case.foreign_effects else known.get(part)
+    chosen, after = case.chosen([case.k]), case.known_level("training" if judge is case.training else case.judged_on)
     if after is None:
+        if judge is not case.judge:
+            return None  # of the pairs searched only what the search found is told
         found = reported(judge.problem, torch.from_numpy(chosen))
         assert found is not None, "there is a level of the base run"
         after = found[0]
