@@ -71,7 +71,7 @@ def by_hand(model: LanguageModel, task: Task, instead: Replace) -> Tensor:
 
 
 def scores(model: LanguageModel, task: Task, donors: object) -> Tensor:
-    problem = LanguageProblem(model, task, sites=["mlp_neuron"], holdout=0, donors=donors)  # type: ignore[arg-type]
+    problem = LanguageProblem(model, task, sites=["mlp_neuron"], holdout=0, donors=donors, direction="maximise")  # type: ignore[arg-type]
     found: Tensor = problem.scores(CHOSEN)
     assert (found - problem.training.scorer.base).abs().max() > 1e-4, "the patch does something"
     return found
@@ -101,7 +101,7 @@ def test_mean_pooled_and_by_position(model: LanguageModel) -> None:
 
 def test_mean_over_a_reference_of_the_users_own(model: LanguageModel) -> None:
     task, other = tiny.task(), tiny.task(4, seed=9)
-    reference = LanguageProblem(model, other, sites=["mlp_neuron"], holdout=0).encoding.pairs
+    reference = LanguageProblem(model, other, sites=["mlp_neuron"], holdout=0, direction="maximise").encoding.pairs
     own_runs = tuple(replace(pair, donor=()) for pair in reference)
     pooled = torch.cat([neurons(model, ids(model, pair.base)) for pair in other.pairs]).mean(0)
     expected = by_hand(model, task, lambda own, e, n: pooled.expand_as(own))
@@ -125,7 +125,9 @@ def test_noise_is_fixed_by_pair_and_seed_and_can_be_given(model: LanguageModel) 
 def test_noise_on_one_role_leaves_the_tokens_before_it(model: LanguageModel) -> None:
     pairs = [replace(p, spans={"subject": (0, len(p.base.split()[0]))}) for p in tiny.task().pairs]
     task = replace(tiny.task(), pairs=tuple(replace(p, spans={"subject": _word(p.base, 2)}) for p in pairs))
-    problem = LanguageProblem(model, task, sites=["mlp_neuron"], holdout=0, donors="noise=3x@subject")
+    problem = LanguageProblem(
+        model, task, sites=["mlp_neuron"], holdout=0, donors="noise=3x@subject", direction="maximise"
+    )
     recorded = problem.training.scorer.donors
     for pair, start in zip(problem.encoding.pairs, recorded.starts.tolist(), strict=True):  # type: ignore[attr-defined]
         values = next(v for place, v in recorded.values.items() if place.layer == 1)  # type: ignore[attr-defined]
@@ -143,7 +145,7 @@ def _word(text: str, index: int) -> tuple[int, int]:
 
 def test_resample_swaps_in_another_base_run_of_equal_length(model: LanguageModel) -> None:
     task = tiny.task(9)
-    problem = LanguageProblem(model, task, sites=["mlp_neuron"], holdout=0, donors="resample=4")
+    problem = LanguageProblem(model, task, sites=["mlp_neuron"], holdout=0, donors="resample=4", direction="maximise")
     for encoded in problem.encoding.pairs:
         assert encoded.donor != encoded.prompt
         assert len(encoded.donor) == len(encoded.prompt)
@@ -155,7 +157,9 @@ def test_resample_swaps_in_another_base_run_of_equal_length(model: LanguageModel
 
 def test_resample_refuses_a_prompt_without_a_partner(model: LanguageModel) -> None:
     with pytest.warns(match="2 of 4 pairs refused; the first: pair p1: the search sees no other prompt of 5 tokens"):
-        problem = LanguageProblem(model, tiny.task(4), sites=["head_output"], holdout=0, donors="resample=1")
+        problem = LanguageProblem(
+            model, tiny.task(4), sites=["head_output"], holdout=0, donors="resample=1", direction="maximise"
+        )
     assert [refusal.id for refusal in problem.refused] == ["p1", "p2"]  # of lengths 4 5 6 4
 
 
@@ -170,12 +174,14 @@ def test_vector_of_the_users_own(model: LanguageModel) -> None:
 @pytest.mark.parametrize("donors", ["zero", "mean=task", "mean=position", "scale=0.5"])
 def test_patterns_take_only_rows_that_sum_to_one(model: LanguageModel, donors: str) -> None:
     with pytest.raises(UnsupportedSite, match="rows that sum to 1"):
-        LanguageProblem(model, tiny.task(), sites=["attention_pattern"], donors=donors)
+        LanguageProblem(model, tiny.task(), sites=["attention_pattern"], donors=donors, direction="maximise")
 
 
 @pytest.mark.parametrize("donors", ["counterfactual", "noise=0.5", "zero", "mean=task", "resample", "scale=0.5"])
 def test_every_source_is_soft(model: LanguageModel, donors: str) -> None:
-    problem = LanguageProblem(model, tiny.task(9), sites=["head_output"], holdout=0, donors=donors)
+    problem = LanguageProblem(
+        model, tiny.task(9), sites=["head_output"], holdout=0, donors=donors, direction="maximise"
+    )
     z = torch.linspace(0.1, 0.9, 12, dtype=torch.float64)
     gradient = problem.gradient(z)
     for i in (0, 5, 11):
@@ -205,26 +211,29 @@ def test_a_bad_source_is_one_clear_line(donors: str, error: type[Exception], wor
 
 def test_bad_vectors_and_noise(model: LanguageModel) -> None:
     with pytest.raises(InputError, match=r"no tensor for L0\.neuron0"):
-        LanguageProblem(model, tiny.task(), sites=["mlp_neuron"], donors=Vector(values={}))
+        LanguageProblem(model, tiny.task(), sites=["mlp_neuron"], donors=Vector(values={}), direction="maximise")
     given = {f"L{layer}.head{unit}": torch.zeros(3) for layer in range(3) for unit in range(4)}
     with pytest.raises(InputError, match=r"has shape \[3\], not \[8\]"):
-        LanguageProblem(model, tiny.task(), sites=["head_output"], donors=Vector(values=given))
+        LanguageProblem(model, tiny.task(), sites=["head_output"], donors=Vector(values=given), direction="maximise")
     with pytest.raises(InputError, match="no noise tensor"):
-        LanguageProblem(model, tiny.task(), sites=["head_output"], donors=Noise(tensors={}))
+        LanguageProblem(model, tiny.task(), sites=["head_output"], donors=Noise(tensors={}), direction="maximise")
     with pytest.raises(InputError, match="one of std"):
         Noise(std=1.0, multiple=2.0)
 
 
 def test_no_partner_at_all(model: LanguageModel) -> None:
     with pytest.raises(AlignmentError, match="no two prompts"):
-        LanguageProblem(model, tiny.task(3), sites=["head_output"], donors="resample", holdout=0)
+        LanguageProblem(model, tiny.task(3), sites=["head_output"], donors="resample", holdout=0, direction="maximise")
 
 
 def test_draws_average_effects_not_activations(model: LanguageModel) -> None:
     source = Noise(std=0.5, seed=7, draws=3)
     options = {"sites": ["mlp_neuron"], "holdout": 0, "metric": "odds_ratio"}
-    together = LanguageProblem(model, tiny.task(), donors=source, **options)  # type: ignore[arg-type]
-    single = [LanguageProblem(model, tiny.task(), donors=draw, **options) for draw in source.each_draw()]  # type: ignore[arg-type]
+    together = LanguageProblem(model, tiny.task(), donors=source, **{"direction": "maximise", **options})  # type: ignore[arg-type]
+    single = [
+        LanguageProblem(model, tiny.task(), donors=draw, **{"direction": "maximise", **options})
+        for draw in source.each_draw()
+    ]  # type: ignore[arg-type]
     assert len({problem.donors.seed for problem in single}) == 3  # type: ignore[union-attr]
     z = torch.linspace(0, 1, 384, dtype=torch.float64)
     mean = torch.stack([problem.effects(z) for problem in single]).mean(0)

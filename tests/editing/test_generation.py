@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from transformers import GenerationConfig
 
 import cotrace as ct
 from cotrace.editing import Sampling, continuations, generate, harness
@@ -46,6 +48,56 @@ def by_hand(model: ct.models.LanguageModel, prompt: str, new: int = 5) -> str:
         if row[-1] == model.module.generation_config.eos_token_id:
             break
     return tokenizer.decode(row[start:], skip_special_tokens=True)
+
+
+@contextmanager
+def own(model: ct.models.LanguageModel, **settings: object) -> Iterator[None]:
+    """A model whose generation_config says more than the special tokens."""
+    before = model.module.generation_config
+    model.module.generation_config = GenerationConfig(eos_token_id=before.eos_token_id, **settings)
+    try:
+        yield
+        assert model.module.generation_config.to_diff_dict().items() >= settings.items(), "it is as it was"
+    finally:
+        model.module.generation_config = before
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"repetition_penalty": 5.0},
+        {"no_repeat_ngram_size": 1},
+        {"num_beams": 4},
+        {"suppress_tokens": list(range(30))},
+        {"min_new_tokens": 5, "forced_eos_token_id": 7},
+    ],
+    ids=str,
+)
+def test_at_temperature_0_the_likeliest_token_is_taken_whatever_the_models_own_settings(settings: dict) -> None:
+    model = tiny("llama")
+    with own(model, **settings):
+        found = generate(model, PROMPTS, SELECTION, "scale=-0.5", sampling=Sampling(max_new_tokens=5))
+        assert [row.base for row in found.rows] == [by_hand(model, prompt) for prompt in PROMPTS]
+    assert found.settings["do_sample"] is False
+    assert not set(settings) & set(found.settings)
+    assert found.table().title.endswith("; the likeliest token each time")
+
+
+def test_above_it_the_models_own_settings_are_kept_and_said() -> None:
+    model = tiny("gpt2")
+    settings = {"top_p": 1e-6, "repetition_penalty": 1.0}
+    with own(model, **settings):  # so small a share of the probability leaves the likeliest token alone
+        found = generate(model, PROMPTS, SELECTION, sampling=Sampling(max_new_tokens=4, temperature=2, seed=3))
+        assert [row.base for row in found.rows] == [by_hand(model, prompt, 4) for prompt in PROMPTS]
+    said = {"do_sample": True, "temperature": 2.0, "top_k": 0, "top_p": 1e-6, "max_new_tokens": 4, "seed": 3}
+    assert found.settings.items() >= said.items()
+    assert "top_p 1e-06" in found.table().title
+    assert found.to_dict()["settings"] == found.settings
+    assert all(json.loads(line)["settings"]["top_p"] == 1e-6 for line in found.jsonl().splitlines())
+    with own(model, top_k=1):
+        drawn = generate(model, PROMPTS, SELECTION, sampling=Sampling(max_new_tokens=4, temperature=3.0))
+        assert [row.base for row in drawn.rows] == [by_hand(model, prompt, 4) for prompt in PROMPTS]
+        assert drawn.settings["top_k"] == 1
 
 
 def test_drawing_is_seeded_and_leaves_the_global_state() -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 
 import matplotlib
 import numpy as np
 import pytest
+import torch
 
 import cotrace as ct
 from cotrace import shipped
+from cotrace.donors import Vector
 from cotrace.editing import Limit, Side, measure_edit, neutral, rescore, sweep, tradeoff
 from cotrace.editing.scored import ScoredTask
 from cotrace.editing.tradeoff import Parts
 from cotrace.errors import CotraceError, InputError
+from cotrace.prompts import PromptPair
 from cotrace.results.outcomes import Outcome, pareto
 from tests.editing.models import tiny
 from tests.tiny import task
@@ -39,8 +43,7 @@ def test_a_sweep_ends_where_nothing_is_changed_and_matches_a_problem_elsewhere()
     for factor, strength, heldout in zip(rows["factor"], rows["strength"], rows["strength_heldout"], strict=True):
         problem = ct.LanguageProblem(
             model, pairs, sites=["head_output", "mlp_neuron"], donors=f"scale={factor}", holdout=0.25,
-            positions="prompt+answer",
-        )  # fmt: skip
+            positions="prompt+answer", direction="maximise")  # fmt: skip
         sign = 1 if found.aim == "maximise" else -1
         assert strength == pytest.approx(sign * problem.value(SELECTION).item(), abs=1e-5)
         assert problem.heldout is not None
@@ -49,9 +52,11 @@ def test_a_sweep_ends_where_nothing_is_changed_and_matches_a_problem_elsewhere()
 
 def test_rescoring_shows_the_effect_found_and_under_each_donor() -> None:
     model, pairs = tiny("llama"), own()
-    problem = ct.LanguageProblem(model, pairs, holdout=0.25)
+    problem = ct.LanguageProblem(model, pairs, holdout=0.25, direction="maximise")
     found = ct.search.Greedy(max_size=2)(problem)
-    zero = ct.LanguageProblem(model, pairs, holdout=0.25, donors="zero", positions="prompt+answer")
+    zero = ct.LanguageProblem(
+        model, pairs, holdout=0.25, donors="zero", positions="prompt+answer", direction="maximise"
+    )
     rows = rescore(model, pairs, found, ["zero"], holdout=0.25).to_frame()
     assert list(rows["donor"]) == ["as searched", "zero"] * 2
     assert list(rows["effect"][::2]) == [selection.effect for selection in found]
@@ -190,7 +195,7 @@ def test_wrong_input_is_refused(change: dict[str, object], words: str) -> None:
 def test_parts_are_the_split_of_a_problem() -> None:
     pairs = own()
     for holdout, seed in product((0.25, 0.5), (0, 3)):
-        problem = ct.LanguageProblem(tiny("llama"), pairs, holdout=holdout, seed=seed)
+        problem = ct.LanguageProblem(tiny("llama"), pairs, holdout=holdout, seed=seed, direction="maximise")
         parts = Parts.of(pairs, holdout, seed)
         assert problem.heldout is not None
         assert parts.training == set(problem.training.ids)
@@ -205,11 +210,16 @@ def test_edits_are_judged_on_the_search_s_own_parts() -> None:
     uneven = [replace(p, counterfactual=f"{p.counterfactual} w1") if i < 5 else p for i, p in enumerate(pairs)]
     options = {"holdout": 0.3, "audit": 0.2, "split_by": "theme", "seed": 3}
     given = replace(whole, pairs=tuple(uneven))
-    problem = ct.LanguageProblem(model, given, **options)
+    problem = ct.LanguageProblem(model, given, **{"direction": "maximise", **options})
     assert len(problem.refused) == 5
     kept = replace(whole, pairs=tuple(pairs[5:]))
     zero = ct.LanguageProblem(
-        model, kept, sites=["head_output", "mlp_neuron"], donors="zero", positions="prompt+answer", **options
+        model,
+        kept,
+        sites=["head_output", "mlp_neuron"],
+        donors="zero",
+        positions="prompt+answer",
+        **{"direction": "maximise", **options},
     )
     assert problem.heldout is not None
     assert zero.heldout is not None
@@ -243,3 +253,35 @@ def test_pairs_of_one_group_are_resampled_together() -> None:
         assert many.change_interval is not None
         wide, narrow = np.ptp(many.change_interval), np.ptp(loose.change_interval)
         assert narrow < 0.75 * wide or wide == 0
+
+
+@torch.no_grad()
+def mean_input(model: ct.models.LanguageModel, pairs: Sequence[PromptPair], head: int) -> torch.Tensor:
+    """Mean over all tokens of these base prompts of what the head gives to layer 0's output projection."""
+    kept: list[torch.Tensor] = []
+    place = model.module.transformer.h[0].attn.c_proj
+    handle = place.register_forward_pre_hook(lambda module, args: kept.append(args[0].detach()[0]))
+    for pair in pairs:
+        model.module(**model.require_tokenizer()(pair.base, return_tensors="pt"))
+    handle.remove()
+    width = kept[0].shape[-1] // model.module.config.n_head
+    return torch.cat(kept)[:, head * width : (head + 1) * width].mean(0)
+
+
+def test_the_mean_donor_of_a_measured_edit_is_that_of_the_search() -> None:
+    model, pairs, one = tiny("gpt2"), task(20), ct.Selection.parse(["L0.head1"])
+    problem = ct.LanguageProblem(model, pairs, sites=["head_output"], donors="mean=task", direction="maximise", seed=4)
+    assert problem.heldout is not None
+    held = set(problem.heldout.ids)
+    seen = [pair for pair in pairs.pairs if pair.id not in held]
+    value = mean_input(model, seen, 1)
+    donor = Vector(values={"L0.head1": value})
+    wanted = measure_edit(model, pairs, one, donor, ids=held)[0]
+    whole = measure_edit(model, pairs, one, "mean=task", ids=held, reference=pairs)[0]
+    for found in (
+        measure_edit(model, pairs, one, "mean=task", ids=held),
+        measure_edit(model, pairs, one, "mean=task", parts=problem),
+    ):
+        assert found[0].pairs == len(held)
+        assert found[0].after == pytest.approx(wanted.after, abs=1e-6)
+        assert found[0].after != pytest.approx(whole.after, abs=1e-6), "the mean over the held-out pairs too is another"

@@ -64,7 +64,7 @@ def test_effects_from_a_file_are_checked_once_and_then_used() -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("change", [{"metric": "probability"}, {"donors": "zero"}, {"seed": 1}])
 def test_a_language_model_asked_another_question(change: dict[str, object]) -> None:
-    pairs, options = task(40), {"holdout": 0.5}
+    pairs, options = task(40), {"direction": "maximise", "holdout": 0.5}
     one = ct.LanguageProblem(model("gpt2"), pairs, **options)
     two = ct.LanguageProblem(model("gpt2"), pairs, **(options | change))
     frontier = Greedy(max_size=3)(one)

@@ -30,7 +30,7 @@ def grouped() -> ct.Task:
 
 @pytest.fixture(scope="module")
 def problem(grouped: ct.Task) -> ct.LanguageProblem:
-    return ct.LanguageProblem(model("gpt2"), grouped, holdout=0.4, audit=0.2)
+    return ct.LanguageProblem(model("gpt2"), grouped, holdout=0.4, audit=0.2, direction="maximise")
 
 
 def test_three_parts_share_no_group_and_the_audit_moves_no_heldout_pair(grouped: ct.Task) -> None:
@@ -80,7 +80,7 @@ def test_a_part_is_the_problem_on_those_pairs(problem: ct.LanguageProblem) -> No
 def gaps() -> ct.LanguageProblem:
     pairs = tuple(replace(pair, group="ab"[i % 2], favourable=0, label=i % 2) for i, pair in enumerate(task(40).pairs))
     whole = replace(task(40), pairs=pairs, metric="demographic_parity_gap")
-    return ct.LanguageProblem(model("gpt2"), whole, holdout=0.4)
+    return ct.LanguageProblem(model("gpt2"), whole, holdout=0.4, direction="maximise")
 
 
 def test_a_gap_between_groups_is_recomputed_on_the_drawn_pairs(gaps: ct.LanguageProblem) -> None:
@@ -119,24 +119,31 @@ def test_a_metric_of_the_whole_set_has_intervals_by_drawing_it_again(gaps: ct.La
 
 
 def test_trace_fills_in_intervals_and_p_values() -> None:
-    frontier = ct.trace(model("gpt2"), task(60), search="topk", max_size=3, holdout=0.5)
+    frontier = ct.trace(model("gpt2"), task(60), search="topk", max_size=3, direction="maximise", holdout=0.5)
     for selection in frontier:
         assert selection.interval is not None
         assert selection.effect_heldout is not None
         assert selection.interval[0] <= selection.effect_heldout <= selection.interval[1]
         assert selection.p_value is not None
-    plain = ct.trace(model("gpt2"), task(60), search="topk", max_size=3, holdout=0.5, evaluation="none")
+    plain = ct.trace(
+        model("gpt2"), task(60), search="topk", max_size=3, direction="maximise", holdout=0.5, evaluation="none"
+    )
     assert plain.at(1).interval is None
     assert plain.at(1).effect_heldout == frontier.at(1).effect_heldout
 
 
 def test_trace_by_a_search_that_has_no_sizes() -> None:
     found = ct.trace(
-        model("gpt2"), task(20), search="pgbct", search_options={"path": 3, "epochs": 3}, evaluation="none"
+        model("gpt2"),
+        task(20),
+        search="pgbct",
+        search_options={"path": 3, "epochs": 3},
+        direction="maximise",
+        evaluation="none",
     )
     assert found.search == "pgbct"
     with pytest.raises(InputError, match="no option 'max_size'"):
-        ct.trace(model("gpt2"), task(20), search="pgbct", max_size=3)
+        ct.trace(model("gpt2"), task(20), search="pgbct", max_size=3, direction="maximise")
 
 
 def test_side_effects_of_a_second_task(problem: ct.LanguageProblem) -> None:
@@ -144,7 +151,7 @@ def test_side_effects_of_a_second_task(problem: ct.LanguageProblem) -> None:
     chosen = ct.Selection.parse(["0.1", "1.2"])
     with pytest.warns(UserWarning, match="at least 10"):
         found = ct.evaluate(problem, chosen, side=[other]).side_effects[0]
-    wanted = ct.LanguageProblem(model("gpt2"), other, holdout=0).effects(chosen).numpy()
+    wanted = ct.LanguageProblem(model("gpt2"), other, holdout=0, direction="maximise").effects(chosen).numpy()
     assert found.change == pytest.approx(wanted.mean(), rel=1e-5)
     assert found.interval is not None
     assert np.ptp(found.interval) > 0

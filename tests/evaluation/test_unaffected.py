@@ -22,7 +22,7 @@ def still_and_moved(still: int) -> ct.Task:
     Two more have a counterfactual that equals the base.
     """
     whole = task(400)
-    problem = ct.LanguageProblem(model("gpt2"), whole, sites=SITES, holdout=0)
+    problem = ct.LanguageProblem(model("gpt2"), whole, sites=SITES, holdout=0, direction="maximise")
     order = problem.effects(torch.ones(len(problem.space))).abs().argsort().tolist()
     pairs = [whole.pairs[i] for i in (*order[: still - 2], *order[-MOVED:])]
     same = [replace(pair, id=f"{pair.id}-same", counterfactual=pair.base) for pair in pairs[-2:]]
@@ -37,7 +37,7 @@ def shares(problem: ct.LanguageProblem, mask: torch.Tensor, ids: list[str]) -> t
 
 
 def test_accuracy_changes_as_counted_by_hand() -> None:
-    problem = ct.LanguageProblem(model("gpt2"), still_and_moved(10), sites=SITES, holdout=0)
+    problem = ct.LanguageProblem(model("gpt2"), still_and_moved(10), sites=SITES, holdout=0, direction="maximise")
     found = unaffected(problem)
     ids = [pair.id for pair in problem.source_task.pairs]
     expected = [*ids[:8], *ids[-2:]]
@@ -55,6 +55,6 @@ def test_accuracy_changes_as_counted_by_hand() -> None:
 
 
 def test_too_few_such_pairs_are_said() -> None:
-    problem = ct.LanguageProblem(model("gpt2"), still_and_moved(7), sites=SITES, holdout=0)
+    problem = ct.LanguageProblem(model("gpt2"), still_and_moved(7), sites=SITES, holdout=0, direction="maximise")
     with pytest.raises(InputError, match="needs at least 8 pairs that the full swap leaves alone, and there are 7"):
         unaffected(problem)

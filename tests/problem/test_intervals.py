@@ -65,7 +65,7 @@ def test_a_share_of_the_whole_is_resampled_with_the_whole() -> None:
 
 def test_copies_in_one_group_tell_no_more() -> None:
     single, many = copied(10, 3)
-    one, other = (ct.LanguageProblem(model("gpt2"), each, holdout=0) for each in (single, many))
+    one, other = (ct.LanguageProblem(model("gpt2"), each, holdout=0, direction="maximise") for each in (single, many))
     assert other.full_swap.interval == pytest.approx(one.full_swap.interval, abs=1e-9)
     rows, others = (each.breakdown(MASK).rows[-1] for each in (one, other))
     assert others.interval == pytest.approx(rows.interval, abs=1e-9)
@@ -77,7 +77,7 @@ def test_copies_in_one_group_tell_no_more() -> None:
 @pytest.mark.parametrize("count", [10, 11])
 def test_medians_are_numpy_s(count: int) -> None:
     """Of an even count the mean of the middle two; the same as an evaluation's."""
-    problem = ct.LanguageProblem(model("gpt2"), task(count), holdout=0)
+    problem = ct.LanguageProblem(model("gpt2"), task(count), holdout=0, direction="maximise")
     full, base = torch.ones(12), torch.zeros(12)
     effects = problem.effects(full).numpy()
     levels = [problem.training.reported_levels(mask).numpy() for mask in (base, full)]
@@ -90,7 +90,7 @@ def test_medians_are_numpy_s(count: int) -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_keeping_everything_is_1_to_1_in_the_breakdown_too() -> None:
-    problem = ct.LanguageProblem(model("gpt2"), copied(24, 1)[0], mode="keep", holdout=0)
+    problem = ct.LanguageProblem(model("gpt2"), copied(24, 1)[0], mode="keep", holdout=0, direction="maximise")
     found = problem.breakdown(torch.zeros(12))
     assert found.rows[-1].interval == pytest.approx((1, 1), abs=1e-9)
     full = problem.training.full_swap.numpy()

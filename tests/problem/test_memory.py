@@ -22,7 +22,9 @@ SMALL = "20KB"
 
 
 def problem(memory: str | float | None, site: str = "attention_pattern", **more: object) -> LanguageProblem:
-    return LanguageProblem(tiny.model("gpt2"), late_task(), sites=[site], holdout=0.3, memory=memory, **more)  # type: ignore[arg-type]
+    return LanguageProblem(
+        tiny.model("gpt2"), late_task(), sites=[site], holdout=0.3, memory=memory, **{"direction": "maximise", **more}
+    )  # type: ignore[arg-type]
 
 
 def figures(built: LanguageProblem) -> list[torch.Tensor]:
@@ -41,7 +43,7 @@ def test_memory_disk_and_recomputing_give_the_same(
     options = {"sites": [site], "holdout": 0.3, "donors": donors, "batch_tokens": 8}
 
     def built(memory: str | None) -> LanguageProblem:
-        return LanguageProblem(tiny.model("gpt2"), task, memory=memory, **options)  # type: ignore[arg-type]
+        return LanguageProblem(tiny.model("gpt2"), task, memory=memory, **{"direction": "maximise", **options})  # type: ignore[arg-type]
 
     whole, spilled = built(None), built("9KB")
     assert whole.plan.disk_bytes == 0
@@ -133,8 +135,8 @@ def test_what_is_no_size_is_refused(bad: str | float) -> None:
 def test_recomputed_activations_give_the_same_gradient(family: str, site: str) -> None:
     task = late_task() if site != "residual" else tiny.task()
     options = {"sites": [site], "holdout": 0}
-    plain = LanguageProblem(tiny.model(family), task, checkpointing="off", **options)  # type: ignore[arg-type]
-    again = LanguageProblem(tiny.model(family), task, checkpointing="on", **options)  # type: ignore[arg-type]
+    plain = LanguageProblem(tiny.model(family), task, checkpointing="off", **{"direction": "maximise", **options})  # type: ignore[arg-type]
+    again = LanguageProblem(tiny.model(family), task, checkpointing="on", **{"direction": "maximise", **options})  # type: ignore[arg-type]
     z = torch.linspace(0, 1, len(plain.space), dtype=torch.float64)
     assert torch.allclose(plain.gradient(z), again.gradient(z), atol=1e-6)
     assert plain.gradient(z).abs().max() > 1e-3
@@ -145,7 +147,9 @@ def test_recomputing_keeps_less_for_the_backward_pass() -> None:
     model, kept = tiny.model("llama"), []
     z = torch.linspace(0, 1, 12, dtype=torch.float64)
     for option in ("off", "on"):
-        scorer = LanguageProblem(model, tiny.task(), sites=["head_output"], checkpointing=option).training.scorer  # type: ignore[arg-type]
+        scorer = LanguageProblem(
+            model, tiny.task(), sites=["head_output"], checkpointing=option, direction="maximise"
+        ).training.scorer  # type: ignore[arg-type]
         sizes: list[int] = []
 
         def pack(t: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:

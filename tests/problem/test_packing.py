@@ -30,8 +30,8 @@ def late_task() -> Task:
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_packed_and_kept_equal_plain(family: str, site: str) -> None:
     model, task = tiny.model(family), late_task()
-    packed = LanguageProblem(model, task, sites=[site], holdout=0)
-    plain = LanguageProblem(model, task, sites=[site], holdout=0, pack=False)
+    packed = LanguageProblem(model, task, sites=[site], holdout=0, direction="maximise")
+    plain = LanguageProblem(model, task, sites=[site], holdout=0, pack=False, direction="maximise")
     assert packed.packing.keep_prefix
     assert packed.plan.tokens < plain.plan.tokens / 2
     assert [encoded.prefix for encoded in packed.training.scorer.pairs] == [3, 4, 5, 3, 4]
@@ -50,7 +50,9 @@ def test_every_donor_gives_the_same_packed_and_plain(donors: str, positions: str
     options = {"sites": ["head_output"], "holdout": 0, "donors": donors, "positions": positions}
     if donors == "resample":
         task = tiny.task(9)
-    packed, plain = (LanguageProblem(model, task, pack=pack, **options) for pack in (True, False))  # type: ignore[arg-type]
+    packed, plain = (
+        LanguageProblem(model, task, pack=pack, **{"direction": "maximise", **options}) for pack in (True, False)
+    )  # type: ignore[arg-type]
     z = torch.linspace(0, 1, 12, dtype=torch.float64)
     assert torch.allclose(packed.scores(z), plain.scores(z), atol=1e-10)
 
@@ -61,7 +63,9 @@ def test_a_window_shorter_than_an_example_takes_plain_rows() -> None:
     model.module.config.sliding_window, model.module.config.use_sliding_window = 3, True
     try:
         assert shortest_window(model) == 3
-        assert not LanguageProblem(model, tiny.task(), sites=["head_output"], holdout=0).packing.packed
+        assert not LanguageProblem(
+            model, tiny.task(), sites=["head_output"], holdout=0, direction="maximise"
+        ).packing.packed
     finally:
         model.module.config.sliding_window, model.module.config.use_sliding_window = None, False
 
@@ -70,8 +74,8 @@ def test_a_window_shorter_than_an_example_takes_plain_rows() -> None:
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_runs_that_start_at_the_lowest_changed_layer_equal_whole_runs(family: str, site: str) -> None:
     model = tiny.model(family)
-    short = LanguageProblem(model, tiny.task(), sites=[site], holdout=0)
-    whole = LanguageProblem(model, tiny.task(), sites=[site], holdout=0, pack=False)
+    short = LanguageProblem(model, tiny.task(), sites=[site], holdout=0, direction="maximise")
+    whole = LanguageProblem(model, tiny.task(), sites=[site], holdout=0, pack=False, direction="maximise")
     n = len(short.space)
     chosen = torch.zeros(n, dtype=torch.float64).index_fill(0, torch.tensor([0, n // 2]), 1)
     masks = (chosen + torch.eye(n, dtype=torch.float64)).clamp(max=1)  # the candidates of a greedy step
@@ -87,7 +91,7 @@ def test_runs_that_start_at_the_lowest_changed_layer_equal_whole_runs(family: st
 
 def test_layers_below_the_entry_are_not_computed() -> None:
     model = tiny.model("gpt2")
-    problem = LanguageProblem(model, tiny.task(), sites=["head_output"], holdout=0)
+    problem = LanguageProblem(model, tiny.task(), sites=["head_output"], holdout=0, direction="maximise")
     if parse(transformers.__version__) < parse("5.1") and not problem.packing.shortcuts:
         pytest.skip("the layers of the oldest transformers give tuples, and cannot be passed by")
     calls = [0, 0, 0]
@@ -108,16 +112,16 @@ def test_layers_below_the_entry_are_not_computed() -> None:
 
 def test_rows_stay_within_a_causal_mask_that_the_model_keeps_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny.model("gpt2")
-    before = LanguageProblem(model, late_task(), sites=["head_output"], holdout=0)
+    before = LanguageProblem(model, late_task(), sites=["head_output"], holdout=0, direction="maximise")
     side = 20
     monkeypatch.setattr(model.module.config, "n_positions", side)
     model.module.register_buffer("ready", torch.tril(torch.ones(1, 1, side, side, dtype=torch.bool)), persistent=False)
     try:
         assert mask_length(model) == side
-        after = LanguageProblem(model, late_task(), sites=["head_output"], holdout=0)
+        after = LanguageProblem(model, late_task(), sites=["head_output"], holdout=0, direction="maximise")
         monkeypatch.setattr(model.module.config, "n_positions", 5)
         model.module.ready = torch.tril(torch.ones(5, 5))
-        short = LanguageProblem(model, late_task(), sites=["head_output"], holdout=0)
+        short = LanguageProblem(model, late_task(), sites=["head_output"], holdout=0, direction="maximise")
     finally:
         del model.module.ready
     layouts = after.training.scorer.all_layouts
@@ -142,7 +146,10 @@ def test_a_batch_in_which_no_pair_has_a_prefix(donors: str) -> None:
     ]
     task = Task(name="mixed", pairs=tuple(pairs))
     options = {"sites": ["head_output"], "holdout": 0, "donors": donors, "batch_tokens": 1}
-    packed, plain = (LanguageProblem(tiny.model("gpt2"), task, pack=pack, **options) for pack in (True, False))  # type: ignore[arg-type]
+    packed, plain = (
+        LanguageProblem(tiny.model("gpt2"), task, pack=pack, **{"direction": "maximise", **options})
+        for pack in (True, False)
+    )  # type: ignore[arg-type]
     prefixes = [
         [packed.training.scorer.pairs[e].prefix for e in layout.examples]
         for layout in packed.training.scorer.all_layouts
@@ -165,7 +172,9 @@ def test_a_window_shorter_than_a_donor_prompt_takes_plain_rows() -> None:
     ]
     options = {"sites": ["head_output"], "holdout": 0, "align": "ends"}
     task = Task(name="longer", pairs=tuple(pairs))
-    built, plain = (LanguageProblem(model, task, pack=pack, **options) for pack in (True, False))  # type: ignore[arg-type]
+    built, plain = (
+        LanguageProblem(model, task, pack=pack, **{"direction": "maximise", **options}) for pack in (True, False)
+    )  # type: ignore[arg-type]
     z = torch.rand(12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     assert not built.packing.packed
     assert torch.allclose(built.effects(z), plain.effects(z), atol=1e-6)
@@ -176,7 +185,8 @@ def test_the_order_of_a_space_does_not_matter(site: str) -> None:
     model, task = tiny.model("gpt2"), tiny.task(8)
     names = [str(c) for c in model.space((Site(site),)) if c.layer == 1]
     forward, backward = (
-        LanguageProblem(model, task, sites=ComponentSpace.parse(order), holdout=0) for order in (names, names[::-1])
+        LanguageProblem(model, task, sites=ComponentSpace.parse(order), holdout=0, direction="maximise")
+        for order in (names, names[::-1])
     )
     for name in (names[0], names[-1]):
         assert torch.equal(forward.value([name]), backward.value([name]))

@@ -19,7 +19,7 @@ from tests.families import tiny_model
 
 
 def problem(task: Task, **options: object) -> LanguageProblem:
-    return LanguageProblem(tiny.model("gpt2"), task, sites=["head_output"], **options)  # type: ignore[arg-type]
+    return LanguageProblem(tiny.model("gpt2"), task, sites=["head_output"], **{"direction": "maximise", **options})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("donors", ["mean=task", "mean=position"])
@@ -122,7 +122,7 @@ def test_a_row_longer_than_the_table_of_positions_is_refused(recwarn: pytest.War
     packed, plain = built, problem(mixed, holdout=0, pack=False)
     assert torch.allclose(packed.effects(torch.ones(12)), plain.effects(torch.ones(12)), atol=1e-10)
     assert ct.measure(tiny.model("gpt2"), mixed).refused
-    llama = LanguageProblem(tiny.model("llama"), mixed, sites=["head_output"], holdout=0)
+    llama = LanguageProblem(tiny.model("llama"), mixed, sites=["head_output"], holdout=0, direction="maximise")
     assert not llama.refused, "positions that are computed have no end"
 
 

@@ -25,7 +25,7 @@ def task(count: int = 8) -> Task:
 
 
 def problem(metric: str, **options: object) -> LanguageProblem:
-    return LanguageProblem(tiny.model("gpt2"), task(), metric=metric, holdout=0, **options)  # type: ignore[arg-type]
+    return LanguageProblem(tiny.model("gpt2"), task(), metric=metric, holdout=0, **{"direction": "maximise", **options})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("metric", [*GROUPS, "kl", "accuracy", "nll", "logit_diff"])

@@ -229,7 +229,7 @@ def test_pieces_give_their_text_back_with_the_changes_marked() -> None:
 
 def test_examples_are_the_problem_s_in_its_order(tiny_folder: Path, pairs_file: Path) -> None:
     task = ct.Task.from_jsonl(pairs_file)
-    problem = ct.LanguageProblem(ct.load_model(str(tiny_folder)), task, holdout=0.25)
+    problem = ct.LanguageProblem(ct.load_model(str(tiny_folder)), task, holdout=0.25, direction="maximise")
     found = examples_of(problem)
     assert [one.id for one in found.training] == problem.training.ids
     assert problem.heldout is not None
@@ -247,7 +247,9 @@ def test_examples_are_the_problem_s_in_its_order(tiny_folder: Path, pairs_file: 
 def test_noise_marks_the_subject(tiny_folder: Path) -> None:
     rows = [{"base": f"the {job} said that", "subject": job, "answers": [" she", " he"]} for job in ("pilot", "nurse")]
     task = ct.Task.from_records(rows)
-    problem = ct.LanguageProblem(ct.load_model(str(tiny_folder)), task, donors="noise=0.5@subject", holdout=0)
+    problem = ct.LanguageProblem(
+        ct.load_model(str(tiny_folder)), task, donors="noise=0.5@subject", holdout=0, direction="maximise"
+    )
     marked = [[text.strip() for text, changed in one.base.spans() if changed] for one in examples_of(problem).training]
     assert marked == [["pilot"], ["nurse"]]
     assert all(one.donor is None for one in examples_of(problem).training)

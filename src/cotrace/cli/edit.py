@@ -16,12 +16,13 @@ from cotrace.editing.card import Card
 from cotrace.editing.changes import changes
 from cotrace.editing.donors import checked_donor, checked_factor, stand_alone
 from cotrace.editing.fold import fold_changes
+from cotrace.editing.generation import own_settings
 from cotrace.editing.measure import compare
 from cotrace.editing.save import check_free
 from cotrace.editing.scored import ScoredTask
 from cotrace.editing.sides import check_limits
 from cotrace.errors import DegenerateError, InputError
-from cotrace.metrics import metric_named
+from cotrace.metrics import GROUPS, metric_named
 from cotrace.models import LanguageModel
 from cotrace.results import Selection
 from cotrace.results.outcomes import Outcome, Tradeoff, outcome_table
@@ -139,13 +140,14 @@ def _tradeoff(
     """The trade-off where there is a choice to make; None for one edit without constraints."""
     if len(selections) * len(donors) == 1 and not asked.limits:
         return None
+    metric = asked.metric or reopened.config.metric or reopened.task.metric
     found = tradeoff(
         reopened.model,
         reopened.task,
         selections,
         donors,
-        metric=asked.metric or reopened.config.metric,
-        aim="zero" if (asked.metric or reopened.config.metric or "").endswith("_gap") else reopened.frontier.direction,
+        metric=metric,
+        aim=None if metric in GROUPS else reopened.frontier.direction,
         sides=watched,
         limits=asked.limits,
         parts=reopened.parts,
@@ -200,6 +202,9 @@ def _card(
     notes = [
         f"The traced task is {reopened.task.name}; donors of the search: {config.donor_words}; seed {config.seed}."
     ]
+    if own := own_settings(reopened.model):
+        named = ", ".join(f"{name} {value}" for name, value in own.items())
+        notes.append(f"Text drawn from it is drawn by the generation_config of the base model: {named}.")
     if asked.limits:
         bounds = "; ".join(limit.words for limit in asked.limits)
         notes.append(f"Chosen as the strongest edit within {bounds}; a choice among many flatters the one chosen.")

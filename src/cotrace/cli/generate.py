@@ -32,9 +32,10 @@ def generated(
     model: str | None = None,
     out: str | None = None,
     quiet: bool = False,
+    as_json: bool = False,
 ) -> None:
     """Generate, show, judge where asked, and write JSON Lines. Raises CotraceError."""
-    screen = Screen(quiet)
+    screen = Screen(quiet, as_json)
     quiet_libraries()
     reopened = Reopened.read(run, model=model, search=search)
     selection = reopened.selection(k)
@@ -52,6 +53,7 @@ def generated(
         screen.say(outcome_table("The judge's score, intervals over prompts", [found.scores]))
     write_atomically(path, found.jsonl())
     screen.say(f"Written to {path}")
+    screen.data(lambda: {"schema": 1, "written": str(path), **found.to_dict()})
 
 
 def read_prompts(path: Path) -> Iterator[str]:

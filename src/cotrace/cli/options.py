@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from cotrace.runs.config import FLAG, MODEL, QUESTION, RunConfig
-from cotrace.search import SEARCHES
 
 TASK_OPTIONS = ("several", "leading_space", "statistics")
 """Arguments of tasks that errors name."""
@@ -89,6 +88,8 @@ AsJson = Annotated[bool, Parameter(name="--json", group=ON_SCREEN.group, negativ
 
 def in_options(line: str) -> str:
     """The line with Python's arguments (``align='ends'``) as the command line has them (``--align ends``)."""
+    from cotrace.search import SEARCHES
+
     search = SEARCHES.get(line.partition(":")[0])
     own = [] if search is None else [field.name for field in fields(search)]
     names = [*(field.name for field in fields(RunConfig)), *TASK_OPTIONS, *own]

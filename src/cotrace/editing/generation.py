@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from cotrace.arguments import checked, names_of
 from cotrace.batches.texts import TextTokenizer
@@ -21,6 +23,20 @@ from cotrace.models.language_model import evaluating
 from cotrace.prompts import Task
 from cotrace.results import Selection
 
+NOT_DRAWING = (
+    "transformers_version",
+    "_from_model_config",
+    "bos_token_id",
+    "pad_token_id",
+    "max_length",
+    "max_new_tokens",
+    "num_return_sequences",
+    "return_dict_in_generate",
+    "do_sample",
+    "use_cache",
+)
+"""Settings of a generation_config that do not change how tokens are drawn here, or that every call gives itself."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -28,7 +44,8 @@ class Sampling:
 
     max_new_tokens: int = 20
     temperature: float = 0.0
-    """0 takes the likeliest token each time."""
+    """0 takes the likeliest token each time, whatever the model's own generation_config says; above 0 its top_k, top_p,
+    penalties and the like are kept, and the result's ``settings`` name them."""
     samples: int = 1
     """Continuations of each prompt."""
     seed: int = 0
@@ -66,7 +83,40 @@ def generate(
     asked = [prompt for prompt in prompts for _ in range(sampling.samples)]
     scores = [judged(judge, asked, texts) if judge else [None] * len(asked) for texts in (base, edited)]
     rows = zip(asked, base, edited, *scores, strict=True)
-    return Continuations(tuple(Continuation(*row) for row in rows), samples=sampling.samples)
+    settings = settings_of(model, sampling)
+    return Continuations(tuple(Continuation(*row) for row in rows), samples=sampling.samples, settings=settings)
+
+
+def own_settings(model: LanguageModel) -> dict[str, Any]:
+    """What the model's own generation_config sets of how tokens are drawn."""
+    found: dict[str, Any] = model.module.generation_config.to_diff_dict()
+    return {name: value for name, value in found.items() if name not in NOT_DRAWING and value is not None}
+
+
+def settings_of(model: LanguageModel, sampling: Sampling) -> dict[str, Any]:
+    """All that decides which tokens are taken: at temperature 0 the likeliest, else the model's own settings too."""
+    eos = model.module.generation_config.eos_token_id
+    ends = {"max_new_tokens": sampling.max_new_tokens} | ({} if eos is None else {"eos_token_id": eos})
+    if sampling.temperature == 0:
+        return {"do_sample": False, **ends}
+    drawn = {"do_sample": True, "temperature": float(sampling.temperature)}
+    return {"top_k": 0, **own_settings(model), **drawn, **ends, "seed": sampling.seed}
+
+
+@contextmanager
+def _configured(model: LanguageModel, sampling: Sampling) -> Iterator[None]:
+    """The model with no generation_config of its own but its special tokens, where the likeliest token is asked for.
+
+    transformers fills whatever a call leaves open from the model's own, penalties and beams included.
+    """
+    own = model.module.generation_config
+    if sampling.temperature == 0:
+        special = {name: getattr(own, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        model.module.generation_config = GenerationConfig(**special)
+    try:
+        yield
+    finally:
+        model.module.generation_config = own
 
 
 def continuations(model: LanguageModel, prompts: Sequence[str], sampling: Sampling) -> list[str]:
@@ -78,7 +128,7 @@ def continuations(model: LanguageModel, prompts: Sequence[str], sampling: Sampli
     _check_rows(model, prompts, rows, sampling)
     asked = [row for row in rows for _ in range(sampling.samples)]
     texts: list[str] = []
-    with evaluating(model.module), torch.random.fork_rng(devices=_accelerators(model)):
+    with evaluating(model.module), _configured(model, sampling), torch.random.fork_rng(devices=_accelerators(model)):
         torch.manual_seed(sampling.seed)
         for batch in _batches(asked, sampling.batch_size):
             texts += tokenizer.batch_decode(_extend(model, batch, sampling), skip_special_tokens=True)
@@ -92,12 +142,15 @@ def _extend(model: LanguageModel, rows: Sequence[Sequence[int]], sampling: Sampl
     ids, mask = ids.to(model.device), mask.to(model.device)
     drawn: dict[str, Any] = {"do_sample": sampling.temperature > 0}
     if sampling.temperature > 0:
-        drawn |= {"temperature": sampling.temperature, "top_k": 0}
+        top_k = model.module.generation_config.top_k
+        drawn |= {"temperature": float(sampling.temperature), "top_k": top_k or 0}
     whole: Tensor = model.module.generate(
         input_ids=ids,
         attention_mask=mask,
         max_new_tokens=sampling.max_new_tokens,
         pad_token_id=pad_token(model),
+        num_return_sequences=1,
+        return_dict_in_generate=False,
         **drawn,
     )
     return whole[:, ids.shape[1] :]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -12,8 +13,10 @@ from cotrace.editing.apply import apply
 from cotrace.editing.outcomes import all_outcomes, outcome
 from cotrace.editing.scored import ScoredTask
 from cotrace.editing.sides import Side
+from cotrace.editing.tradeoff import Parts
 from cotrace.metrics import AnyMetric, metric_named
 from cotrace.models import LanguageModel
+from cotrace.problem import LanguageProblem
 from cotrace.prompts import Task
 from cotrace.results import Selection
 from cotrace.results.outcomes import Outcome
@@ -30,13 +33,20 @@ def measure_edit(
     ids: Collection[str] | None = None,
     reference: Task | None = None,
     clusters: Mapping[str, str] | None = None,
+    parts: Parts | LanguageProblem | None = None,
 ) -> list[Outcome]:
     """Before and after: the traced metric, the task's other metrics, and each side, with bootstrap intervals.
 
-    ``ids`` takes some of the task's pairs (held-out ones); ``reference`` is what ``mean=task`` is taken over;
-    ``clusters`` (id -> label) says which pairs intervals resample together, by default those of one ``split_group``.
+    ``parts`` is the problem that was searched: its held-out pairs are measured, and ``mean=task`` is taken over its
+    training pairs, as the search took it. Without it ``ids`` names the pairs that are measured (held-out ones; all
+    where None), ``reference`` what ``mean=task`` is taken over (default: the pairs not measured; all where all are),
+    and ``clusters`` (id -> label) which pairs intervals resample together, by default those of one ``split_group``.
     """
-    with_edit = apply(model, selection, donor, reference=reference or task)
+    if parts is not None:
+        parts = Parts.settled(parts, task, 0.0, 0)
+        ids, clusters = parts.heldout if ids is None else ids, parts.clusters if clusters is None else clusters
+        reference = reference or parts.reference(task)
+    with_edit = apply(model, selection, donor, reference=reference or unmeasured(task, ids))
     return compare(model, task, with_edit, metric=metric, sides=sides, ids=ids, clusters=clusters)
 
 
@@ -57,6 +67,12 @@ def compare(
     found = all_outcomes(metric or task.metric, parts[0], before[0], after[0])
     rest = zip(sides, parts[1:], before[1:], after[1:], strict=True)
     return found + [outcome(metric_named(side.metric), part, one, two) for side, part, one, two in rest]
+
+
+def unmeasured(task: Task, ids: Collection[str] | None) -> Task:
+    """The task with the pairs that are not measured; all of them where all are."""
+    rest = () if ids is None else tuple(pair for pair in task.pairs if pair.id not in ids)
+    return replace(task, pairs=rest) if rest else task
 
 
 def _after(parts: Sequence[ScoredTask], edited: AbstractContextManager[object] | LanguageModel) -> Iterator[Tensor]:

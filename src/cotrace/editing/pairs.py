@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,6 +37,16 @@ class Continuations:
     rows: tuple[Continuation, ...]
     samples: int = 1
     """Continuations of each prompt, which stand one behind the other."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """All that decided which tokens were taken: what was asked for, and what the model's own generation_config sets."""
+
+    @property
+    def drawn(self) -> str:
+        """How tokens were taken, in words."""
+        if not self.settings.get("do_sample"):
+            return "the likeliest token each time"
+        rest = {name: value for name, value in self.settings.items() if name != "do_sample"}
+        return f"drawn with {', '.join(f'{name} {value}' for name, value in rest.items())}"
 
     @property
     def changed(self) -> float:
@@ -69,7 +79,12 @@ class Continuations:
 
     def jsonl(self) -> bytes:
         """One JSON object a line."""
-        return "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in self.rows).encode()
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.to_dict()["rows"]).encode()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; each row with the settings."""
+        own = dict(self.settings)
+        return {"settings": own, "rows": [asdict(row) | {"settings": own} for row in self.rows]}
 
     def table(self) -> Table:
         """Both continuations of each prompt."""
@@ -77,7 +92,10 @@ class Continuations:
         heads = ("prompt", "base", "edited", *(("score", "edited score") if judged else ()))
         rows = [(row.prompt, row.base, row.edited, *(_scores(row) if judged else ())) for row in self.rows[:MOST_ROWS]]
         return Table(
-            f"Continuations: the edit changes {self.changed:.0%} of {len(self.rows)}", heads, rows, frozenset({0, 1, 2})
+            f"Continuations: the edit changes {self.changed:.0%} of {len(self.rows)}; {self.drawn}",
+            heads,
+            rows,
+            frozenset({0, 1, 2}),
         )
 
     def to_frame(self) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from cotrace.components import Component
 from cotrace.errors import InputError
@@ -37,6 +38,8 @@ from cotrace.evaluation.units import Units
 from cotrace.problem.masks import check_same
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier, Selection
+from cotrace.results.hard import HardFigure
+from cotrace.search.driver import is_clear, reported, reported_base
 
 Progress = Callable[[str, int, int], None]
 """Called with what is done next, how many parts are done, and how many there are."""
@@ -175,6 +178,9 @@ def _assess(
         components=tuple(case.selection.components),
         full_effect=float(case.judge.values(everything)[0]),
         full_interval=full,
+        full_is_clear=is_clear(case.judge.problem),
+        hard=_hard(case, case.judge),
+        hard_training=None if case.judged_on == "training" else _hard(case, case.training),
         sizes=tuple(rows[size] for size in sorted(rows)),
         median_interval=case.judge.median_interval(case.chosen([case.k])[0]),
         training_effect=case.training_effect,
@@ -185,6 +191,22 @@ def _assess(
         forward_equivalents=round(case.cost + _cost(side) - before, 6),
         **detail,
     )
+
+
+def _hard(case: Case, judge: Judge) -> HardFigure | None:
+    """The metric as people read it, before and under the selection; as the search had it on this problem."""
+    before = reported_base(judge.problem)
+    if before is None:
+        return None
+    chosen, after = case.chosen([case.k]), case.known_level("training" if judge is case.training else case.judged_on)
+    if after is None:
+        if judge is not case.judge:
+            return None  # of the pairs searched only what the search found is told
+        found = reported(judge.problem, torch.from_numpy(chosen))
+        assert found is not None, "there is a level of the base run"
+        after = found[0]
+    soft = float(judge.values(chosen)[0]) if case.problem.mode == "swap" else None
+    return HardFigure(before, after, soft, getattr(judge.problem, "target", None))
 
 
 def _cost(side: Sequence[Problem]) -> float:
@@ -262,6 +284,8 @@ def _curve(case: Case, full: Interval | None) -> Faithfulness | None:
         return None
     if case.problem.mode == "swap" and full is not None and full[0] <= 0 <= full[1]:
         return refused(case.problem, "the interval of the full swap, which f is divided by, covers 0")
+    if case.problem.mode == "swap" and not is_clear(case.judge.problem):
+        return refused(case.problem, "the full swap, which f is divided by, is not shown to do more than rounding")
     return faithfulness(case.judge.problem, case.chosen(sizes))
 
 

@@ -15,6 +15,7 @@ from cotrace.evaluation.levels import EvaluationPlan, Level, level_named, plan, 
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier, Selection
 from cotrace.results.effects import EffectTable
+from cotrace.search.driver import reported_base
 from cotrace.search.origin import is_of
 
 Pairs = Literal["heldout", "audit"]
@@ -42,6 +43,11 @@ class Case:
         """The selection's effect on the pairs searched: as the search had it, where it had it on this problem."""
         known = self.selection.effect
         return known if not self.foreign_effects else float(self.training.values(self.chosen([self.k]))[0])
+
+    def known_level(self, part: str) -> float | None:
+        """The selection's level as people read it, where the search found it on these pairs of this problem."""
+        known = {"held-out": self.selection.reported_heldout, "training": self.selection.reported}
+        return None if self.foreign_effects else known.get(part)
 
     @property
     def selection(self) -> Selection:
@@ -181,7 +187,18 @@ def plan_of(case: Case, name: str) -> EvaluationPlan:
     sizes = case.frontier.sizes
     stored = case.judge.unknown(case.chosen(sizes)) == 0
     level = replace(case.level, chains=case.chains)
-    return plan(name, level, n=case.judge.n, k=case.k, sizes=sizes, stored=stored, singles=singles, checks=checks(case))
+    unknown = reported_base(case.judge.problem) is not None and case.known_level(case.judged_on) is None
+    return plan(
+        name,
+        level,
+        n=case.judge.n,
+        k=case.k,
+        sizes=sizes,
+        stored=stored,
+        singles=singles,
+        checks=checks(case),
+        levels=int(unknown),
+    )
 
 
 def checks(case: Case) -> int:

@@ -23,6 +23,7 @@ from cotrace.evaluation.records import (
     Stability,
 )
 from cotrace.results import Table
+from cotrace.results.hard import HardFigure
 from cotrace.results.tables import number
 
 if TYPE_CHECKING:
@@ -51,6 +52,12 @@ class Evaluation:
     """Effect of everything together on these pairs."""
     full_interval: Interval | None
     sizes: tuple[SizeEvidence, ...]
+    full_is_clear: bool = True
+    """Whether these pairs show by themselves that everything together moves the metric, beyond rounding and chance."""
+    hard: HardFigure | None = None
+    """On these pairs the metric as people read it, before and under the selection, where searches see a soft form."""
+    hard_training: HardFigure | None = None
+    """The same on the pairs searched."""
     median_interval: Interval | None = None
     """Interval of the chosen selection's median effect."""
     training_effect: float | None = None
@@ -71,6 +78,12 @@ class Evaluation:
     """What the evaluation cost: one mask on all pairs that are judged (or searched) is 1."""
     notes: tuple[str, ...] = ()
     """What could not be said, and why."""
+
+    @property
+    def full_shown(self) -> bool:
+        """Whether an effect can be told as a share of everything's: that is not within rounding, nor may it be 0."""
+        covers = self.full_interval is not None and self.full_interval[0] <= 0 <= self.full_interval[1]
+        return self.full_is_clear and not covers and abs(self.full_effect) > 1e-9
 
     @property
     def chosen(self) -> SizeEvidence:

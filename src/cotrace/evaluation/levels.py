@@ -113,12 +113,22 @@ def tested_sizes(sizes: Sequence[int], level: Level, k: int) -> list[int]:
 
 
 def plan(
-    name: str, level: Level, *, n: int, k: int, sizes: Sequence[int], stored: bool, singles: bool, checks: int = 0
+    name: str,
+    level: Level,
+    *,
+    n: int,
+    k: int,
+    sizes: Sequence[int],
+    stored: bool,
+    singles: bool,
+    checks: int = 0,
+    levels: int = 0,
 ) -> EvaluationPlan:
     """What a level does in a space of n, for a frontier of these sizes and a selection of k.
 
     ``stored`` says whether the frontier kept its held-out effects, ``singles`` whether every single effect is known,
-    ``checks`` how many sets are measured again to see whether stored effects are of this problem.
+    ``checks`` how many sets are measured again to see whether stored effects are of this problem, ``levels`` how many
+    for the level that people read.
     """
     tested = tested_sizes(sizes, level, k)
     own = 0 if stored else len(sizes if level.every_size else tested)
@@ -126,6 +136,7 @@ def plan(
     steps = [
         Step("belonging", "whether stored effects are of this problem", checks),
         Step("held-out", f"effect and interval at {len(sizes) if stored else own} sizes", own + 1),
+        Step("level", "the metric as people read it, under the selection", levels),
         Step("controls", f"{level.chains} nested random chains at {len(tested)} sizes", level.chains * len(tested)),
         Step("single effects", f"the best single components at {len(tested)} sizes", ranked + len(tested)),
         *_detail(level, n, k),

@@ -11,6 +11,7 @@ from jaxtyping import Bool
 from cotrace.evaluation.bootstrap import above_zero
 from cotrace.evaluation.judge import Chosen, Judge
 from cotrace.evaluation.records import Completeness, Member, Minimality
+from cotrace.search.driver import is_clear
 from cotrace.search.sets import mask_of
 
 MARGIN = 0.02
@@ -92,6 +93,7 @@ def _left(judge: Judge, chosen: Bool[np.ndarray, "n"], leaving: Sequence[int]) -
 
 
 def completeness(judge: Judge, chosen: Bool[np.ndarray, "n"]) -> Completeness:
-    """The effect of all components outside the selection, against that of everything."""
+    """The effect of all components outside the selection, against that of everything where the pairs show one."""
     rest, full = judge.values(np.stack([~chosen, np.ones_like(chosen)])).tolist()
-    return Completeness(rest_effect=rest, full_effect=full, share=rest / full if abs(full) > 1e-6 else None)
+    clear = abs(full) > 1e-6 and (judge.problem.mode == "keep" or is_clear(judge.problem))
+    return Completeness(rest_effect=rest, full_effect=full, share=rest / full if clear else None)

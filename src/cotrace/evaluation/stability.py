@@ -11,14 +11,14 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from cotrace.components import Component
 from cotrace.errors import DegenerateError, InputError
 from cotrace.evaluation.judge import Chosen, Judge
 from cotrace.evaluation.records import Alternative, Stability
 from cotrace.evaluation.units import Units
-from cotrace.evaluation.views import Part, Without
+from cotrace.evaluation.views import Part, Without, resampled, strata
 from cotrace.problem.protocol import Problem
 from cotrace.results.effects import EffectTable
 from cotrace.search.driver import Search, solve
@@ -53,8 +53,7 @@ def from_archive(
     """Select again, on resampled units, among the stored sets of this size. No forward at all."""
     chosen = table.chosen
     rows = np.flatnonzero(chosen.sum(1) == k)
-    drawn = units.resamples(resamples, seed)
-    score = sign * (drawn @ units.sums(table.effects[rows].astype(np.float64)).T) / (drawn @ units.totals)[:, None]
+    score = sign * means(table.effects[rows].astype(np.float64), units, resampled(units, resamples, seed))
     picked = chosen[rows[score.argmax(1)]]
     return Stability(
         method="archive bootstrap",
@@ -63,6 +62,20 @@ def from_archive(
         inclusion=_inclusion(picked, names),
         jaccard=_mean_jaccard([np.flatnonzero(row).tolist() for row in picked[:100]]),
     )
+
+
+def means(
+    effects: Float[np.ndarray, "set example"], units: Units, drawn: Float[np.ndarray, "resample unit"]
+) -> Float[np.ndarray, "resample set"]:
+    """The aggregate of each set on resampled units: of a sum of problems their means, each by its own weight."""
+    total = np.zeros((len(drawn), len(effects)))
+    for own in units.of_parts:
+        top, bottom = drawn @ units.sums(effects * own).T, drawn @ units.sums(own)
+        mean = (effects @ (own * units.weight)) / max(own @ units.weight, 1e-300)
+        share = (own @ units.weight) / units.weight.sum()
+        # A part of which only pairs without weight were drawn stays as it is.
+        total += share * np.divide(top, bottom[:, None], out=np.tile(mean, (len(drawn), 1)), where=bottom[:, None] > 0)
+    return total
 
 
 def _inclusion(picked: Bool[np.ndarray, "run n"], names: Sequence[str]) -> dict[str, float]:
@@ -124,11 +137,17 @@ def limited(search: Search, k: int) -> Search:
 
 
 def part_of(units: Units, seed: int) -> list[int]:
-    """Examples of a random share of the units, at least one left out."""
-    count = min(max(round(SHARE * units.count), 2), units.count - 1)
-    taken = np.random.default_rng(seed).permutation(units.count)[:count]
-    found: list[int] = np.flatnonzero(np.isin(units.unit, taken)).tolist()
-    return found
+    """Examples of a random share of the units, at least one left out; the same share of each problem of a sum."""
+    draw, found = np.random.default_rng(seed), strata(units)
+    least = 2 if len(found) == 1 else 1
+    taken = [draw.permutation(members)[: _some(len(members), least)] for members in found]
+    examples: list[int] = np.flatnonzero(np.isin(units.unit, np.concatenate(taken))).tolist()
+    return examples
+
+
+def _some(count: int, least: int) -> int:
+    """How many of so many units are taken: one at least is left out, unless there is only that one."""
+    return max(min(max(round(SHARE * count), least), count - 1), 1)
 
 
 def alternatives_known(

@@ -75,6 +75,8 @@ def _question(found: Evaluation) -> Iterator[str]:
     yield f"Swapping everything moves {_metric(found)} by {moved} on {_where(found)}."
     if _covers_zero(found.full_interval):
         yield "That interval covers 0: these pairs do not show an effect that a set of components could explain."
+    elif not found.full_shown:
+        yield "These pairs do not show, beyond rounding and chance, that swapping everything does anything."
 
 
 def _effect(found: Evaluation) -> Iterator[str]:
@@ -82,12 +84,13 @@ def _effect(found: Evaluation) -> Iterator[str]:
     verb = "keeping" if found.mode == "keep" else "swapping"
     searched = "" if found.training_effect is None else f"; on the pairs searched it was {found.training_effect:+.3g}"
     share = ""
-    if found.mode == "swap" and abs(found.full_effect) > 1e-9 and not _covers_zero(found.full_interval):
+    if found.mode == "swap" and found.full_shown:
         share = f", {chosen.effect / found.full_effect:.0%} of everything's"
     yield (
         f"With k = {found.k}, {verb} {_names(found.components)} gives {chosen.effect:+.3g}{_with(chosen.interval)}"
         f"{share}{searched}."
     )
+    yield from _hard(found)
     if _covers_zero(chosen.interval):
         yield "That interval covers 0: the selection's effect cannot be told from none."
     if chosen.median is not None and chosen.effect and not 0.5 <= chosen.median / chosen.effect <= 2:
@@ -97,6 +100,19 @@ def _effect(found: Evaluation) -> Iterator[str]:
         )
     if chosen.moved_share is not None:
         yield f"{chosen.moved_share:.0%} of the pairs move in the direction of the search ({found.direction})."
+
+
+def _hard(found: Evaluation) -> Iterator[str]:
+    """The figure that people read beside the soft one."""
+    parts = [(found.hard, found.judged_on), (found.hard_training, "searched")]
+    told = [
+        f"{_metric(found)} goes from {h.before:.4g} to {h.after:.4g} on {w} pairs" for h, w in parts if h is not None
+    ]
+    if told:
+        yield f"Effects are of the soft form that searches follow; as people read it, {' and '.join(told)}."
+    for hard, where in parts:
+        if hard is not None and hard.caveat:
+            yield f"Caveat, on {where} pairs: {hard.caveat}."
 
 
 def _controls(found: Evaluation) -> Iterator[str]:
@@ -154,7 +170,7 @@ def _completeness(found: Evaluation) -> Iterator[str]:
     part = found.completeness
     if part is None:
         return
-    nothing = part.share is None or _covers_zero(found.full_interval)
+    nothing = part.share is None or not found.full_shown
     share = "" if nothing else f", {part.share:.0%} of everything's {part.full_effect:+.3g}"
     yield f"All components outside the selection together still do {part.rest_effect:+.3g}{share}."
 

@@ -6,10 +6,11 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cotrace.components import Component, ComponentSpace
+from cotrace.errors import InputError
 from cotrace.evaluation.units import Units
 from cotrace.problem.protocol import Cost, Direction, Examples, Loss, Mode, Problem
 from cotrace.search.sets import bounds_of
@@ -24,9 +25,17 @@ class Part:
     def __init__(self, problem: Problem, examples: Sequence[int], unseen: Sequence[int] | None = None) -> None:
         self._problem, self._examples = problem, [int(i) for i in examples]
         units = Units.of(problem)
-        self.weights = torch.from_numpy(units.weight[self._examples])
+        own = units.weight[self._examples]
+        self._part = units.of_parts.argmax(0)[self._examples]
+        """In a sum of problems the one that each example is of: they count as in the whole sum, whatever was drawn."""
+        whole, drawn = units.of_parts @ units.weight, np.bincount(self._part, own, len(units.of_parts))
+        grown = np.divide(whole, drawn, out=np.zeros_like(whole), where=drawn > 0)
+        self.weights = torch.from_numpy(own * grown[self._part] if len(grown) > 1 else own)
         # Gradients over some examples are scaled as if these weighed as much as all do on average.
-        self._scale = float(units.weight.mean() / self.weights.mean())
+        self._counts = np.bincount(self._part, minlength=len(grown))
+        self._scales = grown * self._counts / len(units.weight)
+        if units.part is not None:
+            self.parts = self._part.tolist()
         self.clusters = [str(unit) for unit in units.unit[self._examples]]
         self.heldout = None if unseen is None else Part(problem, unseen)
         self.bounds = bounds_of(problem)
@@ -82,7 +91,14 @@ class Part:
         self, z: Float[Tensor, "n"], objective: Loss | None = None, examples: Examples = None
     ) -> Float[Tensor, "n"]:
         """Exact over the part's examples."""
-        return self._scale * self._problem.gradient(z, objective, self._own(examples))
+        places = range(self.size) if examples is None else [int(i) for i in examples]
+        slopes = []
+        for part, scale in enumerate(self._scales.tolist()):
+            some = [self._examples[i] for i in places if self._part[i] == part]
+            if some:
+                share = len(some) / len(places) * self.size / self._counts[part].item()
+                slopes.append(share * scale * self._problem.gradient(z, objective, some))
+        return torch.stack(slopes).sum(0)
 
     def side_values(self, masks: Float[Tensor, "*mask n"]) -> Float[Tensor, "*mask side"]:
         """The problem's own."""
@@ -136,15 +152,43 @@ class Without:
         return whole
 
 
+def strata(units: Units) -> list[Int[np.ndarray, "unit"]]:
+    """Units that are drawn among themselves: in a sum of problems those with pairs of the same problems; else all."""
+    held = [np.bincount(units.unit, own, minlength=units.count) > 0 for own in units.of_parts]
+    kinds = [tuple(row) for row in np.stack(held, 1).tolist()]
+    return [np.array([i for i, own in enumerate(kinds) if own == kind]) for kind in dict.fromkeys(kinds)]
+
+
+def resampled(units: Units, count: int, seed: int) -> Float[np.ndarray, "resample unit"]:
+    """How often each unit is drawn in each bootstrap resample, within its stratum."""
+    found = strata(units)
+    if len(found) == 1:
+        return units.resamples(count, seed)
+    draw, drawn = np.random.default_rng(seed), np.zeros((count, units.count))
+    for members in found:
+        drawn[:, members] = draw.multinomial(len(members), np.full(len(members), 1 / len(members)), size=count)
+    return drawn
+
+
 def folds(problem: Problem, count: int, seed: int) -> list[tuple[list[int], list[int]]]:
-    """(searched, unseen) examples of each fold; groups stay whole and are dealt out by size, the largest first."""
+    """(searched, unseen) examples of each fold; groups stay whole and are dealt out by size, the largest first.
+
+    Those of each problem of a sum are dealt out by themselves, so that no fold lacks one. Raises InputError.
+    """
     units = Units.of(problem)
     draw = np.random.default_rng(seed)
     sizes = np.bincount(units.unit)
-    order = sorted(draw.permutation(units.count).tolist(), key=lambda unit: -sizes[unit])
     load, fold_of = np.zeros(count), np.zeros(units.count, np.int64)
-    for unit in order:
-        fold_of[unit] = load.argmin()
-        load[fold_of[unit]] += sizes[unit]
+    for members in strata(units):
+        if len(members) < 2:
+            raise InputError(
+                "folds of a weighted sum need at least 2 groups of pairs of each of its problems, and one has 1: give "
+                "more pairs"
+            )
+        own = np.zeros(count)
+        for unit in sorted(draw.permutation(members).tolist(), key=lambda unit: -sizes[unit]):
+            fold_of[unit] = np.lexsort((load, own))[0]
+            own[fold_of[unit]] += sizes[unit]
+            load[fold_of[unit]] += sizes[unit]
     own = fold_of[units.unit]
     return [(np.flatnonzero(own != f).tolist(), np.flatnonzero(own == f).tolist()) for f in range(count)]

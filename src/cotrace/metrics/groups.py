@@ -163,6 +163,7 @@ GROUPS: Mapping[str, SetMetric] = {
         level_range=(low, high),
         check=check,
         rates=share,
+        direction="minimise",
     )
     for formula, words, low, high, check, share in (
         (

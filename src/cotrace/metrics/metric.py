@@ -15,6 +15,7 @@ from cotrace.metrics.answers import Answers
 Scores = Float[Tensor, "*mask example answer"]
 """log p(answer | prompt); where a metric reads ``logits``: the logits at the last prompt position, over tokens."""
 Reads = Literal["answers", "logits"]
+Direction = Literal["maximise", "minimise"]
 Level = Callable[[Tensor, Answers], Tensor]
 Change = Callable[[Tensor, Tensor], Tensor]
 Aggregate = Callable[[Tensor, Tensor, Answers], Tensor]
@@ -95,6 +96,10 @@ class SetMetric:
     """Raises InputError where the pairs lack what the metric needs."""
     rates: Level | None = None
     """The share of each example that the number is made of, hard, for tables by group."""
+    direction: Direction | None = None
+    """The way that is wanted unless told otherwise; None: the way of the full swap."""
+    target: float | None = None
+    """The value of ``reported`` that is aimed at, where effects say how much nearer to it a mask comes."""
 
     surrogate = True
 

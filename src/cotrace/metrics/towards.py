@@ -31,4 +31,6 @@ def towards(metric: AnyMetric, target: float) -> SetMetric:
         level_range=metric.level_range,
         reads=metric.reads,
         check=metric.check,
+        direction="maximise",
+        target=target,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cotrace.errors import InputError, unknown
-from cotrace.metrics import AnyMetric, Metric, towards
+from cotrace.metrics import AnyMetric, Metric, SetMetric, towards
 from cotrace.problem.pairs import PairProblem
 from cotrace.problem.protocol import Direction, Mode
 from cotrace.problem.scorer import Scorer
@@ -36,6 +36,11 @@ def _number(direction: str) -> float:
         return float(direction.removeprefix(TARGET))
     except ValueError:
         raise InputError(f"direction {direction!r}: write the target as a number, as in target=0.5") from None
+
+
+def target_of(metric: AnyMetric) -> float | None:
+    """The level that a metric is to come near; None where it is to rise or fall."""
+    return metric.target if isinstance(metric, SetMetric) else None
 
 
 def part_of(scorers: Sequence[Scorer], metric: AnyMetric, mode: Mode) -> PairProblem | SetProblem:

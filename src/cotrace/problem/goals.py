@@ -26,7 +26,7 @@ Sides = Literal["both", "above", "below"]
 MARGIN = 0.2
 """Margin in units of eps, where none is given: training values spread around held-out ones."""
 MULTIPLIER = 10.0
-DELEGATED = ("weights", "clusters", "parts", "ids", "redrawn", "value_and_effects", "question")
+DELEGATED = ("weights", "clusters", "parts", "ids", "redrawn", "value_and_effects", "question", "reported_base")
 """What a problem may have besides the protocol; a constrained one has the same."""
 
 
@@ -107,6 +107,7 @@ class Constrained:
         self.metric, self.size, self.effects, self.value = problem.metric, problem.size, problem.effects, problem.value
         self.surrogate: bool = getattr(problem, "surrogate", False)
         self.reported = getattr(problem, "reported", problem.value)
+        self.target: float | None = getattr(problem, "target", None)
         self.sign = 1.0 if problem.direction == "maximise" else -1.0
         for name in DELEGATED:
             if hasattr(problem, name):
@@ -125,6 +126,11 @@ class Constrained:
     def summary(self) -> str:
         """The question in words, with the constraints."""
         return f"{self.problem.summary} Subject to {'; '.join(bound.words for bound in self.bounds)}"
+
+    @property
+    def full_is_clear(self) -> bool:
+        """As A says."""
+        return bool(getattr(self.problem, "full_is_clear", True))
 
     @property
     def cost(self) -> Cost:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from cotrace.problem.pairs import PairProblem
+from cotrace.problem.summary import full_swap
 from cotrace.problem.whole import SetProblem
 
 if TYPE_CHECKING:
@@ -23,8 +25,18 @@ class Heldout:
         self.size, self.cost, self.ids = part.size, part.cost, part.ids
         self.effects, self.value, self.gradient = part.effects, part.value, part.gradient
         self.scores, self.side_values = part.scores, part.side_values
-        self.reported, self.surrogate = part.reported, whole.surrogate
+        self.reported, self.surrogate, self.target = part.reported, whole.surrogate, whole.target
         self.value_and_effects = part.value_and_effects
         if isinstance(part, SetProblem):
             self.redrawn = part.redrawn
         self.weights, self.clusters = part.weights, whole.groups_of(part.ids)
+
+    @cached_property
+    def full_is_clear(self) -> bool:
+        """Whether these pairs show that swapping everything moves the metric, beyond rounding and chance."""
+        return full_swap(self._part, self.clusters).is_clear
+
+    @property
+    def reported_base(self) -> float:
+        """The metric's own level in the base run, as people read it."""
+        return self._part.reported_base

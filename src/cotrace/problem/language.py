@@ -21,7 +21,7 @@ from cotrace.errors import InputError
 from cotrace.interventions.storage import Storage
 from cotrace.metrics import AnyMetric, metric_named
 from cotrace.models import LanguageModel
-from cotrace.problem.aim import aim
+from cotrace.problem.aim import aim, target_of
 from cotrace.problem.batching import Batching, Checkpointing
 from cotrace.problem.breakdown import Breakdown, breakdown
 from cotrace.problem.coverage import Coverage
@@ -50,7 +50,8 @@ class LanguageProblem:
 
     ``holdout`` is the share of pairs that no search sees (0 keeps all in), ``audit`` a third share that nothing touches
     until the final figures; pairs with one value of the field ``split_by`` (default ``split_group``) stay together.
-    The direction defaults to the sign of the full swap. Donor values and base scores are computed once, here.
+    The direction defaults to the sign of the full swap, and must be given where that is within rounding or its interval
+    covers 0; a gap between groups is minimised. Donor values and base scores are computed once, here.
     ``pack=False`` gives every answer a row of its own and keeps no prefixes: slower, for checking.
     ``search_pairs`` lets searches see that many training pairs only, drawn by seed; the frontier is of all.
     ``memory`` (``"4GB"``, ``0.5`` of what is free) bounds donor values and kept prefixes: what goes beyond it is on
@@ -127,7 +128,7 @@ class LanguageProblem:
             memory,
         )
         self.full_swap: FullSwap = full_swap(self.training, self.clusters)
-        self.direction: Direction = wanted or preferred(self.full_swap, mode)
+        self.direction: Direction = wanted or preferred(self.full_swap, mode, chosen)
         if mode == "keep":
             _ = self.training.swing
 
@@ -150,6 +151,11 @@ class LanguageProblem:
     def _with_prefixes(self, encoding: Encoding) -> Encoding:
         pairs = tuple(replace(pair, prefix=self.donors.prefix(pair)) for pair in encoding.pairs)
         return replace(encoding, pairs=pairs)
+
+    @property
+    def full_is_clear(self) -> bool:
+        """Whether the training pairs show that swapping everything moves the metric, beyond rounding and chance."""
+        return self.full_swap.is_clear
 
     @property
     def packing(self) -> Packing:
@@ -274,6 +280,16 @@ class LanguageProblem:
     ) -> Float[Tensor, "n"]:
         """Exact gradient of the mean of ``objective(effects)``, or of the reported aggregate where None."""
         return self.training.gradient(z, objective, examples)
+
+    @property
+    def reported_base(self) -> float:
+        """The metric's own level in the base run, as people read it."""
+        return self.training.reported_base
+
+    @property
+    def target(self) -> float | None:
+        """The level that is aimed at; None where the direction is up or down."""
+        return target_of(self.training.metric)
 
     @property
     def surrogate(self) -> bool:

@@ -10,14 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cotrace.errors import DegenerateError, NonFiniteError
+from cotrace.errors import NonFiniteError
 from cotrace.metrics import Metric
 from cotrace.problem.protocol import Cost, Examples, Loss, Mode
-from cotrace.problem.scored import SMALLEST_SWING, ScoredPairs
+from cotrace.problem.scored import ScoredPairs
 from cotrace.problem.scorer import Scorer
 
 
-class PairProblem(ScoredPairs):
+class PairProblem(ScoredPairs[Metric]):
     """Effects, values and gradients on one list of pairs, and their count.
 
     Several scorers are several draws of the donors: effects are averaged over them, activations never are.
@@ -25,7 +25,6 @@ class PairProblem(ScoredPairs):
 
     def __init__(self, scorer: Scorer, metric: Metric, mode: Mode, draws: Sequence[Scorer] = ()) -> None:
         super().__init__(scorer, metric, mode)
-        self.metric = metric
         self.draws = [PairProblem(draw, metric, mode) for draw in draws]
         self.use_cost(self.cost)
 
@@ -53,13 +52,11 @@ class PairProblem(ScoredPairs):
     @cached_property
     def swing(self) -> Tensor:
         """Mean effect of the full swap: the denominator of faithfulness. Raises DegenerateError where it is near 0."""
-        mean = self._mean(self.own_full_swap)
-        if abs(mean.item()) < SMALLEST_SWING:
-            raise DegenerateError(
-                f"swapping everything moves {self.metric.name} by {mean.item():.2g} on average: there is no difference "
-                "between base and donor run to restore; use mode='swap', or pairs that differ"
-            )
-        return mean
+        return self.check_swing(self._mean(self.own_full_swap))
+
+    def change(self, scores: Float[Tensor, "example answer"]) -> Float[Tensor, ""]:
+        """The weighted mean effect of these scores."""
+        return self._mean(self.metric.effects(scores, self.scorer.base, self.answers))
 
     def effects(self, masks: Any, examples: Examples = None) -> Float[Tensor, "*mask example"]:
         """Per-example effect of one mask or several. In ``keep`` mode their mean is the faithfulness."""

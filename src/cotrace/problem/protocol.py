@@ -38,8 +38,10 @@ class Problem(Protocol):
     """A component space, and the effect of every mask on it. Mask 1 means the donor's value, in both modes.
 
     A problem may also have ``bounds`` (one ``results.Bound`` for each column of ``side_values``, which every search
-    keeps), ``surrogate`` with ``reported(masks)`` (the metric as people read it, where ``value`` is soft), and
-    ``question``: what a ``Frontier`` says of where it comes from (model, donors, align, positions, split).
+    keeps), ``surrogate`` with ``reported(masks)`` and ``reported_base``: the metric as people read it, where ``value``
+    is soft; ``target``: the level of it that is aimed at; ``full_is_clear``: whether the pairs show that swapping
+    everything moves the metric, without which no share of that is told; and ``question``: what a ``Frontier`` says of
+    where it comes from (model, donors, align, positions, split).
     """
 
     @property

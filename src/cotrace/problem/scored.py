@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -12,23 +12,29 @@ from torch import Tensor
 
 from cotrace.arguments import check_kind
 from cotrace.components import ComponentSpace
-from cotrace.errors import InputError
-from cotrace.metrics import Answers, AnyMetric
+from cotrace.errors import DegenerateError, InputError
+from cotrace.metrics import Answers, Metric, SetMetric
 from cotrace.problem.masks import as_masks
 from cotrace.problem.protocol import Cost, Examples, Mode
 from cotrace.problem.scorer import Scorer
 
 TABLE_NUMBERS = 1 << 27
 """Most numbers in one table of scores: 512 MiB in float32. Only tables of logits come near it."""
+ROUNDINGS, ULPS = 8, 16
+"""So many times the base scores are rounded anew, each by up to so many units in the last place of the model's type."""
 SMALLEST_SWING = 1e-6
 """Below this effect of the full swap, faithfulness has no denominator."""
 
 
-class ScoredPairs:
+M = TypeVar("M", Metric, SetMetric)
+
+
+class ScoredPairs(Generic[M]):
     """What problems of both kinds of metric stand on. Raises InputError where the pairs lack what the metric needs."""
 
-    def __init__(self, scorer: Scorer, metric: AnyMetric, mode: Mode) -> None:
+    def __init__(self, scorer: Scorer, metric: M, mode: Mode) -> None:
         self.scorer, self.mode = scorer, mode
+        self.metric: M = metric
         self.dtype = scorer.model.compute_dtype
         self.answers = Answers.of([encoded.pair for encoded in scorer.pairs], self.dtype)
         self.use_cost(Cost())
@@ -71,6 +77,37 @@ class ScoredPairs:
         """Scores under the full swap. Not counted as search cost: it is part of the question."""
         return self.scorer.scores(torch.ones(1, len(self.space), dtype=self.dtype))[0]
 
+    @cached_property
+    def rounding(self) -> float:
+        """What rounding alone can make of the aggregate effect, by the type that activations pass through.
+
+        The largest of some changes that scores make when each is off by up to 16 units in the last place, as different
+        matrix products leave them; metrics of the user's own are asked as all others are.
+        """
+        base, draw = self.scorer.base, torch.Generator().manual_seed(0)
+        unit = ULPS * torch.finfo(self.scorer.model.rounding_dtype).eps * base.abs().clamp(min=1)
+        noise = (2 * torch.rand(base.shape, generator=draw, dtype=base.dtype) - 1 for _ in range(ROUNDINGS))
+        return max(abs(self.change(base + unit * one).item()) for one in noise)
+
+    def change(self, scores: Float[Tensor, "example answer"]) -> Float[Tensor, ""]:
+        """The aggregate change of the metric that these scores make against the base run."""
+        raise NotImplementedError
+
+    @cached_property
+    def reported_base(self) -> float:
+        """The metric's own level in the base run, as people read it."""
+        return float(self.metric.reported(self.scorer.base, self.scorer.base, self.answers))
+
+    def check_swing(self, swing: Tensor) -> Tensor:
+        """The denominator of faithfulness. Raises DegenerateError where it is near 0, or within rounding."""
+        if abs(swing.item()) <= max(SMALLEST_SWING, self.rounding):
+            raise DegenerateError(
+                f"swapping everything moves {self.metric.name} by {swing.item():.2g} on average, which rounding alone "
+                "may do: there is no difference between base and donor run to restore; use mode='swap', or pairs that "
+                "differ"
+            )
+        return swing
+
     def masks(self, masks: Any) -> Float[Tensor, "*mask n"]:
         """Masks as a tensor. Raises InputError."""
         return as_masks(masks, self.space, self.mode, self.dtype)
@@ -91,7 +128,7 @@ class ScoredPairs:
 
     def side_values(self, masks: Any) -> Float[Tensor, "*mask side"]:
         """No constraints: no columns."""
-        z = self.masks(masks)
+        z: Tensor = self.masks(masks)
         return z.new_zeros((*z.shape[:-1], 0))
 
     def some(self, examples: Examples) -> list[int] | None:
@@ -110,5 +147,5 @@ class ScoredPairs:
 
     def _shaped(self, chunks: Sequence[Tensor], masks: Any) -> Tensor:
         """Chunks put together, in the shape that the masks were given in."""
-        together = torch.cat(list(chunks))
+        together: Tensor = torch.cat(list(chunks))
         return together.reshape((*self.masks(masks).shape[:-1], *together.shape[1:]))

@@ -46,6 +46,7 @@ def side_problem(
         donors=donors,
         positions="prompt" if paired else "prompt+answer",
         metric=metric,
+        direction="maximise",  # what is measured is a change, whichever way it goes
         holdout=holdout,
         seed=seed,
         **problem.manner,

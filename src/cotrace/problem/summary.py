@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cotrace.problem.intervals import Interval, Labels, mean_interval
+from cotrace.errors import InputError
+from cotrace.metrics import AnyMetric, SetMetric
+from cotrace.problem.intervals import Interval, Labels, mean_interval, set_interval
 from cotrace.problem.pairs import PairProblem
 from cotrace.problem.protocol import Direction
 from cotrace.problem.whole import SetProblem
@@ -30,14 +33,28 @@ class FullSwap:
     agreeing: int | None
     """Pairs whose effect has the sign of the mean."""
     interval: Interval | None
-    """Bootstrap interval of the mean; None where there are too few pairs, or no effect of each."""
+    """Bootstrap interval of the mean, or of the one number; None where there are too few pairs."""
     reported: Interval | None = None
     """(base run, full swap) of the metric as people read it, where searches see a surrogate."""
+    rounding: float = 0.0
+    """What rounding alone can make of the mean."""
 
     @property
     def covers_zero(self) -> bool:
         """Whether the interval leaves open that swapping everything does nothing."""
         return self.interval is not None and self.interval[0] <= 0 <= self.interval[1]
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether swapping everything is shown to do something: beyond rounding, and the interval does not cover 0."""
+        return self.why == ""
+
+    @property
+    def why(self) -> str:
+        """Why these pairs do not show what swapping everything does; empty where they do."""
+        if self.covers_zero and self.interval is not None:
+            return "The 95 % interval {:+.3g} .. {:+.3g} covers 0".format(*self.interval)
+        return "" if abs(self.mean) > self.rounding else f"That is within rounding ({self.rounding:.1g})"
 
     @property
     def words(self) -> str:
@@ -52,15 +69,12 @@ class FullSwap:
             )
         if self.reported is not None:
             text += ". As reported, from {:.3g} to {:.3g}; searches follow its soft form".format(*self.reported)
-        if self.covers_zero and self.interval is not None:
-            low, high = self.interval
-            text += f". The 95 % interval {low:+.3g} .. {high:+.3g} covers 0: these pairs do not show an effect"
-        return text
+        return text if self.is_clear else f"{text}. {self.why}: these pairs do not show an effect"
 
 
 def full_swap(problem: PairProblem | SetProblem, clusters: Labels = None) -> FullSwap:
     """Measure the full swap on a problem's pairs; ``clusters`` says which of them stay together."""
-    return _of_pairs(problem, clusters) if isinstance(problem, PairProblem) else _of_set(problem)
+    return _of_pairs(problem, clusters) if isinstance(problem, PairProblem) else _of_set(problem, clusters)
 
 
 def _of_pairs(problem: PairProblem, clusters: Labels) -> FullSwap:
@@ -77,6 +91,7 @@ def _of_pairs(problem: PairProblem, clusters: Labels) -> FullSwap:
         agreeing=int((torch.sign(effects) == np.sign(mean)).sum()),
         interval=mean_interval(effects.double().numpy(), weight.double().numpy(), labels=clusters),
         reported=_reported(problem),
+        rounding=problem.rounding,
     )
 
 
@@ -85,7 +100,7 @@ def _median(values: Tensor) -> float:
     return float(np.median(values.double().cpu().numpy()))
 
 
-def _of_set(problem: SetProblem) -> FullSwap:
+def _of_set(problem: SetProblem, clusters: Labels) -> FullSwap:
     base = problem.scorer.base
     return FullSwap(
         metric=problem.metric.name,
@@ -95,9 +110,23 @@ def _of_set(problem: SetProblem) -> FullSwap:
         mean=problem.full_swap.item(),
         median=None,
         agreeing=None,
-        interval=None,
+        interval=_set_interval(problem, clusters),
         reported=_reported(problem),
+        rounding=problem.rounding,
     )
+
+
+def _set_interval(problem: SetProblem, clusters: Labels) -> Interval | None:
+    """Pairs resampled within groups and, where labels matter, within favourable and other labels."""
+    metric, answers, base = problem.metric, problem.answers, problem.scorer.base
+    stratum = (2 * answers.group + (answers.label == answers.favourable)).tolist()
+    strata = [[i for i, own in enumerate(stratum) if own == one] for one in sorted(set(stratum))]
+
+    def number(index: npt.NDArray[np.int64]) -> float:
+        some = torch.from_numpy(index)
+        return metric.value(problem.full_scores[some], base[some], answers.take(some)).item()
+
+    return set_interval(number, strata, labels=clusters)
 
 
 def _reported(problem: PairProblem | SetProblem) -> Interval | None:
@@ -108,6 +137,29 @@ def _reported(problem: PairProblem | SetProblem) -> Interval | None:
     return levels[0], levels[1]
 
 
-def preferred(swap: FullSwap, mode: str) -> Direction:
-    """The direction that a search takes unless told: that of the full swap; faithfulness is always maximised."""
-    return "maximise" if mode == "keep" or swap.mean >= 0 else "minimise"
+class NoDirection(InputError):
+    """No direction was given, and the full swap shows none; nothing is guessed from rounding or chance."""
+
+    def __init__(self, swap: FullSwap, remedy: str = "direction='maximise' or direction='minimise'") -> None:
+        moves = f"swapping everything moves {swap.metric.replace('_', ' ')} by {swap.mean:+.3g}"
+        super().__init__(f"{moves}, which shows no direction to search in. {swap.why}: give {remedy}")
+        self.swap = swap
+
+    @property
+    def for_command_line(self) -> NoDirection:
+        """The same with the option that gives one there."""
+        return NoDirection(self.swap, "--direction maximise or --direction minimise")
+
+
+def preferred(swap: FullSwap, mode: str, metric: AnyMetric) -> Direction:
+    """The direction that a search takes unless told: that of the full swap. Raises NoDirection where it shows none.
+
+    Faithfulness is always maximised, a gap minimised, and what nears a target brought nearer.
+    """
+    if mode == "keep":
+        return "maximise"
+    if isinstance(metric, SetMetric) and metric.direction is not None:
+        return metric.direction
+    if not swap.is_clear:
+        raise NoDirection(swap)
+    return "maximise" if swap.mean > 0 else "minimise"

@@ -102,6 +102,11 @@ class WeightedSum:
         return found
 
     @property
+    def full_is_clear(self) -> bool:
+        """Whether every problem's pairs show that swapping everything moves its metric."""
+        return all(getattr(problem, "full_is_clear", True) for problem in self.problems)
+
+    @property
     def cost(self) -> Cost:
         """What all problems have spent together: a mask costs 1 for each."""
         return Cost(sum(problem.cost.forward_equivalents for problem in self.problems))
@@ -131,6 +136,28 @@ class WeightedSum:
         """The weighted sum of values."""
         values = [problem.value(masks).double() for problem in self.problems]
         return torch.stack([w * s * v for w, s, v in zip(self.shares, self._signs, values, strict=True)]).sum(0)
+
+    @property
+    def surrogate(self) -> bool:
+        """Whether some problem's searches see another quantity than people read, and all have one that they read."""
+        told = all(hasattr(problem, "reported_base") for problem in self.problems)
+        targets = any(getattr(problem, "target", None) is not None for problem in self.problems)
+        some = any(getattr(problem, "surrogate", False) for problem in self.problems)
+        return some and told and not targets and self.mode == "swap"
+
+    @property
+    def reported_base(self) -> float:
+        """The weighted sum of the levels in the base run, as people read them, each in its own direction."""
+        return sum(w * s * p.reported_base for w, s, p in self._terms)  # type: ignore[attr-defined]
+
+    def reported(self, masks: Float[Tensor, "*mask n"]) -> Float[Tensor, "*mask"]:
+        """The same under one mask or several."""
+        levels = [w * s * p.reported(masks).double() for w, s, p in self._terms]  # type: ignore[attr-defined]
+        return torch.stack(levels).sum(0)
+
+    @property
+    def _terms(self) -> list[tuple[float, float, Problem]]:
+        return list(zip(self.shares, self._signs, self.problems, strict=True))
 
     def effects(self, masks: Float[Tensor, "*mask n"], examples: Examples = None) -> Float[Tensor, "*mask example"]:
         """Scaled effects of all problems' examples; their mean by ``weights`` is the value.

@@ -10,19 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cotrace.errors import DegenerateError, InputError, NonFiniteError
+from cotrace.errors import InputError, NonFiniteError
 from cotrace.metrics import SetMetric
-from cotrace.problem.protocol import Examples, Loss, Mode
-from cotrace.problem.scored import SMALLEST_SWING, ScoredPairs
-from cotrace.problem.scorer import Scorer
+from cotrace.problem.protocol import Examples, Loss
+from cotrace.problem.scored import ScoredPairs
 
 
-class SetProblem(ScoredPairs):
+class SetProblem(ScoredPairs[SetMetric]):
     """Values and gradients of one number for the whole list of pairs. A gradient costs 3: its scores, then itself."""
-
-    def __init__(self, scorer: Scorer, metric: SetMetric, mode: Mode) -> None:
-        super().__init__(scorer, metric, mode)
-        self.metric = metric
 
     @cached_property
     def full_swap(self) -> Float[Tensor, ""]:
@@ -32,12 +27,11 @@ class SetProblem(ScoredPairs):
     @cached_property
     def swing(self) -> Tensor:
         """Effect of the full swap: the denominator of faithfulness. Raises DegenerateError where it is near 0."""
-        if abs(self.full_swap.item()) < SMALLEST_SWING:
-            raise DegenerateError(
-                f"swapping everything moves {self.metric.name} by {self.full_swap.item():.2g}: there is no difference "
-                "between base and donor run to restore; use mode='swap', or pairs that differ"
-            )
-        return self.full_swap
+        return self.check_swing(self.full_swap)
+
+    def change(self, scores: Float[Tensor, "example answer"]) -> Float[Tensor, ""]:
+        """Change of the number that these scores make."""
+        return self.metric.value(scores, self.scorer.base, self.answers)
 
     def effects(self, masks: Any, examples: Examples = None) -> Float[Tensor, "*mask example"]:
         """Raises InputError: there is no effect of each example."""

@@ -14,6 +14,7 @@ from cotrace.errors import InputError
 from cotrace.results.bound import Bound
 from cotrace.results.effects import EffectTable
 from cotrace.results.forms import check_among, check_texts, names_in, number_in, numbers_in
+from cotrace.results.hard import HardFigure
 from cotrace.results.selection import Selection
 from cotrace.results.table import Table
 
@@ -23,10 +24,11 @@ if TYPE_CHECKING:
 Mode = Literal["swap", "keep"]
 Direction = Literal["maximise", "minimise"]
 
+NUMBERS = ("reported_before", "reported_before_heldout", "target")
 _TUPLES = ("selections", "bounds", "infeasible_sizes", "by_cost")
 ORIGIN = ("model", "donors", "align", "positions", "split")
 """Fields that say where a frontier comes from; files of earlier versions do not have them."""
-COLUMNS = (
+OLD_COLUMNS = (
     "search",
     "k",
     "effect",
@@ -37,6 +39,9 @@ COLUMNS = (
     "forward_equivalents",
     "components",
 )
+REPORTED = ("reported_before", "reported", "reported_before_heldout", "reported_heldout")
+"""Further columns: the metric as people read it, before and under the mask, where the search followed a soft form."""
+COLUMNS = (*OLD_COLUMNS, *REPORTED)
 
 
 @guarded("ct.Frontier")
@@ -67,6 +72,15 @@ class Frontier:
     full_effect: float
     """The model level: effect of all components at once on the training pairs (swap: all swapped; keep: all kept)."""
     full_effect_heldout: float | None = None
+    full_is_clear: bool = True
+    """Whether the pairs show that everything at once moves the metric, beyond rounding and chance: else no share of it
+    is told."""
+    full_is_clear_heldout: bool = True
+    reported_before: float | None = None
+    """Level of the base run as people read it, where the search followed a soft form; ``selection.reported`` after."""
+    reported_before_heldout: float | None = None
+    target: float | None = None
+    """The level that the search comes near to, where it was given one."""
     elapsed_s: float | None = None
     summary: str = ""
     """The question in words, with the direction and the full swap."""
@@ -163,6 +177,24 @@ class Frontier:
         """+1 where larger effects are preferred, -1 where smaller ones are."""
         return 1 if self.direction == "maximise" else -1
 
+    def share(self, selection: Selection, *, heldout: bool = False) -> float | None:
+        """A selection's effect as a share of the full swap's; None where that is not shown to be anything but 0."""
+        effect = selection.effect_heldout if heldout else selection.effect
+        full = self.full_effect_heldout if heldout else self.full_effect
+        clear = self.full_is_clear and (self.full_is_clear_heldout or not heldout)
+        if self.mode == "keep" or effect is None or full is None or not clear or not abs(full) > 1e-9:
+            return None
+        return effect / full
+
+    def hard(self, selection: Selection, *, heldout: bool = False) -> HardFigure | None:
+        """The metric as people read it before and under a selection; None where searches see it itself."""
+        before = self.reported_before_heldout if heldout else self.reported_before
+        after = selection.reported_heldout if heldout else selection.reported
+        effect = selection.effect_heldout if heldout else selection.effect
+        if before is None or after is None:
+            return None
+        return HardFigure(before, after, effect if self.mode == "swap" else None, self.target)
+
     def rows(self) -> list[dict[str, Any]]:
         """One dict per k with the columns of ``frontier.csv``."""
         return [self._row(selection) for selection in self.selections]
@@ -179,6 +211,10 @@ class Frontier:
             selection.p_value,
             selection.forward_equivalents,
             " ".join(selection.components),
+            self.reported_before,
+            selection.reported,
+            self.reported_before_heldout,
+            selection.reported_heldout,
         )
         return dict(zip(COLUMNS, values, strict=True))
 
@@ -225,6 +261,11 @@ class Frontier:
             "forward_equivalents": self.forward_equivalents,
             "full_effect": self.full_effect,
             "full_effect_heldout": self.full_effect_heldout,
+            "full_is_clear": self.full_is_clear,
+            "full_is_clear_heldout": self.full_is_clear_heldout,
+            "reported_before": self.reported_before,
+            "reported_before_heldout": self.reported_before_heldout,
+            "target": self.target,
             "elapsed_s": self.elapsed_s,
             "summary": self.summary,
             "bounds": [bound.to_dict() for bound in self.bounds],
@@ -258,10 +299,13 @@ def _check_form(data: Mapping[str, Any]) -> None:
     check_texts(data, "search", "metric", "task", "summary", *ORIGIN)
     check_among(data, "mode", get_args(Mode))
     check_among(data, "direction", get_args(Direction))
-    for name in ("forward_equivalents", "full_effect", "full_effect_heldout", "elapsed_s"):
+    for name in ("forward_equivalents", "full_effect", "full_effect_heldout", "elapsed_s", *NUMBERS):
         number_in(data, name)
     if data["forward_equivalents"] is None or data["full_effect"] is None:
         raise TypeError("forward_equivalents and full_effect need numbers")
+    for name in ("full_is_clear", "full_is_clear_heldout"):
+        if not isinstance(data.get(name, True), bool):
+            raise TypeError(f"{name} is {data[name]!r}, not true or false")
     weights = data.get("cost_weights", {})
     numbers_in({"cost_weights": list(weights.values())}, "cost_weights")
 

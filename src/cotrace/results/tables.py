@@ -34,13 +34,21 @@ def frontier_table(frontier: Frontier, most: int | None = None) -> Table:
 
 
 def _beside(frontier: Frontier, selection: Selection) -> list[str]:
-    """The reported level, and each side value with its held-out one; ! marks a held-out value out of bounds."""
-    cells = [number(selection.reported, signed=False), number(selection.reported_heldout, signed=False)]
+    """The reported levels, and each side value with its held-out one; ! marks a held-out value out of bounds."""
+    cells = [_hard(frontier, selection, heldout) for heldout in (False, True)]
     for i, bound in enumerate(frontier.bounds):
         seen, unseen = (None if side is None else side[i] for side in (selection.side, selection.side_heldout))
         broken = unseen is not None and bound.violation(unseen) > 0
         cells += [number(seen), number(unseen) + (" !" if broken else "")]
     return cells
+
+
+def _hard(frontier: Frontier, selection: Selection, heldout: bool) -> str:
+    """The level before and under the selection, ! where the soft form goes the other way."""
+    found = frontier.hard(selection, heldout=heldout)
+    if found is None:
+        return number(selection.reported_heldout if heldout else selection.reported, signed=False)
+    return found.words + (" !" if found.disagrees else "")
 
 
 def _gaps(frontier: Frontier) -> str:

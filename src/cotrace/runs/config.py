@@ -65,7 +65,7 @@ class RunConfig:
     """swap: the chosen take the donor's value. keep: the chosen keep running, all others take it."""
     direction: Annotated[str | None, QUESTION] = None
     """Which way the metric should move: maximise, minimise, or target=0.5 to come near a value of it.
-    Default: the way in which swapping everything moves it."""
+    Default: a gap is minimised; else the way in which swapping everything moves it, where the pairs show one."""
     align: Annotated[Literal["exact", "ends", "spans"], QUESTION] = "exact"
     """Pairs whose token lengths differ: refused (exact), aligned at both ends, or at the spans that they name."""
     roles: Annotated[tuple[str, ...], SITES] = ()

@@ -20,6 +20,7 @@ from cotrace.models import LanguageModel, load_model
 from cotrace.problem.aim import aim
 from cotrace.problem.language import LanguageProblem
 from cotrace.problem.memory import check_memory
+from cotrace.problem.summary import NoDirection
 from cotrace.prompts import Task
 from cotrace.prompts.split import groups
 from cotrace.runs.config import RunConfig
@@ -174,29 +175,32 @@ def pose(
     config: RunConfig, model: LanguageModel, task: Task, batch_plan: Mapping[str, Any] | None = None
 ) -> LanguageProblem:
     """The problem: model, pairs, donors and metric; ``batch_plan`` repeats another run's. Raises CotraceError."""
-    return LanguageProblem(
-        model,
-        task,
-        sites=list(config.sites) or None,
-        donors=config.donors,
-        metric=config.metric,
-        mode=config.mode,
-        direction=config.direction,
-        holdout=config.holdout,
-        audit=config.audit,
-        split_by=config.split_by,
-        seed=config.seed,
-        align=config.align,
-        roles=config.roles or ("all",),
-        positions=config.positions,
-        prepend_bos=config.prepend_bos,
-        template_arguments=config.template_options,
-        batch_tokens=config.batch_tokens,
-        search_pairs=config.search_pairs,
-        memory=config.memory,
-        checkpointing=config.checkpointing,
-        batch_plan=batch_plan,
-    )
+    try:
+        return LanguageProblem(
+            model,
+            task,
+            sites=list(config.sites) or None,
+            donors=config.donors,
+            metric=config.metric,
+            mode=config.mode,
+            direction=config.direction,
+            holdout=config.holdout,
+            audit=config.audit,
+            split_by=config.split_by,
+            seed=config.seed,
+            align=config.align,
+            roles=config.roles or ("all",),
+            positions=config.positions,
+            prepend_bos=config.prepend_bos,
+            template_arguments=config.template_options,
+            batch_tokens=config.batch_tokens,
+            search_pairs=config.search_pairs,
+            memory=config.memory,
+            checkpointing=config.checkpointing,
+            batch_plan=batch_plan,
+        )
+    except NoDirection as error:
+        raise error.for_command_line from None
 
 
 def check_size(config: RunConfig, n: int) -> None:

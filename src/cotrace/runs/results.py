@@ -35,9 +35,10 @@ class Step:
     best_effect: float
 
 
-def frontier_csv(frontiers: Iterable[Frontier]) -> bytes:
+def frontier_csv(frontiers: Iterable[Frontier], columns: Sequence[str] = COLUMNS) -> bytes:
     """One row per search and k; what was not computed is empty. Floats are written so that they read back the same."""
-    return _csv(COLUMNS, [row for frontier in frontiers for row in frontier.rows()])
+    rows = [row for frontier in frontiers for row in frontier.rows()]
+    return _csv(columns, [{name: row[name] for name in columns} for row in rows])
 
 
 def history_csv(steps: Iterable[Step]) -> bytes:

@@ -15,6 +15,7 @@ from cotrace.evaluation.units import Units
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier, Table
 from cotrace.results.effects import EffectTable
+from cotrace.results.frontier import COLUMNS, OLD_COLUMNS
 from cotrace.runs.arrays import arrays_of
 from cotrace.runs.config_file import read_run_config
 from cotrace.runs.evidence import check_same, with_effects
@@ -114,7 +115,11 @@ def check_hashes(run: StoredRun) -> int:
 
 def check_consistent(run: StoredRun) -> None:
     """Raise DamagedRun where frontier.csv or the masks do not say what selection.json says."""
-    if _content(run, "frontier.csv") != frontier_csv(run.frontiers):
+    written = _content(run, "frontier.csv")
+    # Runs of before these columns were there have none of what they hold.
+    old = written.startswith(f"{','.join(OLD_COLUMNS)}\n".encode())
+    bare = all(one.reported_before is None for one in run.frontiers)
+    if written != frontier_csv(run.frontiers, OLD_COLUMNS if old and bare else COLUMNS):
         raise DamagedRun(f"{run.path / 'frontier.csv'} does not say what {SELECTION} says; {remedy(run.path)}")
     try:
         kept = arrays_of(_content(run, "masks.safetensors"))

@@ -195,6 +195,11 @@ def frontier(
         forward_equivalents=state.spent,
         full_effect=full,
         full_effect_heldout=None if unseen is None else values(unseen, torch.ones(1, len(problem.space)).bool())[0],
+        full_is_clear=is_clear(problem),
+        full_is_clear_heldout=is_clear(unseen),
+        reported_before=reported_base(problem),
+        reported_before_heldout=reported_base(unseen),
+        target=getattr(problem, "target", None),
         elapsed_s=elapsed_s,
         summary=f"{problem.summary} ({advice})" if advice else problem.summary,
         bounds=bounds_of(problem),
@@ -292,6 +297,17 @@ def reported(problem: Problem | None, chosen: Bool[Tensor, "set n"]) -> list[flo
     for rows in torch.split(chosen, max(1, MASK_ELEMENTS // chosen.shape[1])):
         found += problem.reported(mask_of(problem, rows.float())).double().tolist()  # type: ignore[attr-defined]
     return found
+
+
+def reported_base(problem: Problem | None) -> float | None:
+    """The same of the base run, which no forward is needed for."""
+    known = problem is not None and getattr(problem, "surrogate", False)
+    return getattr(problem, "reported_base", None) if known else None
+
+
+def is_clear(problem: Problem | None) -> bool:
+    """Whether these pairs show that everything at once moves the metric; so where the problem does not say."""
+    return bool(getattr(problem, "full_is_clear", True))
 
 
 def problem_value(problem: Problem, chosen: Bool[Tensor, "1 n"], archive: Archive) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cotrace.cli.options import SHOWN, Showing, Trusting
+from cotrace.cli.options import SHOWN, AsJson, Showing, Trusting
 
 
 def generate(
@@ -21,6 +21,7 @@ def generate(
     model: str | None = None,
     out: str | None = None,
     trust_remote_code: Trusting = False,
+    as_json: AsJson = False,
     show: Showing = SHOWN,
 ) -> None:
     """Continue prompts with the base model and with a run's selection edited, side by side.
@@ -40,7 +41,7 @@ def generate(
     max_new_tokens
         Most tokens of a continuation.
     temperature
-        0 takes the likeliest token each time.
+        0 takes the likeliest token each time. Above 0 the model's own top_k, top_p and penalties are kept, and said.
     samples
         Continuations of each prompt.
     seed
@@ -55,6 +56,8 @@ def generate(
         New file for the continuations. Default: generated-kK.jsonl in the run's folder.
     trust_remote_code
         Run the code that comes with the run's model, which no file may ask for. Only for code that you have read.
+    as_json
+        Print one JSON object with the settings and the continuations on stdout, and nothing else there.
     """
     from cotrace.cli.generate import generated
     from cotrace.editing import Sampling
@@ -65,7 +68,17 @@ def generate(
             max_new_tokens=max_new_tokens, temperature=temperature, samples=samples, seed=seed, batch_size=batch_size
         )
         generated(
-            run, k, prompts, sampling, donor=donor, judge=judge, search=search, model=model, out=out, quiet=show.quiet
+            run,
+            k,
+            prompts,
+            sampling,
+            donor=donor,
+            judge=judge,
+            search=search,
+            model=model,
+            out=out,
+            quiet=show.quiet,
+            as_json=as_json,
         )
 
 

@@ -80,8 +80,12 @@ def headlines(material: Material) -> Iterator[Headline]:
     interval = "" if chosen.interval is None else ", 95 % interval {:+.3g} to {:+.3g}".format(*chosen.interval)
     what = "change of" if first.mode == "swap" else "faithfulness of"
     yield Headline(figure_of(effect), f"{what} {first.metric.replace('_', ' ')} on {where}{interval}")
-    if effect is not None and full is not None and abs(full) > 1e-9 and first.mode == "swap":
-        yield Headline(spaced(f"{effect / full:.0%}"), f"of what swapping everything does ({figure_of(full)})")
+    if (hard := first.hard(chosen, heldout=unseen)) is not None:
+        level = f"{first.metric.replace('_', ' ')} as people read it, {where}"
+        yield Headline(hard.words.replace("->", "\u2192"), level)
+    share = first.share(chosen, heldout=unseen)
+    if share is not None and (material.judged is None or material.judged.full_shown):
+        yield Headline(spaced(f"{share:.0%}"), f"of what swapping everything does ({figure_of(full)})")
     if chosen.moved_share is not None:
         yield Headline(
             spaced(f"{chosen.moved_share:.0%}"), f"of held-out pairs move as the search wanted ({first.direction})"

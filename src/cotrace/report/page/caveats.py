@@ -41,6 +41,8 @@ def _nothing_moves(material: Material) -> Iterator[Caveat]:
         yield Caveat(
             "The interval of the full swap covers 0: these pairs do not show an effect that a set could explain.", True
         )
+    elif not material.first.full_is_clear or (judged is not None and not judged.full_shown):
+        yield Caveat("What the full swap does is within rounding: no effect is a share of it.", True)
 
 
 def _holdout(material: Material) -> Iterator[Caveat]:
@@ -124,9 +126,12 @@ def _metric(material: Material) -> Iterator[Caveat]:
 
 def _surrogate(material: Material) -> Iterator[Caveat]:
     if any(one.reported is not None for one in material.first):
-        yield Caveat(
-            "Searches followed a soft form of the metric; the level that people read is in the run's files beside it."
-        )
+        yield Caveat("Searches followed a soft form of the metric; the level that people read stands beside it.")
+    first, chosen = material.first, material.chosen
+    for heldout, where in ((True, "held-out pairs"), (False, "the pairs searched")):
+        hard = first.hard(chosen, heldout=heldout)
+        if hard is not None and hard.caveat:
+            yield Caveat(f"On {where}: {hard.caveat}.", True)
 
 
 def _refused(material: Material) -> Iterator[Caveat]:

@@ -24,6 +24,7 @@ from cotrace.report.page.panels import Panel, panels_of
 from cotrace.report.page.rows import Row, rows_of, singles
 from cotrace.report.page.sizes import Stops, blocks_data, rounded, search_data, stops_of
 from cotrace.report.words import figure_of, heading
+from cotrace.results.hard import HardFigure
 from cotrace.visible import visible, visible_in
 
 LIMIT_BYTES = 6 * 2**20
@@ -94,6 +95,7 @@ def _context(material: Material) -> dict[str, Any]:
         "commands": account.commands(material),
         "stops": stops,
         "intervals": any(one.interval is not None for one in material.first),
+        "hard": any(material.first.hard(one) for one in material.first),
         "tested": any(one.p_value is not None for one in material.first),
         "timed": any(one.elapsed_s is not None for one in material.frontiers),
         "effects": effects,
@@ -142,6 +144,14 @@ def _specs(material: Material, panels: Sequence[Panel], effects: Effects) -> Ite
     if material.tradeoff is not None:
         for index in range(len(material.tradeoff.harms)):
             yield f"chart-tradeoff-{index}", charts.tradeoff(material.tradeoff, index)
+
+
+def _hard(found: HardFigure | None) -> str:
+    """The level before and after, and a word where the soft form goes the other way."""
+    if found is None:
+        return ""
+    arrow = f"{found.before:.4g} \u2192 {found.after:.4g}"
+    return f"{arrow} (the soft form goes the other way)" if found.disagrees else arrow
 
 
 def _is_known(rows: Iterable[Row], key: str) -> bool:
@@ -216,6 +226,7 @@ def _environment() -> Environment:
     made.filters["figure"] = lambda value: "" if value is None else figure_of(value)
     made.filters["short"] = lambda text: text if len(text) <= MOST_ID else f"{text[:MOST_ID]}\u2026"
     made.filters["share"] = lambda value: "" if value is None else account.spaced(f"{value:.0%}")
+    made.filters["hard"] = _hard
     made.filters["spaced"] = account.spaced
     made.filters["between"] = lambda value: "" if value is None else "{:+.3g} to {:+.3g}".format(*value)
     return made

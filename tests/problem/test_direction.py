@@ -1,0 +1,132 @@
+"""The direction that is taken where none is given: never from rounding or chance, and a gap is made smaller."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import cotrace as ct
+from cotrace.errors import DegenerateError, InputError
+from cotrace.metrics import GROUPS
+from cotrace.problem import LanguageProblem
+from cotrace.problem.intervals import mean_interval
+from cotrace.prompts import Task
+from cotrace.report.page.account import headlines
+from cotrace.report.page.material import Material
+from cotrace.runs.config import RunConfig
+from cotrace.runs.prepare import pose
+from cotrace.search import Greedy
+from tests import tiny
+
+N = 12
+
+
+def symmetric(count: int = 12) -> Task:
+    """The natural audit: the counterfactual swaps the group, so every pair is there both ways round."""
+    plain, pairs = tiny.task(count, answer_tokens=(1, 1)), []
+    for i, pair in enumerate(plain.pairs):
+        one = replace(pair, group="a", favourable=0, label=i % 2, target=0)
+        pairs += [one, replace(one, id=f"{pair.id}'", base=pair.counterfactual, counterfactual=pair.base, group="b")]
+    return replace(plain, pairs=tuple(pairs))
+
+
+def problem(task: Task, metric: Any = "log_odds", **options: Any) -> LanguageProblem:
+    kind = options.pop("dtype", torch.float64)
+    sites = ["residual"] if options.pop("whole", False) else None
+    return LanguageProblem(tiny.model("gpt2", kind), task, metric=metric, sites=sites, **{"holdout": 0, **options})
+
+
+def share_of_a(scores: torch.Tensor, answers: Any) -> torch.Tensor:
+    return torch.softmax(scores, -1)[..., 0]
+
+
+@pytest.mark.parametrize("metric", GROUPS)
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_a_gap_is_made_smaller_and_no_share_of_nothing_is_told(metric: str, kind: torch.dtype) -> None:
+    # The whole residual stream swapped is the donor run, so the groups change places and the gap stays as it is.
+    p = problem(symmetric(), metric, whole=True, dtype=kind)
+    assert p.direction == "minimise"
+    assert abs(p.full_swap.mean) <= p.full_swap.rounding or metric == "stereotype_gap"
+    told = problem(symmetric(), metric, whole=True, dtype=kind, direction="maximise")
+    assert told.direction == "maximise"
+    found = ct.evaluate(p, frontier := Greedy(max_size=2)(p))
+    assert frontier.full_is_clear == p.full_swap.is_clear
+    if not p.full_swap.is_clear:
+        assert frontier.share(frontier.at(1)) is None
+        words = " ".join(found.verdict) + " ".join(one.words for one in headlines(Material((frontier,), (found,))))
+        assert "of everything's" not in words
+        assert "of what swapping everything does" not in words
+        assert "covers 0" in p.summary or "within rounding" in p.summary
+
+
+@pytest.mark.parametrize("metric", ["log_odds", "probability", "logit_diff", share_of_a], ids=str)
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_a_full_swap_that_changes_nothing_gives_no_direction(metric: Any, kind: torch.dtype) -> None:
+    for count in (3, 12):  # with and without an interval
+        with pytest.raises(InputError, match=r"shows no direction to search in.*direction='maximise'") as caught:
+            problem(symmetric(count), metric, whole=True, dtype=kind)
+        assert "\n" not in str(caught.value)
+    assert problem(symmetric(), metric, whole=True, dtype=kind, direction="minimise").direction == "minimise"
+
+
+@pytest.mark.parametrize("seed", [0, 1, 3])
+def test_an_interval_over_0_gives_none_and_one_beside_0_gives_its_sign(seed: int) -> None:
+    task = tiny.task(20, answer_tokens=(1, 1), seed=seed)
+    told = problem(task, direction="maximise")
+    effects = told.effects(torch.ones(N)).double().numpy()
+    low, high = mean_interval(effects, np.ones(20)) or (0.0, 0.0)
+    if low <= 0 <= high:
+        with pytest.raises(InputError, match="covers 0: give direction="):
+            problem(task)
+    else:
+        assert problem(task).direction == ("maximise" if low > 0 else "minimise")
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_few_pairs_still_give_the_clear_sign_of_their_mean(count: int) -> None:
+    task = tiny.task(count, answer_tokens=(1, 1))
+    p = problem(task)
+    mean = p.effects(torch.ones(N)).mean().item()
+    assert abs(mean) > 1e-6
+    assert p.direction == ("maximise" if mean > 0 else "minimise")
+
+
+def test_rounding_is_that_of_the_models_type() -> None:
+    found = {}
+    for kind in (torch.float64, torch.float32, torch.bfloat16):
+        p = problem(tiny.task(6, answer_tokens=(1, 1)), dtype=kind, direction="maximise")
+        scores = p.scores(torch.zeros(N)).double()
+        # log o of two answers: the sum of two independent errors of at most 16 units in the last place, over 6 pairs.
+        most = 16 * torch.finfo(kind).eps * scores.abs().clamp(min=1).sum(-1).mean().item()
+        assert 0.05 * most < p.full_swap.rounding <= most
+        found[kind] = p.full_swap.rounding
+    assert found[torch.float64] < 1e-12
+    assert found[torch.float32] < 1e-4
+    assert found[torch.bfloat16] > 1e-2
+
+
+def test_keep_mode_is_faithfulness_and_refuses_a_swing_within_rounding() -> None:
+    with pytest.raises(DegenerateError, match="rounding alone may do"):
+        problem(symmetric(), whole=True, mode="keep")
+    with pytest.raises(DegenerateError, match="rounding alone may do"):
+        problem(symmetric(), "demographic_parity_gap", whole=True, mode="keep", dtype=torch.float32)
+    assert problem(tiny.task(5, answer_tokens=(1, 1)), mode="keep").direction == "maximise"
+
+
+def test_every_door_refuses_and_targets_have_their_own_direction() -> None:
+    model, task = tiny.model("gpt2"), symmetric()
+    with pytest.raises(InputError, match="direction='maximise'"):
+        ct.trace(model, task, sites=["residual"], holdout=0)
+    config = RunConfig(model="x", task="y", sites=("residual",), holdout=0)
+    with pytest.raises(InputError, match=r"give --direction maximise or --direction minimise$"):
+        pose(config, model, task)
+    assert problem(task, direction="target=0.2", metric="probability", whole=True).direction == "maximise"
+    decided = problem(task, whole=True, direction="maximise")
+    side = ct.side_problem(decided, task, holdout=0)  # a change is measured there: nothing is searched
+    assert side.value(torch.ones(len(side.space))).abs().item() < 1e-9
+    assert not ct.WeightedSum([(1, decided), (1, decided)]).full_is_clear
+    assert not ct.Constrained(decided, [ct.Constraint(decided, 0.1)]).full_is_clear
