@@ -39,7 +39,7 @@ def trace(
     """
     from cotrace.cli.answer import answer
 
-    answer(options, ("pursuit",), replays=config, dry_run=dry_run, quiet=show.quiet, as_json=as_json)
+    answer(options, ("pursuit",), dry_run=dry_run, quiet=show.quiet, as_json=as_json)
 
 
 def compare(
@@ -63,4 +63,4 @@ def compare(
     """
     from cotrace.cli.answer import COMPARED, answer
 
-    answer(options, COMPARED, replays=config, dry_run=dry_run, quiet=show.quiet, as_json=as_json)
+    answer(options, COMPARED, dry_run=dry_run, quiet=show.quiet, as_json=as_json)
