@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cotrace.components import Block, ComponentSpace
-from cotrace.report.maps import MOST_UNITS, UNIT_WORD
-from cotrace.report.page.cells import density, grid
-from cotrace.report.page.charts import Spec
+from cotrace.report.page.charts import Spec, density, grid
 
-MOST_CELLS = 4096
+MOST_UNITS, MOST_CELLS = 64, 4096
+"""What has more units in a layer, or more cells, is shown as the number chosen in each layer."""
+UNIT_WORD = {"pattern": "head", "head": "head", "neuron": "neuron", "coord": "coordinate"}
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,14 @@ class Panel:
         """The most pixels that it needs."""
         return 760 if self.kind == "density" or len(self.units) > 16 else 110 + 52 * max(3, len(self.units))
 
-    def spec(self) -> Spec:
-        """Its chart, without the cells."""
+    def spec(self, cells: Sequence[Spec] | None = None) -> Spec:
+        """Its chart; without its cells where they are to follow the page's slider."""
         about = f"{self.title}: components chosen, by layer" + (
             "" if self.kind == "density" else f" and {self.unit_word}"
         )
         if self.kind == "density":
-            return density(list(self.layers), self.unit_word, about)
-        return grid(list(self.layers), list(self.units), self.unit_word, about)
+            return density(list(self.layers), self.unit_word, about, cells)
+        return grid(list(self.layers), list(self.units), self.unit_word, about, cells)
 
     def data(self) -> dict[str, Any]:
         """What the page's script needs of it."""
