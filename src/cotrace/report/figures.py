@@ -264,7 +264,15 @@ def _sizes(size: int) -> Spec:
         "padding": 6,
         "axis": axis,
         "title": {**title, "subtitleColor": "var(--ink)", "subtitlePadding": 4},
-        "legend": {**legend, "orient": "bottom", "title": None, "rowPadding": 3, "symbolSize": 60, "offset": 8},
+        "legend": {
+            **legend,
+            "orient": "bottom",
+            "title": None,
+            "rowPadding": 3,
+            "symbolSize": 60,
+            "gradientLength": 150,
+            "offset": 8,
+        },
     }
 
 

@@ -287,7 +287,7 @@ def interactions(judged: Evaluation | None, *, legend: bool = False) -> Spec | N
         ),
         y=alt.Y("b:O", title=None, scale=alt.Scale(domain=names), axis=bare()),
     )
-    shown = alt.Legend(format="+.2g", gradientLength=150) if legend else None
+    shown = alt.Legend(format="+.2g") if legend else None
     scale = alt.Scale(type="threshold", domain=[cut * bound for cut in CUTS], range=list(DIVERGING))
     tips = [
         alt.Tooltip("a:N"),
