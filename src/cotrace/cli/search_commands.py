@@ -1,4 +1,4 @@
-"""Commands that ask: ``demo``, ``trace``, ``compare``, ``resume``; before a search ``measure``, ``check``, ``tasks``."""
+"""Commands that ask: ``demo``, ``trace``, ``compare``, ``resume``; first ``measure``, ``check``, and ``tasks``."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
@@ -158,7 +158,7 @@ def layers(frontier: Frontier, k: int) -> Spec:
         color=alt.Color("site:N", scale=scale, legend=legend),
         order="order:Q",
     )
-    return spec_of(chart, height=_rows_height(len(places)), description="Components chosen in each layer")
+    return spec_of(chart, height=rows_height(len(places)), description="Components chosen in each layer")
 
 
 def _lines(base: alt.Chart, shape: alt.Shape, tips: list[alt.Tooltip], rows: list[Spec]) -> Iterator[alt.Chart]:
@@ -375,46 +375,6 @@ def bare(labels: bool = True) -> alt.Axis:
     return alt.Axis(domain=False, ticks=False, labels=labels, labelAngle=0)
 
 
-def grid(
-    layers: list[int], units: list[Any], unit_word: str, description: str, rows: Sequence[Spec] | None = None
-) -> Spec:
-    """Layers x units: a cell for each component, stronger the earlier it came, numbered if there is room."""
-    base = alt.Chart(_cells(rows)).encode(
-        x=alt.X("unit:O", title=unit_word, scale=alt.Scale(domain=units), axis=bare(len(units) > 1)),
-        y=alt.Y("layer:O", title="layer", scale=alt.Scale(domain=layers[::-1]), axis=bare()),
-    )
-    shade = alt.Color(
-        "shade:O", legend=None, scale=alt.Scale(domain=list(range(5)), range=[f"var(--in{i})" for i in range(5)])
-    )
-    tips = [alt.Tooltip(f"{name}:N") for name in ("component", "state", "alone")]
-    cells = base.mark_rect(stroke="var(--paper)", strokeWidth=1.5 if len(units) <= 32 else 0.5, cornerRadius=2)
-    chart: alt.LayerChart = alt.layer(cells.encode(color=shade, tooltip=tips)).resolve_scale(color="independent")
-    if len(units) <= 16:
-        numbers = base.mark_text(fontSize=11).encode(text="came:N", color=inks())
-        chart = alt.layer(cells.encode(color=shade, tooltip=tips), numbers).resolve_scale(color="independent")
-    return spec_of(chart, height=_rows_height(len(layers)), description=description)
-
-
-def density(layers: list[int], unit_word: str, description: str, rows: Sequence[Spec] | None = None) -> Spec:
-    """Components chosen in each layer, where a cell for each would be too small to see."""
-    base = alt.Chart(_cells(rows)).encode(
-        x=alt.X("count:Q", title=f"{unit_word}s chosen", axis=alt.Axis(tickMinStep=1, format=",d")),
-        y=alt.Y("layer:O", title="layer", scale=alt.Scale(domain=layers[::-1]), axis=bare()),
-    )
-    tips = [
-        alt.Tooltip("layer:O"),
-        alt.Tooltip("count:Q", title="chosen"),
-        alt.Tooltip("share:N", title="of the layer"),
-    ]
-    bars = base.mark_bar(color="var(--in3)", cornerRadiusEnd=2).encode(tooltip=tips)
-    words = base.mark_text(align="left", dx=4, fontSize=11, color="var(--muted)").encode(text="words:N")
-    return spec_of(alt.layer(bars, words), height=_rows_height(len(layers)), description=description)
-
-
-def _cells(rows: Sequence[Spec] | None) -> Any:
-    """The rows of a map, or the name under which the page's script gives them."""
-    return alt.NamedData(name="cells") if rows is None else alt.InlineData(values=list(rows))
-
-
-def _rows_height(rows: int) -> int:
+def rows_height(rows: int) -> int:
+    """Pixels of so many rows of cells or bars."""
     return round(min(760, max(60, rows * (30 if rows <= 16 else 16))))
