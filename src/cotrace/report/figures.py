@@ -39,6 +39,8 @@ LEGEND = "blue: chosen; the number is the size k from which on the component is 
 FORMS = ("pdf", "png", "svg")
 LEFT_OUT = ("tooltip", "$schema", "datasets")
 """Keys of a panel that a figure does not take over where they stand."""
+RESOURCES = re.compile(rb"(?: +/[A-Za-z]+\d+ \d+ 0 R\n){2,}")
+"""Lines of a PDF that name what a page uses, one under the other in any order."""
 SHADES = 4
 """Steps of blue; the strongest came first."""
 
@@ -199,10 +201,15 @@ def to_bytes(figure: Figure, form: str, dpi: int = 300) -> bytes:
         return bytes(vl_convert.vegalite_to_png(spec, ppi=dpi))
     if form == "pdf":
         spec["config"]["title"]["fontWeight"] = "normal"  # of two faces now one comes first in the file, now the other
-        return bytes(vl_convert.vegalite_to_pdf(spec))
+        return RESOURCES.sub(_in_order, vl_convert.vegalite_to_pdf(spec))
     title = f"<title>{escape(' '.join(spec['title']['text']))}</title>"
     svg: str = re.sub(r"(<svg[^>]*>)", rf"\1{title}", vl_convert.vegalite_to_svg(spec), count=1)
     return f'<?xml version="1.0" encoding="utf-8"?>\n{svg}'.encode()
+
+
+def _in_order(lines: re.Match[bytes]) -> bytes:
+    """The same lines, sorted: the same figure gives the same bytes."""
+    return b"".join(sorted(lines[0].splitlines(keepends=True)))
 
 
 def _material(frontiers: Frontier | Sequence[Frontier]) -> Material:
