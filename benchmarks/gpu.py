@@ -19,7 +19,6 @@ from transformers import LlamaConfig, PreTrainedConfig
 from benchmarks.shapes import gpt2_small, llama_160m, random_model
 from benchmarks.step import CASES, measure
 from benchmarks.timing import write_cases
-from cotrace.problem.resident import peak_growth, resident_bytes
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 WEIGHT_SHARE = 0.7
@@ -66,17 +65,20 @@ def fits(config: PreTrainedConfig, dtype: torch.dtype, device: str) -> bool:
 def rows(shape: str, dtype: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """The figures of every case on one shape and type."""
     model = random_model(SHAPES[shape](), DTYPES[dtype], options.device)
-    weights = resident_bytes(model.device)
     found = []
     for case in (case for case in CASES if case.name in options.cases.split(",")):
-        row: dict[str, Any] = {}
-
-        def run(case: Any = case, row: dict[str, Any] = row) -> None:
-            row |= measure(case, shape, model, options.pairs, options.rounds, torch.get_num_threads())
-
-        peak = peak_growth(model.device, run)
-        row |= {"dtype": dtype, "device": name_of(options.device), "peak_bytes": weights + (peak or 0)}
+        row = measure(case, shape, model, options.pairs, options.rounds, torch.get_num_threads())
+        row |= {"dtype": dtype, "device": name_of(options.device), "peak_bytes": peak_bytes(model.device)}
         found.append(row | {"tokens_per_s": row["tokens"] / row["step_s"]})
+    return found
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most that was allocated on the device since this was asked last; 0 for main memory."""
+    if device.type != "cuda":
+        return 0
+    found = torch.cuda.max_memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
     return found
 
 

@@ -1,8 +1,6 @@
-"""Whether a run takes the time and the memory that its plan says: ``python -m benchmarks.predictions [--json PATH]``.
+"""Whether a run takes the time that its plan says: ``python -m benchmarks.predictions [--json PATH]``.
 
-Each case is forecast (a rehearsal of the search and a probe of a few batches), then run, in a process of its own: what
-one case freed would hide what the next one takes. ``time_ratio`` and ``memory_ratio`` are predicted over measured;
-memory is what the process grew by at its peak since the model was loaded.
+Each case is forecast, then run. ``time_ratio`` is predicted over measured, which may be off by half.
 """
 
 from __future__ import annotations
@@ -12,8 +10,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +20,6 @@ from benchmarks.timing import write_cases
 from cotrace import shipped
 from cotrace.models import LanguageModel, load_model
 from cotrace.problem import LanguageProblem
-from cotrace.problem.resident import peak_growth, resident_bytes
 from cotrace.prompts import Task
 from cotrace.runs.forecast import forecast
 from cotrace.search import Greedy, Pursuit, Search, solve
@@ -67,17 +62,15 @@ def measure(name: str, pairs: int, index: int, site: str, threads: int) -> dict[
     torch.set_num_threads(threads)
     model, task = CASES[name](pairs)
     search = searches(name)[index]
-    base = resident_bytes(model.device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         problem = LanguageProblem(model, task, sites=[site])
     began = time.perf_counter()
-    said = forecast(problem, [search])
-    took = time.perf_counter() - began
-    before, began = resident_bytes(model.device), time.perf_counter()
-    growth = peak_growth(model.device, lambda: solve(search, problem))
+    predicted = forecast(problem, [search]).searches[search.name]
+    took, began = time.perf_counter() - began, time.perf_counter()
+    before = problem.cost.forward_equivalents
+    solve(search, problem)
     seconds = time.perf_counter() - began
-    predicted = said.searches[search.name]
     return {
         "name": name,
         "shape": model.name,
@@ -87,12 +80,10 @@ def measure(name: str, pairs: int, index: int, site: str, threads: int) -> dict[
         "components": len(problem.space),
         "predicted_s": predicted.seconds,
         "elapsed_s": seconds,
-        "time_ratio": (predicted.seconds or 0.0) / seconds,
+        "time_ratio": predicted.seconds / seconds,
         "predicted_forward_equivalents": predicted.forward_equivalents,
-        "forward_equivalents": problem.cost.forward_equivalents,
-        "predicted_growth_bytes": (said.peak_bytes or 0) - base,
-        "growth_bytes": before + (growth or 0) - base,
-        "memory_ratio": ((said.peak_bytes or 0) - base) / max(1, before + (growth or 0) - base),
+        "forward_equivalents": (spent := problem.cost.forward_equivalents - before),
+        "cost_ratio": predicted.forward_equivalents / spent,
         "forecast_s": took,
     }
 
@@ -107,14 +98,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     rows = []
-    own = ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1)
-    print(f"{'case':12} {'search':8} {'predicted':>10} {'measured':>10} {'time':>6} {'memory':>7} {'forecast':>9}")
+    print(f"{'case':12} {'search':8} {'predicted':>10} {'measured':>10} {'cost':>6} {'time':>6} {'forecast':>9}")
     for name in options.cases.split(","):
         for index, search in enumerate(searches(name)):
-            row = own.submit(measure, name, options.pairs, index, options.site, options.threads).result()
+            row = measure(name, options.pairs, index, options.site, options.threads)
             rows.append(row)
             times = f"{row['predicted_s']:9.1f}s {row['elapsed_s']:9.1f}s"
-            ratios = f"{row['time_ratio']:6.2f} {row['memory_ratio']:7.2f}"
+            ratios = f"{row['cost_ratio']:6.2f} {row['time_ratio']:6.2f}"
             print(f"{name:12} {search.name:8} {times} {ratios} {row['forecast_s']:8.1f}s")
             sys.stdout.flush()
     write_cases(options.json, rows)

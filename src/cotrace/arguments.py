@@ -109,11 +109,18 @@ def _unbound(signature: inspect.Signature, given: Sequence[Any], error: str) -> 
 def door(room: str, names: dict[str, Any], public: Iterable[str]) -> None:
     """Have the public functions and classes of a room refuse wrong calls, as ``checked`` does, under its name."""
     for name in public:
-        value = names[name]
-        if isinstance(value, type):
-            guarded(f"{room}.{name}")(value)
-        elif callable(value) and not hasattr(value, "called"):
-            names[name] = checked(f"{room}.{name}")(value)
+        names[name] = _refusing(f"{room}.{name}", names[name])
+
+
+def lazy_door(room: str, load: Callable[[str], Any]) -> Callable[[str], Any]:
+    """The same for a room whose names ``load`` imports when they are first used."""
+    return cache(lambda name: _refusing(f"{room}.{name}", load(name)))
+
+
+def _refusing(called: str, value: Any) -> Any:
+    if isinstance(value, type):
+        return guarded(called)(value)
+    return checked(called)(value) if callable(value) and not hasattr(value, "called") else value
 
 
 def guarded(called: str, *, fields: bool = True) -> Callable[[type[R]], type[R]]:

@@ -16,7 +16,7 @@ import cotrace
 from cotrace.cli import main
 from cotrace.errors import CotraceError
 
-HEAVY = ("torch", "transformers", "pandas", "matplotlib", "numpy", "scipy")
+HEAVY = ("torch", "transformers", "pandas", "altair", "numpy", "scipy")
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -12,10 +12,9 @@ import pytest
 
 from cotrace import tasks
 from cotrace.batches import ALIGNMENTS
-from cotrace.cli import answer, check, demo, edit, evaluate, export, generate, measure, see, trust
+from cotrace.cli import answer, check, demo, edit, evaluate, export, generate, measure, search_commands, see, trust
 from cotrace.cli import tasks as task_commands
 from cotrace.cli.app import COMMANDS
-from cotrace.cli.commands import look
 from cotrace.cli.main import run
 from cotrace.cli.options import Source
 from cotrace.errors import CotraceError
@@ -220,7 +219,7 @@ SPELLED = {"as_json": "json", "to": "format", "form": "format"}
 
 def test_every_command_and_parameter_is_tried() -> None:
     assert {*(command.__name__ for command in COMMANDS), "show_task"} == {*TARGETS} == {*ASKED}
-    for command in (*COMMANDS, look.show_task):
+    for command in (*COMMANDS, search_commands.show_task):
         asked = ASKED[command.__name__]
         named = [name for name in inspect.signature(command).parameters if name not in APART]
         options = {SPELLED.get(name, name).replace("_", "-") for name in named}

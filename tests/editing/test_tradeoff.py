@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 
-import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -21,6 +20,7 @@ from cotrace.errors import CotraceError, InputError
 from cotrace.prompts import PromptPair
 from cotrace.results.outcomes import Outcome, pareto
 from tests.editing.models import tiny
+from tests.report.reading import panels, with_mark
 from tests.tiny import task
 
 SELECTION = ct.Selection.parse(["L0.head1", "L1.head2", "L1.neuron3"])
@@ -145,12 +145,11 @@ def test_the_neutral_text_is_the_mean_loss_of_its_lines() -> None:
 def test_the_figure_shows_every_edit_and_joins_the_pareto_set() -> None:
     found = tradeoff(tiny("llama"), own(), [SELECTION], ["zero", "scale=0.5"], sides=[side(), side(6)])
     figure = ct.report.tradeoff(found)
-    assert len(figure.axes) == 2
-    for axes in figure.axes:
-        drawn = sum(len(line.get_xdata()) for line in axes.lines[:2])
-        assert drawn == len(found)
-        assert len(axes.lines[1].get_xdata()) == len(found.pareto)
-    assert matplotlib.rcParams["axes.spines.top"], "the user's own style is back"
+    assert len(panels(figure)) == 2
+    for panel in range(2):
+        (joined,) = with_mark(figure, panel, "line")
+        assert len(joined) == len(found)
+        assert sum(row["kind"] != "beaten" for row in joined) == len(found.pareto)
     with pytest.raises(InputError, match="no side effect"):
         ct.report.tradeoff(sweep(tiny("llama"), own(), SELECTION, factors=[0]))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cotrace.cli.closing import closing
 from cotrace.cli.data import plan_data, run_data
-from cotrace.cli.dry_run import dry_run_tables, forecast_of, plan_line
+from cotrace.cli.dry_run import dry_run_tables, plan_line
 from cotrace.cli.evaluate import judged, say_verdict
 from cotrace.cli.figures import figures
 from cotrace.cli.libraries import own_threads, quiet_libraries
@@ -40,20 +40,16 @@ def answer(
     config: RunConfig,
     searches: Sequence[str],
     *,
-    replays: Path | None = None,
     dry_run: bool = False,
     quiet: bool = False,
     as_json: bool = False,
 ) -> None:
-    """Run a configuration; ``searches`` is used where it names none. Raises CotraceError before the first step.
-
-    ``replays``: the config.yaml of a run whose batches are cut again where they were, if the question is its own.
-    """
+    """Run a configuration; ``searches`` is used where it names none. Raises CotraceError before the first step."""
     directory = RunDirectory.claim(config.out) if config.out else None
     screen = Screen(quiet, as_json)
     quiet_libraries()
     screen.note(f"loading {config.model}")
-    prepared = prepare(config, searches, batch_plan=batches.replayed(replays, config, searches))
+    prepared = prepare(config, searches)
     if dry_run:
         screen.say(prepared.problem.summary)
         for table in dry_run_tables(prepared):
@@ -107,7 +103,7 @@ def name_of(prepared: Prepared) -> str:
 def run(prepared: Prepared, directory: RunDirectory, screen: Screen) -> None:
     """Say the plan, make the run's folder, then search, show and write."""
     if not screen.quiet:
-        screen.note(plan_line(prepared, forecast_of(prepared)))
+        screen.note(plan_line(prepared))
     with directory.begun(write_config(prepared.config, record(prepared))) as path:
         checkpoints = Checkpoints(path, identity(prepared.config))
         keep(prepared, keeper_of(prepared, path, checkpoints, RunState()), screen)
@@ -141,8 +137,9 @@ def finish(prepared: Prepared, keeper: Keeper, screen: Screen) -> None:
     files = run_files(frontiers, keeper.state.steps, evaluation)
     files |= figures(prepared.problem, frontiers, evaluation, keeper.run)
     RunDirectory(keeper.run).write(files)
-    if said := batches.note(keeper.run, prepared.problem):
+    if said := batches.note(keeper.run, keeper.state.batch_plan):
         screen.note(said)
+        keeper.log.say(said)
     keeper.finish()
     written = sorted([*Manifest.read(keeper.run).files, MANIFEST])
     screen.say(f"\nWritten to {keeper.run}: {', '.join(written)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cyclopts import App, Parameter
 
 from cotrace import __version__
-from cotrace.cli.commands import act, judge, keep, look, search, see, take, trust
+from cotrace.cli import result_commands, search_commands
 from cotrace.cli.replay import check_options, replay
 
 HELP = """Find which components of a language model jointly drive a metric.
@@ -13,21 +13,21 @@ HELP = """Find which components of a language model jointly drive a metric.
 Start with `cotrace demo`. Then: `cotrace trace --model MODEL --task TASK`."""
 
 COMMANDS = (
-    search.demo,
-    search.trace,
-    search.compare,
-    look.measure,
-    look.check,
-    keep.resume,
-    judge.evaluate,
-    see.report,
-    see.figure,
-    act.generate,
-    act.edit,
-    take.export,
-    trust.diff,
-    trust.verify,
-    trust.cite,
+    search_commands.demo,
+    search_commands.trace,
+    search_commands.compare,
+    search_commands.measure,
+    search_commands.check,
+    search_commands.resume,
+    result_commands.evaluate,
+    result_commands.report,
+    result_commands.figure,
+    result_commands.generate,
+    result_commands.edit,
+    result_commands.export,
+    result_commands.diff,
+    result_commands.verify,
+    result_commands.cite,
 )
 
 
@@ -47,5 +47,5 @@ def build() -> App:
     )
     for command in COMMANDS:
         app.command(command)
-    app.command(look.tasks())
+    app.command(search_commands.tasks())
     return app

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cotrace.results import Table
-from cotrace.runs.forecast import Forecast, forecast
+from cotrace.runs.forecast import WITHIN, Forecast, forecast
 from cotrace.runs.prepare import Prepared
 from cotrace.search.progress import duration
 
 UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
-UNKNOWN = "not known"
 
 
-def dry_run_tables(prepared: Prepared, found: Forecast | None = None) -> Iterator[Table]:
+def dry_run_tables(prepared: Prepared) -> Iterator[Table]:
     """The plan, and what each search and the evaluation would cost."""
-    found = found or forecast_of(prepared)
-    yield Table("Plan", ("", ""), [*plan_rows(prepared), *_totals(found)], frozenset({0}))
+    found = forecast_of(prepared)
+    time = f"{_time(found.seconds)}, within {WITHIN:.0%}"
+    yield Table("Plan", ("", ""), [*plan_rows(prepared), ("predicted time", time)], frozenset({0}))
     columns = ("search", "forward-equivalents", "at most", "time")
     yield Table("Predicted cost", columns, cost_rows(prepared, found), frozenset({0}))
 
@@ -26,15 +26,16 @@ def forecast_of(prepared: Prepared) -> Forecast:
     return forecast(prepared.problem, prepared.searches, prepared.config.evaluation)
 
 
-def plan_line(prepared: Prepared, found: Forecast) -> str:
+def plan_line(prepared: Prepared) -> str:
     """The plan in one line, for the beginning of a run."""
-    plan, cost = prepared.problem.plan, sum(search.forward_equivalents for search in found.searches.values())
+    plan, found = prepared.problem.plan, forecast_of(prepared)
+    cost = sum(search.forward_equivalents for search in found.searches.values())
     passes = _count(plan.batches, "forward pass", "forward passes")
     passes += f" of {_count(plan.rows, 'row')} and {_count(plan.tokens, 'token')}"
     return (
         f"plan: {plan.searched_pairs:,} pairs, {passes} ({plan.padded_tokens:,} with padding); to search about "
-        f"{cost:,.0f} forward-equivalents, to judge at most {found.evaluation:,.0f}; {_time(found.seconds)}; memory "
-        f"{_size(found.peak_bytes)} at the peak"
+        f"{cost:,.0f} forward-equivalents, to judge at most {found.evaluation:,.0f}; {_time(found.seconds)}, within "
+        f"{WITHIN:.0%}; weights {size(weight_bytes(prepared))}, donor values {size(plan.donor_bytes)}"
     )
 
 
@@ -71,13 +72,6 @@ def _kept(prepared: Prepared) -> str:
     return ", ".join(f"{size(count)} {where}" for where, count in parts if count) or "nothing"
 
 
-def _totals(found: Forecast) -> list[tuple[str, str]]:
-    return [
-        ("predicted time", _time(found.seconds)),
-        ("predicted peak of memory", _size(found.peak_bytes)),
-    ]
-
-
 def cost_rows(prepared: Prepared, found: Forecast) -> list[tuple[str, ...]]:
     """One row for each search, and one for judging the result."""
     rows: list[tuple[str, ...]] = [
@@ -90,12 +84,8 @@ def cost_rows(prepared: Prepared, found: Forecast) -> list[tuple[str, ...]]:
     return rows
 
 
-def _time(seconds: float | None) -> str:
-    return UNKNOWN if seconds is None else f"about {duration(seconds)}"
-
-
-def _size(count: int | None) -> str:
-    return UNKNOWN if count is None else size(count)
+def _time(seconds: float) -> str:
+    return f"about {duration(seconds)}"
 
 
 def weight_bytes(prepared: Prepared) -> int:

@@ -33,7 +33,6 @@ from cotrace.problem.parts import Builder
 from cotrace.problem.plan import Plan, plan_of
 from cotrace.problem.posing import Division, Settled, Writing, check_options, settle, space_of
 from cotrace.problem.protocol import Cost, Direction, Examples, Loss, Mode, Problem
-from cotrace.problem.scorer import Scorer
 from cotrace.problem.summary import FullSwap, full_swap, preferred
 from cotrace.problem.whole import SetProblem
 from cotrace.prompts import Task
@@ -56,7 +55,7 @@ class LanguageProblem:
     ``search_pairs`` lets searches see that many training pairs only, drawn by seed; the frontier is of all.
     ``memory`` (``"4GB"``, ``0.5`` of what is free) bounds donor values and kept prefixes: what goes beyond it is on
     disk, or computed anew. ``checkpointing`` (``auto``: when memory runs out) computes activations again in the
-    backward pass. ``batch_plan`` repeats another problem's. Raises CotraceError subclasses for bad input.
+    backward pass. Raises CotraceError subclasses for bad input.
     """
 
     @checked("ct.LanguageProblem")
@@ -84,7 +83,6 @@ class LanguageProblem:
         search_pairs: int | None = None,
         memory: str | float | int | None = None,
         checkpointing: Checkpointing = "auto",
-        batch_plan: Mapping[str, Any] | None = None,
     ) -> None:
         check_options(mode, align, positions, checkpointing, batch_tokens)
         check_seed("ct.LanguageProblem", seed)
@@ -119,7 +117,7 @@ class LanguageProblem:
         self.refused = _warn_of(self.encoding.refused, len(task))
         packing = choose_packing(model, self.encoding.pairs, batch_tokens, pack)
         packing = replace(packing, patch_answers=positions == "prompt+answer")
-        self._batching = Batching.planned(packing.batch_tokens, checkpointing, batch_plan)
+        self._batching = Batching(packing.batch_tokens, checkpointing)
         self._storage = Storage(memory_budget(memory, model.device))
         mean = task.score == "mean"
         self._build(
@@ -141,10 +139,10 @@ class LanguageProblem:
 
         needed = [pairs(indices) for indices in (settled.training, settled.heldout) if indices]
         check_budget(memory, self._storage.budget, max(map(builder.least_memory, needed)))
-        self.training = builder.part("training", pairs(settled.training))
-        self._held = builder.part("heldout", pairs(settled.heldout)) if settled.heldout else None
-        self._sealed = partial(builder.part, "audit", pairs(settled.audit)) if settled.audit else None
-        self._some = builder.part("subset", pairs(settled.subset)) if settled.subset else None
+        self.training = builder.part(pairs(settled.training))
+        self._held = builder.part(pairs(settled.heldout)) if settled.heldout else None
+        self._sealed = partial(builder.part, pairs(settled.audit)) if settled.audit else None
+        self._some = builder.part(pairs(settled.subset)) if settled.subset else None
         if self._some is not None:
             self._some.use_cost(self.training.cost, self._some.size / self.training.size)
 
@@ -164,9 +162,8 @@ class LanguageProblem:
 
     @property
     def batch_plan(self) -> dict[str, Any]:
-        """How the passes were cut, with every change on the way: given to another problem it repeats them."""
-        spent = {name: part.cost.forward_equivalents for name, part in self.counted_parts.items()}
-        return self._batching.to_dict() | {"stored": self.stored, "spent": spent}
+        """How the passes are cut, with every change since memory ran out, and where values are stored."""
+        return self._batching.to_dict() | {"stored": self.stored}
 
     @property
     def stored(self) -> dict[str, int]:
@@ -178,23 +175,10 @@ class LanguageProblem:
         """``training``, and ``heldout`` where pairs are: those that have a count of their own."""
         return {"training": self.training} | ({} if self._held is None else {"heldout": self._held})
 
-    def go_on(self, plan: Mapping[str, Any]) -> None:
-        """Stand where the run stood whose ``batch_plan`` this is: so much spent, so many of its changes behind it."""
-        spent = plan["spent"]
-        for name, part in self.counted_parts.items():
-            part.cost.charge(spent.get(name, 0.0) - part.cost.forward_equivalents)
-        self._batching.catch_up(plan["passed"])
-
     @property
     def searched(self) -> Problem:
         """What searches see: the problem itself, or the same on ``search_pairs`` of its pairs."""
         return self if self._some is None else Heldout(self, self._some, "subset")
-
-    @property
-    def scorers(self) -> tuple[Scorer, Scorer]:
-        """What runs the model over the pairs that searches see, and over those that judge."""
-        parts = self._some or self.training, self._held or self.training
-        return parts[0].scorer, parts[1].scorer
 
     @property
     def heldout(self) -> Heldout | None:

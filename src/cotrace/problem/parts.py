@@ -22,7 +22,7 @@ from cotrace.models import LanguageModel, Place
 from cotrace.problem.aim import part_of
 from cotrace.problem.batching import Batching, Replan
 from cotrace.problem.pairs import PairProblem
-from cotrace.problem.protocol import Cost, Mode
+from cotrace.problem.protocol import Mode
 from cotrace.problem.scorer import Scorer, block_spots
 from cotrace.problem.whole import SetProblem
 
@@ -58,21 +58,20 @@ class Builder:
         some = ([pairs[example] for example in layout.examples] for layout in layouts)
         return max(recorded_bytes(few, self.places, self.packing, self.model.dtype) for few in some)
 
-    def part(self, name: str, pairs: Sequence[EncodedPair]) -> PairProblem | SetProblem:
+    def part(self, pairs: Sequence[EncodedPair]) -> PairProblem | SetProblem:
         """The problem on these pairs. Raises InputError."""
         sources = self.source.each_draw() if isinstance(self.source, Noise) else [self.source]
-        return part_of([self._scorer(name, pairs, source) for source in sources], self.metric, self.mode)
+        return part_of([self._scorer(pairs, source) for source in sources], self.metric, self.mode)
 
-    def _scorer(self, name: str, pairs: Sequence[EncodedPair], source: DonorSource) -> Scorer:
+    def _scorer(self, pairs: Sequence[EncodedPair], source: DonorSource) -> Scorer:
         while True:
-            try:
-                # Before the first pass of the part is counted; what does not fit is begun again, smaller.
-                with self.batching.passing(name, Cost(passes=-1), self.batching.tokens, divisible=True, gradient=False):
-                    return self._built(name, pairs, source)
+            try:  # what does not fit is begun again, smaller
+                with self.batching.passing(self.batching.tokens, divisible=True, gradient=False):
+                    return self._built(pairs, source)
             except Replan:
                 continue
 
-    def _built(self, name: str, pairs: Sequence[EncodedPair], source: DonorSource) -> Scorer:
+    def _built(self, pairs: Sequence[EncodedPair], source: DonorSource) -> Scorer:
         pairs, prefix = self._prefixes(pairs)
         return Scorer(
             self.model,
@@ -84,7 +83,6 @@ class Builder:
             reads=self.metric.reads,
             prefix=prefix,
             batching=self.batching,
-            part=name,
         )
 
     def _prefixes(self, pairs: Sequence[EncodedPair]) -> tuple[Sequence[EncodedPair], PrefixCache | None]:

@@ -24,13 +24,10 @@ class Cost:
     """Count of forward-equivalents: one mask on all training pairs is 1, a gradient is 2, subsets pro rata."""
 
     forward_equivalents: float = 0.0
-    passes: int = 0
-    """Forward passes since the last charge: with the count it says where a run stands."""
 
     def charge(self, amount: float) -> None:
         """Add to the count."""
         self.forward_equivalents += amount
-        self.passes = 0
 
 
 @runtime_checkable

@@ -48,7 +48,6 @@ class ScoredPairs(Generic[M]):
     def use_cost(self, cost: Cost, unit: float = 1.0) -> None:
         """Count there; one mask on all pairs of this part is ``unit``."""
         self.cost, self.unit = cost, unit
-        self.scorer.cost = cost
 
     def charge(self, amount: float) -> None:
         """Count so many masks on all pairs of this part."""

@@ -20,7 +20,6 @@ from cotrace.metrics.metric import Reads
 from cotrace.models import LanguageModel
 from cotrace.models.taps import TapList
 from cotrace.problem.batching import Batching, Replan, release
-from cotrace.problem.protocol import Cost
 from cotrace.problem.reading import answer_lengths, answer_scores, next_logits
 from cotrace.problem.reference import component_layers, reference
 
@@ -43,7 +42,6 @@ class Scorer:
         reads: Reads = "answers",
         prefix: PrefixCache | None = None,
         batching: Batching | None = None,
-        part: str = "training",
     ) -> None:
         self.model, self.pairs, self.space, self.donors, self._packing = model, pairs, space, donors, packing
         self.spots = block_spots(model, space)
@@ -51,7 +49,7 @@ class Scorer:
         self.eager = any(place.tap == "pattern" for place, _ in self.spots)
         self.lengths = answer_lengths(pairs) if mean else None
         self.reads, self.prefix = reads, prefix
-        self.batching, self.part, self.cost = batching or Batching(packing.batch_tokens), part, Cost()
+        self.batching = batching or Batching(packing.batch_tokens)
         self._whole: tuple[int, list[Layout]] | None = None
 
     @property
@@ -147,8 +145,6 @@ class Scorer:
     def _passing(self, layout: Layout, copies: int = 1, *, gradient: bool = False) -> AbstractContextManager[None]:
         """Around one forward pass: memory that runs out inside makes the batches smaller, and raises Replan."""
         return self.batching.passing(
-            self.part,
-            self.cost,
             copies * layout.cells,
             divisible=copies > 1 or len(layout.examples) > 1,
             gradient=gradient,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
+
 from cotrace.results import Frontier
 
 
@@ -30,3 +32,8 @@ def level(frontier: Frontier) -> str:
 def figure_of(value: float | None) -> str:
     """A signed figure with three significant digits."""
     return "not computed" if value is None else f"{value:+.3g}"
+
+
+def wrapped(text: str, inches: float, size: float) -> list[str]:
+    """The text in lines that fit so many inches at a font's size in points."""
+    return wrap(text, int(inches * 130 / size))

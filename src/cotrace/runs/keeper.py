@@ -9,6 +9,7 @@ from typing import Any
 
 from cotrace.errors import CotraceError
 from cotrace.results import Frontier
+from cotrace.runs.batches import extended
 from cotrace.runs.checkpoint import Checkpoints
 from cotrace.runs.log import Log
 from cotrace.runs.manifest import Manifest
@@ -35,7 +36,7 @@ class Keeper:
         batch_plan: Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:
         self.run, self.log, self._checkpoints = run, Log(run), checkpoints
-        self._batch_plan = batch_plan
+        self._batch_plan, self._before_plan = batch_plan, begun.batch_plan
         self._every_s = every_s
         self._frontiers, self._steps = list(begun.frontiers), list(begun.steps)
         self._search, self._before_s = begun.search, begun.elapsed_s
@@ -50,7 +51,7 @@ class Keeper:
             steps=tuple(self._steps),
             search=self._search,
             elapsed_s=self.elapsed_s,
-            batch_plan=None if self._batch_plan is None else self._batch_plan(),
+            batch_plan=None if self._batch_plan is None else extended(self._before_plan, self._batch_plan()),
         )
 
     @property

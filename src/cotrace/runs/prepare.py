@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -47,13 +47,8 @@ class Prepared:
     searches: tuple[Search, ...]
 
 
-def prepare(
-    config: RunConfig, searches: Sequence[str] = ("pursuit",), *, batch_plan: Mapping[str, Any] | None = None
-) -> Prepared:
-    """Load what the configuration names; ``searches`` is used where it names none. Raises CotraceError.
-
-    ``batch_plan``, a problem's own, cuts the batches where that problem's were cut.
-    """
+def prepare(config: RunConfig, searches: Sequence[str] = ("pursuit",)) -> Prepared:
+    """Load what the configuration names; ``searches`` is used where it names none. Raises CotraceError."""
     config = settled(config, searches)
     built = tuple(build_search(config, name) for name in config.searches)
     check_memory(config.memory)
@@ -63,7 +58,7 @@ def prepare(
     check_names(config, task)
     model = load(config)
     use_threads(config, model)
-    problem = pose(config, model, task, batch_plan)
+    problem = pose(config, model, task)
     check_size(config, len(problem.space))
     ensure(model, problem.space.sites)
     return Prepared(config, task, model, problem, built)
@@ -171,10 +166,8 @@ def use_threads(config: RunConfig, model: LanguageModel) -> None:
         torch.set_num_threads(count)
 
 
-def pose(
-    config: RunConfig, model: LanguageModel, task: Task, batch_plan: Mapping[str, Any] | None = None
-) -> LanguageProblem:
-    """The problem: model, pairs, donors and metric; ``batch_plan`` repeats another run's. Raises CotraceError."""
+def pose(config: RunConfig, model: LanguageModel, task: Task) -> LanguageProblem:
+    """The problem: model, pairs, donors and metric. Raises CotraceError."""
     try:
         return LanguageProblem(
             model,
@@ -197,7 +190,6 @@ def pose(
             search_pairs=config.search_pairs,
             memory=config.memory,
             checkpointing=config.checkpointing,
-            batch_plan=batch_plan,
         )
     except NoDirection as error:
         raise error.for_command_line from None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cotrace.errors import InputError
-from cotrace.runs.batches import planned, usable
+from cotrace.runs.batches import going_on
 from cotrace.runs.checkpoint import Checkpoints
 from cotrace.runs.config import RunConfig
 from cotrace.runs.config_file import read_run_config, write_config
@@ -84,10 +84,7 @@ class Begun:
         """
         threads = self.record.get("threads")
         config = replace(self.config, threads=threads if isinstance(threads, int) else self.config.threads)
-        kept = usable(state.batch_plan, config)
-        prepared = prepare(config, batch_plan=kept or usable(planned(self.record), config))
-        if kept is not None:
-            prepared.problem.go_on(kept)
+        prepared = prepare(going_on(config, state.batch_plan))
         check_same(self.folder, prepared)
         self._check_versions()
         return replace(prepared, config=self.config)

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cotrace.problem.batching import Batching
 from cotrace.results import Frontier
 from cotrace.results.effects import EffectTable
 from cotrace.runs.results import Step
@@ -31,7 +30,7 @@ class RunState:
     elapsed_s: float = 0.0
     """Seconds that the search under way has taken."""
     batch_plan: Mapping[str, Any] | None = None
-    """How the passes were cut so far, and what had been spent."""
+    """How the passes are cut, and what changed when memory ran out."""
 
     @property
     def is_new(self) -> bool:
@@ -66,12 +65,18 @@ class RunState:
 
 
 def _checked(plan: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """A plan that a problem can follow. Raises InputError, ValueError, TypeError."""
+    """A plan that can be gone on with. Raises KeyError, TypeError, ValueError."""
     if plan is None:
         return None
-    Batching.from_dict(plan)
-    spent = {str(part): float(spent) for part, spent in plan["spent"].items()}
-    return dict(plan) | {"spent": spent, "passed": int(plan["passed"])}
+    events = [
+        {"batch_tokens": int(event["batch_tokens"]), "checkpointing": bool(event["checkpointing"])}
+        for event in plan["events"]
+    ]
+    return {
+        "batch_tokens": int(plan["batch_tokens"]),
+        "checkpointing": str(plan["checkpointing"]),
+        "events": events,
+    }
 
 
 def frontier_tensors(frontier: Frontier) -> dict[str, Tensor]:

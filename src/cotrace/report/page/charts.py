@@ -1,10 +1,15 @@
-"""The charts of the page as Vega-Lite specifications. Colours are CSS variables: themes and print need no redraw."""
+"""All charts as Vega-Lite specifications. Colours are CSS variables: themes and print need no redraw.
+
+Figures (``report.figures``) put the colours in, and legends.
+"""
 
 from __future__ import annotations
 
+import json
 import math
+from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
@@ -12,6 +17,9 @@ from cotrace.report.page.material import PART_WORDS, Material
 from cotrace.report.page.sizes import MOST_POINTS, rounded, spread
 from cotrace.report.words import level, quantity
 from cotrace.results import Frontier, Tradeoff
+
+if TYPE_CHECKING:
+    from cotrace.evaluation import Evaluation
 
 Spec = dict[str, Any]
 
@@ -62,8 +70,11 @@ def shapes(material: Material) -> dict[str, str]:
     return {name: SHAPES[name] if name in SHAPES else next(others) for name in names}
 
 
-def frontier(material: Material, part: str) -> Spec:
-    """The frontier on one part of the data: a line for each search, the first one's interval, the model level."""
+def frontier(material: Material, part: str, *, legend: int = 0) -> Spec:
+    """The frontier on one part of the data: a line for each search, the first one's interval, the model level.
+
+    ``legend``: columns of a legend of the searches with their costs; 0 for none, as the page has its own.
+    """
     rows = [row for frontier in material.frontiers for row in _points(frontier, part)]
     x = alt.X("k:Q", title=f"components chosen, k (of {len(material.first.space):,})", axis=alt.Axis(grid=False))
     if max((row["k"] for row in rows), default=1) > LOG_FROM:
@@ -71,13 +82,13 @@ def frontier(material: Material, part: str) -> Spec:
     else:
         x = x.axis(alt.Axis(grid=False, tickMinStep=1, format="d")).scale(zero=False, nice=False, padding=10)
     y = alt.Y("effect:Q", title=quantity(material.first))
-    names = list(colours(material))
-    colour = alt.Color("search:N", scale=alt.Scale(domain=names, range=list(colours(material).values())), legend=None)
-    shape = alt.Shape("search:N", scale=alt.Scale(domain=names, range=list(shapes(material).values())), legend=None)
+    names, shown = list(colours(material)), _legend(material, legend) if legend else None
+    colour = alt.Color("search:N", scale=alt.Scale(domain=names, range=list(colours(material).values())), legend=shown)
+    shape = alt.Shape("search:N", scale=alt.Scale(domain=names, range=list(shapes(material).values())), legend=shown)
     tips = [alt.Tooltip(name, title=title) for name, title in _TIPS]
     base = alt.Chart(alt.InlineData(values=rows)).encode(x=x, y=y, color=colour)
     layers = [
-        *_levels(material, part),
+        *_levels(material, part, legend=bool(legend)),
         *_band(
             [row for row in rows if row["search"] == names[0] and "low" in row], x, colour, quantity(material.first)
         ),
@@ -89,6 +100,65 @@ def frontier(material: Material, part: str) -> Spec:
     ]
     description = f"Effect against the number of components, {PART_WORDS[part]}"
     return spec_of(alt.layer(*layers), height=300, description=description)
+
+
+def _legend(material: Material, columns: int) -> alt.Legend:
+    """Each search with what it cost."""
+    words = {one.search: f"{one.search} ({one.forward_equivalents:,.0f} forward-eq.)" for one in material.frontiers}
+    return alt.Legend(columns=columns, labelExpr=f"{json.dumps(words)}[datum.label]")
+
+
+def progress(material: Material) -> Spec:
+    """Best effect on the pairs searched by the cost at which it was found; a dot where the search ended."""
+    rows = [
+        {"search": one.search, "cost": rounded(cost), "effect": rounded(effect), "end": i == len(points) - 1}
+        for one in material.frontiers
+        for points in [[*found_at(one), (one.forward_equivalents, one.best().effect or 0.0)]]
+        for i, (cost, effect) in enumerate(points)
+        if cost > 0
+    ]
+    names = colours(material)
+    base = alt.Chart(alt.InlineData(values=rows)).encode(
+        x=alt.X("cost:Q", title="forward-equivalents", scale=alt.Scale(type="log"), axis=alt.Axis(grid=False)),
+        y=alt.Y("effect:Q", title=quantity(material.first)),
+        color=alt.Color("search:N", scale=alt.Scale(domain=list(names), range=list(names.values())), legend=None),
+    )
+    steps = base.mark_line(interpolate="step-after", strokeWidth=1.6)
+    ends = base.transform_filter("datum.end").mark_point(filled=True, size=40, opacity=1)
+    layers = [*_levels(material, "training", legend=True), steps, ends]
+    return spec_of(alt.layer(*layers), height=300, description="Best effect by the cost at which it was found")
+
+
+def found_at(frontier: Frontier) -> Iterator[tuple[float, float]]:
+    """(cost, best effect until then) over the frontier's sets, where the search noted when it found them."""
+    known = [(one.forward_equivalents, one.effect) for one in frontier if one.effect is not None]
+    best: float | None = None
+    for cost, effect in sorted((cost, effect) for cost, effect in known if cost):
+        if best is None or frontier.sign * effect > frontier.sign * best:
+            best = effect
+            yield cost, effect
+
+
+def layers(frontier: Frontier, k: int) -> Spec:
+    """Components chosen in each layer, sites stacked. Raises InputError where the search found no set of exactly k."""
+    chosen = Counter((member.site, member.layer) for member in frontier.at(k).members)
+    places, sites = sorted({component.layer for component in frontier.space}), frontier.space.sites
+    rows = [
+        {"layer": layer, "site": site.value, "count": chosen[site, layer], "order": i}
+        for i, site in enumerate(sites)
+        for layer in places
+    ]
+    range_ = [f"var(--{name})" for name in (*NAMED[:4], "other0", "other1")]
+    scale = alt.Scale(domain=[site.value for site in sites], range=range_)
+    legend = alt.Legend(columns=2) if len(sites) > 1 else None
+    bars = alt.Chart(alt.InlineData(values=rows)).mark_bar(height={"band": 0.75})
+    chart = bars.encode(
+        x=alt.X("count:Q", title="components chosen", axis=alt.Axis(tickMinStep=1, format=",d")),
+        y=alt.Y("layer:O", title="layer", scale=alt.Scale(domain=places[::-1]), axis=bare()),
+        color=alt.Color("site:N", scale=scale, legend=legend),
+        order="order:Q",
+    )
+    return spec_of(chart, height=rows_height(len(places)), description="Components chosen in each layer")
 
 
 def _lines(base: alt.Chart, shape: alt.Shape, tips: list[alt.Tooltip], rows: list[Spec]) -> Iterator[alt.Chart]:
@@ -140,8 +210,8 @@ def _points(frontier: Frontier, part: str) -> Iterator[Spec]:
         yield row
 
 
-def _levels(material: Material, part: str) -> Iterator[alt.Chart]:
-    """Zero, and the model level with its name."""
+def _levels(material: Material, part: str, *, legend: bool = False) -> Iterator[alt.Chart]:
+    """Zero, and the model level with its name: at the line, or in a legend."""
     zero = alt.Chart(alt.InlineData(values=[{"y": 0}]))
     yield zero.mark_rule(color="var(--line-strong)").encode(y="y:Q")
     first = material.first
@@ -149,6 +219,14 @@ def _levels(material: Material, part: str) -> Iterator[alt.Chart]:
     if value is None or not math.isfinite(value):
         return
     line = alt.Chart(alt.InlineData(values=[{"y": rounded(value), "words": level(first)}]))
+    if legend:
+        dash = alt.StrokeDash(
+            "words:N",
+            scale=alt.Scale(domain=[level(first)], range=[[5, 3]]),
+            legend=alt.Legend(symbolType="stroke", symbolSize=300, symbolStrokeColor="var(--ink)"),
+        )
+        yield line.mark_rule(color="var(--ink)").encode(y="y:Q", strokeDash=dash)
+        return
     yield line.mark_rule(color="var(--ink)", strokeDash=[6, 4]).encode(y="y:Q")
     down = value >= 0
     yield line.mark_text(align="right", baseline="bottom" if down else "top", dy=-5 if down else 5, fontSize=11).encode(
@@ -183,9 +261,8 @@ def histogram(material: Material) -> Spec:
     return spec_of(chart, height=150, description="How many pairs are moved how far at this size")
 
 
-def interactions(material: Material) -> Spec | None:
+def interactions(judged: Evaluation | None, *, legend: bool = False) -> Spec | None:
     """Members x members: what two do together beyond what they do apart, at the selection."""
-    judged = material.judged
     if judged is None or judged.interactions is None or not judged.interactions.pairs:
         return None
     pairs = judged.interactions.pairs
@@ -210,6 +287,7 @@ def interactions(material: Material) -> Spec | None:
         ),
         y=alt.Y("b:O", title=None, scale=alt.Scale(domain=names), axis=bare()),
     )
+    shown = alt.Legend(format="+.2g") if legend else None
     scale = alt.Scale(type="threshold", domain=[cut * bound for cut in CUTS], range=list(DIVERGING))
     tips = [
         alt.Tooltip("a:N"),
@@ -218,7 +296,7 @@ def interactions(material: Material) -> Spec | None:
         alt.Tooltip("kind:N", title="by its interval"),
     ]
     cells = base.mark_rect(stroke="var(--paper)", strokeWidth=1.5).encode(
-        color=alt.Color("value:Q", scale=scale, legend=None), tooltip=tips
+        color=alt.Color("value:Q", scale=scale, legend=shown), tooltip=tips
     )
     layers: list[alt.Chart] = [cells]
     if len(names) <= 9:
@@ -243,7 +321,7 @@ def cost(material: Material) -> Spec:
     return spec_of(alt.layer(bars, words), height=max(60, 34 * len(rows)), description="What each search cost")
 
 
-def tradeoff(found: Tradeoff, index: int) -> Spec:
+def tradeoff(found: Tradeoff, index: int, *, labels: bool = False) -> Spec:
     """Strength against one harm, each edit a point, the Pareto set joined, the chosen edit ringed."""
     rows = [
         {
@@ -271,6 +349,11 @@ def tradeoff(found: Tradeoff, index: int) -> Spec:
         front.mark_point(filled=True, color="var(--pursuit)", size=46, opacity=1),
         base.transform_filter("datum.kind === 'chosen'").mark_point(color="var(--pgbct)", size=260, strokeWidth=2),
     ]
+    if labels:
+        words = front.transform_calculate(words="datum.k + ', ' + datum.donor")
+        layers.append(
+            words.mark_text(align="left", dx=5, dy=9, fontSize=7, color="var(--muted)").encode(text="words:N")
+        )
     return spec_of(alt.layer(*layers), height=280, description=f"Strength of edits against {found.harms[index]}")
 
 
@@ -290,3 +373,8 @@ def inks() -> alt.Color:
 def bare(labels: bool = True) -> alt.Axis:
     """An axis of labels alone."""
     return alt.Axis(domain=False, ticks=False, labels=labels, labelAngle=0)
+
+
+def rows_height(rows: int) -> int:
+    """Pixels of so many rows of cells or bars."""
+    return round(min(760, max(60, rows * (30 if rows <= 16 else 16))))

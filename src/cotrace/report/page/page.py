@@ -138,7 +138,7 @@ def _specs(material: Material, panels: Sequence[Panel], effects: Effects) -> Ite
         yield panel.id, panel.spec()
     if effects.tables:
         yield "chart-histogram", charts.histogram(material)
-    if (matrix := charts.interactions(material)) is not None:
+    if (matrix := charts.interactions(material.judged)) is not None:
         yield "chart-interactions", matrix
     yield "chart-cost", charts.cost(material)
     if material.tradeoff is not None:

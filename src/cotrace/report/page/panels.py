@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cotrace.components import Block, ComponentSpace
-from cotrace.report.maps import MOST_UNITS, UNIT_WORD
-from cotrace.report.page.cells import density, grid
-from cotrace.report.page.charts import Spec
+import altair as alt
 
-MOST_CELLS = 4096
+from cotrace.components import Block, ComponentSpace
+from cotrace.report.page.charts import Spec, bare, inks, rows_height, spec_of
+
+MOST_UNITS, MOST_CELLS = 64, 4096
+"""What has more units in a layer, or more cells, is shown as the number chosen in each layer."""
+UNIT_WORD = {"pattern": "head", "head": "head", "neuron": "neuron", "coord": "coordinate"}
 
 
 @dataclass(frozen=True)
@@ -32,14 +35,14 @@ class Panel:
         """The most pixels that it needs."""
         return 760 if self.kind == "density" or len(self.units) > 16 else 110 + 52 * max(3, len(self.units))
 
-    def spec(self) -> Spec:
-        """Its chart, without the cells."""
+    def spec(self, cells: Sequence[Spec] | None = None) -> Spec:
+        """Its chart; without its cells where they are to follow the page's slider."""
         about = f"{self.title}: components chosen, by layer" + (
             "" if self.kind == "density" else f" and {self.unit_word}"
         )
         if self.kind == "density":
-            return density(list(self.layers), self.unit_word, about)
-        return grid(list(self.layers), list(self.units), self.unit_word, about)
+            return density(list(self.layers), self.unit_word, about, cells)
+        return grid(list(self.layers), list(self.units), self.unit_word, about, cells)
 
     def data(self) -> dict[str, Any]:
         """What the page's script needs of it."""
@@ -69,3 +72,44 @@ def _panel(name: str, kind: str, role: str, blocks: list[tuple[int, Block]]) -> 
     title = kind if role == "all" else f"{kind} at {role}"
     places = tuple(place for place, _ in blocks)
     return Panel(name, title, "density" if large else "grid", layers, tuple(units), word, places)
+
+
+def grid(
+    layers: list[int], units: list[Any], unit_word: str, description: str, rows: Sequence[Spec] | None = None
+) -> Spec:
+    """Layers x units: a cell for each component, stronger the earlier it came, numbered if there is room."""
+    base = alt.Chart(_cells(rows)).encode(
+        x=alt.X("unit:O", title=unit_word, scale=alt.Scale(domain=units), axis=bare(len(units) > 1)),
+        y=alt.Y("layer:O", title="layer", scale=alt.Scale(domain=layers[::-1]), axis=bare()),
+    )
+    shade = alt.Color(
+        "shade:O", legend=None, scale=alt.Scale(domain=list(range(5)), range=[f"var(--in{i})" for i in range(5)])
+    )
+    tips = [alt.Tooltip(f"{name}:N") for name in ("component", "state", "alone")]
+    cells = base.mark_rect(stroke="var(--paper)", strokeWidth=1.5 if len(units) <= 32 else 0.5, cornerRadius=2)
+    chart: alt.LayerChart = alt.layer(cells.encode(color=shade, tooltip=tips)).resolve_scale(color="independent")
+    if len(units) <= 16:
+        numbers = base.mark_text(fontSize=11).encode(text="came:N", color=inks())
+        chart = alt.layer(cells.encode(color=shade, tooltip=tips), numbers).resolve_scale(color="independent")
+    return spec_of(chart, height=rows_height(len(layers)), description=description)
+
+
+def density(layers: list[int], unit_word: str, description: str, rows: Sequence[Spec] | None = None) -> Spec:
+    """Components chosen in each layer, where a cell for each would be too small to see."""
+    base = alt.Chart(_cells(rows)).encode(
+        x=alt.X("count:Q", title=f"{unit_word}s chosen", axis=alt.Axis(tickMinStep=1, format=",d")),
+        y=alt.Y("layer:O", title="layer", scale=alt.Scale(domain=layers[::-1]), axis=bare()),
+    )
+    tips = [
+        alt.Tooltip("layer:O"),
+        alt.Tooltip("count:Q", title="chosen"),
+        alt.Tooltip("share:N", title="of the layer"),
+    ]
+    bars = base.mark_bar(color="var(--in3)", cornerRadiusEnd=2).encode(tooltip=tips)
+    words = base.mark_text(align="left", dx=4, fontSize=11, color="var(--muted)").encode(text="words:N")
+    return spec_of(alt.layer(bars, words), height=rows_height(len(layers)), description=description)
+
+
+def _cells(rows: Sequence[Spec] | None) -> Any:
+    """The rows of a map, or the name under which the page's script gives them."""
+    return alt.NamedData(name="cells") if rows is None else alt.InlineData(values=list(rows))

@@ -1,4 +1,4 @@
-"""Look before a search: ``measure``, ``check``, ``tasks``."""
+"""Commands that ask: ``demo``, ``trace``, ``compare``, ``resume``; first ``measure``, ``check``, and ``tasks``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,99 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from cotrace.cli.options import PLAIN, SHOWN, Showing, Sourced
+from cotrace.cli.options import (
+    PLAIN,
+    SHOWN,
+    AsJson,
+    ConfigFile,
+    DryRun,
+    Options,
+    Showing,
+    Sourced,
+    Trusting,
+)
+
+
+def demo(*, out: str | None = None, show: Showing = SHOWN) -> None:
+    """The whole journey on the model that ships: five searches on one question, compared, in under a minute.
+
+    Parameters
+    ----------
+    out
+        New folder for the results. Default: cotrace-demo, or the next free name.
+    """
+    from cotrace.cli import demo as module
+
+    module.demo(out, quiet=show.quiet)
+
+
+def trace(
+    *,
+    options: Options,
+    config: ConfigFile = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    show: Showing = SHOWN,
+) -> None:
+    """Find the best set of components for every size k.
+
+    Parameters
+    ----------
+    config
+        A config.yaml whose fields are used where no option says otherwise; replays a run.
+    dry_run
+        Say what would be done and what it would cost, and stop.
+    as_json
+        Print one JSON object with the frontier and the paths written on stdout, and nothing else there.
+    """
+    from cotrace.cli.answer import answer
+
+    answer(options, ("pursuit",), dry_run=dry_run, quiet=show.quiet, as_json=as_json)
+
+
+def compare(
+    *,
+    options: Options,
+    config: ConfigFile = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    show: Showing = SHOWN,
+) -> None:
+    """Put one question to several searches: frontiers in one figure, costs side by side.
+
+    Parameters
+    ----------
+    config
+        A config.yaml whose fields are used where no option says otherwise; replays a run.
+    dry_run
+        Say what would be done and what it would cost, and stop.
+    as_json
+        Print one JSON object with the frontier and the paths written on stdout, and nothing else there.
+    """
+    from cotrace.cli.answer import COMPARED, answer
+
+    answer(options, COMPARED, dry_run=dry_run, quiet=show.quiet, as_json=as_json)
+
+
+def resume(
+    run: str, *, batch_tokens: int | None = None, trust_remote_code: Trusting = False, show: Showing = SHOWN
+) -> None:
+    """Go on with a run that was killed, interrupted or ran out of room, to the same files as if it never had been.
+
+    Parameters
+    ----------
+    run
+        Folder of the run.
+    batch_tokens
+        Most tokens in one forward pass from here on, where memory ran out. Last digits may differ then.
+    trust_remote_code
+        Run the code that comes with the run's model, which no file may ask for. Only for code that you have read.
+    """
+    from cotrace.cli.answer import resume as go_on
+    from cotrace.runs.trusted import trusting
+
+    with trusting(trust_remote_code):
+        go_on(run, batch_tokens=batch_tokens, quiet=show.quiet)
 
 
 def measure(

@@ -1,0 +1,402 @@
+"""Commands on the result of a run: from ``evaluate`` and ``report`` to ``verify`` and ``cite``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from cotrace.cli.options import SHOWN, AsJson, DryRun, Showing, Trusting
+
+Kind = Literal["frontier", "map", "layers", "interactions", "compare"]
+Form = Literal["png", "svg", "pdf"]
+Format = Literal["json", "mib", "transformer-lens", "nnsight", "names", "csv", "effects"]
+Json = Annotated[bool, Parameter(name="--json", negative="", show_default=False)]
+
+
+def evaluate(
+    run: str,
+    *,
+    level: Literal["quick", "standard", "full"] = "standard",
+    k: int | None = None,
+    search: str | None = None,
+    selection: tuple[str, ...] = (),
+    known: tuple[str, ...] = (),
+    audit: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    stability: int = 0,
+    folds: int = 0,
+    text: str | None = None,
+    side: tuple[str, ...] = (),
+    smallest_p: float | None = None,
+    every_size: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    intervals: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    trust_remote_code: Trusting = False,
+    show: Showing = SHOWN,
+) -> None:
+    """Say how sure the result of a run is: intervals, controls, members, stability, interactions, side effects.
+
+    Parameters
+    ----------
+    run
+        Folder of a finished run.
+    level
+        How much is asked; each level says its plan and cost first.
+    k
+        Size of the selection that is judged in detail. Default: the smallest with 90 % of the best training effect.
+    search
+        Which of the run's searches. Default: the first.
+    selection
+        File with somebody else's set: component names, or JSON.
+    known
+        Published circuit to compare with: ioi, greater_than or induction.
+    audit
+        Judge on the audit pairs: the final figures, once.
+    stability
+        Search again so many times on parts of the pairs, and without members.
+    folds
+        Cross-fit over the pairs that were searched, in so many folds.
+    text
+        Neutral text of your own, one passage a line.
+    side
+        Further task whose change is measured.
+    smallest_p
+        Draw as many random sets as a p-value this small needs.
+    every_size
+        Test every size of the frontier against random sets, not some: every k has an adjusted p-value.
+    intervals
+        Refuse where there are too few pairs for intervals, rather than leave them out.
+    dry_run
+        Say the plan and its cost, and stop.
+    as_json
+        Print the evaluation as one JSON object on stdout, and nothing else there.
+    trust_remote_code
+        Run the code that comes with the run's model, which no file may ask for. Only for code that you have read.
+    """
+    from cotrace.cli import evaluate as module
+    from cotrace.runs.trusted import trusting
+
+    with trusting(trust_remote_code):
+        asked = module.Asked(
+            level=level,
+            k=k,
+            search=search,
+            selections=selection,
+            circuits=known,
+            audit=audit,
+            stability=stability,
+            folds=folds,
+            text=text,
+            side_tasks=side,
+            smallest_p=smallest_p,
+            every_size=every_size,
+            intervals=intervals,
+        )
+        module.evaluate_run(run, asked, dry_run=dry_run, quiet=show.quiet, as_json=as_json)
+
+
+def report(
+    run: str,
+    *,
+    redact: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    search: str | None = None,
+    out: str | None = None,
+    show: Showing = SHOWN,
+) -> None:
+    """Write report.html of a run: one file with everything that is known of it, that loads nothing from anywhere.
+
+    Parameters
+    ----------
+    run
+        Folder of a finished run.
+    redact
+        Leave ids in place of texts, for data that may not be handed on; written as report-redacted.html.
+    search
+        Which search is shown in detail. Default: the first.
+    out
+        New file for the report. Default: report.html in the run's folder.
+    """
+    from cotrace.cli import see as module
+
+    module.report(run, search=search, redact=redact, out=out, quiet=show.quiet)
+
+
+def figure(
+    run: str,
+    *,
+    kind: Kind,
+    form: Annotated[Form, Parameter(name=("--format", "-f"))] = "png",
+    k: int | None = None,
+    search: str | None = None,
+    width: Literal["column", "page"] = "page",
+    out: str | None = None,
+    show: Showing = SHOWN,
+) -> None:
+    """Draw one figure of a run, at the size and in the fonts of a paper.
+
+    Parameters
+    ----------
+    run
+        Folder of a finished run.
+    kind
+        frontier: effect by size. map: layers and units of the set of k. layers: how much of it lies in each layer.
+        interactions: members by members, as evaluated. compare: what each search reaches for its cost.
+    form
+        png, svg or pdf.
+    k
+        Size of the set that map and layers show. Default: the one that was judged.
+    search
+        Which search comes first. Default: the run's first.
+    width
+        column: 3.3 inches; page: 7 inches.
+    out
+        New file. Default: KIND.FORMAT in the working folder.
+    """
+    from cotrace.cli import see as module
+
+    module.figure(run, kind=kind, form=form, k=k, search=search, width=width, out=out, quiet=show.quiet)
+
+
+def generate(
+    run: str,
+    *,
+    k: int,
+    prompts: str,
+    donor: str = "zero",
+    judge: str | None = None,
+    max_new_tokens: int = 20,
+    temperature: float = 0.0,
+    samples: int = 1,
+    seed: int = 0,
+    batch_size: int = 16,
+    search: str | None = None,
+    model: str | None = None,
+    out: str | None = None,
+    trust_remote_code: Trusting = False,
+    as_json: AsJson = False,
+    show: Showing = SHOWN,
+) -> None:
+    """Continue prompts with the base model and with a run's selection edited, side by side.
+
+    Parameters
+    ----------
+    run
+        Folder of a run.
+    k
+        Size of the selection.
+    prompts
+        Text file with one prompt a line, or JSON Lines with the field prompt or base.
+    donor
+        zero, scale=FACTOR, mean=task or vector=FILE.safetensors; others have no value at generated positions.
+    judge
+        Function that scores texts: package.module:function or path/to/file.py:function, given prompts and texts.
+    max_new_tokens
+        Most tokens of a continuation.
+    temperature
+        0 takes the likeliest token each time. Above 0 the model's own top_k, top_p and penalties are kept, and said.
+    samples
+        Continuations of each prompt.
+    seed
+        Seed of the drawing; both models draw with the same random numbers.
+    batch_size
+        Prompts that are continued at once.
+    search
+        Which search of the run. Default: the first.
+    model
+        Another model than the run's.
+    out
+        New file for the continuations. Default: generated-kK.jsonl in the run's folder.
+    trust_remote_code
+        Run the code that comes with the run's model, which no file may ask for. Only for code that you have read.
+    as_json
+        Print one JSON object with the settings and the continuations on stdout, and nothing else there.
+    """
+    from cotrace.cli.generate import generated
+    from cotrace.editing import Sampling
+    from cotrace.runs.trusted import trusting
+
+    with trusting(trust_remote_code):
+        sampling = Sampling(
+            max_new_tokens=max_new_tokens, temperature=temperature, samples=samples, seed=seed, batch_size=batch_size
+        )
+        generated(
+            run,
+            k,
+            prompts,
+            sampling,
+            donor=donor,
+            judge=judge,
+            search=search,
+            model=model,
+            out=out,
+            quiet=show.quiet,
+            as_json=as_json,
+        )
+
+
+def edit(
+    run: str,
+    *,
+    out: str,
+    k: int | None = None,
+    donor: str | None = None,
+    constraint: tuple[str, ...] = (),
+    sizes: tuple[int, ...] = (),
+    factors: tuple[float, ...] = (),
+    metric: str | None = None,
+    neutral: str | None = None,
+    second_task: tuple[str, ...] = (),
+    lm_eval: tuple[str, ...] = (),
+    lm_eval_limit: int | None = None,
+    search: str | None = None,
+    model: str | None = None,
+    trust_remote_code: Trusting = False,
+    show: Showing = SHOWN,
+) -> None:
+    """Fold a run's selection into the weights and save a model that plain transformers loads.
+
+    Parameters
+    ----------
+    run
+        Folder of a run.
+    out
+        New folder for the edited model.
+    k
+        Size of the selection.
+    donor
+        zero, scale=FACTOR, mean=task or vector=FILE.safetensors. Default: zero; with a constraint, several factors.
+    constraint
+        A side effect and the most harm to it, as in neutral<=1%; the strongest edit within is taken. Repeatable.
+    sizes
+        Sizes to choose from. Default with a constraint: sixteen of the run's.
+    factors
+        Factors of scale to choose from, from -1 to 2.
+    metric
+        What is to move, such as stereotype_gap. Default: the run's.
+    neutral
+        Text file with one passage a line, for the next-token loss. Default: the text that ships.
+    second_task
+        Task or JSON Lines file that should stay as it is. Repeatable.
+    lm_eval
+        Tasks of lm-evaluation-harness (pip install 'cotrace[harness]'), before and after. Repeatable.
+    lm_eval_limit
+        Most examples of each of them.
+    search
+        Which search of the run. Default: the first.
+    model
+        Another model than the run's.
+    trust_remote_code
+        Run the code that comes with the run's model, which no file may ask for. Only for code that you have read.
+    """
+    from cotrace.cli.edit import Asked
+    from cotrace.cli.edit import edit as run_edit
+    from cotrace.editing import Limit
+    from cotrace.runs.trusted import trusting
+
+    with trusting(trust_remote_code):
+        asked = Asked(
+            k=k,
+            sizes=sizes,
+            donor=donor,
+            factors=factors,
+            metric=metric,
+            limits=tuple(map(Limit.parse, constraint)),
+            neutral=neutral,
+            second_tasks=second_task,
+            harness_tasks=lm_eval,
+            harness_limit=lm_eval_limit,
+        )
+        run_edit(run, asked, out, search=search, model=model, quiet=show.quiet)
+
+
+def export(
+    run: str,
+    *,
+    to: Annotated[Format, Parameter(name=("--format", "-f"))] = "json",
+    k: int | None = None,
+    search: str | None = None,
+    out: str | None = None,
+    show: Showing = SHOWN,
+) -> None:
+    """Write a run's selection as JSON, for other tools, or its figures as CSV.
+
+    Parameters
+    ----------
+    run
+        Folder of a finished run.
+    to
+        json: with its question. mib: a circuit of the Mechanistic Interpretability Benchmark. transformer-lens,
+        nnsight: Python that does the intervention. names: component names. csv: members by size. effects: effects by
+        pair.
+    k
+        Size of the selection. Default: the smallest with 90 % of the best effect.
+    search
+        Which of the run's searches. Default: the first.
+    out
+        New file. Default: the screen.
+    """
+    from cotrace.cli import export as module
+
+    module.export(run, to, k=k, search=search, out=out, quiet=show.quiet)
+
+
+def diff(one: str, other: str, *, as_json: Json = False, show: Showing = SHOWN) -> None:
+    """Say what differs between two runs, and whether their results agree.
+
+    Parameters
+    ----------
+    one
+        Folder of a finished run.
+    other
+        Folder of another.
+    as_json
+        One JSON object on stdout, nothing else.
+    """
+    from cotrace.cli.trust import compare_runs
+
+    compare_runs(one, other, quiet=show.quiet, as_json=as_json)
+
+
+def verify(
+    run: str,
+    *,
+    examples: int = 20,
+    model: str | None = None,
+    as_json: Json = False,
+    trust_remote_code: Trusting = False,
+    show: Showing = SHOWN,
+) -> None:
+    """Check every file of a run by its hash, and compute its effects again: same, within tolerance, or different.
+
+    Parameters
+    ----------
+    run
+        Folder of a finished run.
+    examples
+        How many pairs of each part to compute again, for up to 16 selections of each search.
+    model
+        Where the run's model lies on this machine, if not where the run says.
+    as_json
+        One JSON object on stdout, nothing else.
+    trust_remote_code
+        Run the code that comes with the run's model, which no file may ask for. Only for code that you have read.
+    """
+    from cotrace.cli.trust import verify_run
+    from cotrace.runs.trusted import trusting
+
+    with trusting(trust_remote_code):
+        verify_run(run, examples, model=model, quiet=show.quiet, as_json=as_json)
+
+
+def cite(run: str, *, show: Showing = SHOWN) -> None:
+    """Print a methods paragraph for a run, and BibTeX for the tool, the paper, the searches, the model and the data.
+
+    Parameters
+    ----------
+    run
+        Folder of a finished run.
+    """
+    from cotrace.cli.trust import cite_run
+
+    cite_run(run)

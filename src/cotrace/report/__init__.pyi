@@ -1,0 +1,14 @@
+from .figures import compare as compare
+from .figures import draw as draw
+from .figures import drawn as drawn
+from .figures import frontier as frontier
+from .figures import head_map as head_map
+from .figures import interactions as interactions
+from .figures import layers as layers
+from .figures import to_bytes as to_bytes
+from .figures import to_png as to_png
+from .figures import tradeoff as tradeoff
+from .page import Material as Material
+from .page import examples_of as examples_of
+from .page import report_html as report_html
+from .write import write as write
