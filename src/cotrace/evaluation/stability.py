@@ -17,11 +17,11 @@ from cotrace.components import Component
 from cotrace.errors import DegenerateError, InputError
 from cotrace.evaluation.judge import Chosen, Judge
 from cotrace.evaluation.records import Alternative, Stability
-from cotrace.evaluation.units import Units
 from cotrace.evaluation.views import Part, Without
 from cotrace.problem.protocol import Problem
 from cotrace.results.effects import EffectTable
 from cotrace.search.driver import Search, solve
+from cotrace.statistics import Units
 
 RESAMPLES = 500
 SHARE = 0.632
@@ -53,9 +53,9 @@ def from_archive(
     """Select again, on resampled units, among the stored sets of this size. No forward at all."""
     chosen = table.chosen
     rows = np.flatnonzero(chosen.sum(1) == k)
-    drawn = units.resamples(resamples, seed)
-    score = sign * (drawn @ units.sums(table.effects[rows].astype(np.float64)).T) / (drawn @ units.totals)[:, None]
-    picked = chosen[rows[score.argmax(1)]]
+    sums = sign * units.sums(table.effects[rows].astype(np.float64))
+    best = [(drawn @ sums.T).argmax(1) for drawn in units.resamples(resamples, seed)]
+    picked = chosen[rows[np.concatenate(best)]]
     return Stability(
         method="archive bootstrap",
         runs=resamples,
@@ -97,7 +97,7 @@ def search_again(
             sets.append([])
     picked = np.zeros((runs, len(problem.space)), bool)
     for row, members in zip(picked, sets, strict=True):
-        row[list(problem.space.indices(members))] = True
+        row[:] = problem.space.indicator(members)
     kinds = ("groups of pairs left out" if units.clustered else "pairs left out",)
     return Stability(
         method="search",

@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cotrace.components import Component, ComponentSpace
-from cotrace.evaluation.units import Units
 from cotrace.problem.protocol import Cost, Direction, Examples, Loss, Mode, Problem
 from cotrace.search.sets import bounds_of
+from cotrace.statistics import Units
 
 
 class Part:

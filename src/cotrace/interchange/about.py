@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any
 
-from cotrace.components import Component, ComponentSpace
+from cotrace.components import Component, ComponentSpace, Direction, Mode
 from cotrace.errors import InputError
 from cotrace.results import Frontier, Selection
 
@@ -20,8 +20,8 @@ class About:
     revision: str | None = None
     task: str = ""
     metric: str = ""
-    mode: Literal["swap", "keep"] = "swap"
-    direction: Literal["maximise", "minimise"] = "maximise"
+    mode: Mode = "swap"
+    direction: Direction = "maximise"
     donors: str = "counterfactual"
     align: str = "exact"
     space: tuple[Component, ...] = field(default=(), repr=False)

@@ -32,11 +32,13 @@ def picks(
 def rates(
     share: Float[Tensor, "*mask example"], answers: Answers, among: Bool[Tensor, "example"]
 ) -> Float[Tensor, "*mask group"]:
-    """Weighted mean share of each group over the examples that are ``among``; groups without any are left out."""
+    """Weighted mean share of each group over the examples that are ``among``; groups without any are left out.
+
+    A group that has some, but none in a resample, has no rate there: not a number, and no gap.
+    """
     member = (answers.group[None] == torch.arange(len(answers.groups))[:, None]) & among
     weight = member * answers.weight
-    weight = weight[weight.sum(-1) > 0]
-    return (share[..., None, :] * weight).sum(-1) / weight.sum(-1)
+    return answers.means(share, weight[weight.sum(-1) > 0])
 
 
 def gap(by_group: Float[Tensor, "*mask group"]) -> Float[Tensor, "*mask"]:
@@ -84,6 +86,16 @@ def stereotype_gap(scores: Tensor, answers: Answers, form: Form) -> Float[Tensor
     """
     share = picks(scores, answers, answers.target, form)
     return 2 * rates(share, answers, torch.ones(len(answers)).bool()).mean(-1) - 1
+
+
+def by_group(answers: Answers) -> Int[Tensor, "example"]:
+    """The groups, as what every resample must hold as many of."""
+    return answers.group
+
+
+def by_label(answers: Answers) -> Int[Tensor, "example"]:
+    """In each group those whose gold answer is favourable, and the others."""
+    return 2 * answers.group + (answers.label == answers.favourable)
 
 
 def need_groups(answers: Answers) -> None:
@@ -163,8 +175,9 @@ GROUPS: Mapping[str, SetMetric] = {
         level_range=(low, high),
         check=check,
         rates=share,
+        strata=strata,
     )
-    for formula, words, low, high, check, share in (
+    for formula, words, low, high, check, share, strata in (
         (
             demographic_parity_gap,
             "the largest difference between groups in the rate of the favourable answer",
@@ -172,6 +185,7 @@ GROUPS: Mapping[str, SetMetric] = {
             1.0,
             need_favourable,
             _favourable,
+            by_group,
         ),
         (
             equal_opportunity_gap,
@@ -180,6 +194,7 @@ GROUPS: Mapping[str, SetMetric] = {
             1.0,
             need_labels,
             _favourable,
+            by_label,
         ),
         (
             equalized_odds_gap,
@@ -188,6 +203,7 @@ GROUPS: Mapping[str, SetMetric] = {
             1.0,
             need_both_labels,
             _favourable,
+            by_label,
         ),
         (
             stereotype_gap,
@@ -196,6 +212,7 @@ GROUPS: Mapping[str, SetMetric] = {
             1.0,
             need_groups,
             _stereotypical,
+            by_group,
         ),
     )
 }

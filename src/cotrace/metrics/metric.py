@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cotrace.metrics.answers import Answers
@@ -25,6 +25,11 @@ REAL = (-torch.inf, torch.inf)
 
 def anything(answers: Answers) -> None:
     """A check that every data set passes."""
+
+
+def alike(answers: Answers) -> Int[Tensor, "example"]:
+    """One kind of all examples."""
+    return torch.zeros_like(answers.group)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +100,8 @@ class SetMetric:
     """Raises InputError where the pairs lack what the metric needs."""
     rates: Level | None = None
     """The share of each example that the number is made of, hard, for tables by group."""
+    strata: Callable[[Answers], Tensor] = alike
+    """The kind of each example, as many of which every resample must hold."""
 
     surrogate = True
 
@@ -107,5 +114,5 @@ AnyMetric = Metric | SetMetric
 
 
 def weighted_mean(levels: Float[Tensor, "*mask example"], answers: Answers) -> Float[Tensor, "*mask"]:
-    """Mean over examples by their weight."""
-    return (levels * answers.weight).sum(-1) / answers.weight.sum()
+    """Mean over examples by their weight; of each resample, where the answers are drawn."""
+    return answers.means(levels, answers.weight[None])[..., 0]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cotrace.errors import InputError
 from cotrace.metrics.answers import Answers
-from cotrace.metrics.metric import AnyMetric, SetMetric
+from cotrace.metrics.metric import AnyMetric, SetMetric, alike
 
 
 def towards(metric: AnyMetric, target: float) -> SetMetric:
@@ -31,4 +31,5 @@ def towards(metric: AnyMetric, target: float) -> SetMetric:
         level_range=metric.level_range,
         reads=metric.reads,
         check=metric.check,
+        strata=metric.strata if isinstance(metric, SetMetric) else alike,
     )

@@ -9,12 +9,10 @@ from typing import Any, Literal
 
 import torch
 
-from cotrace.errors import InputError
+from cotrace.errors import InputError, is_out_of_memory
 from cotrace.problem.protocol import Cost
 
 Checkpointing = Literal["auto", "on", "off"]
-NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
-"""How the allocators of torch's devices begin to say it."""
 CLOSE = 1e-6
 """Costs are sums of fractions; a resumed run counts from a rounded one."""
 
@@ -127,13 +125,6 @@ class Batching:
         if not whole or tokens < 1 or data.get("checkpointing") not in ("auto", "on", "off"):
             raise InputError("the batch plan holds numbers that no plan has: leave it out to have one made")
         return cls(tokens, data["checkpointing"], events)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory has run out."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in NO_MEMORY)
 
 
 def release(device: torch.device) -> None:

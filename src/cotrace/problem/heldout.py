@@ -26,5 +26,5 @@ class Heldout:
         self.reported, self.surrogate = part.reported, whole.surrogate
         self.value_and_effects = part.value_and_effects
         if isinstance(part, SetProblem):
-            self.redrawn = part.redrawn
+            self.redrawn, self.strata = part.redrawn, part.strata
         self.weights, self.clusters = part.weights, whole.groups_of(part.ids)

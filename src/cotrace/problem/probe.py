@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cotrace.problem.batching import Replan, is_out_of_memory
+from cotrace.errors import is_out_of_memory
+from cotrace.problem.batching import Replan
 from cotrace.problem.protocol import Cost
 from cotrace.problem.reference import reference
 from cotrace.problem.resident import peak_growth

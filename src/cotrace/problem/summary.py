@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cotrace.problem.intervals import Interval, Labels, mean_interval
 from cotrace.problem.pairs import PairProblem
 from cotrace.problem.protocol import Direction
 from cotrace.problem.whole import SetProblem
+from cotrace.statistics import Interval, Units, covers, interval_text, mean_interval, set_interval
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,14 @@ class FullSwap:
     agreeing: int | None
     """Pairs whose effect has the sign of the mean."""
     interval: Interval | None
-    """Bootstrap interval of the mean; None where there are too few pairs, or no effect of each."""
+    """Bootstrap interval of it; None where there are too few pairs."""
     reported: Interval | None = None
     """(base run, full swap) of the metric as people read it, where searches see a surrogate."""
 
     @property
     def covers_zero(self) -> bool:
         """Whether the interval leaves open that swapping everything does nothing."""
-        return self.interval is not None and self.interval[0] <= 0 <= self.interval[1]
+        return covers(self.interval)
 
     @property
     def words(self) -> str:
@@ -52,19 +53,19 @@ class FullSwap:
             )
         if self.reported is not None:
             text += ". As reported, from {:.3g} to {:.3g}; searches follow its soft form".format(*self.reported)
-        if self.covers_zero and self.interval is not None:
-            low, high = self.interval
-            text += f". The 95 % interval {low:+.3g} .. {high:+.3g} covers 0: these pairs do not show an effect"
+        if self.covers_zero:
+            text += f". The 95 % interval {interval_text(self.interval)} covers 0: these pairs do not show an effect"
         return text
 
 
-def full_swap(problem: PairProblem | SetProblem, clusters: Labels = None) -> FullSwap:
+def full_swap(problem: PairProblem | SetProblem, clusters: Sequence[str] | None = None) -> FullSwap:
     """Measure the full swap on a problem's pairs; ``clusters`` says which of them stay together."""
-    return _of_pairs(problem, clusters) if isinstance(problem, PairProblem) else _of_set(problem)
+    return _of_pairs(problem, clusters) if isinstance(problem, PairProblem) else _of_set(problem, clusters)
 
 
-def _of_pairs(problem: PairProblem, clusters: Labels) -> FullSwap:
+def _of_pairs(problem: PairProblem, clusters: Sequence[str] | None) -> FullSwap:
     effects, weight = problem.full_swap, problem.answers.weight
+    units = Units.made(problem.size, weight.double().numpy(), clusters)
     mean = ((effects * weight).sum() / weight.sum()).item()
     swapped = problem.metric.levels(problem.full_scores, problem.scorer.base, problem.answers)
     return FullSwap(
@@ -75,7 +76,7 @@ def _of_pairs(problem: PairProblem, clusters: Labels) -> FullSwap:
         mean=mean,
         median=_median(effects),
         agreeing=int((torch.sign(effects) == np.sign(mean)).sum()),
-        interval=mean_interval(effects.double().numpy(), weight.double().numpy(), labels=clusters),
+        interval=mean_interval(effects.double().numpy(), units),
         reported=_reported(problem),
     )
 
@@ -85,8 +86,12 @@ def _median(values: Tensor) -> float:
     return float(np.median(values.double().cpu().numpy()))
 
 
-def _of_set(problem: SetProblem) -> FullSwap:
-    base = problem.scorer.base
+def _of_set(problem: SetProblem, clusters: Sequence[str] | None) -> FullSwap:
+    base, answers = problem.scorer.base, problem.answers
+    units = Units.made(problem.size, answers.weight.double().numpy(), clusters, problem.strata)
+    interval = set_interval(
+        lambda counts: problem.metric.value(problem.full_scores, base, answers.drawn(counts)), units
+    )
     return FullSwap(
         metric=problem.metric.name,
         pairs=problem.size,
@@ -95,7 +100,7 @@ def _of_set(problem: SetProblem) -> FullSwap:
         mean=problem.full_swap.item(),
         median=None,
         agreeing=None,
-        interval=None,
+        interval=interval,
         reported=_reported(problem),
     )
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from cotrace import markup
 from cotrace.arguments import checked
-from cotrace.components import ComponentSpace
+from cotrace.components import ComponentSpace, Direction, Mode, sign_of
 from cotrace.errors import InputError
 from cotrace.results.bound import Bound
 from cotrace.results.effects import EffectTable
@@ -19,9 +19,6 @@ from cotrace.results.table import Table
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Mode = Literal["swap", "keep"]
-Direction = Literal["maximise", "minimise"]
 
 _TUPLES = ("selections", "bounds", "infeasible_sizes", "by_cost")
 COLUMNS = (
@@ -139,7 +136,7 @@ class Frontier:
     @property
     def sign(self) -> int:
         """+1 where larger effects are preferred, -1 where smaller ones are."""
-        return 1 if self.direction == "maximise" else -1
+        return sign_of(self.direction)
 
     def rows(self) -> list[dict[str, Any]]:
         """One dict per k with the columns of ``frontier.csv``."""

@@ -151,9 +151,7 @@ def verify(run: StoredRun, prepared: Prepared, examples: int, seed: int = 0) -> 
 def _again(frontier: Frontier, problem: Problem, examples: int, tolerance: float, seed: int) -> Iterator[Recomputed]:
     """Both parts of one search, where there are both."""
     some = _spread(frontier.sizes)
-    chosen = np.zeros((len(some), len(problem.space)), bool)
-    for row, size in zip(chosen, some, strict=True):
-        row[list(problem.space.indices(frontier.at(size).members))] = True
+    chosen = np.stack([problem.space.indicator(frontier.at(size).members) for size in some])
     stored = [frontier.at(size).effect for size in some]
     yield _compared(frontier.search, "training", problem, chosen, frontier.effects, stored, examples, tolerance, seed)
     unseen = [frontier.at(size).effect_heldout for size in some]
