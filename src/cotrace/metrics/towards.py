@@ -20,7 +20,7 @@ def towards(metric: AnyMetric, target: float) -> SetMetric:
     if not low <= target <= high:
         raise InputError(f"target {target:g} is outside the range {low:g} .. {high:g} of {metric.name}")
 
-    def nearness(scores: Tensor, base: Float[Tensor, "example answer"], answers: Answers) -> Float[Tensor, "*mask"]:
+    def nearness(scores: Tensor, base: Float[Tensor, "example answer"], answers: Answers) -> Float[Tensor, "*set"]:
         return -(metric.soft_level(scores, base, answers) - target).abs()
 
     return SetMetric(

@@ -70,7 +70,7 @@ class SetProblem(ScoredPairs):
         scores = torch.cat(list(self.chunks(masks)))
         return torch.cat([self.drawn(scores, self.answers.drawn(block)) for block in counts], -1)
 
-    def drawn(self, scores: Float[Tensor, "mask example answer"], answers: Answers) -> Float[Tensor, "mask draw"]:
+    def drawn(self, scores: Float[Tensor, "*mask example answer"], answers: Answers) -> Float[Tensor, "*mask draw"]:
         """The value of these scores on drawn answers; in ``keep`` mode only where the full swap keeps its sign."""
         base = self.scorer.base
         change = self.metric.value(scores, base, answers)
