@@ -209,7 +209,8 @@ def test_kinds_of_one_unit_are_drawn_together_and_a_miss_is_counted() -> None:
     """Two units of a kind of their own: a resample of them misses one of the two in half of the cases."""
     kinds = [0] * 18 + [1, 2]
     made = Units.made(20, strata=kinds)
-    assert made.strata[-2:].tolist() == [-1, -1]
+    assert made.strata[-2:].tolist() == [made.strata[-1]] * 2 != [made.strata[0]] * 2
+    assert len(set(Units.made(20, strata=[0] * 19 + [1]).strata)) == 1
 
     def least(counts: np.ndarray) -> np.ndarray:
         return np.where((counts[:, 18:] > 0).all(1), counts[:, 0], np.nan)

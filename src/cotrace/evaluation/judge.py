@@ -101,7 +101,7 @@ class Judge:
     @cached_property
     def no_ratio(self) -> bool:
         """Whether what faithfulness is divided by may be 0: then it has no interval."""
-        if not self.has_effects or self.restored is None:
+        if self.problem.mode == "swap" or not self.has_effects or self.restored is None:
             return False
         return covers(mean_interval(self.restored, self.units))
 

@@ -97,7 +97,7 @@ def share_interval(effects: Effects, own: Effects, over: Effects, units: Units) 
 
 
 def _of_sums(
-    columns: Sequence[Float[np.ndarray, "set unit"]],
+    columns: Sequence[Float[np.ndarray, "_ unit"]],
     statistic: Statistic,
     units: Units,
     *,

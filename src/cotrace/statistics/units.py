@@ -113,8 +113,11 @@ class Units:
 
     @cached_property
     def strata(self) -> Int[np.ndarray, "unit"]:
-        """Units whose examples are of the same kinds are drawn among themselves; kinds of one unit are drawn together
-        (as number -1), and may then be missing from a resample."""
+        """Units whose examples are of the same kinds are drawn among themselves.
+
+        Kinds of one unit are drawn together, a single one with the most common kind: nothing tells how it varies, and
+        it may then be missing from a resample.
+        """
         if self.stratum is None:
             return np.zeros(self.count, np.int64)
         kinds: list[set[int]] = [set() for _ in range(self.count)]
@@ -122,8 +125,9 @@ class Units:
             kinds[unit].add(kind)
         number: dict[tuple[int, ...], int] = {}
         own = np.array([number.setdefault(tuple(sorted(some)), len(number)) for some in kinds])
-        alone = np.bincount(own[self.weighed], minlength=len(number)) < 2
-        return np.where(alone[own], -1, own)
+        counts = np.bincount(own[self.weighed], minlength=len(number))
+        together = counts.argmax() if (counts == 1).sum() == 1 else len(number)
+        return np.where(counts[own] < 2, together, own)
 
     @cached_property
     def _drawing(self) -> tuple[Int[np.ndarray, "some"], Int[np.ndarray, "some"], Int[np.ndarray, "some"]]:
