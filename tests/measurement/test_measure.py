@@ -77,7 +77,7 @@ def test_group_metrics_come_with_selection_rates_their_ratio_and_the_soft_form()
 
 
 def test_a_group_with_few_positives_has_an_interval_or_none_but_never_an_error() -> None:
-    """Drawn at will, many resamples would hold no positive of group b, and so compare nothing or one group with itself."""
+    """Drawn at will, many resamples hold no positive of group b: they compare nothing, or a group with itself."""
     plain = tiny.task(24, answer_tokens=(1, 1))
 
     def with_positives(count: int) -> Task:
