@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Bool, Float
 
 from cotrace.errors import DamagedRun, InputError
-from cotrace.evaluation.units import Units
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier, Table
 from cotrace.results.effects import EffectTable
@@ -24,6 +23,7 @@ from cotrace.runs.record import versions
 from cotrace.runs.results import frontier_csv, masks, sizes
 from cotrace.runs.stored import SELECTION, StoredRun
 from cotrace.search.sets import mask_of
+from cotrace.statistics import Units
 
 Outcome = Literal["same", "within tolerance", "different"]
 TOLERANCES = {"float64": 1e-8, "float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
