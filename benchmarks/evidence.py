@@ -17,8 +17,7 @@ from scipy import stats
 
 from cotrace.components import Component, ComponentSpace, Site
 from cotrace.evaluation import controls
-from cotrace.evaluation.bootstrap import mean_interval
-from cotrace.evaluation.units import Units
+from cotrace.statistics import Units, max_t, mean_interval, p_values
 
 SPREAD = 1.5
 SHIFT = 0.5
@@ -67,8 +66,8 @@ def null_p_values(trials: int, chains: int, *, n: int = 48, k: int = 8, seed: in
         observed = controls.chains(blocks, chosen, 1, seed=trial + 1)[0]  # a selection like any other
         drawn = controls.chains(blocks, chosen, chains, seed=trial + 10_000_000)
         effects = [_effect(sets.astype(float), weights, pairs) for sets in (observed, *drawn)]
-        single.append(controls.p_values(effects[0], np.stack(effects[1:]))[2])
-        smallest.append(controls.max_t(effects[0], np.stack(effects[1:])).min())
+        single.append(p_values(effects[0], np.stack(effects[1:]))[2])
+        smallest.append(max_t(effects[0], np.stack(effects[1:])).min())
     return np.array(single), np.array(smallest)
 
 

@@ -7,9 +7,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool
 
 from cotrace.arguments import check_kind, guarded, names_of
 from cotrace.errors import InputError, unknown
+
+Mode = Literal["swap", "keep"]
+"""``swap``: the chosen components take the donor's value; ``keep``: all others do."""
+Direction = Literal["maximise", "minimise"]
+"""Whether larger or smaller effects are preferred."""
+
+
+def sign_of(direction: str) -> int:
+    """+1 where larger effects are preferred, -1 where smaller ones are: effect times sign is to be made large."""
+    return 1 if direction == "maximise" else -1
 
 
 class Site(StrEnum):
@@ -190,6 +204,12 @@ class ComponentSpace(Sequence[Component]):
             raise InputError(
                 f"{missing.args[0]} is not in this component space of {len(self)}: {self.outline}"
             ) from None
+
+    def indicator(self, components: Iterable[Component]) -> Bool[np.ndarray, "n"]:
+        """True at these components. Raises InputError for one outside the space."""
+        found = np.zeros(len(self), bool)
+        found[list(self.indices(components))] = True
+        return found
 
     @property
     def outline(self) -> str:

@@ -5,6 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "defaultcpuallocator")
+"""How the allocators of torch's devices say that memory has run out."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory has run out, as Python or torch say it."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in NO_MEMORY)
+
 
 class CotraceError(Exception):
     """Base of every error that the user can mend; the command line prints it as one line and exits with 2."""

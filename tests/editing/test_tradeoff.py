@@ -9,6 +9,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 import cotrace as ct
 from cotrace import shipped
@@ -19,6 +20,7 @@ from cotrace.editing.tradeoff import Parts
 from cotrace.errors import CotraceError, InputError
 from cotrace.prompts import PromptPair
 from cotrace.results.outcomes import Outcome, pareto
+from cotrace.statistics import widened
 from tests.editing.models import tiny
 from tests.report.reading import panels, with_mark
 from tests.tiny import task
@@ -128,7 +130,8 @@ def test_what_an_edit_cost_before_and_after() -> None:
     low, high = one.change_interval
     assert low <= one.change <= high
     changes = (after - before).double().numpy()
-    assert high - low == pytest.approx(2 * 1.96 * changes.std() / np.sqrt(len(changes)), rel=0.2), "normal theory"
+    wide = 2 * stats.t.ppf(0.975, len(changes) - 1) * stats.sem(changes)
+    assert high - low == pytest.approx(wide, rel=0.2), "Student's, by which BCa is widened at 12 pairs"
 
 
 def test_the_neutral_text_is_the_mean_loss_of_its_lines() -> None:
@@ -284,3 +287,36 @@ def test_the_mean_donor_of_a_measured_edit_is_that_of_the_search() -> None:
         assert found[0].pairs == len(held)
         assert found[0].after == pytest.approx(wanted.after, abs=1e-6)
         assert found[0].after != pytest.approx(whole.after, abs=1e-6), "the mean over the held-out pairs too is another"
+
+
+def test_a_group_with_few_positives_is_resampled_within_its_labels() -> None:
+    """Every resample holds as many positives of each group as the data: BCa of two samples, by scipy."""
+    model, plain = tiny("llama"), own(30)
+    pairs = [
+        replace(pair, group="ab"[i < 6], favourable=0, label=int(i >= 3 if i < 6 else i % 2))
+        for i, pair in enumerate(plain.pairs)
+    ]
+    whole = replace(plain, pairs=tuple(pairs), metric="equal_opportunity_gap")
+    found = measure_edit(model, whole, SELECTION, "scale=-1")[1]
+    assert found.metric == "equal_opportunity_gap (soft)"
+    part = ScoredTask(model, whole)
+    before = part.scores().softmax(-1)[:, 0].double().numpy()
+    with SELECTION.apply(model, "scale=-1"):
+        after = part.scores().softmax(-1)[:, 0].double().numpy()
+    positives = [np.array([i for i, p in enumerate(pairs) if p.group == g and p.label == 0]) for g in "ab"]
+
+    def change(one: np.ndarray, two: np.ndarray, axis: int = -1) -> np.ndarray:
+        gaps = [np.abs(table[one].mean(axis) - table[two].mean(axis)) for table in (before, after)]
+        return np.asarray(gaps[1] - gaps[0])
+
+    wanted = stats.bootstrap(
+        tuple(positives),
+        change,
+        vectorized=True,
+        n_resamples=20_000,
+        confidence_level=widened(30, 4),
+        rng=np.random.default_rng(3),
+    ).confidence_interval
+    assert found.change == pytest.approx(float(change(*positives)), abs=1e-6)
+    width = wanted.high - wanted.low
+    assert found.change_interval == pytest.approx((wanted.low, wanted.high), abs=0.1 * width)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 import cotrace as ct
 from cotrace.errors import InputError
 from cotrace.evaluation import predict
 from cotrace.evaluation.views import Part
 from cotrace.prompts.split import split_parts
+from cotrace.statistics import widened
 from tests.tiny import model, task
 
 
@@ -116,6 +119,63 @@ def test_a_metric_of_the_whole_set_has_intervals_by_drawing_it_again(gaps: ct.La
     assert found.full_interval is not None
     assert found.chosen.median is None
     assert any("one number for the whole set" in note for note in found.notes)
+
+
+def rare(favourable_in_b: int, groups: str = "ab") -> ct.Task:
+    """40 pairs, of which group b holds 5, so many of them with the favourable label."""
+    pairs = [
+        replace(pair, group=groups[i < 5], favourable=0, label=int(i >= favourable_in_b if i < 5 else i % 2))
+        for i, pair in enumerate(task(40).pairs)
+    ]
+    return replace(task(40), pairs=tuple(pairs), metric="equal_opportunity_gap")
+
+
+def test_a_rare_group_has_intervals_too_and_nothing_need_be_held_out() -> None:
+    """Two positives of five: drawn at will, one resample in eight has none of them."""
+    problem = ct.LanguageProblem(model("gpt2"), rare(2), holdout=0)
+    chosen = ct.Selection.parse(["0.1", "1.2"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = ct.evaluate(problem, chosen)
+    assert found.judged_on == "training"
+    assert found.chosen.interval is not None
+    assert np.ptp(found.chosen.interval) > 0
+    assert not any("have no value" in note for note in found.notes)
+    by_hand = _gap_interval(problem, chosen)
+    assert found.chosen.interval == pytest.approx(by_hand, abs=0.1 * np.ptp(by_hand))
+    assert problem.full_swap.interval == pytest.approx(found.full_interval, abs=1e-6)
+
+
+def _gap_interval(problem: ct.LanguageProblem, chosen: ct.Selection) -> np.ndarray:
+    """BCa over positives of each group, in plain numpy: a difference of means of two samples of base and swapped."""
+    pairs = rare(2).pairs
+    tables = [problem.scores(mask).softmax(-1)[:, 0].double().numpy() for mask in (torch.zeros(12), chosen)]
+    own = [[i for i, pair in enumerate(pairs) if pair.group == g and pair.label == 0] for g in "ab"]
+
+    def change(one: np.ndarray, two: np.ndarray, axis: int = -1) -> np.ndarray:
+        gaps = [np.abs(table[one].mean(axis) - table[two].mean(axis)) for table in tables]
+        return np.asarray(gaps[1] - gaps[0])
+
+    level = widened(40, 4)
+    found = stats.bootstrap(
+        tuple(np.array(members) for members in own),
+        change,
+        vectorized=True,
+        n_resamples=20_000,
+        confidence_level=level,
+        rng=np.random.default_rng(3),
+    ).confidence_interval
+    return np.array([found.low, found.high])
+
+
+def test_where_one_pair_alone_gives_a_rate_there_is_no_interval_and_it_is_said() -> None:
+    problem = ct.LanguageProblem(model("gpt2"), rare(1), holdout=0)
+    assert problem.full_swap.interval is None
+    found = ct.evaluate(problem, ct.Selection.parse(["0.1", "1.2"]))
+    assert found.chosen.interval is None
+    said = next(note for note in found.notes if "have no value" in note)
+    count = int(said.split()[2])
+    assert count == pytest.approx(2_000 * (1 - 1 / 20) ** 20, rel=0.1)
 
 
 def test_trace_fills_in_intervals_and_p_values() -> None:

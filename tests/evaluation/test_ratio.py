@@ -11,11 +11,10 @@ from torch import Tensor
 import cotrace as ct
 from cotrace import shipped
 from cotrace.evaluation import cross_fit, evaluate, with_intervals
-from cotrace.evaluation.bootstrap import mean_interval, median_interval, widened
 from cotrace.evaluation.judge import Judge
-from cotrace.evaluation.units import Units
 from cotrace.problem.goals import WeightedSum
 from cotrace.search import Greedy, TopK
+from cotrace.statistics import Units, mean_interval, median_interval, widened
 from tests.problems import ClosedForm
 
 N = 6

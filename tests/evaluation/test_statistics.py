@@ -1,4 +1,4 @@
-"""Intervals, tests, controls and areas against formulas, simulation and enumeration."""
+"""Controls, Shapley values, folds and coverage against enumeration and simulation."""
 
 from __future__ import annotations
 
@@ -8,117 +8,16 @@ from math import comb
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 
 from benchmarks.evidence import coverage, null_p_values, uniform_p
 from cotrace.components import Component, ComponentSpace, Site
-from cotrace.errors import InputError
 from cotrace.evaluation import controls
-from cotrace.evaluation.bootstrap import (
-    above_zero,
-    holm,
-    mean_interval,
-    median_interval,
-    need_units,
-    sign_flip_p,
-    widened,
-)
 from cotrace.evaluation.foreign import auroc
 from cotrace.evaluation.interactions import shapley
 from cotrace.evaluation.judge import Judge
-from cotrace.evaluation.redraw import DRAWS, counts_of, interval_of
-from cotrace.evaluation.units import Units
 from cotrace.evaluation.views import folds
 from tests.evaluation.problems import judged
 from tests.problems import modular, pairwise
-
-
-def test_interval_of_many_normal_effects_is_students() -> None:
-    effects = np.random.default_rng(1).normal(2.0, 3.0, 400)
-    low, high = mean_interval(effects, Units.made(400), resamples=20_000) or (0.0, 0.0)
-    wanted = stats.t.interval(0.95, 399, effects.mean(), stats.sem(effects))
-    assert (low, high) == pytest.approx(wanted, abs=0.02)
-
-
-def test_widening_gives_students_width_at_small_n() -> None:
-    quantile = stats.norm.ppf((1 + widened(10)) / 2)
-    assert quantile * np.sqrt(9 / 10) == pytest.approx(stats.t.ppf(0.975, 9))
-
-
-def test_groups_are_resampled_whole() -> None:
-    """Four copies of each value say no more than one: the interval is that of the 30 values, not of 120."""
-    values = np.random.default_rng(2).normal(size=30)
-    single = mean_interval(values, Units.made(30))
-    copied = Units.made(120, labels=[str(i // 4) for i in range(120)])
-    assert mean_interval(np.repeat(values, 4), copied) == pytest.approx(single, abs=0.03)
-    apart = mean_interval(np.repeat(values, 4), Units.made(120))
-    assert apart is not None
-    assert single is not None
-    assert apart[1] - apart[0] < 0.6 * (single[1] - single[0])
-
-
-def test_weighted_mean_of_unequal_groups() -> None:
-    units = Units.made(4, np.array([1.0, 3.0, 2.0, 2.0]), ["a", "a", "b", "c"])
-    effects = np.array([1.0, 2.0, 3.0, 4.0])
-    assert units.mean(effects) == pytest.approx((1 + 6 + 6 + 8) / 8)
-    assert units.sums(effects).tolist() == [7.0, 6.0, 8.0]
-    assert units.unit_means(effects).mean() == pytest.approx(units.mean(effects))
-    assert units.words == "4 pairs in 3 groups"
-
-
-def test_alike_effects_have_an_interval_of_no_width_and_few_have_none() -> None:
-    assert mean_interval(np.full(20, 0.5), Units.made(20)) == (0.5, 0.5)
-    assert mean_interval(np.arange(9.0), Units.made(9)) is None
-    with pytest.raises(InputError, match="at least 10 pairs, and these are 9"):
-        need_units(Units.made(9), "an interval")
-
-
-def test_drawing_again_gives_scipy_s_interval_of_a_skewed_mean() -> None:
-    """A mean is a number for the whole set too; there scipy's BCa is the other answer."""
-    effects = np.random.default_rng(3).exponential(size=60)
-    units = Units.made(60)
-    counts = counts_of(units)
-    low, high = interval_of((counts * effects).sum(1) / counts.sum(1), units)
-    assert counts.shape == (1 + 60 + DRAWS, 60)
-    assert (low, high) == pytest.approx(mean_interval(effects, units), abs=0.12 * np.ptp([low, high]))  # noise of z0
-    percentile = np.quantile((counts * effects).sum(1) / counts.sum(1), [0.025, 0.975])
-    assert high > percentile[1] + 0.02 * np.ptp(percentile)
-
-
-def test_drawing_again_keeps_groups_whole_and_gives_up_where_values_are_missing() -> None:
-    units = Units.made(40, labels=[f"g{i // 4}" for i in range(40)])
-    counts = counts_of(units)
-    assert (counts.reshape(-1, 10, 4) == counts.reshape(-1, 10, 4)[..., :1]).all()
-    values = counts @ np.arange(40.0)
-    assert interval_of(values, units) is not None
-    values[-DRAWS // 10 :] = np.nan
-    assert interval_of(values, units) is None
-    assert interval_of(np.ones(1 + 9 + DRAWS), Units.made(9)) is None
-
-
-def test_median_interval_holds_most_of_the_middle() -> None:
-    low, high = median_interval(np.arange(101.0), Units.made(101), resamples=2_000) or (0.0, 0.0)
-    ranks = stats.binom.interval(0.95, 101, 0.5)  # of the order statistics around the median
-    assert (low, high) == pytest.approx(ranks, abs=2.5)
-
-
-def test_sign_flips_are_exact_where_they_are_few() -> None:
-    effects = np.array([1.0, 2.0, -0.5, 3.0, 0.25, 1.5])
-    signs = np.array(np.meshgrid(*[[1, -1]] * 6)).reshape(6, -1).T
-    wanted = np.mean((signs * effects).mean(1) >= effects.mean() - 1e-12)
-    assert sign_flip_p(effects, Units.made(6)) == pytest.approx(wanted)
-
-
-def test_holm_by_its_definition() -> None:
-    assert holm(np.array([0.01, 0.04, 0.03])).tolist() == pytest.approx([0.03, 0.06, 0.06])
-
-
-def test_many_tests_can_still_be_passed() -> None:
-    effects = np.random.default_rng(0).normal(0, 1, (150, 40))
-    effects[7] += 3
-    adjusted = above_zero(effects, Units.made(40))
-    assert adjusted[7] < 0.05
-    assert (np.delete(adjusted, 7) > 0.05).all()
 
 
 def heads(layers: int, width: int) -> ComponentSpace:
@@ -146,22 +45,6 @@ def test_composition_falls_back_where_layers_leave_no_choice() -> None:
     words, blocks = controls.composition(space, chosen, 0)
     assert words == "site"
     assert controls.distinct(blocks, chosen[0]) == comb(12, 5)
-
-
-def test_max_t_by_hand() -> None:
-    observed = np.array([3.0, 0.0])
-    drawn = np.array([[0.0, 0.0], [1.0, 2.0], [2.0, 1.0], [0.0, 1.0]])
-    together = np.vstack([observed, drawn])
-    steps = (together - together.mean(0)) / together.std(0)
-    largest = steps[1:].max(1)
-    wanted = [(1 + sum(m >= s for m in largest)) / 5 for s in steps[0]]
-    assert controls.max_t(observed, drawn).tolist() == pytest.approx(wanted)
-    assert controls.p_values(observed, drawn).tolist() == pytest.approx([1 / 5, 5 / 5])
-
-
-def test_resolution_of_p_values() -> None:
-    assert controls.smallest_p(19) == pytest.approx(0.05)
-    assert [controls.controls_needed(p) for p in (0.05, 0.01, 0.001)] == [19, 99, 999]
 
 
 def brute_shapley(value, count: int) -> list[float]:  # type: ignore[no-untyped-def]

@@ -76,6 +76,28 @@ def test_group_metrics_come_with_selection_rates_their_ratio_and_the_soft_form()
     assert "Soft form" in str(found)
 
 
+def test_a_group_with_few_positives_has_an_interval_or_none_but_never_an_error() -> None:
+    """Drawn at will, many resamples hold no positive of group b: they compare nothing, or a group with itself."""
+    plain = tiny.task(24, answer_tokens=(1, 1))
+
+    def with_positives(count: int) -> Task:
+        groups = ["b" if i < 4 else "a" for i in range(24)]
+        labels = [int(i >= count if g == "b" else i % 2) for i, g in enumerate(groups)]
+        pairs = [
+            replace(p, group=g, favourable=0, label=label)
+            for p, g, label in zip(plain.pairs, groups, labels, strict=True)
+        ]
+        return replace(plain, pairs=tuple(pairs), metric="equal_opportunity_gap")
+
+    several = ct.measure(tiny.model("gpt2"), with_positives(2), by="group").overall
+    low, high = several.base_interval or (1.0, 0.0)
+    assert 0 <= low <= several.base <= high <= 1  # type: ignore[operator]
+    assert several.donor_interval is not None
+    one = ct.measure(tiny.model("gpt2"), with_positives(1), by="group").overall
+    assert one.base is not None
+    assert one.base_interval is None
+
+
 def test_a_measurement_goes_through_json_and_into_a_frame() -> None:
     found = ct.measure(tiny.model("gpt2"), task())
     assert Measurement.from_dict(json.loads(json.dumps(found.to_dict()))) == found

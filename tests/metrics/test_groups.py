@@ -131,3 +131,53 @@ def pair(i: int, **fields: object) -> PromptPair:
 def test_pairs_from_which_no_gap_can_be_told_are_refused(pairs: list[PromptPair], words: str) -> None:
     with pytest.raises(InputError, match=words):
         GROUPS["equalized_odds_gap"].check(Answers.of(pairs, torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("demographic_parity_gap", fair.demographic_parity_difference),
+        ("equal_opportunity_gap", fair.equal_opportunity_difference),
+        ("equalized_odds_gap", fair.equalized_odds_difference),
+    ],
+)
+def test_gaps_of_many_resamples_at_once_equal_fairlearns_of_each(name: str, theirs: object) -> None:
+    """A pair drawn twice weighs twice, one that is not drawn is not there; of two masks at once."""
+    scores, pairs = draw(2)
+    answers, counts = Answers.of(pairs, torch.float64), np.random.default_rng(0).integers(0, 4, (5, 60))
+    ours = GROUPS[name].reported(torch.stack([scores, -scores]), scores, answers.drawn(counts))
+    assert ours.shape == (2, 5)
+    for row, table in zip(ours, (scores, -scores), strict=True):
+        told = predictions(table, pairs)
+        for value, count in zip(row.tolist(), counts, strict=True):
+            some = np.flatnonzero(count)
+            drawn = {field: [column[i] for i in some] for field, column in told.items()}
+            drawn["sample_weight"] = [w * c for w, c in zip(drawn["sample_weight"], count[some], strict=True)]  # type: ignore[operator]
+            assert value == pytest.approx(theirs(**drawn), abs=1e-12)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_a_resample_without_a_group_or_its_positives_has_no_gap(name: str) -> None:
+    """Not 0, which a comparison of the groups that are left would give, and no error."""
+    scores, pairs = draw(2)
+    answers = Answers.of(pairs, torch.float64)
+    without = np.array([[pair.group != "b" for pair in pairs], [True] * 60], float)
+    found = GROUPS[name].value(scores, -scores, answers.drawn(without))
+    assert found.isnan().tolist() == [True, False]
+    positive = np.array([[pair.group != "b" or pair.label != pair.favourable for pair in pairs]], float)
+    looks_at_labels = name in ("equal_opportunity_gap", "equalized_odds_gap")
+    assert GROUPS[name].reported(scores, scores, answers.drawn(positive)).isnan().item() is looks_at_labels
+
+
+def test_strata_are_what_a_gap_compares() -> None:
+    _, pairs = draw(1)
+    answers = Answers.of(pairs, torch.float64)
+    right = [pair.label == pair.favourable for pair in pairs]
+    for name, kinds in {
+        "demographic_parity_gap": [pair.group for pair in pairs],
+        "stereotype_gap": [pair.group for pair in pairs],
+        "equal_opportunity_gap": [(pair.group, r) for pair, r in zip(pairs, right, strict=True)],
+        "equalized_odds_gap": [(pair.group, r) for pair, r in zip(pairs, right, strict=True)],
+    }.items():
+        found = GROUPS[name].strata(answers).tolist()
+        assert len(set(zip(found, kinds, strict=True))) == len(set(found)) == len(set(kinds))

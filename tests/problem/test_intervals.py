@@ -10,7 +10,6 @@ import torch
 
 import cotrace as ct
 from cotrace.measurement import measure
-from cotrace.problem.intervals import mean_interval, set_interval, share_interval
 from tests.tiny import model, task
 
 MASK = torch.tensor([1.0, 0, 0, 1, 0, 0, 1, 0, 0, 1, 0, 0])
@@ -22,45 +21,6 @@ def copied(count: int, copies: int) -> tuple[ct.Task, ct.Task]:
     single = replace(single, pairs=tuple(replace(p, group="ab"[i % 2]) for i, p in enumerate(single.pairs)))
     many = [replace(p, id=f"{p.id}-{c}", split_group=p.id) for p in single.pairs for c in range(copies)]
     return single, replace(single, pairs=tuple(many))
-
-
-def test_the_interval_of_a_weighted_mean_of_groups_by_numpy() -> None:
-    draw = np.random.default_rng(0)
-    values, weight, unit = draw.normal(size=60), draw.uniform(0.5, 2, 60), np.arange(60) % 15
-    found = mean_interval(values, weight, labels=[f"g{u:02d}" for u in unit])
-    sums, totals = np.bincount(unit, values * weight), np.bincount(unit, weight)
-    drawn = np.random.default_rng(1).integers(0, 15, (20_000, 15))
-    wanted = np.quantile(sums[drawn].sum(1) / totals[drawn].sum(1), [0.025, 0.975])
-    assert found == pytest.approx(wanted, abs=0.04 * np.ptp(wanted))
-    assert mean_interval(values, weight, labels=["one"] * 60) is None
-
-
-def test_pairs_without_weight_change_no_interval() -> None:
-    values = np.random.default_rng(0).normal(size=12)
-    weight = np.r_[np.ones(10), 0, 0]
-    assert mean_interval(values, weight) == pytest.approx(mean_interval(values[:10], np.ones(10)))
-    assert mean_interval(values, np.r_[np.ones(7), np.zeros(5)]) is None
-
-
-def test_a_number_of_the_whole_set_resamples_groups() -> None:
-    values = np.random.default_rng(0).normal(size=12)
-    copies = np.repeat(values, 4)
-    one = set_interval(lambda some: float(values[some].mean()), [range(12)])
-    many = set_interval(lambda some: float(copies[some].mean()), [range(48)], labels=[str(i // 4) for i in range(48)])
-    assert many == pytest.approx(one)
-
-
-def test_a_share_of_the_whole_is_resampled_with_the_whole() -> None:
-    draw = np.random.default_rng(0)
-    full = draw.uniform(0.5, 2, 40)
-    effects, own = 0.5 * full + draw.normal(0, 0.05, 40), (np.arange(40) < 20).astype(float)
-    found = share_interval(effects, own, full, np.ones(40))
-    drawn = np.random.default_rng(1).integers(0, 40, (20_000, 40))
-    top = (effects * own)[drawn].sum(1) / own[drawn].sum(1)
-    wanted = np.quantile(top / full[drawn].mean(1), [0.025, 0.975])
-    assert found == pytest.approx(wanted, abs=0.04 * np.ptp(wanted))
-    assert share_interval(full, np.ones(40), full, np.ones(40)) == pytest.approx((1, 1))
-    assert share_interval(effects, (np.arange(40) < 7).astype(float), full, np.ones(40)) is None
 
 
 def test_copies_in_one_group_tell_no_more() -> None:

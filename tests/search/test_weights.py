@@ -37,7 +37,8 @@ def test_bootstrapped_attribution_ranks_by_the_weighted_mean_of_what_is_drawn(pr
     own, weight = slopes(problem, torch.full((12,), 0.5, dtype=torch.float64)), np.array(WEIGHTS)
     order = np.random.default_rng([0, 0]).permutation(len(WEIGHTS))
     folds = [sorted(part.tolist()) for part in np.array_split(order, 4)]
-    drawn = np.random.default_rng([0, 1]).multinomial(4, [0.25] * 4, size=40)
+    taken = (4 * np.random.default_rng([0, 1]).random((40, 4))).astype(int)
+    drawn = (taken[:, :, None] == np.arange(4)).sum(1)
     means = []
     for counts in drawn:
         some = [i for fold, count in zip(folds, counts, strict=True) for i in fold * int(count)]

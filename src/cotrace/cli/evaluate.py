@@ -28,7 +28,6 @@ from cotrace.evaluation import (
 )
 from cotrace.evaluation.assess import Progress, settled
 from cotrace.evaluation.foreign import inside_of
-from cotrace.evaluation.units import Units
 from cotrace.evidence import Sets, evaluate
 from cotrace.interchange import read_selection
 from cotrace.prompts import Task
@@ -38,6 +37,7 @@ from cotrace.runs.evidence import check_audit_unused, check_same, store_evaluati
 from cotrace.runs.prepare import Prepared, prepare
 from cotrace.runs.stored import StoredRun
 from cotrace.search import Search
+from cotrace.statistics import Units
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from rich.console import Console
 from cotrace.cli.app import build
 from cotrace.cli.options import in_options
 from cotrace.cli.signals import Terminated, terminated
-from cotrace.errors import CotraceError
+from cotrace.errors import CotraceError, is_out_of_memory
 from cotrace.runs.command import COMMAND
 from cotrace.visible import visible
 
@@ -28,8 +28,6 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENAMETOOLONG, errno.EMFILE, errno.ELOOP)
 SURROUNDINGS = (*FULL, *REFUSED)
 """What the machine refuses and the user can mend."""
-NO_MEMORY = ("DefaultCPUAllocator", "out of memory", "not enough memory")
-"""How torch says it, where it raises no error of its own."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -68,7 +66,7 @@ def _explained(error: BaseException) -> tuple[str, int]:
         return f"interrupted{written}", getattr(error, "exit_code", INTERRUPTED)
     if isinstance(error, OSError) and error.errno in SURROUNDINGS:
         return _refused(error), USERS
-    if _is_memory(error):
+    if is_out_of_memory(error):
         return "the memory is full: give --batch-tokens a smaller number, or use a smaller model or dtype", USERS
     return _crash(error), OURS
 
@@ -78,13 +76,6 @@ def _refused(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     remedy = "make room there" if error.errno in FULL else "mend that"
     return f"cannot write or read {where}{error.strerror}: {remedy}"
-
-
-def _is_memory(error: BaseException) -> bool:
-    """Whether memory ran out, as Python or torch say it."""
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
-    )
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from cotrace.cli.dry_run import size
 from cotrace.cli.screen import Screen
+from cotrace.components import sign_of
 from cotrace.problem.protocol import Problem
 from cotrace.runs.results import Step
 from cotrace.search import Search
@@ -38,7 +39,7 @@ class Watch:
     def __init__(self, search: Search, problem: Problem, display: Display) -> None:
         self.steps: list[Step] = []
         self.predicted = search.predicted_cost(len(problem.space))
-        self._sign = 1.0 if problem.direction == "maximise" else -1.0
+        self._sign = sign_of(problem.direction)
         self._began = time.perf_counter()
         self._display = display
 

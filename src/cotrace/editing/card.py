@@ -8,6 +8,7 @@ from typing import Any
 
 from cotrace.results.outcomes import Outcome
 from cotrace.results.tables import number
+from cotrace.statistics import interval_text
 
 HEADS = ("what", "pairs", "before", "95 % interval", "after", "95 % interval", "change", "95 % interval")
 LIMITS = """The figures hold for these pairs and texts, which are few, and for nothing else. A metric that moved is
@@ -94,12 +95,10 @@ class Card:
 
 def _cells(one: Outcome) -> tuple[str, ...]:
     numbers = (one.before, one.before_interval), (one.after, one.after_interval)
-    cells = [text for value, interval in numbers for text in (number(value, signed=False), _range(interval))]
-    return (one.name, str(one.pairs), *cells, number(one.change), _range(one.change_interval))
-
-
-def _range(interval: tuple[float, float] | None) -> str:
-    return "" if interval is None else "{:.3g} .. {:.3g}".format(*interval)
+    cells = [
+        text for value, interval in numbers for text in (number(value, signed=False), interval_text(interval, ".3g"))
+    ]
+    return (one.name, str(one.pairs), *cells, number(one.change), interval_text(one.change_interval, ".3g"))
 
 
 def _plain(text: str) -> str:

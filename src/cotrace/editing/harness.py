@@ -13,6 +13,7 @@ from cotrace.models import LanguageModel
 from cotrace.prompts import Task
 from cotrace.results import Selection
 from cotrace.results.outcomes import Outcome
+from cotrace.statistics import Interval
 
 NORMAL_95 = 1.96
 
@@ -75,7 +76,7 @@ def outcomes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Ou
             )
 
 
-def _interval(measured: Mapping[str, Any], key: str) -> tuple[float, float] | None:
+def _interval(measured: Mapping[str, Any], key: str) -> Interval | None:
     """value +- 1.96 standard errors, where the harness gives one."""
     name, _, chosen = key.partition(",")
     error = measured.get(f"{name}_stderr,{chosen}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import torch
+import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
@@ -12,8 +12,8 @@ from cotrace.editing.scored import ScoredTask
 from cotrace.errors import InputError
 from cotrace.metrics import METRICS, AnyMetric, Metric, metric_named
 from cotrace.metrics.answers import Answers
-from cotrace.problem.intervals import mean_interval, set_interval
-from cotrace.results.outcomes import Interval, Outcome
+from cotrace.results.outcomes import Outcome
+from cotrace.statistics import Interval, Units, mean_intervals, set_interval
 
 Table = Float[Tensor, "example answer"]
 
@@ -23,7 +23,7 @@ def outcome(
 ) -> Outcome:
     """One metric before and after; ``soft`` takes the form that searches follow where the reported one is hard."""
     name = f"{metric.name} (soft)" if soft and metric.surrogate else metric.name
-    levels = [_level(metric, table, before, part.answers, soft) for table in (before, after)]
+    levels = [level(metric, part, before, table, soft=soft) for table in (before, after)]
     found = _intervals(metric, part, before, after, soft) if intervals else (None, None, None)
     return Outcome(
         task=part.task.name,
@@ -39,37 +39,33 @@ def outcome(
 
 def level(metric: AnyMetric, part: ScoredTask, before: Table, after: Table, *, soft: bool = False) -> float:
     """The metric's number after an edit."""
-    return _level(metric, after, before, part.answers, soft)
+    return float(_level(metric, after, before, part.answers, soft))
 
 
-def _level(metric: AnyMetric, table: Table, before: Table, answers: Answers, soft: bool) -> float:
-    found = metric.soft_level(table, before, answers) if soft else metric.reported(table, before, answers)
-    return float(found)
+def _level(metric: AnyMetric, table: Table, before: Table, answers: Answers, soft: bool) -> Tensor:
+    return metric.soft_level(table, before, answers) if soft else metric.reported(table, before, answers)
 
 
 def _intervals(
     metric: AnyMetric, part: ScoredTask, before: Table, after: Table, soft: bool
 ) -> tuple[Interval | None, Interval | None, Interval | None]:
     """Of the value before, after, and of the change."""
+    weight = part.answers.weight.double().numpy()
     if isinstance(metric, Metric):
         form = metric.levels if soft else metric.reported_levels
         one, two = (form(table, before, part.answers).double().numpy() for table in (before, after))
-        weight = part.answers.weight.double().numpy()
-        found = [mean_interval(each, weight, labels=part.clusters) for each in (one, two, two - one)]
+        found = mean_intervals(np.stack([one, two, two - one]), Units.made(len(part), weight, part.clusters))
         return found[0], found[1], found[2]
-    strata = [torch.nonzero(part.answers.group == g).flatten().tolist() for g in range(len(part.answers.groups))]
+    units = Units.made(len(part), weight, part.clusters, metric.strata(part.answers).tolist())
 
-    def number(table: Table, index: Tensor) -> float:
-        return _level(metric, table[index], before[index], part.answers.take(index), soft)
+    def value(table: Table, counts: object) -> Tensor:
+        return _level(metric, table, before, part.answers.drawn(counts), soft)
 
-    def interval(*tables: Table) -> Interval | None:
-        def value(index: object) -> float:
-            picked = torch.as_tensor(index)
-            return number(tables[-1], picked) - (number(tables[0], picked) if len(tables) > 1 else 0.0)
-
-        return set_interval(value, [stratum for stratum in strata if stratum], labels=part.clusters)
-
-    return interval(before), interval(after), interval(before, after)
+    return (
+        set_interval(lambda counts: value(before, counts), units),
+        set_interval(lambda counts: value(after, counts), units),
+        set_interval(lambda counts: value(after, counts) - value(before, counts), units),
+    )
 
 
 def other_metrics(part: ScoredTask, besides: Sequence[str]) -> Iterator[AnyMetric]:

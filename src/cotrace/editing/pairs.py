@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cotrace.problem.intervals import mean_interval
 from cotrace.results import Table
 from cotrace.results.outcomes import Outcome
+from cotrace.statistics import Units, mean_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,16 +60,16 @@ class Continuations:
             return None
         base = self._by_prompt([row.base_score or 0.0 for row in self.rows])
         edited = self._by_prompt([row.edited_score or 0.0 for row in self.rows])
-        weight = np.ones(len(base))
+        units = Units.made(len(base))
         return Outcome(
             task="generated text",
             metric="score",
             pairs=len(base),
             before=float(base.mean()),
             after=float(edited.mean()),
-            before_interval=mean_interval(base, weight),
-            after_interval=mean_interval(edited, weight),
-            change_interval=mean_interval(edited - base, weight),
+            before_interval=mean_interval(base, units),
+            after_interval=mean_interval(edited, units),
+            change_interval=mean_interval(edited - base, units),
         )
 
     def _by_prompt(self, scores: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

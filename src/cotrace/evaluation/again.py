@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from cotrace.evaluation.case import Case, Pairs, case_of, checks
 from cotrace.evaluation.stability import limited, part_of
-from cotrace.evaluation.units import Units
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier
 from cotrace.search.driver import Search
 from cotrace.search.sets import MASK_ELEMENTS
+from cotrace.statistics import Units
 
 ALTERNATIVES = 3
 """Most searches for another set, each without the members of all sets before."""

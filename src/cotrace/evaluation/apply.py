@@ -54,6 +54,7 @@ def with_intervals(problem: Problem, frontier: Frontier) -> Frontier:
     chosen = judge.rows([selection.members for selection in frontier])
     if judge.unknown(chosen):
         return frontier
+    judge.intervals(chosen)
     rows = [size_row(judge, row) for row in chosen]
     return replace(
         frontier,

@@ -13,7 +13,6 @@ import torch
 from cotrace.components import Component
 from cotrace.errors import InputError
 from cotrace.evaluation.belonging import belonging, judge_on
-from cotrace.evaluation.bootstrap import FEWEST_UNITS, Interval, need_units
 from cotrace.evaluation.case import Case, Pairs, case_of, frontier_of
 from cotrace.evaluation.certificate import certificate
 from cotrace.evaluation.curves import curve_sizes, faithfulness, refused
@@ -34,12 +33,12 @@ from cotrace.evaluation.records import (
 )
 from cotrace.evaluation.sizes import best_singles, size_row, tested
 from cotrace.evaluation.stability import alternatives_known, choosable, from_archive
-from cotrace.evaluation.units import Units
 from cotrace.problem.masks import check_same
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier, Selection
 from cotrace.results.hard import HardFigure
 from cotrace.search.driver import is_clear, reported, reported_base
+from cotrace.statistics import FEWEST_UNITS, RESAMPLES, Interval, Units, covers, need_units
 
 Progress = Callable[[str, int, int], None]
 """Called with what is done next, how many parts are done, and how many there are."""
@@ -220,7 +219,7 @@ def _rows(case: Case) -> dict[int, SizeEvidence]:
     known = case.judge.unknown(case.chosen(sizes)) == 0
     wanted = sizes if known or case.level.every_size else case.tested
     chosen = case.chosen(wanted)
-    case.judge.prepare(chosen)
+    case.judge.intervals(chosen)
     return {size: size_row(case.judge, row) for size, row in zip(wanted, chosen, strict=True)}
 
 
@@ -282,7 +281,7 @@ def _curve(case: Case, full: Interval | None) -> Faithfulness | None:
     sizes = curve_sizes(case.judge.n, case.frontier.sizes, case.level.curve) if case.level.curve else []
     if not sizes:
         return None
-    if case.problem.mode == "swap" and full is not None and full[0] <= 0 <= full[1]:
+    if case.problem.mode == "swap" and covers(full):
         return refused(case.problem, "the interval of the full swap, which f is divided by, covers 0")
     if case.problem.mode == "swap" and not is_clear(case.judge.problem):
         return refused(case.problem, "the full swap, which f is divided by, is not shown to do more than rounding")
@@ -343,11 +342,16 @@ def _notes(case: Case) -> tuple[str, ...]:
         )
     if not case.judge.has_effects:
         notes.append(_whole(case))
-    if case.judge.has_intervals and units.weighed.sum() < FEWEST_UNITS:
+    if case.judge.has_intervals and not units.enough:
         notes.append(f"no intervals: they need at least {FEWEST_UNITS} independent pairs, and these are {units.words}")
         warnings.warn(notes[-1], TooFewPairs, stacklevel=5)
     elif case.judge.no_ratio:
         notes.append("no intervals: that of the full swap's effect, which faithfulness is divided by, covers 0")
+    if case.judge.missing:
+        notes.append(
+            f"up to {case.judge.missing} of {RESAMPLES:,} resamples have no value (no pair of some group is drawn): "
+            "intervals leave them out, and where they are more than 5 % there is none"
+        )
     if (why := _no_stability(case)) is not None:
         notes.append(why)
     return tuple(notes)

@@ -17,6 +17,7 @@ from cotrace.results import Frontier, Selection
 from cotrace.results.effects import EffectTable
 from cotrace.search.driver import reported_base
 from cotrace.search.origin import is_of
+from cotrace.statistics import controls_needed
 
 Pairs = Literal["heldout", "audit"]
 
@@ -151,7 +152,7 @@ def _chains(case: Case, smallest_p: float) -> int:
     """As many controls as this p-value needs. Raises InputError where there are not so many sets to draw."""
     if not 0 < smallest_p < 1:
         raise InputError(f"smallest_p is {smallest_p}: give a p-value between 0 and 1")
-    needed = random_sets.controls_needed(smallest_p)
+    needed = controls_needed(smallest_p)
     _, blocks = random_sets.composition(case.problem.space, case.chosen([case.k]), 0)
     there = random_sets.distinct(blocks, case.chosen([case.k])[0])
     if there < needed + 1:

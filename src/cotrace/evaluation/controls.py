@@ -1,8 +1,8 @@
 """Controls: random sets of the same size and composition, as nested chains, and what they say about each size.
 
 A chain orders the units of every site and layer at random; at each size it takes from each order as many as the
-selection has there. So chains depend on one another over the sizes as a random selection would, and the largest
-standardised effect of a chain bounds them all at once: the single-step max-T of Westfall and Young (1993).
+selection has there. So chains depend on one another over the sizes as a random selection would, which is what max-T
+needs to adjust for them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from math import comb, prod
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 
 from cotrace.components import ComponentSpace
 
@@ -56,33 +56,3 @@ def _ranks(of: Int[np.ndarray, "n"], draw: np.random.Generator) -> Int[np.ndarra
         members = np.flatnonzero(of == block)
         rank[members] = draw.permutation(len(members))
     return rank
-
-
-def p_values(
-    observed: Float[np.ndarray, "size"], controls: Float[np.ndarray, "chain size"]
-) -> Float[np.ndarray, "size"]:
-    """For each size the share of sets, the selection among them, with at least its effect. Larger is better."""
-    return np.asarray((1 + (controls >= observed).sum(0)) / (1 + len(controls)))
-
-
-def max_t(observed: Float[np.ndarray, "size"], controls: Float[np.ndarray, "chain size"]) -> Float[np.ndarray, "size"]:
-    """p-values adjusted for looking at all sizes, by the largest standardised effect of each chain.
-
-    Means and deviations are taken over controls and selection together, so that under the null hypothesis all of them
-    may change places.
-    """
-    together = np.concatenate([observed[None], controls])
-    scale = together.std(0)
-    steps = np.where(scale > 0, (together - together.mean(0)) / np.where(scale > 0, scale, 1.0), 0.0)
-    largest = steps[1:].max(1)
-    return np.asarray((1 + (largest[:, None] >= steps[0][None] - 1e-12).sum(0)) / (1 + len(controls)))
-
-
-def smallest_p(count: int) -> float:
-    """The smallest p-value that so many controls can give."""
-    return 1 / (1 + count)
-
-
-def controls_needed(p: float) -> int:
-    """How many controls can give a p-value as small as this."""
-    return int(np.ceil(1 / p - 1e-9)) - 1

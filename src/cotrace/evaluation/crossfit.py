@@ -11,14 +11,13 @@ import numpy as np
 
 from cotrace.errors import InputError
 from cotrace.evaluation.judge import Judge
-from cotrace.evaluation.records import Interval
 from cotrace.evaluation.stability import jaccard
-from cotrace.evaluation.units import Units
 from cotrace.evaluation.views import Part, folds
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier, Table
 from cotrace.results.tables import number
 from cotrace.search.driver import Search, solve
+from cotrace.statistics import Interval, Units, interval_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +45,9 @@ class CrossFit:
     def table(self) -> Table:
         """The rows for people."""
         heads = ("k", "effect", "interval", "Jaccard between folds")
-        rows = [(str(r.k), number(r.effect), _words(r.interval), number(r.jaccard, signed=False)) for r in self.rows]
+        rows = [
+            (str(r.k), number(r.effect), interval_text(r.interval), number(r.jaccard, signed=False)) for r in self.rows
+        ]
         return Table(f"{self.search}: {self.folds}-fold cross-fitting over {self.pairs} pairs", heads, rows)
 
     def to_dict(self) -> dict[str, Any]:
@@ -57,10 +58,6 @@ class CrossFit:
 
     def __str__(self) -> str:
         return str(self.table())
-
-
-def _words(interval: Interval | None) -> str:
-    return "" if interval is None else "{:+.3g} .. {:+.3g}".format(*interval)
 
 
 def cross_fit(

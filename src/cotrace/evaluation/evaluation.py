@@ -15,7 +15,6 @@ from cotrace.evaluation.records import (
     Faithfulness,
     ForeignSet,
     Interactions,
-    Interval,
     Minimality,
     OffManifold,
     SideEffect,
@@ -25,6 +24,7 @@ from cotrace.evaluation.records import (
 from cotrace.results import Table
 from cotrace.results.hard import HardFigure
 from cotrace.results.tables import number
+from cotrace.statistics import Interval, interval_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,7 +119,7 @@ class Evaluation:
         if member is None:
             return (name, "", "", "", "", again, share)
         p = number(member.p_adjusted, signed=False)
-        return (name, number(member.loss), interval_words(member.interval), p, member.status, again, share)
+        return (name, number(member.loss), interval_text(member.interval), p, member.status, again, share)
 
     def to_frame(self) -> pd.DataFrame:
         """The rows by size as a DataFrame."""
@@ -147,16 +147,11 @@ class Evaluation:
         return "\n".join([*self.verdict, str(self.table())])
 
 
-def interval_words(interval: Interval | None) -> str:
-    """``+0.3 .. +0.7``; empty where there is none."""
-    return "" if interval is None else "{:+.3g} .. {:+.3g}".format(*interval)
-
-
 def _cells(row: SizeEvidence) -> tuple[str, ...]:
     return (
         str(row.k),
         number(row.effect),
-        interval_words(row.interval),
+        interval_text(row.interval),
         number(row.median),
         "" if row.moved_share is None else f"{row.moved_share:.0%}",
         number(row.control_mean),

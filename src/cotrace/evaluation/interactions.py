@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
-from cotrace.evaluation.bootstrap import Interval, above_zero
 from cotrace.evaluation.judge import Chosen, Judge
 from cotrace.evaluation.levels import ALONE
 from cotrace.evaluation.records import Backup, Inhibitor, Interactions, Pair, Shapley
 from cotrace.search.sets import mask_of
+from cotrace.statistics import Interval, above_zero
 
 NEGLIGIBLE = 0.05
 """Share of the selection's effect below which an effect counts as none."""

@@ -4,22 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
-from cotrace.components import Component
+from cotrace.components import Component, sign_of
 from cotrace.errors import InputError
-from cotrace.evaluation.bootstrap import Interval, mean_interval, median_interval
-from cotrace.evaluation.redraw import Redrawn, counts_of, interval_of
-from cotrace.evaluation.units import Units
 from cotrace.problem.protocol import Problem
 from cotrace.results.effects import EffectTable
 from cotrace.search.archive import Key, chosen_of
 from cotrace.search.sets import MASK_ELEMENTS, mask_of
+from cotrace.statistics import (
+    Interval,
+    Units,
+    counts_of,
+    covers,
+    interval_of,
+    mean_interval,
+    mean_intervals,
+    median_interval,
+    missing,
+)
 
 Chosen = Bool[np.ndarray, "set n"]
+
+
+@runtime_checkable
+class Redrawn(Protocol):
+    """A problem whose value can be had again with its examples counted otherwise, at the cost of one evaluation."""
+
+    def redrawn(self, masks: Any, counts: Any) -> Any:
+        """Value [mask, draw] of each mask, every example counting as often as a row of the blocks ``counts`` says."""
 
 
 class Judge:
@@ -28,7 +45,7 @@ class Judge:
     def __init__(self, problem: Problem, stored: EffectTable | None = None) -> None:
         self.problem = problem
         self.n = len(problem.space)
-        self.sign = 1.0 if problem.direction == "maximise" else -1.0
+        self.sign = sign_of(problem.direction)
         self.units = Units.of(problem)
         self.spent = 0
         """Masks evaluated: one on all of these pairs is one forward-equivalent."""
@@ -36,6 +53,7 @@ class Judge:
         self._effects: dict[Key, Float[np.ndarray, "example"]] = {}
         self._values: dict[Key, float] = {}
         self._draws: dict[Key, Float[np.ndarray, "draw"]] = {}
+        self._intervals: dict[Key, Interval | None] = {}
         self._has_effects: bool | None = None
 
     @property
@@ -52,10 +70,7 @@ class Judge:
 
     def rows(self, sets: Sequence[Sequence[Component]]) -> Chosen:
         """Chosen indicators of these sets. Raises InputError for a component outside the space."""
-        chosen = np.zeros((len(sets), self.n), bool)
-        for row, members in zip(chosen, sets, strict=True):
-            row[list(self.problem.space.indices(members))] = True
-        return chosen
+        return np.array([self.problem.space.indicator(members) for members in sets], bool).reshape(-1, self.n)
 
     def unknown(self, chosen: Chosen) -> int:
         """How many of these sets would have to be paid for."""
@@ -86,22 +101,37 @@ class Judge:
     @cached_property
     def no_ratio(self) -> bool:
         """Whether what faithfulness is divided by may be 0: then it has no interval."""
-        if not self.has_effects or self.restored is None:
+        if self.problem.mode == "swap" or not self.has_effects or self.restored is None:
             return False
-        found = mean_interval(self.restored, self.units)
-        return found is not None and found[0] <= 0 <= found[1]
+        return covers(mean_interval(self.restored, self.units))
 
     def interval(self, chosen: Bool[np.ndarray, "n"]) -> Interval | None:
         """Interval of the effect of one set; in ``keep`` mode of the ratio."""
+        return self.intervals(chosen[None])[0]
+
+    def intervals(self, chosen: Chosen) -> list[Interval | None]:
+        """The same of several sets, each once, in one pass over the resamples."""
+        fresh = {key: i for i, key in enumerate(_keys(chosen)) if key not in self._intervals}
+        if fresh:
+            self._intervals |= zip(fresh, self._fresh(chosen[list(fresh.values())]), strict=True)
+        return [self._intervals[key] for key in _keys(chosen)]
+
+    def _fresh(self, chosen: Chosen) -> list[Interval | None]:
         if self.has_effects:
-            return self.interval_of_effects(self.effects(chosen[None])[0])
-        return interval_of(self.draws(chosen[None])[0], self.units) if self.has_intervals else None
+            return self.intervals_of_effects(self.effects(chosen))
+        if not self.has_intervals:
+            return [None] * len(chosen)
+        return [interval_of(row, self.units) for row in self.draws(chosen)]
 
     def interval_of_effects(self, effects: Float[np.ndarray, "example"]) -> Interval | None:
         """Interval of the mean of effects on these pairs, or of sums and differences of some."""
-        if self.problem.mode == "swap":
-            return mean_interval(effects, self.units)
-        return None if self.no_ratio else mean_interval(effects, self.units, self.restored)
+        return self.intervals_of_effects(effects[None])[0]
+
+    def intervals_of_effects(self, effects: Float[np.ndarray, "set example"]) -> list[Interval | None]:
+        """The same of several."""
+        if self.no_ratio:
+            return [None] * len(effects)
+        return mean_intervals(effects, self.units, self.restored)
 
     def median_interval(self, chosen: Bool[np.ndarray, "n"]) -> Interval | None:
         """Interval of the median effect of one set; None where there are no effects of each pair."""
@@ -121,15 +151,19 @@ class Judge:
             return None
         return interval_of(self.sign * (self.draws(more[None])[0] - other.draws(less[None])[0]), self.units)
 
+    @property
+    def missing(self) -> int:
+        """Of the resamples of a metric of the whole set, how many have no value, at most."""
+        return max((missing(row, self.units) for row in self._draws.values()), default=0)
+
     def draws(self, chosen: Chosen) -> Float[np.ndarray, "set draw"]:
-        """The value of each set on resampled units: see ``redraw``. Gives the value too, at no further cost."""
+        """The value of each set on ``counts_of`` the units. Gives the value too, at no further cost."""
         fresh = [key for key in dict.fromkeys(_keys(chosen)) if key not in self._draws]
-        counts = counts_of(self.units) if fresh else None
         for start in range(0, len(fresh), batch := max(1, MASK_ELEMENTS // self.n)):
             keys = fresh[start : start + batch]
             sets = torch.stack([chosen_of(key, self.n) for key in keys])
             assert isinstance(self.problem, Redrawn), "has_intervals says so"
-            found = self.problem.redrawn(mask_of(self.problem, sets.float()), counts)
+            found = self.problem.redrawn(mask_of(self.problem, sets.float()), counts_of(self.units))
             self.spent += len(keys)
             for key, row in zip(keys, found.detach().double().cpu().numpy(), strict=True):
                 self._draws[key] = row

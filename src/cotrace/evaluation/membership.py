@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 
-from cotrace.evaluation.bootstrap import above_zero
 from cotrace.evaluation.judge import Chosen, Judge
 from cotrace.evaluation.records import Completeness, Member, Minimality
 from cotrace.search.driver import is_clear
 from cotrace.search.sets import mask_of
+from cotrace.statistics import Interval, above_zero
 
 MARGIN = 0.02
 """Share of the selection's effect below which a loss counts as none."""
@@ -52,7 +52,7 @@ def _members(
         ]
     change = judge.sign * (judge.effects(chosen[None]) - judge.effects(without))
     adjusted = above_zero(change, judge.units)
-    intervals = [judge.interval_of_effects(row) for row in change]
+    intervals = judge.intervals_of_effects(change)
     return [
         Member(
             component=name, loss=float(loss), interval=interval, p_adjusted=float(p), status=status(interval, p, margin)
@@ -61,7 +61,7 @@ def _members(
     ]
 
 
-def status(interval: tuple[float, float] | None, p: float, margin: float) -> str:
+def status(interval: Interval | None, p: float, margin: float) -> str:
     """``needed`` by the test, ``can leave`` where the loss's interval ends below the margin, else ``undecided``."""
     if interval is not None and interval[1] <= margin:
         return "can leave"

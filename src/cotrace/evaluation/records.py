@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-Interval = tuple[float, float]
+from cotrace.statistics import Interval
 
 
 @dataclass(frozen=True, kw_only=True)

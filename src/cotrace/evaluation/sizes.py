@@ -12,6 +12,7 @@ from cotrace.evaluation import controls as random_sets
 from cotrace.evaluation.judge import Chosen, Judge
 from cotrace.evaluation.records import Controls, SizeEvidence
 from cotrace.search.sets import mask_of, prefixes, ranked
+from cotrace.statistics import max_t, p_values, smallest_p
 
 
 def size_row(judge: Judge, chosen: Bool[np.ndarray, "n"]) -> SizeEvidence:
@@ -63,8 +64,8 @@ def tested(
     drawn = random_sets.chains(blocks, chosen, chains, seed)
     effects = judge.values(drawn.reshape(-1, judge.n)).reshape(chains, len(sizes))
     observed = judge.values(chosen)
-    p = random_sets.p_values(judge.sign * observed, judge.sign * effects)
-    adjusted = random_sets.max_t(judge.sign * observed, judge.sign * effects)
+    p = p_values(judge.sign * observed, judge.sign * effects)
+    adjusted = max_t(judge.sign * observed, judge.sign * effects)
     found = {
         size: _compared(judge, rows[size], effects[:, i], (p[i], adjusted[i]), chosen[i], singles[1][i])
         for i, size in enumerate(sizes)
@@ -72,7 +73,7 @@ def tested(
     about = Controls(
         chains=chains,
         composition=composition,
-        smallest_p=random_sets.smallest_p(chains),
+        smallest_p=smallest_p(chains),
         k=k,
         p_value=float(p[at]),
         singles=singles[0],

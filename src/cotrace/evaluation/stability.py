@@ -17,11 +17,11 @@ from cotrace.components import Component
 from cotrace.errors import DegenerateError, InputError
 from cotrace.evaluation.judge import Chosen, Judge
 from cotrace.evaluation.records import Alternative, Stability
-from cotrace.evaluation.units import Units
 from cotrace.evaluation.views import Part, Without, resampled, strata
 from cotrace.problem.protocol import Problem
 from cotrace.results.effects import EffectTable
 from cotrace.search.driver import Search, solve
+from cotrace.statistics import Units
 
 RESAMPLES = 500
 SHARE = 0.632
@@ -110,7 +110,7 @@ def search_again(
             sets.append([])
     picked = np.zeros((runs, len(problem.space)), bool)
     for row, members in zip(picked, sets, strict=True):
-        row[list(problem.space.indices(members))] = True
+        row[:] = problem.space.indicator(members)
     kinds = ("groups of pairs left out" if units.clustered else "pairs left out",)
     return Stability(
         method="search",

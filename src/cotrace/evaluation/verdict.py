@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from cotrace.evaluation.evaluation import Evaluation, interval_words
-from cotrace.evaluation.records import Interval
+from cotrace.evaluation.evaluation import Evaluation
+from cotrace.statistics import Interval, covers, interval_text
 
 ALPHA = 0.05
 SHOWN = 12
@@ -47,11 +47,7 @@ def _where(found: Evaluation) -> str:
 
 
 def _with(interval: Interval | None) -> str:
-    return "" if interval is None else f" (95 % interval {interval_words(interval)})"
-
-
-def _covers_zero(interval: Interval | None) -> bool:
-    return interval is not None and interval[0] <= 0 <= interval[1]
+    return "" if interval is None else f" (95 % interval {interval_text(interval)})"
 
 
 def _side(interval: Interval | None, scale: float) -> int:
@@ -73,7 +69,7 @@ def _question(found: Evaluation) -> Iterator[str]:
         return
     moved = f"{found.full_effect:+.3g}{_with(found.full_interval)}"
     yield f"Swapping everything moves {_metric(found)} by {moved} on {_where(found)}."
-    if _covers_zero(found.full_interval):
+    if covers(found.full_interval):
         yield "That interval covers 0: these pairs do not show an effect that a set of components could explain."
     elif not found.full_shown:
         yield "These pairs do not show, beyond rounding and chance, that swapping everything does anything."
@@ -91,7 +87,7 @@ def _effect(found: Evaluation) -> Iterator[str]:
         f"{share}{searched}."
     )
     yield from _hard(found)
-    if _covers_zero(chosen.interval):
+    if covers(chosen.interval):
         yield "That interval covers 0: the selection's effect cannot be told from none."
     if chosen.median is not None and chosen.effect and not 0.5 <= chosen.median / chosen.effect <= 2:
         yield (
@@ -259,7 +255,7 @@ def _faithfulness(found: Evaluation) -> Iterator[str]:
 
 def _side_effects(found: Evaluation) -> Iterator[str]:
     for row in found.side_effects:
-        shown = "" if not _covers_zero(row.interval) else "; the interval covers 0"
+        shown = "" if not covers(row.interval) else "; the interval covers 0"
         change = f"{row.change:+.3g}{_with(row.interval)}{shown}"
         how = "with all but the selected swapped, " if row.mode == "keep" else ""
         yield f"Beside: {how}{row.metric} on {row.task} ({row.examples} examples) changes by {change}."

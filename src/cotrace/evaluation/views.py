@@ -11,9 +11,9 @@ from torch import Tensor
 
 from cotrace.components import Component, ComponentSpace
 from cotrace.errors import InputError
-from cotrace.evaluation.units import Units
 from cotrace.problem.protocol import Cost, Direction, Examples, Loss, Mode, Problem
 from cotrace.search.sets import bounds_of
+from cotrace.statistics import Units
 
 
 class Part:
@@ -163,7 +163,7 @@ def resampled(units: Units, count: int, seed: int) -> Float[np.ndarray, "resampl
     """How often each unit is drawn in each bootstrap resample, within its stratum."""
     found = strata(units)
     if len(found) == 1:
-        return units.resamples(count, seed)
+        return np.concatenate(list(units.resamples(count, seed)))
     draw, drawn = np.random.default_rng(seed), np.zeros((count, units.count))
     for members in found:
         drawn[:, members] = draw.multinomial(len(members), np.full(len(members), 1 / len(members)), size=count)

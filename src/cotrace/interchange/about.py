@@ -5,9 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any
 
-from cotrace.components import Component, ComponentSpace
+from cotrace.components import Component, ComponentSpace, Direction, Mode
 from cotrace.errors import InputError
 from cotrace.results import Frontier, Selection
 from cotrace.results.frontier import ORIGIN
@@ -22,8 +22,8 @@ class About:
     revision: str | None = None
     task: str = ""
     metric: str = ""
-    mode: Literal["swap", "keep"] = "swap"
-    direction: Literal["maximise", "minimise"] = "maximise"
+    mode: Mode = "swap"
+    direction: Direction = "maximise"
     donors: str = "counterfactual"
     align: str = "exact"
     positions: str = "prompt"

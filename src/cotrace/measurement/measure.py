@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,13 @@ from cotrace.arguments import checked
 from cotrace.errors import InputError, NonFiniteError
 from cotrace.measurement.result import ALL, Measurement, Row
 from cotrace.measurement.runs import Runs, run
-from cotrace.metrics import GROUPS, Answers, AnyMetric, Metric, metric_named, selection_rate_ratio
+from cotrace.metrics import GROUPS, Answers, AnyMetric, Metric, SetMetric, metric_named, selection_rate_ratio
 from cotrace.metrics.answers import chosen
 from cotrace.models import LanguageModel
-from cotrace.problem.intervals import CONFIDENCE, Interval, mean_interval, set_interval
 from cotrace.prompts import Task
 from cotrace.prompts.fields import indices_by
 from cotrace.prompts.split import groups
+from cotrace.statistics import CONFIDENCE, Interval, Units, mean_interval, set_interval
 
 
 @checked("ct.measure")
@@ -36,8 +36,8 @@ def measure(
     """What the model does with the task's prompts, without any intervention.
 
     ``by`` names fields of the pairs to break the figures down by; default ``group`` where pairs have one. The donor
-    value is that of the metric after the counterfactual prompt itself. Intervals are percentile bootstrap over pairs,
-    those of one ``split_group`` together (of a group metric within groups), empty below 8 of them. Raises CotraceError.
+    value is that of the metric after the counterfactual prompt itself. Intervals are BCa bootstrap over pairs, those of
+    one ``split_group`` together (of a group metric within groups), empty below 10 of them. Raises CotraceError.
     """
     if not 0 < confidence < 1:
         raise InputError(f"confidence is {confidence}: give a share between 0 and 1, such as 0.95")
@@ -110,30 +110,31 @@ class _Measured:
             self.metric.check(self.answers.take(index))
         except InputError:
             return None, None, None
-        return self._number(table, index.numpy()), self._set_interval(table, index), None
+        return self._number(table, index, self.answers.take(index)).item(), self._set_interval(table, index), None
 
     def _mean(self, levels: Tensor, index: Tensor) -> tuple[float, Interval | None]:
         weight = self.answers.weight[index].double()
         mean = ((levels * weight).sum() / weight.sum()).item()
-        return mean, mean_interval(levels.numpy(), weight.numpy(), self.confidence, self._labels(index))
+        return mean, mean_interval(levels.numpy(), self._units(index), confidence=self.confidence)
 
-    def _labels(self, index: Tensor) -> list[str]:
-        """What each of these pairs stays together with in a split."""
+    def _units(self, index: Tensor, strata: Tensor | None = None) -> Units:
+        """These pairs, resampled with those that they stay together with in a split."""
         labels = groups(self.runs.pairs)
-        return [labels[i] for i in index.tolist()]
+        weight = self.answers.weight[index].double().numpy()
+        kinds = None if strata is None else strata.tolist()
+        return Units.made(len(index), weight, [labels[i] for i in index.tolist()], kinds)
 
-    def _number(self, table: Tensor, index: Any) -> float:
-        some = torch.from_numpy(np.asarray(index))
-        assert not isinstance(self.metric, Metric)
-        return self.metric.reported(table[some], self.runs.base[some], self.answers.take(some)).item()
+    def _number(self, table: Tensor, index: Tensor, answers: Answers) -> Tensor:
+        return self.metric.reported(table[index], self.runs.base[index], answers)
 
     def _set_interval(self, table: Tensor, index: Tensor) -> Interval | None:
-        """Resampled within groups and, where labels matter, within favourable and other labels."""
-        kind = (self.answers.label == self.answers.favourable)[index]
-        stratum = (self.answers.group[index] * 2 + kind).tolist()
-        strata = [[i for i, s in zip(index.tolist(), stratum, strict=True) if s == own] for own in sorted(set(stratum))]
-        labels = groups(self.runs.pairs)
-        return set_interval(lambda some: self._number(table, some), strata, confidence=self.confidence, labels=labels)
+        """Resampled within the kinds of pair that the metric compares."""
+        assert isinstance(self.metric, SetMetric)
+        answers = self.answers.take(index)
+        units = self._units(index, self.metric.strata(answers))
+        return set_interval(
+            lambda counts: self._number(table, index, answers.drawn(counts)), units, confidence=self.confidence
+        )
 
     def _flips(self, index: Tensor) -> tuple[float | None, Interval | None]:
         """Share of pairs whose likeliest answer changes."""
@@ -141,8 +142,8 @@ class _Measured:
             return None, None
         before, after = (chosen(table, self.answers) for table in (self.runs.answers, self.runs.donor_answers))
         flipped = (before != after).double()[index]
-        interval = mean_interval(flipped.numpy(), np.ones(len(flipped)), self.confidence, self._labels(index))
-        return flipped.mean().item(), interval
+        units = replace(self._units(index), weight=np.ones(len(flipped)))
+        return flipped.mean().item(), mean_interval(flipped.numpy(), units, confidence=self.confidence)
 
     def _selected(self, index: Tensor) -> float | None:
         """Share of pairs that choose the favourable answer."""

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from cotrace import markup
-from cotrace.problem.intervals import Interval
 from cotrace.results import Table
 from cotrace.results.tables import number
+from cotrace.statistics import Interval, interval_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,14 +133,18 @@ HEADS = (
 
 def _cells(row: Row) -> tuple[str, ...]:
     name = row.value if not row.field else f"{row.field} = {row.value or '(none)'}"
-    base = (number(row.base, signed=False), _range(row.base_interval), number(row.base_median, signed=False))
-    donor = (number(row.donor, signed=False), _range(row.donor_interval), number(row.donor_median, signed=False))
-    flips = (_percent(row.flips), "" if row.flips_interval is None else "{:.0%} .. {:.0%}".format(*row.flips_interval))
+    base = (
+        number(row.base, signed=False),
+        interval_text(row.base_interval, ".3g"),
+        number(row.base_median, signed=False),
+    )
+    donor = (
+        number(row.donor, signed=False),
+        interval_text(row.donor_interval, ".3g"),
+        number(row.donor_median, signed=False),
+    )
+    flips = (_percent(row.flips), interval_text(row.flips_interval, ".0%"))
     return (name, str(row.pairs), *base, *donor, *flips, _percent(row.selection_rate))
-
-
-def _range(interval: Interval | None) -> str:
-    return "" if interval is None else "{:.3g} .. {:.3g}".format(*interval)
 
 
 def _percent(share: float | None) -> str:

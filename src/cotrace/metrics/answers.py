@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -29,6 +30,8 @@ class Answers:
     """Index into ``groups``."""
     groups: tuple[str, ...] = ()
     """Names of the groups, sorted."""
+    counts: Float[Tensor, "draw example"] | None = None
+    """How often each example counts in each of several resamples; a number of the whole set is then one for each."""
 
     @classmethod
     def of(cls, pairs: Sequence[PromptPair], dtype: torch.dtype) -> Answers:
@@ -57,6 +60,18 @@ class Answers:
         """The same for some of the examples."""
         tensors = ("target", "exists", "weight", "label", "favourable", "group")
         return replace(self, **{name: getattr(self, name)[examples] for name in tensors})
+
+    def drawn(self, counts: Any) -> Answers:
+        """The same with each example counting as often as each row [draw, example] says."""
+        return replace(self, counts=torch.as_tensor(counts, dtype=self.weight.dtype).reshape(-1, len(self)))
+
+    def means(
+        self, values: Float[Tensor, "*mask example"], weight: Float[Tensor, "group example"]
+    ) -> Float[Tensor, "*set group"]:
+        """Weighted mean of the values in each group, of each mask (and draw); not a number where a draw has none."""
+        if self.counts is None:
+            return (values[..., None, :] * weight).sum(-1) / weight.sum(-1)
+        return ((values[..., None, :] * weight) @ self.counts.mT).mT / (self.counts @ weight.mT)
 
 
 def score_of(

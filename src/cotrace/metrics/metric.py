@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cotrace.metrics.answers import Answers
@@ -26,6 +26,11 @@ REAL = (-torch.inf, torch.inf)
 
 def anything(answers: Answers) -> None:
     """A check that every data set passes."""
+
+
+def alike(answers: Answers) -> Int[Tensor, "example"]:
+    """One kind of all examples."""
+    return torch.zeros_like(answers.group)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +105,8 @@ class SetMetric:
     """The way that is wanted unless told otherwise; None: the way of the full swap."""
     target: float | None = None
     """The value of ``reported`` that is aimed at, where effects say how much nearer to it a mask comes."""
+    strata: Callable[[Answers], Tensor] = alike
+    """The kind of each example, as many of which every resample must hold."""
 
     surrogate = True
 
@@ -111,6 +118,6 @@ class SetMetric:
 AnyMetric = Metric | SetMetric
 
 
-def weighted_mean(levels: Float[Tensor, "*mask example"], answers: Answers) -> Float[Tensor, "*mask"]:
-    """Mean over examples by their weight."""
-    return (levels * answers.weight).sum(-1) / answers.weight.sum()
+def weighted_mean(levels: Float[Tensor, "*mask example"], answers: Answers) -> Float[Tensor, "*set"]:
+    """Mean over examples by their weight; of each resample, where the answers are drawn."""
+    return answers.means(levels, answers.weight[None])[..., 0]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cotrace.errors import InputError
 from cotrace.metrics.answers import Answers
-from cotrace.metrics.metric import AnyMetric, SetMetric
+from cotrace.metrics.metric import AnyMetric, SetMetric, alike
 
 
 def towards(metric: AnyMetric, target: float) -> SetMetric:
@@ -20,7 +20,7 @@ def towards(metric: AnyMetric, target: float) -> SetMetric:
     if not low <= target <= high:
         raise InputError(f"target {target:g} is outside the range {low:g} .. {high:g} of {metric.name}")
 
-    def nearness(scores: Tensor, base: Float[Tensor, "example answer"], answers: Answers) -> Float[Tensor, "*mask"]:
+    def nearness(scores: Tensor, base: Float[Tensor, "example answer"], answers: Answers) -> Float[Tensor, "*set"]:
         return -(metric.soft_level(scores, base, answers) - target).abs()
 
     return SetMetric(
@@ -33,4 +33,5 @@ def towards(metric: AnyMetric, target: float) -> SetMetric:
         check=metric.check,
         direction="maximise",
         target=target,
+        strata=metric.strata if isinstance(metric, SetMetric) else alike,
     )

@@ -9,11 +9,9 @@ from typing import Any, Literal
 
 import torch
 
-from cotrace.errors import InputError
+from cotrace.errors import InputError, is_out_of_memory
 
 Checkpointing = Literal["auto", "on", "off"]
-NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
-"""How the allocators of torch's devices begin to say it."""
 
 
 class Replan(Exception):
@@ -68,13 +66,6 @@ class Batching:
         """Plain data."""
         events = [asdict(event) for event in self.events]
         return {"batch_tokens": self.first_tokens, "checkpointing": self.option, "events": events}
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory has run out."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in NO_MEMORY)
 
 
 def release(device: torch.device) -> None:

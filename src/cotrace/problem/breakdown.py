@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,17 +11,19 @@ import torch
 from torch import Tensor
 
 from cotrace.errors import InputError
-from cotrace.problem.intervals import Interval, Labels, mean_interval, share_interval
 from cotrace.problem.pairs import PairProblem
 from cotrace.problem.whole import SetProblem
 from cotrace.prompts.fields import indices_by
 from cotrace.results import Table
 from cotrace.results.tables import number
+from cotrace.statistics import Interval, Units, interval_text, mean_interval, share_interval
 
 if TYPE_CHECKING:
     import pandas as pd
 
 ALL = "all"
+Labels = Sequence[str] | None
+"""What each pair stays together with; None where each stands for itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,7 @@ class Breakdown:
 
 
 def _cells(row: SubgroupEffect) -> tuple[str, ...]:
-    interval = "" if row.interval is None else "{:+.3g} .. {:+.3g}".format(*row.interval)
+    interval = interval_text(row.interval)
     moved = "" if row.moved_share is None else f"{row.moved_share:.0%}"
     levels = (number(row.base, signed=False), number(row.level, signed=False))
     return (row.value or "(none)", str(row.pairs), number(row.effect), interval, number(row.median), moved, *levels)
@@ -142,11 +144,12 @@ def _interval(
     """Of the mean over some pairs; of faithfulness with what it is divided by, the mean full swap of all pairs."""
     if full is None:
         labels = None if clusters is None else [clusters[i] for i in members]
-        return mean_interval(effects[members].numpy(), weight[members].numpy(), labels=labels)
+        return mean_interval(effects[members].numpy(), Units.made(len(members), weight[members].numpy(), labels))
     own = torch.zeros_like(weight)
     own[members] = weight[members]
     shares = full * weight.sum() / (full * weight).sum()
-    return share_interval(effects.numpy(), own.numpy(), shares.numpy(), weight.numpy(), clusters)
+    units = Units.made(len(weight), weight.numpy(), clusters)
+    return share_interval(effects.numpy(), own.numpy(), shares.numpy(), units)
 
 
 def _mean(values: Tensor, weight: Tensor) -> float:

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cotrace.arguments import checked
+from cotrace.components import sign_of
 from cotrace.errors import InputError
 from cotrace.problem.masks import check_same
 from cotrace.problem.protocol import Cost, Examples, Loss, Problem
@@ -26,7 +27,17 @@ Sides = Literal["both", "above", "below"]
 MARGIN = 0.2
 """Margin in units of eps, where none is given: training values spread around held-out ones."""
 MULTIPLIER = 10.0
-DELEGATED = ("weights", "clusters", "parts", "ids", "redrawn", "value_and_effects", "question", "reported_base")
+DELEGATED = (
+    "weights",
+    "clusters",
+    "parts",
+    "strata",
+    "ids",
+    "redrawn",
+    "value_and_effects",
+    "question",
+    "reported_base",
+)
 """What a problem may have besides the protocol; a constrained one has the same."""
 
 
@@ -108,7 +119,7 @@ class Constrained:
         self.surrogate: bool = getattr(problem, "surrogate", False)
         self.reported = getattr(problem, "reported", problem.value)
         self.target: float | None = getattr(problem, "target", None)
-        self.sign = 1.0 if problem.direction == "maximise" else -1.0
+        self.sign = sign_of(problem.direction)
         for name in DELEGATED:
             if hasattr(problem, name):
                 setattr(self, name, getattr(problem, name))

@@ -28,7 +28,7 @@ class Heldout:
         self.reported, self.surrogate, self.target = part.reported, whole.surrogate, whole.target
         self.value_and_effects = part.value_and_effects
         if isinstance(part, SetProblem):
-            self.redrawn = part.redrawn
+            self.redrawn, self.strata = part.redrawn, part.strata
         self.weights, self.clusters = part.weights, whole.groups_of(part.ids)
 
     @cached_property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, Literal
@@ -205,6 +205,11 @@ class LanguageProblem:
         return self.training.weights
 
     @property
+    def strata(self) -> list[int] | None:
+        """The kind of each training pair, where a metric of the whole set compares several."""
+        return self.training.strata if isinstance(self.training, SetProblem) else None
+
+    @property
     def source_task(self) -> Task:
         """The task that the problem was made of."""
         return self._task
@@ -290,6 +295,12 @@ class LanguageProblem:
         if part is None:
             raise InputError("nothing is held out, so there is no held-out breakdown: build the problem with holdout")
         return breakdown(part, masks, by, self.groups_of(part.ids))
+
+    def redrawn(self, masks: Any, counts: Iterable[Any]) -> Float[Tensor, "mask draw"]:
+        """The value of a metric of the whole set on resampled training pairs: see ``SetProblem.redrawn``."""
+        if not isinstance(self.training, SetProblem):
+            raise InputError(f"{self.metric} has an effect of each pair: resample effects")
+        return self.training.redrawn(masks, counts)
 
     def side_values(self, masks: Any) -> Float[Tensor, "*mask side"]:
         """Values that constraints bound; no columns where there are none."""

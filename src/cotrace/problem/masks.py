@@ -56,8 +56,7 @@ def chosen_mask(
     space: ComponentSpace, members: Iterable[Component], mode: Mode, dtype: torch.dtype
 ) -> Float[Tensor, "n"]:
     """The mask of a chosen set: 1 on the chosen in ``swap`` mode, 0 on the chosen and 1 elsewhere in ``keep`` mode."""
-    chosen = torch.zeros(len(space), dtype=dtype)
-    chosen[list(space.indices(members))] = 1
+    chosen = torch.from_numpy(space.indicator(members)).to(dtype)
     return chosen if mode == "swap" else 1 - chosen
 
 

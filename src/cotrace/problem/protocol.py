@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from cotrace.components import ComponentSpace
+from cotrace.components import Direction as Direction
+from cotrace.components import Mode as Mode
 
-Mode = Literal["swap", "keep"]
-Direction = Literal["maximise", "minimise"]
 Loss = Callable[[Tensor], Tensor]
 """Effects [item] -> loss of each item: of each example, or of the one aggregate where a metric has no others."""
 Examples = Sequence[int] | Int[Tensor, "example"] | None

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from cotrace.errors import InputError
 from cotrace.metrics import AnyMetric, SetMetric
-from cotrace.problem.intervals import Interval, Labels, mean_interval, set_interval
 from cotrace.problem.pairs import PairProblem
 from cotrace.problem.protocol import Direction
 from cotrace.problem.whole import SetProblem
+from cotrace.statistics import Interval, Units, covers, interval_text, mean_interval, set_interval
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class FullSwap:
     agreeing: int | None
     """Pairs whose effect has the sign of the mean."""
     interval: Interval | None
-    """Bootstrap interval of the mean, or of the one number; None where there are too few pairs."""
+    """Bootstrap interval of it; None where there are too few pairs."""
     reported: Interval | None = None
     """(base run, full swap) of the metric as people read it, where searches see a surrogate."""
     rounding: float = 0.0
@@ -42,7 +42,7 @@ class FullSwap:
     @property
     def covers_zero(self) -> bool:
         """Whether the interval leaves open that swapping everything does nothing."""
-        return self.interval is not None and self.interval[0] <= 0 <= self.interval[1]
+        return covers(self.interval)
 
     @property
     def is_clear(self) -> bool:
@@ -53,7 +53,7 @@ class FullSwap:
     def why(self) -> str:
         """Why these pairs do not show what swapping everything does; empty where they do."""
         if self.covers_zero and self.interval is not None:
-            return "The 95 % interval {:+.3g} .. {:+.3g} covers 0".format(*self.interval)
+            return f"The 95 % interval {interval_text(self.interval)} covers 0"
         return "" if abs(self.mean) > self.rounding else f"That is within rounding ({self.rounding:.1g})"
 
     @property
@@ -72,13 +72,14 @@ class FullSwap:
         return text if self.is_clear else f"{text}. {self.why}: these pairs do not show an effect"
 
 
-def full_swap(problem: PairProblem | SetProblem, clusters: Labels = None) -> FullSwap:
+def full_swap(problem: PairProblem | SetProblem, clusters: Sequence[str] | None = None) -> FullSwap:
     """Measure the full swap on a problem's pairs; ``clusters`` says which of them stay together."""
     return _of_pairs(problem, clusters) if isinstance(problem, PairProblem) else _of_set(problem, clusters)
 
 
-def _of_pairs(problem: PairProblem, clusters: Labels) -> FullSwap:
+def _of_pairs(problem: PairProblem, clusters: Sequence[str] | None) -> FullSwap:
     effects, weight = problem.full_swap, problem.answers.weight
+    units = Units.made(problem.size, weight.double().numpy(), clusters)
     mean = ((effects * weight).sum() / weight.sum()).item()
     swapped = problem.metric.levels(problem.full_scores, problem.scorer.base, problem.answers)
     return FullSwap(
@@ -89,7 +90,7 @@ def _of_pairs(problem: PairProblem, clusters: Labels) -> FullSwap:
         mean=mean,
         median=_median(effects),
         agreeing=int((torch.sign(effects) == np.sign(mean)).sum()),
-        interval=mean_interval(effects.double().numpy(), weight.double().numpy(), labels=clusters),
+        interval=mean_interval(effects.double().numpy(), units),
         reported=_reported(problem),
         rounding=problem.rounding,
     )
@@ -100,8 +101,12 @@ def _median(values: Tensor) -> float:
     return float(np.median(values.double().cpu().numpy()))
 
 
-def _of_set(problem: SetProblem, clusters: Labels) -> FullSwap:
-    base = problem.scorer.base
+def _of_set(problem: SetProblem, clusters: Sequence[str] | None) -> FullSwap:
+    base, answers = problem.scorer.base, problem.answers
+    units = Units.made(problem.size, answers.weight.double().numpy(), clusters, problem.strata)
+    interval = set_interval(
+        lambda counts: problem.metric.value(problem.full_scores, base, answers.drawn(counts)), units
+    )
     return FullSwap(
         metric=problem.metric.name,
         pairs=problem.size,
@@ -110,23 +115,10 @@ def _of_set(problem: SetProblem, clusters: Labels) -> FullSwap:
         mean=problem.full_swap.item(),
         median=None,
         agreeing=None,
-        interval=_set_interval(problem, clusters),
+        interval=interval,
         reported=_reported(problem),
         rounding=problem.rounding,
     )
-
-
-def _set_interval(problem: SetProblem, clusters: Labels) -> Interval | None:
-    """Pairs resampled within groups and, where labels matter, within favourable and other labels."""
-    metric, answers, base = problem.metric, problem.answers, problem.scorer.base
-    stratum = (2 * answers.group + (answers.label == answers.favourable)).tolist()
-    strata = [[i for i, own in enumerate(stratum) if own == one] for one in sorted(set(stratum))]
-
-    def number(index: npt.NDArray[np.int64]) -> float:
-        some = torch.from_numpy(index)
-        return metric.value(problem.full_scores[some], base[some], answers.take(some)).item()
-
-    return set_interval(number, strata, labels=clusters)
 
 
 def _reported(problem: PairProblem | SetProblem) -> Interval | None:

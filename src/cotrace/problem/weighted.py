@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cotrace.arguments import checked
-from cotrace.components import ComponentSpace
+from cotrace.components import ComponentSpace, sign_of
 from cotrace.errors import InputError
 from cotrace.problem.masks import check_same
 from cotrace.problem.protocol import Cost, Direction, Examples, Loss, Mode, Problem
@@ -42,7 +42,7 @@ class WeightedSum:
             )
         for problem in self.problems:
             check_same(self.problems[0], problem, mode=True)
-        self._signs = [1.0 if problem.direction == "maximise" else -1.0 for problem in self.problems]
+        self._signs = [sign_of(problem.direction) for problem in self.problems]
 
     @property
     def space(self) -> ComponentSpace:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cotrace.errors import InputError, NonFiniteError
-from cotrace.metrics import SetMetric
+from cotrace.metrics import Answers, SetMetric
 from cotrace.problem.protocol import Examples, Loss
 from cotrace.problem.scored import ScoredPairs
 
@@ -52,19 +52,26 @@ class SetProblem(ScoredPairs[SetMetric]):
         base = self.scorer.base
         return self._shaped([self.metric.reported(scores, base, self.answers) for scores in self.chunks(masks)], masks)
 
-    def redrawn(self, masks: Any, counts: Any) -> Float[Tensor, "mask draw"]:
-        """The value with each example counting as often as a row [example] of ``counts`` says; scored only once."""
-        scores = torch.cat(list(self.chunks(masks)))
-        rows = torch.as_tensor(counts, dtype=self.dtype)
-        return torch.stack([self._counted(scores, row) for row in rows], -1)
+    @property
+    def strata(self) -> list[int]:
+        """The kind of each pair, as many of which every resample must hold."""
+        found: list[int] = self.metric.strata(self.answers).tolist()
+        return found
 
-    def _counted(self, scores: Float[Tensor, "mask example answer"], count: Tensor) -> Float[Tensor, "mask"]:
-        answers, base = replace(self.answers, weight=self.answers.weight * count), self.scorer.base
+    def redrawn(self, masks: Any, counts: Iterable[Any]) -> Float[Tensor, "mask draw"]:
+        """The value with each example counting as often as each row [draw, example] of these blocks says; not a number
+        where it has none (a group that is not drawn). The pairs are scored only once."""
+        scores = torch.cat(list(self.chunks(masks)))
+        return torch.cat([self.drawn(scores, self.answers.drawn(block)) for block in counts], -1)
+
+    def drawn(self, scores: Float[Tensor, "*mask example answer"], answers: Answers) -> Float[Tensor, "*mask draw"]:
+        """The value of these scores on drawn answers; in ``keep`` mode only where the full swap keeps its sign."""
+        base = self.scorer.base
         change = self.metric.value(scores, base, answers)
         if self.mode == "swap":
             return change
         full = self.metric.value(self.full_scores, base, answers)
-        return (full - change) / full
+        return torch.where(full * self.full_swap > 0, (full - change) / full, torch.nan)
 
     def gradient(
         self, z: Float[Tensor, "n"], objective: Loss | None = None, examples: Examples = None

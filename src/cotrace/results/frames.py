@@ -57,6 +57,4 @@ def effects_frame(frontier: Frontier, ids: Sequence[str] | None = None, *, heldo
 
 
 def _effects_of(frontier: Frontier, selection: Selection, table: EffectTable) -> Any:
-    chosen = np.zeros(len(frontier.space), dtype=bool)
-    chosen[list(frontier.space.indices(selection.members))] = True
-    return table.find(np.packbits(chosen).tobytes())
+    return table.find(np.packbits(frontier.space.indicator(selection.members)).tobytes())

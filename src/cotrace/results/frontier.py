@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from cotrace import markup
 from cotrace.arguments import checked, guarded
-from cotrace.components import ComponentSpace
+from cotrace.components import ComponentSpace, Direction, Mode, sign_of
 from cotrace.errors import InputError
 from cotrace.results.bound import Bound
 from cotrace.results.effects import EffectTable
@@ -20,9 +20,6 @@ from cotrace.results.table import Table
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Mode = Literal["swap", "keep"]
-Direction = Literal["maximise", "minimise"]
 
 NUMBERS = ("reported_before", "reported_before_heldout", "target")
 _TUPLES = ("selections", "bounds", "infeasible_sizes", "by_cost")
@@ -175,7 +172,7 @@ class Frontier:
     @property
     def sign(self) -> int:
         """+1 where larger effects are preferred, -1 where smaller ones are."""
-        return 1 if self.direction == "maximise" else -1
+        return sign_of(self.direction)
 
     def share(self, selection: Selection, *, heldout: bool = False) -> float | None:
         """A selection's effect as a share of the full swap's; None where that is not shown to be anything but 0."""

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cotrace.results.table import Table
 from cotrace.results.tables import number
+from cotrace.statistics import Interval, interval_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Interval = tuple[float, float]
 Harm = Literal["rise", "fall", "change"]
 """What counts as harm in a side effect: a relative rise (of a loss), a fall (of an accuracy), or any change."""
 
@@ -69,17 +69,13 @@ def _cells(one: Outcome) -> tuple[str, ...]:
         one.name,
         str(one.pairs),
         number(one.before, signed=False),
-        _range(one.before_interval),
+        interval_text(one.before_interval, ".3g"),
         number(one.after, signed=False),
-        _range(one.after_interval),
+        interval_text(one.after_interval, ".3g"),
         number(one.change),
-        _range(one.change_interval),
+        interval_text(one.change_interval, ".3g"),
         "" if one.share is None else f"{one.share:+.1%}",
     )
-
-
-def _range(interval: Interval | None) -> str:
-    return "" if interval is None else "{:.3g} .. {:.3g}".format(*interval)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +203,7 @@ def _point_cells(point: EditPoint, chosen: bool) -> tuple[str, ...]:
         number(point.strength),
         number(point.strength_heldout),
         number(one.after, signed=False),
-        _range(one.after_interval),
+        interval_text(one.after_interval, ".3g"),
         *(f"{harm:+.2%}" for harm in point.harms),
     )
 

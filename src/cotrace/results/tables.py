@@ -5,6 +5,7 @@ from __future__ import annotations
 from cotrace.results.frontier import Frontier, ranges
 from cotrace.results.selection import Selection
 from cotrace.results.table import Table
+from cotrace.statistics import interval_text
 
 ADDED = "components added"
 SHOWN_ROWS = 30
@@ -58,7 +59,7 @@ def _gaps(frontier: Frontier) -> str:
 
 
 def _row(selection: Selection, before: Selection | None) -> tuple[str, ...]:
-    interval = "" if selection.interval is None else "{:+.3g} .. {:+.3g}".format(*selection.interval)
+    interval = interval_text(selection.interval)
     return (
         str(selection.k),
         number(selection.effect),
@@ -96,7 +97,7 @@ def _without_empty(table: Table) -> Table:
 
 def selection_facts(selection: Selection) -> dict[str, str]:
     """Name -> value of what is known of a selection."""
-    interval = "" if selection.interval is None else "{:+.4g} .. {:+.4g}".format(*selection.interval)
+    interval = interval_text(selection.interval, "+.4g")
     return {
         "components": _shorten(selection.components, most=40),
         "effect": number(selection.effect),

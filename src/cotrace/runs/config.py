@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from cotrace.arguments import check_seed
+from cotrace.components import Mode
 from cotrace.errors import InputError, unknown
 
 MODEL = Parameter(group=Group("The model", sort_key=1))
@@ -61,7 +62,7 @@ class RunConfig:
     Default: the task's own."""
     metric: Annotated[str | None, QUESTION] = None
     """What is measured, such as log_odds. Default: the task's own."""
-    mode: Annotated[Literal["swap", "keep"], QUESTION] = "swap"
+    mode: Annotated[Mode, QUESTION] = "swap"
     """swap: the chosen take the donor's value. keep: the chosen keep running, all others take it."""
     direction: Annotated[str | None, QUESTION] = None
     """Which way the metric should move: maximise, minimise, or target=0.5 to come near a value of it.

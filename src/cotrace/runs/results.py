@@ -90,9 +90,7 @@ def masks_safetensors(frontiers: Sequence[Frontier]) -> bytes:
 
 def masks(frontier: Frontier) -> Bool[np.ndarray, "size n"]:
     """The mask of each selection: 1 is the donor's value in both modes."""
-    chosen = np.zeros((len(frontier), len(frontier.space)), dtype=bool)
-    for row, selection in zip(chosen, frontier, strict=True):
-        row[list(frontier.space.indices(selection.members))] = True
+    chosen = np.stack([frontier.space.indicator(selection.members) for selection in frontier])
     return chosen if frontier.mode == "swap" else ~chosen
 
 

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Bool, Float
 
 from cotrace.errors import DamagedRun, InputError
-from cotrace.evaluation.units import Units
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier, Table
 from cotrace.results.effects import EffectTable
@@ -25,6 +24,7 @@ from cotrace.runs.record import versions
 from cotrace.runs.results import frontier_csv, masks, sizes
 from cotrace.runs.stored import SELECTION, StoredRun
 from cotrace.search.sets import mask_of
+from cotrace.statistics import Units
 
 Outcome = Literal["same", "within tolerance", "different"]
 TOLERANCES = {"float64": 1e-8, "float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
@@ -156,9 +156,7 @@ def verify(run: StoredRun, prepared: Prepared, examples: int, seed: int = 0) -> 
 def _again(frontier: Frontier, problem: Problem, examples: int, tolerance: float, seed: int) -> Iterator[Recomputed]:
     """Both parts of one search, where there are both."""
     some = _spread(frontier.sizes)
-    chosen = np.zeros((len(some), len(problem.space)), bool)
-    for row, size in zip(chosen, some, strict=True):
-        row[list(problem.space.indices(frontier.at(size).members))] = True
+    chosen = np.stack([problem.space.indicator(frontier.at(size).members) for size in some])
     stored = [frontier.at(size).effect for size in some]
     yield _compared(frontier.search, "training", problem, chosen, frontier.effects, stored, examples, tolerance, seed)
     unseen = [frontier.at(size).effect_heldout for size in some]

@@ -27,6 +27,7 @@ from cotrace.search.progress import Shown
 from cotrace.search.sets import SetFunction, prefixes, ranked, weights_of
 from cotrace.search.sizes import gaps, nested_sizes
 from cotrace.search.state import SearchState
+from cotrace.statistics import Units
 
 MOST_LAYERS = 128
 """Layers counted where the cost is predicted from N alone."""
@@ -133,8 +134,8 @@ class Attribution:
         """The mean gradient, or a quantile of it over resamples of the folds: the weighted mean of what is drawn."""
         if not self.bootstrap:
             return slopes[0]
-        stream = np.random.default_rng([self.seed, 1])
-        drawn = torch.from_numpy(stream.multinomial(len(folds), [1 / len(folds)] * len(folds), size=self.bootstrap))
+        resamples = Units.made(len(folds)).resamples(self.bootstrap, [self.seed, 1])
+        drawn = torch.from_numpy(np.concatenate(list(resamples)))
         sizes = torch.tensor([float(len(fold or ())) for fold in folds])
         # A fold's gradient is its part in the whole, scaled by all examples / its own: see Problem.gradient.
         own = torch.stack([weight[fold].sum() for fold in folds]).float() / float(weight.mean())

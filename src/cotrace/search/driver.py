@@ -8,11 +8,13 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from cotrace.arguments import check_fields, check_kind
+from cotrace.components import sign_of
 from cotrace.errors import DegenerateError, InputError
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier, Selection
@@ -88,7 +90,7 @@ def solve(
     check_kind(search.name, "problem", problem, Problem)
     began = time.perf_counter()
     seen = searched(problem)
-    sign = 1.0 if problem.direction == "maximise" else -1.0
+    sign = sign_of(problem.direction)
     if start is not None and state is None:
         state = warm(search, seen, start)
     last = state
@@ -146,9 +148,7 @@ def warm(search: Search, problem: Problem, start: Frontier) -> SearchState:
             f"this problem {problem.space.outline} in mode {problem.mode}; search afresh or rebuild the problem"
         )
     function = SetFunction(search.name, problem)
-    chosen = torch.zeros(len(start), function.n, dtype=torch.bool)
-    for row, selection in zip(chosen, start, strict=True):
-        row[list(problem.space.indices(selection.members))] = True
+    chosen = torch.from_numpy(np.stack([problem.space.indicator(selection.members) for selection in start]))
     function.scores(chosen)
     return function.state("start", 0, 0)
 
@@ -244,7 +244,7 @@ def _infeasible(problem: Problem, search: str) -> str:
 def _selections(
     problem: Problem, entries: Sequence[Entry], chosen: Bool[Tensor, "set n"], unseen: Sequence[float | None]
 ) -> tuple[Selection, ...]:
-    sign = 1.0 if problem.direction == "maximise" else -1.0
+    sign = sign_of(problem.direction)
     space = problem.space
     nothing = [None] * len(entries)
     sides = nothing if problem.heldout is None or not bounds_of(problem) else side_values(problem.heldout, chosen)
@@ -315,4 +315,4 @@ def problem_value(problem: Problem, chosen: Bool[Tensor, "1 n"], archive: Archiv
     known = archive.score(keys_of(chosen)[0])
     if known is None or bounds_of(problem):
         return values(problem, chosen)[0]
-    return known if problem.direction == "maximise" else -known
+    return sign_of(problem.direction) * known

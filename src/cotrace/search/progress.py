@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import ClassVar, Protocol, runtime_checkable
 
 from cotrace import markup
+from cotrace.components import sign_of
 from cotrace.problem.protocol import Problem
 from cotrace.search.archive import Entry
 from cotrace.search.state import SearchState
@@ -76,7 +77,7 @@ class Bar:
 
     def __init__(self, search: Costed, problem: Problem) -> None:
         self._name, self._predicted = search.name, search.predicted_cost(len(problem.space))
-        self._sign = 1.0 if problem.direction == "maximise" else -1.0
+        self._sign = sign_of(problem.direction)
         self._began, self._shown = time.perf_counter(), -EVERY_S
         self._last: SearchState | None = None
         self._draw = _notebook_display() if in_notebook() else _terminal_line

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from cotrace.components import sign_of
 from cotrace.errors import InputError, NonFiniteError
 from cotrace.problem.protocol import Examples, Loss, Problem
 from cotrace.results import Bound
@@ -51,7 +52,7 @@ class SetFunction:
         self.problem = problem
         self.n = len(problem.space)
         self.bounds = bounds_of(problem)
-        self.sign = 1.0 if problem.direction == "maximise" else -1.0
+        self.sign = sign_of(problem.direction)
         self.archive = state.archive.snapshot() if state else Archive(self.n)
         if self.archive.n != self.n:
             raise InputError(f"the state is of {self.archive.n} components and this space has {self.n}")

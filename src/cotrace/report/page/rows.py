@@ -10,6 +10,7 @@ from jaxtyping import Float, Int, UInt8
 
 from cotrace.components import Component
 from cotrace.report.page.material import Material
+from cotrace.statistics import Interval
 
 MOST_ROWS = 250
 MOST_ALONE = 50
@@ -33,7 +34,7 @@ class Row:
     """Share of the sizes from then on whose best set holds it."""
     alone: float | None = None
     leaves: float | None = None
-    leaves_interval: tuple[float, float] | None = None
+    leaves_interval: Interval | None = None
     leaves_on: str = ""
     """The pairs on which its leaving was measured."""
     status: str = ""
