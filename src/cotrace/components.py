@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import Literal
-
-import numpy as np
-from jaxtyping import Bool
+from typing import TYPE_CHECKING, Literal
 
 from cotrace.arguments import check_kind, guarded, names_of
 from cotrace.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Mode = Literal["swap", "keep"]
 """``swap``: the chosen components take the donor's value; ``keep``: all others do."""
@@ -205,8 +205,10 @@ class ComponentSpace(Sequence[Component]):
                 f"{missing.args[0]} is not in this component space of {len(self)}: {self.outline}"
             ) from None
 
-    def indicator(self, components: Iterable[Component]) -> Bool[np.ndarray, "n"]:
-        """True at these components. Raises InputError for one outside the space."""
+    def indicator(self, components: Iterable[Component]) -> np.ndarray:
+        """True at these components [n]. Raises InputError for one outside the space."""
+        import numpy as np  # not before it is needed: the command line starts without it
+
         found = np.zeros(len(self), bool)
         found[list(self.indices(components))] = True
         return found
