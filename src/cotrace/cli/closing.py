@@ -7,7 +7,7 @@ from typing import Any
 
 from cotrace.cli.chart import Chart
 from cotrace.report.words import figure_of
-from cotrace.results import Frontier, Table
+from cotrace.results import Frontier, Selection, Table
 from cotrace.results.tables import number
 from cotrace.runs.results import SHARE, enough
 
@@ -37,7 +37,7 @@ def comparison(frontiers: Sequence[Frontier], heldout: bool) -> Table:
 
 
 def _title(one: Frontier, heldout: bool) -> str:
-    pairs = "the same sets on held-out pairs" if heldout else "best set with at most k components, pairs searched"
+    pairs = "the same sets on held-out pairs" if heldout else "best set with at most k components, training pairs"
     value = one.full_effect_heldout if heldout else one.full_effect
     everything = "all swapped" if one.mode == "swap" else "all kept"
     return f"{one.metric} on {one.task}, mode {one.mode}, {one.direction}\n{pairs}; {everything} {number(value)}"
@@ -63,14 +63,20 @@ def _cell(one: Frontier, k: int, heldout: bool) -> str:
 def verdict(frontier: Frontier) -> str:
     """The smallest selection that is enough, in words."""
     chosen = enough(frontier)
-    heldout = ""
+    if frontier.sign * (chosen.effect or 0.0) <= 0:
+        return f"{frontier.search}: no set that was found would {frontier.direction} {frontier.metric}"
+    share, heldout = _share(frontier, chosen), ""
     if chosen.effect_heldout is not None:
         heldout = f"; held out {figure_of(chosen.effect_heldout)} of {figure_of(frontier.full_effect_heldout)}"
     return (
-        f"{frontier.search}: {chosen.k} of {len(frontier.space)} components have {SHARE:.0%} of the best effect: "
+        f"{frontier.search}: {chosen.k} of {len(frontier.space)} components have {share} of the best effect: "
         f"{figure_of(chosen.effect)}, where all together have {figure_of(frontier.full_effect)}{heldout}: "
         f"{_names(chosen.components)}"
     )
+
+
+def _share(frontier: Frontier, chosen: Selection) -> str:
+    return "all" if chosen == frontier.best() else f"at least {SHARE:.0%}"
 
 
 def _names(names: Sequence[str], most: int = 30) -> str:

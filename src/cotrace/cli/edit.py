@@ -106,7 +106,8 @@ def edit(
         clusters=reopened.parts.clusters,
     )
     outcomes += _harness(reopened, asked, selection, donor)
-    screen.say(outcome_table(f"k = {selection.k}, {donor}, on held-out pairs", outcomes))
+    where = "on held-out pairs" if reopened.holds_out else "on training pairs, nothing was held out"
+    screen.say(outcome_table(f"k = {selection.k}, {donor}, {where}", outcomes))
     card = _card(reopened, selection, donor, outcomes, difference, asked)
     save(edited, path, card.text(), card.record(), _files(found))
     if found is not None:  # `cotrace report RUN` shows it
@@ -198,6 +199,7 @@ def _card(
         question=reopened.frontier.summary or f"{reopened.frontier.metric} on {reopened.frontier.task}",
         outcomes=outcomes,
         largest_difference=difference,
+        unseen=reopened.holds_out,
         versions=versions(),
         command=f"cotrace edit RUN --k {selection.k} --donor {shlex.quote(donor)} --out DIR",
         notes=notes,

@@ -62,6 +62,11 @@ class Reopened:
         return Parts.of_problem(problem)
 
     @property
+    def holds_out(self) -> bool:
+        """Whether edits are judged on pairs that the search has not seen."""
+        return self.config.holdout > 0
+
+    @property
     def reference(self) -> Task:
         """The task with the pairs that the search saw: what ``mean=task`` is taken over."""
         return self.parts.reference(self.task)

@@ -166,6 +166,7 @@ class _Bench:
     ) -> None:
         self.model, self.metric, self.sides = model, metric, sides
         self.reference = parts.reference(task)
+        self.unseen = set(parts.training).isdisjoint(parts.heldout)
         self.parts = [ScoredTask(model, task, ids, clusters=parts.clusters) for ids in (parts.training, parts.heldout)]
         for part in self.parts:
             metric.check(part.answers)
@@ -224,6 +225,7 @@ def _judged(bench: _Bench, runs: Sequence[_Run], aim: Aim, limits: Sequence[Limi
         points=tuple(points),
         harms=tuple(side.words for side in bench.sides),
         constraints=tuple(limit.words for limit in limits),
+        unseen=bench.unseen,
     )
 
 
