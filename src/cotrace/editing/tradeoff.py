@@ -118,7 +118,7 @@ def tradeoff(
     check_limits(limits, sides)
     if not selections or not donors:
         raise InputError("a trade-off needs at least one selection and one donor")
-    parts = Parts.settled(parts, task, 0.3, seed)
+    parts, sides = Parts.settled(parts, task, 0.3, seed), [side.of(model) for side in sides]
     bench = _Bench(model, task, metric_named(metric or task.metric), parts, sides, seed)
     runs = []
     for selection in selections:

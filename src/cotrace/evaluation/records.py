@@ -208,6 +208,8 @@ class SideEffect:
     examples: int
     per_size: dict[int, float]
     """The same for other sizes."""
+    before: float | None = None
+    """Loss per token of a neutral text before anything is changed; None for other tasks."""
     mode: str = "swap"
     """``swap``: the selected take the donor's value here too; ``keep``: all others do, as in the search."""
 

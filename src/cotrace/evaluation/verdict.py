@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from cotrace.evaluation.evaluation import Evaluation, interval_words
-from cotrace.evaluation.records import Interval
+from cotrace.evaluation.records import Interval, SideEffect
 
 ALPHA = 0.05
 SHOWN = 12
@@ -260,7 +260,11 @@ def _side_effects(found: Evaluation) -> Iterator[str]:
         shown = "" if not _covers_zero(row.interval) else "; the interval covers 0"
         change = f"{row.change:+.3g}{_with(row.interval)}{shown}"
         how = "with all but the selected swapped, " if row.mode == "keep" else ""
-        yield f"Beside: {how}{row.metric} on {row.task} ({row.examples} examples) changes by {change}."
+        yield f"Beside: {how}{row.metric} on {row.task} ({row.examples} examples{_level(row)}) changes by {change}."
+
+
+def _level(row: SideEffect) -> str:
+    return "" if row.before is None else f", {row.before:.3g} before"
 
 
 def _differences(found: Evaluation) -> Iterator[str]:

@@ -53,7 +53,7 @@ def evaluate(
     folds
         Cross-fit over the pairs that were searched, in so many folds.
     text
-        Neutral text of your own, one passage a line.
+        Neutral text of your own, one passage a line. Default: of the two that ship the one that the model knows better.
     side
         Further task whose change is measured.
     smallest_p
