@@ -23,7 +23,7 @@ from cotrace.known import Circuit
 from cotrace.models import LanguageModel
 from cotrace.problem import LanguageProblem
 from cotrace.problem.protocol import Problem
-from cotrace.problem.side import side_problem
+from cotrace.problem.side import loss_before, side_problem, unknown_text
 from cotrace.prompts import Task
 from cotrace.results import Frontier, Selection
 from cotrace.search import Search
@@ -80,6 +80,7 @@ def evaluate(
     others = _foreign(problem, against)
     settled(problem, result, intervals=intervals, **asked)
     problems, notes = _sides(problem, level, text, side)
+    notes += filter(None, map(unknown_text, problems))
     found = judge(
         problem,
         result,
@@ -91,7 +92,8 @@ def evaluate(
     )
     if stability and search is not None:
         found = _searched_again(problem, result, found, search, stability, pairs, seed, progress)
-    return replace(found, notes=(*found.notes, *notes))
+    effects = tuple(replace(row, before=loss_before(p)) for row, p in zip(found.side_effects, problems, strict=True))
+    return replace(found, notes=(*found.notes, *notes), side_effects=effects)
 
 
 def _foreign(problem: Problem, against: Sets | Circuit | Selection | None) -> list[Foreign]:
@@ -162,11 +164,11 @@ def _second(problem: Problem, side: Problem | Task) -> Problem:
 
 
 def neutral(problem: LanguageProblem, text: str | Path | None = None) -> LanguageProblem:
-    """Next-token loss on a neutral text, the one that ships unless another is named.
+    """Next-token loss on a neutral text: unless one is named that of the two that ship which the model knows better.
 
     Raises InputError, also where the model's tokenizer has no tokens for it.
     """
-    task = tasks.load("text", data=text, most=NEUTRAL_LINES)
+    task = tasks.text(text, most=NEUTRAL_LINES, model=problem.model)
     try:
         problem.model.require_tokenizer()([pair.base + pair.answers[0] for pair in task.pairs])
     except Exception as error:  # a tokenizer without a token for unknown words raises no class of its own

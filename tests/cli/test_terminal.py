@@ -174,7 +174,7 @@ def test_a_real_terminal(asked: list[str], tmp_path: Path) -> None:
     assert max(map(len, lines)) <= 80
     plain = in_terminal(80, "trace", *asked, "--evaluation", "none", "--out", str(tmp_path / "b"), NO_COLOR="1")
     assert not COLOURS.search(plain)
-    assert "++ pairs searched" in CODES.sub("", plain)
+    assert "++ training pairs" in CODES.sub("", plain)
 
 
 HOSTILE = "a\x1b]0;title\x07\x1b[31mred\x9b1m\u202eback \u05d0 [bold]b[/] [/]"

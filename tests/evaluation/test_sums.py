@@ -12,11 +12,11 @@ from torch import Tensor
 from cotrace.errors import InputError
 from cotrace.evaluation import cross_fit
 from cotrace.evaluation.stability import from_archive, means, part_of, search_again
-from cotrace.evaluation.units import Units
 from cotrace.evaluation.views import Part, folds, resampled
 from cotrace.problem.goals import WeightedSum
 from cotrace.results.effects import EffectTable
 from cotrace.search import Greedy
+from cotrace.statistics import Units
 from tests.problems import ClosedForm
 
 N, SIZES, SHARES, SIGNS = 6, (5, 20), (0.5, 2.0), (1.0, 1.0)

@@ -13,13 +13,13 @@ import cotrace as ct
 from cotrace.errors import DegenerateError, InputError
 from cotrace.metrics import GROUPS
 from cotrace.problem import LanguageProblem
-from cotrace.problem.intervals import mean_interval
 from cotrace.prompts import Task
 from cotrace.report.page.account import headlines
 from cotrace.report.page.material import Material
 from cotrace.runs.config import RunConfig
 from cotrace.runs.prepare import pose
 from cotrace.search import Greedy
+from cotrace.statistics import mean_interval
 from tests import tiny
 
 N = 12

@@ -301,12 +301,12 @@ def test_columns_without_anything_in_them_are_left_out() -> None:
     plain = frontier(SETS, [1.0, 2.0, 3.0], heldout=[None] * 3, full_effect_heldout=None)
     page = report_html(Material((plain,)))
     assert headings(page, '<table id="table">') == ["component", "in the set", "first at k", "stays"]
-    assert headings(page, "Frontier table") == ["k", "effect, pairs searched"]
+    assert headings(page, "Frontier table") == ["k", "effect, training pairs"]
     assert headings(page, "Cost table") == ["search", "forward-equivalents", "sizes found", "best effect", "its k"]
     known = linear([4.0, 1, 2, 3, 0.5, 0.25], [[0], [0, 1], [1], [2]])
     judged = report_html(Material((replace(known, elapsed_s=1.0),), (evaluation(known, 3),)))
     assert headings(judged, '<table id="table">')[4:] == ["effect alone", "strongest interaction"]
-    assert headings(judged, "Frontier table") == ["k", "effect, pairs searched", "effect, held out"]
+    assert headings(judged, "Frontier table") == ["k", "effect, training pairs", "effect, held out"]
     assert "seconds" in headings(judged, "Cost table")
     for content in (page, judged):
         rows = re.findall(r"<tr data-index.*?</tr>", content.decode(), re.DOTALL)

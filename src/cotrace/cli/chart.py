@@ -38,7 +38,7 @@ class Chart:
         """The curves, without those that were not computed."""
         first = self.frontiers[0]
         if len(self.frontiers) == 1:
-            found = [_curve("pairs searched", first, heldout=False), _curve("held out", first, heldout=True)]
+            found = [_curve("training pairs", first, heldout=False), _curve("held out", first, heldout=True)]
         else:
             found = [_curve(one.search, one, heldout=self.heldout) for one in self.frontiers]
         return [curve for curve in [*found, self._level()] if curve.sizes]
@@ -60,7 +60,7 @@ class Chart:
     @property
     def title(self) -> str:
         """What is drawn."""
-        pairs = "" if len(self.frontiers) == 1 else (", held-out pairs" if self.heldout else ", pairs searched")
+        pairs = "" if len(self.frontiers) == 1 else (", held-out pairs" if self.heldout else ", training pairs")
         return f"effect on {self.frontiers[0].metric} (up) by number of components k (across){pairs}"
 
     def text(self, width: int, *, colour: bool) -> str:

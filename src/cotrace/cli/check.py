@@ -10,7 +10,7 @@ from cotrace.cli.options import in_options
 from cotrace.cli.screen import Screen
 from cotrace.results import Table
 from cotrace.runs.config import RunConfig
-from cotrace.runs.prepare import load, load_task, use_threads
+from cotrace.runs.prepare import load, load_task, suited_task, use_threads
 from cotrace.selfcheck import CheckFailed, CheckReport, check_reading
 from cotrace.selfcheck import check as check_model
 from cotrace.selfcheck.report import HEADS
@@ -26,6 +26,7 @@ def check(config: RunConfig, *, row: bool, json_path: str | None, quiet: bool = 
     screen.note(f"loading {config.model}")
     model = load(config)
     use_threads(config, model)
+    task = task and suited_task(config, task, model)
     report = check_model(model, task, sites=config.sites or None, donors=config.donors, align=config.align)
     if row:
         screen.say(markdown_row(report))

@@ -47,9 +47,9 @@ def comparison(frontiers: Sequence[Frontier], heldout: bool, hard: bool = False)
 
 
 def _title(one: Frontier, heldout: bool, hard: bool) -> str:
-    pairs = "the same sets on held-out pairs" if heldout else "best set with at most k components, pairs searched"
+    pairs = "the same sets on held-out pairs" if heldout else "best set with at most k components, training pairs"
     if hard:
-        where = "held-out pairs" if heldout else "pairs searched"
+        where = "held-out pairs" if heldout else "training pairs"
         return f"{one.metric} on {one.task} as people read it, {where}: before -> under the same sets"
     value = one.full_effect_heldout if heldout else one.full_effect
     everything = "all swapped" if one.mode == "swap" else "all kept"
@@ -79,11 +79,13 @@ def _cell(one: Frontier, k: int, heldout: bool, hard: bool) -> str:
 def verdict(frontier: Frontier) -> str:
     """The smallest selection that is enough, in words."""
     chosen = enough(frontier)
-    heldout = ""
+    if frontier.sign * (chosen.effect or 0.0) <= 0:
+        return f"{frontier.search}: no set that was found would {frontier.direction} {frontier.metric}"
+    share, heldout = _share(frontier, chosen), ""
     if chosen.effect_heldout is not None:
         heldout = f"; held out {figure_of(chosen.effect_heldout)} of {figure_of(frontier.full_effect_heldout)}"
     return (
-        f"{frontier.search}: {chosen.k} of {len(frontier.space)} components have {SHARE:.0%} of the best effect: "
+        f"{frontier.search}: {chosen.k} of {len(frontier.space)} components have {share} of the best effect: "
         f"{figure_of(chosen.effect)}, where all together have {figure_of(frontier.full_effect)}{heldout}: "
         f"{_names(chosen.components)}{hard_words(frontier, chosen)}"
     )
@@ -95,6 +97,10 @@ def hard_words(frontier: Frontier, chosen: Selection) -> str:
     told = [f"{found.words} ({where})" for found, where in parts if found is not None]
     caveats = [f". On {where} pairs: {found.caveat}" for found, where in parts if found is not None and found.caveat]
     return (f". As people read it: {', '.join(told)}" if told else "") + "".join(caveats)
+
+
+def _share(frontier: Frontier, chosen: Selection) -> str:
+    return "all" if chosen == frontier.best() else f"at least {SHARE:.0%}"
 
 
 def _names(names: Sequence[str], most: int = 30) -> str:

@@ -24,6 +24,7 @@ from cotrace.editing.sides import check_limits
 from cotrace.errors import DegenerateError, InputError
 from cotrace.metrics import GROUPS, metric_named
 from cotrace.models import LanguageModel
+from cotrace.problem.side import high_loss, loss_of
 from cotrace.results import Selection
 from cotrace.results.outcomes import Outcome, Tradeoff, outcome_table
 from cotrace.runs.manifest import add_files
@@ -107,6 +108,7 @@ def edit(
         metric_named(asked.metric)
     task = reopened.task  # data is read before the model is loaded
     screen.note(f"loading {reopened.config.model}")
+    watched = [side.of(reopened.model) for side in watched]
     found = _tradeoff(reopened, asked, selections, donors, watched, screen)
     selection, donor = _choice(found, selections, donors)
     edited, difference = _folded(reopened, selection, donor)
@@ -120,8 +122,9 @@ def edit(
         clusters=reopened.parts.clusters,
     )
     outcomes += _harness(reopened, asked, selection, donor)
-    screen.say(outcome_table(f"k = {selection.k}, {donor}, on held-out pairs", outcomes))
-    card = _card(reopened, selection, donor, outcomes, difference, asked)
+    where = "on held-out pairs" if reopened.holds_out else "on training pairs, nothing was held out"
+    screen.say(outcome_table(f"k = {selection.k}, {donor}, {where}", outcomes))
+    card = _card(reopened, selection, donor, outcomes, difference, asked, _texts(reopened.model, watched))
     save(edited, path, card.text(), card.record(), _files(found))
     if found is not None:  # `cotrace report RUN` shows it
         add_files(reopened.run.path, {TRADEOFF: found.to_json()})
@@ -195,8 +198,21 @@ def _harness(reopened: Reopened, asked: Asked, selection: Selection, donor: str)
     )
 
 
+def _texts(model: LanguageModel, watched: Sequence[Side]) -> list[str]:
+    """Which neutral texts were used, and where the model does not know one."""
+    texts = [side.task for side in watched if side.task.encoding == "text"]
+    notes = [f"The neutral text {task.name} is {task.source}." for task in texts]
+    return notes + [said for task in texts if (said := high_loss(model, task, loss_of(model, task)))]
+
+
 def _card(
-    reopened: Reopened, selection: Selection, donor: str, outcomes: Sequence[Outcome], difference: float, asked: Asked
+    reopened: Reopened,
+    selection: Selection,
+    donor: str,
+    outcomes: Sequence[Outcome],
+    difference: float,
+    asked: Asked,
+    said: Sequence[str],
 ) -> Card:
     config = reopened.config
     notes = [
@@ -205,6 +221,7 @@ def _card(
     if own := own_settings(reopened.model):
         named = ", ".join(f"{name} {value}" for name, value in own.items())
         notes.append(f"Text drawn from it is drawn by the generation_config of the base model: {named}.")
+    notes += said
     if asked.limits:
         bounds = "; ".join(limit.words for limit in asked.limits)
         notes.append(f"Chosen as the strongest edit within {bounds}; a choice among many flatters the one chosen.")
@@ -216,6 +233,7 @@ def _card(
         question=reopened.frontier.summary or f"{reopened.frontier.metric} on {reopened.frontier.task}",
         outcomes=outcomes,
         largest_difference=difference,
+        unseen=reopened.holds_out,
         versions=versions(),
         command=f"cotrace edit RUN --k {selection.k} --donor {shlex.quote(donor)} --out DIR",
         notes=notes,

@@ -144,9 +144,10 @@ def check_audit(stored: StoredRun) -> None:
 
 def check_folds(stored: StoredRun, folds: int) -> None:
     """Raise InputError where the run has searched fewer pairs than there are to be folds."""
-    searched = read_run_config(stored.path)[1].get("pairs_searched")
-    if isinstance(searched, int) and searched < folds:
-        raise InputError(f"--folds {folds}: {stored.path} searched {searched} pairs; give at most so many folds")
+    record = read_run_config(stored.path)[1]
+    count = record.get("pairs_training", record.get("pairs_searched"))
+    if isinstance(count, int) and count < folds:
+        raise InputError(f"--folds {folds}: {stored.path} has {count} training pairs; give at most so many folds")
 
 
 def check_searches_again(prepared: Prepared, name: str, asked: Asked) -> None:

@@ -8,7 +8,7 @@ from cotrace.cli.screen import Screen
 from cotrace.measurement import measure as measure_task
 from cotrace.metrics import metric_named
 from cotrace.runs.config import RunConfig
-from cotrace.runs.prepare import load, load_task
+from cotrace.runs.prepare import load, load_task, suited_task
 
 
 def measure(config: RunConfig, *, by: str | None, json_path: str | None, quiet: bool = False) -> None:
@@ -21,7 +21,9 @@ def measure(config: RunConfig, *, by: str | None, json_path: str | None, quiet: 
     task = load_task(config)
     screen.note(f"loading {config.model}")
     fields = None if by is None else [field for field in by.split(",") if field]
-    found = measure_task(load(config), task, metric=config.metric, by=fields, batch_tokens=config.batch_tokens)
+    model = load(config)
+    task = suited_task(config, task, model)
+    found = measure_task(model, task, metric=config.metric, by=fields, batch_tokens=config.batch_tokens)
     screen.say(found.table())
     for note in found.notes:
         screen.say(note)

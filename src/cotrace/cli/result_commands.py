@@ -58,7 +58,7 @@ def evaluate(
     folds
         Cross-fit over the pairs that were searched, in so many folds.
     text
-        Neutral text of your own, one passage a line.
+        Neutral text of your own, one passage a line. Default: of the two that ship the one that the model knows better.
     side
         Further task whose change is measured.
     smallest_p
@@ -275,7 +275,8 @@ def edit(
     metric
         What is to move, such as stereotype_gap. Default: the run's.
     neutral
-        Text file with one passage a line, for the next-token loss. Default: the text that ships.
+        Text file with one passage a line, for the next-token loss. Default: of the two texts that ship the one that the
+        model knows better.
     second_task
         Task or JSON Lines file that should stay as it is. Repeatable.
     lm_eval

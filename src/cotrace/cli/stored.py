@@ -15,7 +15,7 @@ from cotrace.prompts import Task
 from cotrace.results import Frontier, Selection
 from cotrace.runs.config import RunConfig
 from cotrace.runs.evidence import check_same, check_same_model
-from cotrace.runs.prepare import Prepared, load, load_task, pose, use_threads
+from cotrace.runs.prepare import Prepared, load, load_task, pose, suited_task, use_threads
 from cotrace.runs.stored import StoredRun
 from cotrace.tasks import load as named_task
 
@@ -42,7 +42,7 @@ class Reopened:
     @cached_property
     def task(self) -> Task:
         """The run's task, from its data."""
-        return load_task(self.config)
+        return suited_task(self.config, load_task(self.config), self.model)
 
     @cached_property
     def model(self) -> LanguageModel:
@@ -60,6 +60,11 @@ class Reopened:
         if not self.other_model:
             check_same(self.run.path, Prepared(self.config, self.task, self.model, problem, ()))
         return Parts.of_problem(problem)
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether edits are judged on pairs that the search has not seen."""
+        return self.config.holdout > 0
 
     @property
     def reference(self) -> Task:

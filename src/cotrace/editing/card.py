@@ -11,7 +11,9 @@ from cotrace.results.tables import number
 from cotrace.statistics import interval_text
 
 HEADS = ("what", "pairs", "before", "95 % interval", "after", "95 % interval", "change", "95 % interval")
-LIMITS = """The figures hold for these pairs and texts, which are few, and for nothing else. A metric that moved is
+UNSEEN = "The traced task on pairs that the search has not seen."
+SEEN = "The traced task on the pairs that the set was chosen by, which flatters it: nothing was held out."
+LIMITS = """The figures hold for these pairs and texts, and for nothing else. A metric that moved is
 evidence that the edit moved that metric; it is no evidence that the model is fair, safe or accurate elsewhere. Measure
 your own use before relying on it."""
 
@@ -29,6 +31,8 @@ class Card:
     outcomes: Sequence[Outcome]
     largest_difference: float
     """Between the log-probabilities of the saved and of the hooked model."""
+    unseen: bool = True
+    """Whether the traced task was measured on pairs that the search has not seen."""
     versions: Mapping[str, str] = field(default_factory=dict)
     command: str | None = None
     notes: Sequence[str] = ()
@@ -48,6 +52,7 @@ class Card:
             "question": self.question,
             "outcomes": [one.row() for one in self.outcomes],
             "largest_difference": self.largest_difference,
+            "unseen": self.unseen,
             "versions": dict(self.versions),
             "command": self.command,
             "notes": list(self.notes),
@@ -74,7 +79,7 @@ class Card:
             ),
             f"## What was traced\n{_plain(self.question)}",
             f"## What was edited\n{names}",
-            f"## What it does and what it cost\nOn pairs that the search has not seen.\n\n{self._table()}",
+            f"## What it does and what it cost\n{UNSEEN if self.unseen else SEEN}\n\n{self._table()}",
             *([f"## Notes\n{chr(10).join(f'- {_plain(note)}' for note in self.notes)}"] if self.notes else []),
             f"## Limits\n{LIMITS}",
             f"## How it was made\n{self._made()}",

@@ -61,6 +61,7 @@ def compare(
     clusters: Mapping[str, str] | None = None,
 ) -> list[Outcome]:
     """The same for a model that is edited inside a context, or for another model of the same tokenizer."""
+    sides = [side.of(model) for side in sides]
     parts = [ScoredTask(model, task, ids, clusters=clusters), *(ScoredTask(model, side.task) for side in sides)]
     before = [part.scores() for part in parts]
     after = list(_after(parts, edited))

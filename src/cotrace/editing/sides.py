@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cotrace.errors import InputError, unknown
+from cotrace.models import LanguageModel
+from cotrace.problem.side import UnknownText, high_loss, loss_of
 from cotrace.prompts import Task
 from cotrace.results.outcomes import Harm
-from cotrace.tasks.text import text
+from cotrace.shipped import SHIPS
+from cotrace.tasks.text import suited, text
 
 NEUTRAL = "neutral"
 HARM_WORDS = {"rise": "{}: rise of {}", "fall": "{}: fall of {}", "change": "{}: change of {}"}
@@ -26,6 +30,21 @@ class Side:
     task: Task
     metric: str
     harm: Harm
+    suits: bool = False
+    """Whether the task is to be the neutral text, of those that ship, that the model knows better."""
+    most: int | None = None
+    """Most lines of that text."""
+    settled: bool = False
+    """Whether it has been fitted to a model."""
+
+    def of(self, model: LanguageModel) -> Side:
+        """The side for this model, once. Warns where the model does not know the text. Raises InputError."""
+        if self.settled:
+            return self
+        task = suited(model, most=self.most) if self.suits else self.task
+        if task.source.endswith(SHIPS) and (said := high_loss(model, task, loss_of(model, task))):
+            warnings.warn(said, UnknownText, stacklevel=3)
+        return replace(self, task=task, settled=True)
 
     @property
     def words(self) -> str:
@@ -34,8 +53,11 @@ class Side:
 
 
 def neutral(path: str | Path | None = None, *, most: int | None = None) -> Side:
-    """The next-token loss on a neutral text: the one that ships, or a file with one passage a line."""
-    return Side(name=NEUTRAL, task=text(path, most=most), metric="nll", harm="rise")
+    """The next-token loss on a neutral text: a file with one passage a line, or the one that suits the model.
+
+    Without ``path`` it is the one of the two texts that ship which the edited model knows better.
+    """
+    return Side(name=NEUTRAL, task=text(path, most=most), metric="nll", harm="rise", suits=path is None, most=most)
 
 
 def second_task(task: Task, *, metric: str = "accuracy", harm: Harm = "fall") -> Side:

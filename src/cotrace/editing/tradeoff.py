@@ -118,7 +118,7 @@ def tradeoff(
     check_limits(limits, sides)
     if not selections or not donors:
         raise InputError("a trade-off needs at least one selection and one donor")
-    parts = Parts.settled(parts, task, 0.3, seed)
+    parts, sides = Parts.settled(parts, task, 0.3, seed), [side.of(model) for side in sides]
     bench = _Bench(model, task, metric_named(metric or task.metric), parts, sides, seed)
     runs = []
     for selection in selections:
@@ -166,6 +166,7 @@ class _Bench:
     ) -> None:
         self.model, self.metric, self.sides = model, metric, sides
         self.reference = parts.reference(task)
+        self.unseen = set(parts.training).isdisjoint(parts.heldout)
         self.parts = [ScoredTask(model, task, ids, clusters=parts.clusters) for ids in (parts.training, parts.heldout)]
         for part in self.parts:
             metric.check(part.answers)
@@ -224,6 +225,7 @@ def _judged(bench: _Bench, runs: Sequence[_Run], aim: Aim, limits: Sequence[Limi
         points=tuple(points),
         harms=tuple(side.words for side in bench.sides),
         constraints=tuple(limit.words for limit in limits),
+        unseen=bench.unseen,
     )
 
 

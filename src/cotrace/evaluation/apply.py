@@ -25,8 +25,10 @@ def applied(frontier: Frontier, evaluation: Evaluation) -> Frontier:
 
 
 def _filled(selection: Selection, row: SizeEvidence | None, unseen: bool) -> Selection:
-    if row is None or not unseen:
+    if not unseen:
         return selection
+    if row is None:  # a p-value of an earlier evaluation was adjusted for other sizes
+        return replace(selection, p_value=None)
     return replace(
         selection,
         effect_heldout=_same(selection.effect_heldout, row.effect),

@@ -24,6 +24,7 @@ NEGLIGIBLE = 0.05
 ROUNDING = 1e-4
 """Share of the selection's effect that a second difference must exceed: effects are kept in float32."""
 ALPHA = 0.05
+NOT_TESTED = "not tested"
 
 
 def interactions(
@@ -33,12 +34,15 @@ def interactions(
     members = strongest(judge, chosen, pairs)
     margin = NEGLIGIBLE * abs(float(judge.values(chosen[None])[0]))
     joining = _joining(judge, chosen, outside)
+    told = _interval(judge, chosen[None], np.ones(1)) is not None
+    backups = (*_backups_within(judge, members, margin), *_backups_outside(judge, chosen, joining, margin))
     return Interactions(
         pairs=tuple(_pair(judge, chosen, i, j) for i, j in combinations(members, 2)),
         shapley=shapley(judge, np.flatnonzero(chosen).tolist(), subsets, seed) if subsets else None,
-        backups=(*_backups_within(judge, members, margin), *_backups_outside(judge, chosen, joining, margin)),
-        inhibitors=_inhibitors(judge, chosen, joining, members, margin),
+        backups=backups if told else (),
+        inhibitors=_inhibitors(judge, chosen, joining, members, margin) if judge.has_effects else (),
         outside_tested=len(joining),
+        roles_untested="" if told else "backups" if judge.has_effects else "backups and inhibitors",
     )
 
 
@@ -69,7 +73,9 @@ def _pair(judge: Judge, chosen: Bool[np.ndarray, "n"], i: int, j: int) -> Pair:
 
 def _kind(interval: Interval | None, least: float) -> str:
     """By the sign of an interval that lies wholly beyond what rounding can make of nothing."""
-    if interval is None or (interval[0] <= least and interval[1] >= -least):
+    if interval is None:
+        return NOT_TESTED
+    if interval[0] <= least and interval[1] >= -least:
         return "none"
     return "synergy" if interval[0] > least else "redundancy"
 
@@ -193,9 +199,9 @@ def _backups_within(judge: Judge, members: Sequence[int], margin: float) -> list
 
 
 def _surely(judge: Judge, sets: Sequence[Sequence[int]], margin: float) -> bool:
-    """Whether the interval of the gain from the second set to the first lies above the margin, or there is none."""
+    """Whether the interval of the gain from the second set to the first lies above the margin."""
     interval = _interval(judge, _sets(judge.n, sets), np.array([1.0, -1.0]))
-    return interval is None or interval[0] > margin
+    return interval is not None and interval[0] > margin
 
 
 def _backups_outside(judge: Judge, chosen: Bool[np.ndarray, "n"], joining: list[int], margin: float) -> list[Backup]:
@@ -229,17 +235,10 @@ def _inhibitors(
     more = np.concatenate([_with_each(chosen, joining), np.repeat(chosen[None], len(members), 0)])
     less = np.concatenate([np.repeat(chosen[None], len(joining), 0), without])
     change = judge.sign * (_values(judge, more) - _values(judge, less))
-    p = np.full(len(who), np.nan)
-    if judge.has_effects:
-        effects = judge.sign * (_effects(judge, more) - _effects(judge, less))
-        p = above_zero(-effects, judge.units)
+    p = above_zero(-judge.sign * (_effects(judge, more) - _effects(judge, less)), judge.units)
     found = [
-        Inhibitor(
-            component=judge.problem.space.names[i],
-            change=float(judge.sign * change[a]),
-            p_adjusted=None if np.isnan(p[a]) else float(p[a]),
-        )
+        Inhibitor(component=judge.problem.space.names[i], change=float(judge.sign * change[a]), p_adjusted=float(p[a]))
         for a, i in enumerate(who)
-        if change[a] < -margin and not p[a] > ALPHA
+        if change[a] < -margin and p[a] <= ALPHA
     ]
     return tuple(sorted(found, key=lambda row: judge.sign * row.change))

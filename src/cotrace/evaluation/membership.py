@@ -47,7 +47,7 @@ def _members(
     names = [str(judge.problem.space[i]) for i in members]
     if not judge.has_effects:
         return [
-            Member(component=name, loss=float(loss), interval=None, p_adjusted=None, status="undecided")
+            Member(component=name, loss=float(loss), interval=None, p_adjusted=None, status="not tested")
             for name, loss in zip(names, losses, strict=True)
         ]
     change = judge.sign * (judge.effects(chosen[None]) - judge.effects(without))

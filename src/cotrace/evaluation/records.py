@@ -58,7 +58,7 @@ class Member:
     p_adjusted: float | None
     """One-sided, sign flips over pairs or groups, Holm over the members tested."""
     status: str
-    """``needed``, ``can leave`` (the loss is small even at its interval's upper end), or ``undecided``."""
+    """``needed``, ``can leave`` (the loss is small even at its interval's upper end), ``undecided``; ``not tested``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +131,8 @@ class Pair:
     alone: float | None
     """Second difference of the two by themselves."""
     kind: str
-    """``synergy``, ``redundancy`` or ``none``, by the interval; not adjusted for the number of pairs."""
+    """``synergy``, ``redundancy`` or ``none``, by the interval; not adjusted for the number of pairs. ``not tested``
+    where there is no interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +177,8 @@ class Interactions:
     inhibitors: tuple[Inhibitor, ...]
     outside_tested: int
     """Components outside the selection whose joining was evaluated."""
+    roles_untested: str = ""
+    """Which of the roles had no test, so that none is named: ``backups``, or ``backups and inhibitors``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +208,8 @@ class SideEffect:
     examples: int
     per_size: dict[int, float]
     """The same for other sizes."""
+    before: float | None = None
+    """Loss per token of a neutral text before anything is changed; None for other tasks."""
     mode: str = "swap"
     """``swap``: the selected take the donor's value here too; ``keep``: all others do, as in the search."""
 

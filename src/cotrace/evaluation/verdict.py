@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from cotrace.evaluation.evaluation import Evaluation
+from cotrace.evaluation.records import SideEffect
 from cotrace.statistics import Interval, covers, interval_text
 
 ALPHA = 0.05
 SHOWN = 12
 FEW_SETS = 5
 """Stored sets of a size below which coming back among them says little."""
+NOT_TESTED = "not tested"
 STATUSES = ("needed", "can leave", "undecided")
 
 
@@ -78,7 +80,7 @@ def _question(found: Evaluation) -> Iterator[str]:
 def _effect(found: Evaluation) -> Iterator[str]:
     chosen = found.chosen
     verb = "keeping" if found.mode == "keep" else "swapping"
-    searched = "" if found.training_effect is None else f"; on the pairs searched it was {found.training_effect:+.3g}"
+    searched = "" if found.training_effect is None else f"; on the training pairs it was {found.training_effect:+.3g}"
     share = ""
     if found.mode == "swap" and found.full_shown:
         share = f", {chosen.effect / found.full_effect:.0%} of everything's"
@@ -149,7 +151,10 @@ def _singles(found: Evaluation) -> Iterator[str]:
 def _minimality(found: Evaluation) -> Iterator[str]:
     if found.minimality is None:
         return
-    rows = found.minimality.members
+    rows = [row for row in found.minimality.members if row.status != NOT_TESTED]
+    if not rows:
+        yield "Whether each member is needed was not tested; the table holds what is lost when it leaves."
+        return
     by_status = {what: [row.component for row in rows if row.status == what] for what in STATUSES}
     yield f"Leaving one at a time, {len(by_status['needed'])} of the {len(rows)} members tested are shown to be needed."
     if by_status["can leave"]:
@@ -202,7 +207,13 @@ def _alternatives(found: Evaluation) -> Iterator[str]:
     if not found.alternatives:
         return
     near = [row for row in found.alternatives if row.near_equal]
-    if near:
+    if all(row.difference is None for row in found.alternatives):
+        best = max(found.alternatives, key=lambda row: row.effect * (1 if found.direction == "maximise" else -1))
+        yield (
+            f"The best of {len(found.alternatives)} sets of this size without some members has {best.effect:+.3g}; "
+            "whether one does as much was not tested."
+        )
+    elif near:
         lowest = min(near, key=lambda row: row.overlap)
         yield (
             f"{len(near)} of {len(found.alternatives)} sets of this size without some members are not shown to be "
@@ -218,6 +229,8 @@ def _alternatives(found: Evaluation) -> Iterator[str]:
 def _interactions(found: Evaluation) -> Iterator[str]:
     if found.interactions is None:
         return
+    if found.interactions.pairs and all(pair.interval is None for pair in found.interactions.pairs):
+        yield "Synergy and redundancy of members were not tested: their second differences have no intervals."
     for kind in ("synergy", "redundancy"):
         rows = [pair for pair in found.interactions.pairs if pair.kind == kind]
         if rows:
@@ -236,6 +249,8 @@ def _roles(found: Evaluation) -> Iterator[str]:
             f"{row.component} is a backup of {row.of}: {row.alone:+.3g} alone, {row.with_other:+.3g} once that is "
             "chosen too."
         )
+    if found.interactions.roles_untested:
+        yield f"Whether there are {found.interactions.roles_untested} was not tested."
     for other in found.interactions.inhibitors:
         yield f"{other.component} is an inhibitor: it changes the effect by {other.change:+.3g} against the direction."
 
@@ -258,12 +273,19 @@ def _side_effects(found: Evaluation) -> Iterator[str]:
         shown = "" if not covers(row.interval) else "; the interval covers 0"
         change = f"{row.change:+.3g}{_with(row.interval)}{shown}"
         how = "with all but the selected swapped, " if row.mode == "keep" else ""
-        yield f"Beside: {how}{row.metric} on {row.task} ({row.examples} examples) changes by {change}."
+        yield f"Beside: {how}{row.metric} on {row.task} ({row.examples} examples{_level(row)}) changes by {change}."
+
+
+def _level(row: SideEffect) -> str:
+    return "" if row.before is None else f", {row.before:.3g} before"
 
 
 def _differences(found: Evaluation) -> Iterator[str]:
     for name in dict.fromkeys(row.search for row in found.differences):
         rows = [row for row in found.differences if row.search == name]
+        if all(row.interval is None for row in rows):
+            yield f"Against {name} at {len(rows)} sizes: not tested, as the differences have no intervals."
+            continue
         better = [str(row.k) for row in rows if _side(row.interval, found.full_effect) > 0]
         worse = [str(row.k) for row in rows if _side(row.interval, found.full_effect) < 0]
         yield (
@@ -290,7 +312,7 @@ def _foreign(found: Evaluation) -> Iterator[str]:
 
 def _certificate(found: Evaluation) -> Iterator[str]:
     if found.certificate is not None:
-        yield f"Optimality on the pairs searched: {found.certificate.words}."
+        yield f"Optimality on the training pairs: {found.certificate.words}."
 
 
 def _off_manifold(found: Evaluation) -> Iterator[str]:

@@ -190,6 +190,11 @@ class LanguageProblem:
         """The same problem on the pairs that neither search nor choice has seen; built when first asked for."""
         return None if self._sealed is None else Heldout(self, self._sealed(), "audit")
 
+    @property
+    def audit_size(self) -> int:
+        """How many pairs nothing touches until the end; counted without building them."""
+        return 0 if self._sealed is None else len(self._sealed.args[1])
+
     def groups_of(self, ids: Sequence[str]) -> list[str]:
         """What each of these pairs stays together with in a split: the units that intervals resample."""
         return [self._groups[name] for name in ids]
@@ -313,7 +318,7 @@ class LanguageProblem:
             "metric": self.metric,
             "mode": self.mode,
             "components": f"{len(self.space)}: {self.space.outline}",
-            "pairs searched": self.size,
+            "pairs searched": f"{self.searched.size} of {self.size}" if self._some else self.size,
             "pairs held out": 0 if self._held is None else self._held.size,
             "pairs refused": f"{len(self.refused)}; the first: {self.refused[0].reason}" if self.refused else "",
         }

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from cotrace.arguments import checked
 from cotrace.donors import Counterfactual, DonorSource, Mean, Scale, Vector, Zero
 from cotrace.metrics import AnyMetric
+from cotrace.models import LanguageModel
+from cotrace.models.language_model import evaluating
 from cotrace.problem.language import LanguageProblem
+from cotrace.problem.protocol import Problem
 from cotrace.prompts import Task
+from cotrace.shipped import SHIPS
 
 SAME_FOR_ALL = (Zero, Scale, Vector, Mean)
 """Donors whose values do not depend on the prompt."""
+CHOOSING_LINES = 20
+"""Lines of each neutral text that are read to choose between them."""
+HIGH = 0.5
+"""Share of the loss of guessing among all tokens alike, above which a model does not know a text."""
+
+
+class UnknownText(UserWarning):
+    """A model does not know the neutral text by which side effects are judged."""
 
 
 @checked("ct.side_problem")
@@ -39,7 +55,7 @@ def side_problem(
         seen = set(problem.training.ids)
         donors = Mean(reference=[pair for pair in problem.encoding.pairs if pair.pair.id in seen])
         task = replace(task, name=f"{task.name} (mean donor of {problem.task})")
-    return LanguageProblem(
+    made = LanguageProblem(
         problem.model,
         task,
         sites=problem.space,
@@ -51,3 +67,61 @@ def side_problem(
         seed=seed,
         **problem.manner,
     )
+    if task.source.endswith(SHIPS) and (said := unknown_text(made)):
+        warnings.warn(said, UnknownText, stacklevel=4)
+    return made
+
+
+def loss_before(side: Problem) -> float | None:
+    """The loss per token of a neutral text before anything is changed; None for other problems."""
+    if not isinstance(side, LanguageProblem) or side.source_task.encoding != "text":
+        return None
+    levels = getattr(side.training, "base_levels", None)
+    return None if levels is None or side.training.metric.name != "nll" else float(levels.double().mean())
+
+
+def unknown_text(side: Problem) -> str:
+    """What is said where the model does not know the text of a side problem; empty where it does."""
+    loss = loss_before(side)
+    if loss is None or not isinstance(side, LanguageProblem):
+        return ""
+    return high_loss(side.model, side.source_task, loss)
+
+
+def high_loss(model: LanguageModel, task: Task, loss: float) -> str:
+    """What is said where a neutral text has so high a loss that the model does not know it; else empty."""
+    chance = math.log(model.module.get_input_embeddings().weight.shape[0])
+    if loss <= HIGH * chance:
+        return ""
+    return (
+        f"the neutral text {task.source} has a loss of {loss:.2f} per token in {model.name} before anything is changed "
+        f"(guessing has {chance:.2f}): it is no text that this model knows, so what happens to it says little; name a "
+        "file with text of the model's kind"
+    )
+
+
+@torch.no_grad()
+def loss_of(model: LanguageModel, task: Task, most: int = CHOOSING_LINES) -> float:
+    """Mean over the first lines of a text of the model's loss per token; infinite where its tokenizer has no words."""
+    losses = []
+    for pair in task.pairs[:most]:
+        ids = _ids(model, pair.base + pair.answers[0])
+        if ids is None:
+            return math.inf
+        if len(ids) > 1:
+            row = torch.tensor([ids], device=model.device)
+            with evaluating(model.module):
+                logits = model.module(input_ids=row, use_cache=False).logits[0, :-1].float()
+            losses.append(torch.nn.functional.cross_entropy(logits, row[0, 1:].to(logits.device)).item())
+    return sum(losses) / len(losses) if losses else math.inf
+
+
+def _ids(model: LanguageModel, line: str) -> list[int] | None:
+    """The line as tokens; None where some of it has none."""
+    tokenizer = model.require_tokenizer()
+    try:
+        ids: list[int] = tokenizer(line)["input_ids"][: model.most_tokens]
+    except Exception:  # a tokenizer without a token for unknown words raises no class of its own
+        return None
+    alike = len(set(ids)) < len(ids) / 4  # one token stands for every word that is not known
+    return None if alike or (tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids) else ids

@@ -114,6 +114,8 @@ class Tradeoff:
     harms: tuple[str, ...] = ()
     """What each harm is, in words."""
     constraints: tuple[str, ...] = ()
+    unseen: bool = True
+    """Whether the pairs that are called held out here are others than those that the sets were chosen by."""
 
     def __len__(self) -> int:
         return len(self.points)
@@ -144,9 +146,10 @@ class Tradeoff:
         best = self.best
         rows = [_point_cells(point, point is best) for point in self.points[:most]]
         title = f"{self.metric} on {self.task}, {self.points[0].outcome.before:.4g} before; aim {self.aim}"
-        title += "\nstrength: its move on pairs searched and held out; * Pareto set, > chosen"
+        where = "training and held-out pairs" if self.unseen else "training pairs, twice: nothing was held out"
+        title += f"\nstrength: its move on {where}; * Pareto set, > chosen"
         if self.harms:
-            title += f"\nharm on held-out pairs: {'; '.join(self.harms)}"
+            title += f"\nharm, on the second half of its data: {'; '.join(self.harms)}"
         if self.constraints:
             title += f"\nconstraints: {'; '.join(self.constraints)}"
         return Table(title, heads, rows, frozenset({2}))

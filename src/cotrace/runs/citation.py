@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from cotrace.errors import InputError
+from cotrace.evaluation import Evaluation
+from cotrace.results import Frontier
+from cotrace.results.frontier import ranges
 from cotrace.runs import references
 from cotrace.runs.added import read_evaluation
 from cotrace.runs.config import RunConfig
 from cotrace.runs.config_file import SHIPPED, read_run_config
-from cotrace.runs.evidence import EVALUATION
+from cotrace.runs.evidence import AUDIT, EVALUATION
 from cotrace.runs.manifest import holds
 from cotrace.runs.stored import StoredRun
 
@@ -89,27 +92,64 @@ def _tex(text: str) -> str:
 def _sentences(run: StoredRun, config: RunConfig, record: Mapping[str, Any]) -> Iterator[str]:
     frontier, versions = run.frontiers[0], record["versions"]
     name = "the model that ships with cotrace" if config.model == SHIPPED else _name(config.model)
-    pairs, unseen = record["pairs_searched"], record["pairs_heldout"]
     yield (
         f"We asked which of {len(frontier.space):,} components ({frontier.space.outline}) of {name} "
-        f"({record['model']['architecture']}, {config.dtype}) together drive {frontier.metric} on {frontier.task} "
+        f"({record['model']['architecture']}, {_numbers(config)}) together drive {frontier.metric} on {frontier.task} "
         f"[{_data_key(config)}]."
     )
     acts = "took the donor's value" if frontier.mode == "swap" else "kept running while all others took the donor's"
-    judges = f"{unseen} held-out pairs judged it" if unseen else "no pairs were held out"
     yield (
-        f"Chosen components {acts} (mode {frontier.mode}, donor {config.donor_words}); on {pairs} pairs each search "
-        f"looked, at every size up to {frontier.sizes[-1]}, for the set that would {frontier.direction} the effect, "
-        f"and {judges} (split seed {config.seed})."
+        f"Chosen components {acts} (mode {frontier.mode}, donor {config.donor_words}); {_looked(run, record)} for the "
+        f"set that would {frontier.direction} the effect{_bounded(frontier)}, and found sets of {_sizes(run)}."
     )
+    yield _division(config, record)
     yield f"We used {_searches(run)}, as implemented in cotrace {versions['cotrace']} [cotrace; yan2026multicomponent]."
-    if judged := _evaluation(run):
-        yield judged
+    yield from _evaluations(run)
     yield (
         f"Software: Python {versions['python']}, PyTorch {versions['torch']}, transformers "
         f"{versions['transformers']}; attention implementation {record['model']['attention']}, {record['threads']} "
         f"thread{'s' if record['threads'] != 1 else ''}."
     )
+
+
+def _numbers(config: RunConfig) -> str:
+    return config.dtype if config.quantise is None else f"{config.dtype}, weights quantised to {config.quantise}"
+
+
+def _looked(run: StoredRun, record: Mapping[str, Any]) -> str:
+    """On how many pairs the searches looked."""
+    searched = record["pairs_searched"]
+    training = record.get("pairs_training", searched)
+    some = "" if searched == training else f" (of {training} for training, drawn by the seed; effects are of all)"
+    return f"{'each' if len(run.frontiers) > 1 else 'the'} search looked on {_pairs(searched)}{some}"
+
+
+def _sizes(run: StoredRun) -> str:
+    """The sizes that there are sets of: each search's, where they differ."""
+    sizes = {one.search: f"k = {ranges(one.sizes)}" for one in run.frontiers}
+    same = len(set(sizes.values())) == 1
+    return next(iter(sizes.values())) if same else "; ".join(f"{found} ({name})" for name, found in sizes.items())
+
+
+def _pairs(count: int, kind: str = "") -> str:
+    return f"{count} {kind}pair{'s' if count != 1 else ''}"
+
+
+def _bounded(frontier: Frontier) -> str:
+    bounds = "; ".join(bound.words for bound in frontier.bounds)
+    return f" within constraints ({bounds})" if bounds else ""
+
+
+def _division(config: RunConfig, record: Mapping[str, Any]) -> str:
+    """Which pairs no search saw."""
+    unseen, sealed = record["pairs_heldout"], record.get("pairs_audit", 0)
+    aside = f"{_pairs(sealed)} set aside for an audit" if sealed else ""
+    if not unseen:
+        return (
+            f"No pairs were held out{f', and {aside}' if aside else ''}: the set was chosen by the pairs reported on."
+        )
+    more = f", and {aside}" if aside else ""
+    return f"No search saw the {_pairs(unseen, 'held-out ')}{more} (split seed {config.seed})."
 
 
 def _data_key(config: RunConfig) -> str:
@@ -128,13 +168,26 @@ def _searches(run: StoredRun) -> str:
     return ", ".join(told[:-1]) + (" and " if len(told) > 1 else "") + told[-1]
 
 
-def _evaluation(run: StoredRun) -> str:
-    """How the result was judged, where it was."""
-    if not holds(run.path, EVALUATION):
-        return ""
-    found = read_evaluation(run.path / EVALUATION)
-    random = f" and {found.controls.chains} nested random sets of the same composition" if found.controls else ""
+def _evaluations(run: StoredRun) -> Iterator[str]:
+    """How results were judged, where they were: what the evaluation holds, and nothing else."""
+    for name in (EVALUATION, AUDIT):
+        if holds(run.path, name):
+            yield _judged(read_evaluation(run.path / name), len(run.frontiers) > 1)
+
+
+def _judged(found: Evaluation, several: bool) -> str:
+    tested = sum(row.p_adjusted is not None for row in found.sizes)
+    means = []
+    if any(row.interval is not None for row in found.sizes):
+        means.append("BCa bootstrap intervals")
+    if found.controls is not None:
+        kind = f"{found.controls.chains} {'nested ' if tested > 1 else ''}random sets of the same composition"
+        means.append(f"{kind} (per {found.controls.composition})")
+    by = f" by {' and '.join(means)}" if means else ""
+    resampled = f" (resampled: {found.units})" if means[:1] == ["BCa bootstrap intervals"] else ""
+    adjusted = f", p-values adjusted for the {tested} sizes tested by the max-T method" if tested > 1 else ""
+    which = f"the set of {found.search} with" if several else "the set with"
     return (
-        f"The result was judged on {found.pairs} {found.judged_on} pairs (resampled: {found.units}) by BCa "
-        f"bootstrap intervals{random}, p-values adjusted for the sizes tested by the max-T method."
+        f"The result was judged on {_pairs(found.pairs, found.judged_on + ' ')}{resampled}{by}{adjusted} (level "
+        f"{found.level}; in detail {which} k = {found.k})."
     )

@@ -58,6 +58,7 @@ def prepare(config: RunConfig, searches: Sequence[str] = ("pursuit",)) -> Prepar
     check_names(config, task)
     model = load(config)
     use_threads(config, model)
+    task = suited_task(config, task, model)
     problem = pose(config, model, task)
     check_size(config, len(problem.space))
     ensure(model, problem.space.sites)
@@ -136,6 +137,11 @@ def load_task(config: RunConfig) -> Task:
         return tasks.load(config.task, data=config.data, split=config.split, conventions=config.conventions, **own)
     except TypeError as error:
         raise InputError(f"task {config.task}: {error}; check the values given with --task-option") from None
+
+
+def suited_task(config: RunConfig, task: Task, model: LanguageModel) -> Task:
+    """The task; where it is a neutral text and no file is named, the one of those that ship that suits the model."""
+    return tasks.text(model=model, **config.task_options) if config.task == "text" and config.data is None else task
 
 
 def load(config: RunConfig) -> LanguageModel:

@@ -1,4 +1,4 @@
-"""The model that ships, its prompt pairs and a neutral text: data only, described in docs/demo-model.md."""
+"""The model that ships, its prompt pairs and two neutral texts: data only, described in docs/demo-model.md."""
 
 from pathlib import Path
 
@@ -8,7 +8,11 @@ NAME = "shipped"
 MODEL = FOLDER / "model"
 """Folder of the model and its tokenizer, for `from_pretrained`."""
 NEUTRAL_TEXT = FOLDER / "neutral.txt"
-"""One text a line, without persons, held out from training."""
+"""One text a line, without persons, held out from training: what the model that ships reads."""
+SHIPS = "ships with cotrace"
+"""Behind the file's name, the source of a task that is made of a text that ships."""
+ENGLISH_TEXT = FOLDER / "english.txt"
+"""Plain English, a passage a line, written for cotrace and in the public domain (CC0): what other models read."""
 
 
 def model_folder(name: str | Path) -> str | Path:

@@ -88,7 +88,7 @@ def _check(info: TaskInfo, data: str | Path | None, chosen: Mapping[str, Any]) -
         raise InputError(f"task {info.name} takes no data; leave data=PATH out")
     if "split" in chosen and info.splits and chosen["split"] not in info.splits:
         raise unknown("split", chosen["split"], info.splits)
-    has = [name for name in signature(info.load).parameters if name != "path"]
+    has = [name for name in signature(info.load).parameters if name not in ("path", "model")]
     for option in chosen:
         if option not in has:
             raise InputError(f"task {info.name} has no option {option!r}; it has {', '.join(has) or 'none'}")

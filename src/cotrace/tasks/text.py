@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from cotrace.arguments import checked
+from cotrace.arguments import check_kind, checked
 from cotrace.errors import InputError
 from cotrace.prompts.pair import PromptPair
 from cotrace.prompts.task import Task
-from cotrace.shipped import NEUTRAL_TEXT
+from cotrace.shipped import ENGLISH_TEXT, NEUTRAL_TEXT, SHIPS
 from cotrace.tasks.files import read_text
 from cotrace.tasks.info import TaskInfo
 
+if TYPE_CHECKING:
+    from cotrace.models import LanguageModel
+
+SHIPPED = {NEUTRAL_TEXT: "text_toy", ENGLISH_TEXT: "text_english"}
+"""The texts that ship, and what the task is called that is made of one."""
+
 
 @checked("ct.tasks.text")
-def text(path: str | Path | None = None, *, most: int | None = None) -> Task:
+def text(path: str | Path | None = None, *, most: int | None = None, model: Any = None) -> Task:
     """One example a line: every token is scored but the first, before which nothing stands.
 
     A beginning-of-sequence token, where the tokenizer puts one, is the first, so that then every token of the text is
-    scored. ``path`` is a UTF-8 file with one passage a line (default: the neutral text that ships); ``most`` takes its
-    first lines. The metric is ``nll`` per token; there is no counterfactual, so donors need a source of their own
-    (docs/goals.md). Raises InputError.
+    scored. ``path`` is a UTF-8 file with one passage a line. Without it one of the two texts that ship is taken: with
+    ``model`` the one of which that model's loss is lower, else the toy text, which only the model that ships knows.
+    ``most`` takes the first lines. The metric is ``nll`` per token; there is no counterfactual, so donors need a source
+    of their own (docs/goals.md). Raises InputError.
     """
+    if path is None and model is not None:
+        return suited(model, most=most)
     path = Path(path or NEUTRAL_TEXT)
     if not path.is_file():
         raise InputError(f"{path} does not exist; give a text file with one passage a line")
@@ -35,13 +46,13 @@ def text(path: str | Path | None = None, *, most: int | None = None) -> Task:
         elif line.strip():
             skipped.append((f"line {number}", "a single word: nothing follows it that could be scored"))
     return Task(
-        name="text",
+        name=SHIPPED.get(path, "text"),
         pairs=tuple(pairs[:most]),
         metric="nll",
         score="mean",
         encoding="text",
         donors="mean=task",
-        source="ships with cotrace" if path == NEUTRAL_TEXT else path.name,
+        source=f"{path.name}, {SHIPS}" if path in SHIPPED else path.name,
         skipped=tuple(skipped),
     )
 
@@ -52,14 +63,27 @@ def _pair(name: str, line: str) -> PromptPair:
     return PromptPair(id=name, base=first, answers=(line[len(first) :],))
 
 
+def suited(model: LanguageModel, *, most: int | None = None) -> Task:
+    """The text that ships of which the model's loss is lower. Raises InputError where its tokenizer reads neither."""
+    from cotrace.models import LanguageModel
+    from cotrace.problem.side import loss_of  # importing tasks loads no torch
+
+    check_kind("ct.tasks.text", "model", model, LanguageModel)
+    texts = [text(path, most=most) for path in SHIPPED]
+    losses = [loss_of(model, each) for each in texts]
+    if min(losses) == math.inf:
+        raise InputError("the model's tokenizer cannot read the neutral texts that ship: name a file with another text")
+    return texts[losses.index(min(losses))]
+
+
 INFO = TaskInfo(
     name="text",
     about="the loss on every token of a neutral text",
-    source="yours; one ships with cotrace",
-    licence="MIT (the text that ships)",
+    source="yours; two ship with cotrace",
+    licence="MIT and CC0 (the texts that ship)",
     size="one a line of the text",
     metric="nll",
-    data="a text file with one passage a line; without it the text that ships",
+    data="a text file with one passage a line; without it the one of the texts that ship which the model knows better",
     data_use="optional",
     load=text,
 )

@@ -234,7 +234,7 @@
     const k = search.sizes[state.stop];
     const interval = search.interval[state.stop];
     const held = search.heldout[state.stop];
-    let words = `k = ${k}: effect ${signed(search.effect[state.stop])} on the pairs searched`;
+    let words = `k = ${k}: effect ${signed(search.effect[state.stop])} on the training pairs`;
     if (held !== null) words += `, ${signed(held)} held out`;
     if (interval) words += ` (95 % interval ${signed(interval[0])} to ${signed(interval[1])})`;
     byId("k-words").textContent = words;

@@ -17,7 +17,8 @@ from cotrace.report.words import figure_of
 
 MOST_NAMES = 12
 SAID = {
-    *("summary", "metric", "direction", "components", "space", "pairs_searched", "pairs_heldout", "pairs_refused"),
+    *("summary", "metric", "direction", "components", "space"),
+    *("pairs_training", "pairs_searched", "pairs_heldout", "pairs_audit", "pairs_refused"),
     *("data_sha256", "model", "threads", "versions", "command", "batch_plan"),
 }
 """Entries of a run's record that the page shows in a form of their own."""
@@ -72,11 +73,12 @@ def parts_words(material: Material) -> str:
 def headlines(material: Material) -> Iterator[Headline]:
     """The selection in a few large figures."""
     first, chosen = material.first, material.chosen
-    yield Headline(f"{chosen.k:,} of {len(first.space):,}", f"{parts_words(material)} in the set that is judged here")
+    which = "judged" if material.judged is not None else "shown"
+    yield Headline(f"{chosen.k:,} of {len(first.space):,}", f"{parts_words(material)} in the set that is {which} here")
     unseen = chosen.effect_heldout is not None
     effect = chosen.effect_heldout if unseen else chosen.effect
     full = first.full_effect_heldout if unseen else first.full_effect
-    where = "held-out pairs" if unseen else "the pairs searched"
+    where = "held-out pairs" if unseen else "the training pairs"
     interval = "" if chosen.interval is None else ", 95 % interval {:+.3g} to {:+.3g}".format(*chosen.interval)
     what = "change of" if first.mode == "swap" else "faithfulness of"
     yield Headline(figure_of(effect), f"{what} {first.metric.replace('_', ' ')} on {where}{interval}")
@@ -119,7 +121,7 @@ def record(material: Material) -> tuple[tuple[str, str], ...]:
         *((f"model {name}", value) for name, value in _items(model)),
         ("task", material.config.get("task") or material.first.task),
         ("data sha256", found.get("data_sha256")),
-        ("pairs searched, held out, refused", _counts(found)),
+        ("pairs", _counts(found)),
         ("component space", found.get("space") or material.first.space.outline),
         ("seed", material.config.get("seed")),
         ("number type, device, threads", _numbers(material)),
@@ -144,8 +146,16 @@ def _plain(value: object) -> object:
 
 
 def _counts(found: Mapping[str, Any]) -> str:
-    counts = [found.get(f"pairs_{part}") for part in ("searched", "heldout", "refused")]
-    return "" if None in counts else ", ".join(map(str, counts))
+    """Such as ``40 for training (16 of them searched), 17 held out``; empty where the run has no counts."""
+    searched = found.get("pairs_searched")
+    training = found.get("pairs_training", searched)
+    if training is None:
+        return ""
+    some = "" if searched == training else f" ({searched} of them searched)"
+    words = {"heldout": "held out", "audit": "kept for the audit", "refused": "refused"}
+    return ", ".join(
+        [f"{training} for training{some}", *(f"{found.get(f'pairs_{p}') or 0} {w}" for p, w in words.items())]
+    )
 
 
 def _numbers(material: Material) -> str:

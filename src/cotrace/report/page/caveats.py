@@ -27,7 +27,7 @@ class Caveat:
 
 def caveats(material: Material) -> tuple[Caveat, ...]:
     """The grave ones first."""
-    parts = (_nothing_moves, _holdout, _pairs, _judgement, _controls, _shortfall, _metric, _surrogate, _refused)
+    parts = (_nothing_moves, _holdout, _pairs, _judgement, _controls, _shortfall, _metric, _surrogate, _refused, _drawn)
     more = (_donors, _bounds, _gaps, _stability, _members, _audit, _meaning)
     found = [caveat for part in (*parts, *more) for caveat in part(material)]
     return tuple(sorted(found, key=lambda one: not one.grave))
@@ -48,8 +48,8 @@ def _nothing_moves(material: Material) -> Iterator[Caveat]:
 def _holdout(material: Material) -> Iterator[Caveat]:
     if not material.heldout:
         yield Caveat(
-            "Nothing was held out: every effect is on the pairs that the search chose by, and is flattered by the "
-            "choice. Trace with --holdout 0.3.",
+            "Nothing was held out: every effect is on the training pairs, by which the set was chosen; the choice "
+            "flatters it. Trace with --holdout 0.3.",
             True,
         )
 
@@ -60,8 +60,9 @@ def _pairs(material: Material) -> Iterator[Caveat]:
         return
     counts = [int(number) for number in re.findall(r"\d+", judged.units)]
     units = min([judged.pairs, *counts])
-    if judged.full_interval is None:
-        yield Caveat(f"There are too few pairs for intervals ({judged.units}): the figures may be chance.", True)
+    if judged.full_interval is None and judged.chosen.interval is None:
+        why = next((note.partition(": ")[2] for note in judged.notes if note.startswith("no intervals")), judged.units)
+        yield Caveat(f"There are no intervals ({why}): the figures may be chance.", True)
     elif units < FEW_UNITS:
         yield Caveat(f"The intervals rest on few pairs ({judged.units}): they are wide, and rough.")
 
@@ -69,8 +70,11 @@ def _pairs(material: Material) -> Iterator[Caveat]:
 def _judgement(material: Material) -> Iterator[Caveat]:
     judged = material.judged
     if judged is None:
+        whose = f" of {material.first.search}" if material.evaluations else ""
         yield Caveat(
-            "The result was not judged: there are no controls and no verdict. Judge it with cotrace evaluate RUN.", True
+            f"The result{whose} was not judged: there are no controls and no verdict. Judge it with cotrace evaluate "
+            "RUN.",
+            True,
         )
     elif judged.level == "quick":
         yield Caveat(
@@ -103,7 +107,7 @@ def _shortfall(material: Material) -> Iterator[Caveat]:
         return
     if chosen.effect_heldout / chosen.effect < SHORTFALL:
         yield Caveat(
-            f"On held-out pairs the selection does {figure_of(chosen.effect_heldout)}, on the pairs searched "
+            f"On held-out pairs the selection does {figure_of(chosen.effect_heldout)}, on the training pairs "
             f"{figure_of(chosen.effect)}: part of what the search found is chance.",
             True,
         )
@@ -139,10 +143,19 @@ def _refused(material: Material) -> Iterator[Caveat]:
     if material.examples is not None:
         refused = len(material.examples.refused)
     if isinstance(refused, int) and refused:
-        total = refused + sum(int(material.record.get(key, 0)) for key in ("pairs_searched", "pairs_heldout"))
+        training = material.record.get("pairs_training", material.record.get("pairs_searched", 0))
+        others = (int(material.record.get(key, 0)) for key in ("pairs_heldout", "pairs_audit"))
+        total = refused + int(training) + sum(others)
         share = f" of {total}" if total > refused else ""
+        yield Caveat(f"{refused}{share} pairs could not be used: the results cover only the rest.")
+
+
+def _drawn(material: Material) -> Iterator[Caveat]:
+    searched, training = (material.record.get(f"pairs_{part}") for part in ("searched", "training"))
+    if isinstance(searched, int) and isinstance(training, int) and searched < training:
         yield Caveat(
-            f"{refused}{share} pairs could not be used (their prompts do not line up by token): the rest is covered."
+            f"The searches looked at {searched} of the {training} training pairs (--search-pairs); effects on training "
+            "pairs are of all of them."
         )
 
 
@@ -191,12 +204,19 @@ def _members(material: Material) -> Iterator[Caveat]:
         return
     if any(row.near_equal for row in judged.alternatives):
         yield Caveat("Other sets of this size are not shown to be worse: this is one such set, not the only one.")
-    if judged.interactions is not None and judged.interactions.pairs:
+    if judged.interactions is not None and any(pair.interval is not None for pair in judged.interactions.pairs):
         yield Caveat("Intervals of interactions are not adjusted for the number of pairs of members looked at.")
 
 
 def _audit(material: Material) -> Iterator[Caveat]:
-    if material.heldout and not any(one.judged_on == "audit" for one in material.evaluations):
+    if not material.heldout or any(one.judged_on == "audit" for one in material.evaluations):
+        return
+    if material.config.get("audit"):
+        yield Caveat(
+            "The audit pairs have not been looked at: once the size and the search are chosen, cotrace evaluate RUN "
+            "--audit gives the final figures."
+        )
+    else:
         yield Caveat(
             "Whoever chooses a size or a search by the held-out curve makes its figures too good: keep a share for the "
             "end with --audit, and judge on it once."

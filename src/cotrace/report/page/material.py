@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Places = Int[np.ndarray, "_"]
 """Mask indices of a set's members, ascending."""
 PARTS = ("heldout", "training")
-PART_WORDS = {"heldout": "held-out pairs", "training": "pairs searched"}
+PART_WORDS = {"heldout": "held-out pairs", "training": "training pairs"}
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,23 @@ class Material:
     """Whether ids stand in place of texts."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "frontiers", tuple(one for one in self.frontiers if len(one)))
+        object.__setattr__(
+            self, "frontiers", tuple(map(self._with_evidence, (one for one in self.frontiers if len(one))))
+        )
         if not self.frontiers:
             raise InputError("a report needs a frontier with at least one selection; run the search again")
         spaces = {one.space.components for one in self.frontiers}
         if len({(one.mode, one.metric, one.direction) for one in self.frontiers}) > 1 or len(spaces) > 1:
             raise InputError("a report is of one question: give frontiers of one metric, mode, direction and space")
+
+    def _with_evidence(self, frontier: Frontier) -> Frontier:
+        """The frontier with what its evaluations found, also where the run was judged again later."""
+        from cotrace.evaluation import applied
+
+        for judged in self.evaluations:
+            if judged.search == frontier.search and set(judged.components) == _names(frontier, judged.k):
+                frontier = applied(frontier, judged)
+        return frontier
 
     @property
     def first(self) -> Frontier:
@@ -56,14 +67,19 @@ class Material:
 
     @property
     def judged(self) -> Evaluation | None:
-        """The evaluation that judges in detail; None where the run was not judged."""
-        return self.evaluations[0] if self.evaluations else None
+        """The evaluation that judges the first search; None where it was not judged."""
+        return next((one for one in self.evaluations if one.search == self.first.search), None)
+
+    @property
+    def later(self) -> tuple[Evaluation, ...]:
+        """The other evaluations."""
+        return tuple(one for one in self.evaluations if one is not self.judged)
 
     @cached_property
     def chosen(self) -> Selection:
         """The selection that is judged: the evaluation's, or the smallest with 90 % of the best effect."""
         judged = self.judged
-        if judged is not None and judged.search == self.first.search and judged.k in self.first.sizes:
+        if judged is not None and judged.k in self.first.sizes:
             return self.first.at(judged.k)
         return self.first.enough()
 
@@ -136,6 +152,11 @@ class Material:
         """The weighted mean of a set's effects on the pairs searched; None where no search evaluated it."""
         found = self.example_effects(places, "training")
         return None if found is None else float(np.average(found, weights=self.weights("training", len(found))))
+
+
+def _names(frontier: Frontier, k: int) -> set[str]:
+    """The members of the selection of this size; none where there is no such selection."""
+    return set(frontier.at(k).components) if k in frontier.sizes else set()
 
 
 def _without_quote(note: str) -> str:

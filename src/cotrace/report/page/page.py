@@ -81,7 +81,7 @@ def _context(material: Material) -> dict[str, Any]:
         "first": material.first,
         "chosen": material.chosen,
         "judged": material.judged,
-        "later": material.evaluations[1:],
+        "later": material.later,
         "version": __version__,
         "title": account.title(material),
         "question": account.question(material),
