@@ -45,6 +45,10 @@ class RefusedPairs(UserWarning):
     """Some pairs cannot be used; the problem lists them in ``refused``."""
 
 
+class PairsWithoutDonor(UserWarning):
+    """In some pairs no position of a role takes a donor's value; ``problem.coverage`` counts them."""
+
+
 class LanguageProblem:
     """Which components of a language model, together, drive a metric? See ``problem.protocol.Problem``.
 
@@ -108,6 +112,8 @@ class LanguageProblem:
         settled = settle(model, task, self.space, source, writing, division)
         self.donors, self.encoding, self._groups = settled.donors, settled.encoding, settled.groups
         self.refused = _warn_of(self.encoding.refused, len(task))
+        if said := self.coverage.positions:
+            warnings.warn(said, PairsWithoutDonor, stacklevel=3)
         packing = choose_packing(model, self.encoding.pairs, batch_tokens, pack)
         packing = replace(packing, patch_answers=positions == "prompt+answer")
         self._batching = Batching.planned(packing.batch_tokens, checkpointing, batch_plan)
@@ -229,8 +235,9 @@ class LanguageProblem:
 
     @property
     def coverage(self) -> Coverage:
-        """How many pairs were refused, by group."""
-        return Coverage.of(self._task.pairs, self.refused)
+        """How many pairs were refused, by group, and how many have no donor position at a role."""
+        roles = list(dict.fromkeys(block.role for block in self.space.blocks))
+        return Coverage.of(self._task.pairs, self.refused, self.encoding.pairs, roles)
 
     @property
     def summary(self) -> str:

@@ -40,6 +40,8 @@ def record(prepared: Prepared) -> dict[str, Any]:
         "pairs_searched": problem.size,
         "pairs_heldout": problem.heldout.size if problem.heldout else 0,
         "pairs_refused": len(problem.refused),
+        "pairs_without_donor": dict(problem.coverage.without_donor),
+        "pairs_with_shifted_roles": dict(problem.coverage.shifted),
         "data_sha256": task.sha256,
         "model": model_record(prepared.config, prepared.model),
         "tokenizer_sha256": tokenizer_sha256(prepared.model.require_tokenizer()),
