@@ -58,7 +58,8 @@ def _shared(left: Tokens, right: Tokens) -> int:
 def span_alignment(pair_id: str, base: tuple[Text, Tokenised], donor: tuple[Text, Tokenised]) -> Tokens:
     """Piece by piece, cut at the spans that both prompts name; pieces of equal length align, unequal spans stay own.
 
-    Prompts of equal length are cut as well: their spans may differ in length. Raises AlignmentError where the spans' order differs, or text outside the spans has another number of tokens.
+    Prompts of equal length are cut as well: their spans may differ in length. Raises AlignmentError where the spans'
+    order differs, or text outside the spans has another number of tokens.
     """
     shared = [role for role in sorted(base[0].spans, key=base[0].spans.__getitem__) if role in donor[0].spans]
     if not shared:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -51,6 +51,11 @@ class EncodedPair:
     def fed(self) -> int:
         """Those of them that the model is given: nothing is read after an answer's last token."""
         return max(len(self.prompt), len(self.donor)) + max([len(answer) - 1 for answer in self.answers], default=0)
+
+
+def bare_prompts(pairs: Sequence[EncodedPair]) -> list[EncodedPair]:
+    """The pairs with one token of each answer, so that the model is given the prompts alone."""
+    return [replace(pair, answers=tuple(answer[:1] for answer in pair.answers)) for pair in pairs]
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,9 @@ class Coverage:
         used = self.pairs - self.refused
         lacking = [f"at role {role} {count} of {used}" for role, count in self.without_donor.items()]
         shifted = [f"role {role} in {count} of {used}" for role, count in self.shifted.items()]
-        said = [f"{', '.join(lacking)} pairs have no donor position: a swap there leaves them as they are"] * bool(lacking)
+        said = [f"{', '.join(lacking)} pairs have no donor position: a swap there leaves them as they are"] * bool(
+            lacking
+        )
         if shifted:
             where = ", ".join(shifted)
             said.append(f"other words of the counterfactual stand at {where} pairs (align='spans' goes by spans)")

@@ -16,7 +16,7 @@ from cotrace.arguments import check_seed, checked, names_of
 from cotrace.batches import Align, Bos, EncodedPair, Encoding, Packing, Refusal
 from cotrace.batches.roles import ALL
 from cotrace.components import ComponentSpace, Site
-from cotrace.donors import DonorSource, check_sites, donor_source
+from cotrace.donors import DonorSource, Mean, check_sites, donor_source
 from cotrace.errors import InputError
 from cotrace.interventions.storage import Storage
 from cotrace.metrics import AnyMetric, metric_named
@@ -27,7 +27,7 @@ from cotrace.problem.breakdown import Breakdown, breakdown
 from cotrace.problem.coverage import Coverage
 from cotrace.problem.heldout import Heldout
 from cotrace.problem.memory import check_budget, check_memory, memory_budget
-from cotrace.problem.packing import choose_packing
+from cotrace.problem.packing import check_frequencies, choose_packing
 from cotrace.problem.pairs import PairProblem
 from cotrace.problem.parts import Builder
 from cotrace.problem.plan import Plan, plan_of
@@ -114,8 +114,10 @@ class LanguageProblem:
         self.refused = _warn_of(self.encoding.refused, len(task))
         if said := self.coverage.positions:
             warnings.warn(said, PairsWithoutDonor, stacklevel=3)
-        packing = choose_packing(model, self.encoding.pairs, batch_tokens, pack)
+        reference = (self.donors.reference or ()) if isinstance(self.donors, Mean) else ()
+        packing = choose_packing(model, self.encoding.pairs, batch_tokens, pack, reference)
         packing = replace(packing, patch_answers=positions == "prompt+answer")
+        check_frequencies(self.encoding.pairs, packing)
         self._batching = Batching.planned(packing.batch_tokens, checkpointing, batch_plan)
         self._storage = Storage(memory_budget(memory, model.device))
         mean = task.score == "mean"
@@ -131,7 +133,9 @@ class LanguageProblem:
 
     def _build(self, builder: Builder, settled: Settled, memory: str | float | int | None) -> None:
         """Donor values and base scores of each part; those of the audit wait until they are asked for."""
-        encoding = self._with_prefixes(settled.encoding) if builder.packing.keep_prefix else settled.encoding
+        encoding = (
+            self._with_prefixes(settled.encoding, builder.packing) if builder.packing.keep_prefix else settled.encoding
+        )
 
         def pairs(indices: Sequence[int]) -> list[EncodedPair]:
             return [encoding.pairs[i] for i in indices]
@@ -145,8 +149,9 @@ class LanguageProblem:
         if self._some is not None:
             self._some.use_cost(self.training.cost, self._some.size / self.training.size)
 
-    def _with_prefixes(self, encoding: Encoding) -> Encoding:
-        pairs = tuple(replace(pair, prefix=self.donors.prefix(pair)) for pair in encoding.pairs)
+    def _with_prefixes(self, encoding: Encoding, packing: Packing) -> Encoding:
+        keeps = packing.keeps_prefix
+        pairs = tuple(replace(pair, prefix=self.donors.prefix(pair) if keeps(pair) else 0) for pair in encoding.pairs)
         return replace(encoding, pairs=pairs)
 
     @property

@@ -67,13 +67,13 @@ class PairProblem(ScoredPairs):
     def effects(self, masks: Any, examples: Examples = None) -> Float[Tensor, "*mask example"]:
         """Per-example effect of one mask or several. In ``keep`` mode their mean is the faithfulness."""
         some = self.some(examples)
-        return self._of_mode(self._all_changes(masks, some), some)
+        return self._of_mode(self.changes_of(masks, some), some)
 
-    def _all_changes(self, masks: Any, some: Sequence[int] | None) -> Float[Tensor, "*mask example"]:
+    def changes_of(self, masks: Any, some: Sequence[int] | None) -> Float[Tensor, "*mask example"]:
         """The metric's change from the base run, averaged over the draws."""
         z = self.masks(masks)
         own = self._shaped([self._changes(scores, some) for scores in self.chunks(z, some)], z)
-        return self._averaged([self._finite(own, some), *(draw._all_changes(z, some) for draw in self.draws)])
+        return self._averaged([self._finite(own, some), *(draw.changes_of(z, some) for draw in self.draws)])
 
     @staticmethod
     def _averaged(draws: Sequence[Tensor]) -> Tensor:
@@ -114,21 +114,21 @@ class PairProblem(ScoredPairs):
         def loss(changes: Tensor, few: Sequence[int]) -> Tensor:
             return self._loss(changes, few, objective, some)
 
-        return self._averaged([part._slope(z, loss, some) for part in (self, *self.draws)])
+        return self._averaged([part.slope(z, loss, some) for part in (self, *self.draws)])
 
     def _averaged_slope(self, z: Tensor, objective: Loss, some: list[int] | None) -> Float[Tensor, "n"]:
         """By the chain rule, as the objective is of changes averaged over draws. A gradient costs 3 for each draw."""
         index = list(range(self.size)) if some is None else some
-        changes = self._all_changes(z, some).requires_grad_()
+        changes = self.changes_of(z, some).requires_grad_()
         (slope,) = torch.autograd.grad(self._loss(changes, index, objective, some), changes)
         row = {example: i for i, example in enumerate(index)}
 
         def loss(changes: Tensor, few: Sequence[int]) -> Tensor:
             return (changes * slope[[row[example] for example in few]]).sum()
 
-        return self._averaged([part._slope(z, loss, some) for part in (self, *self.draws)])
+        return self._averaged([part.slope(z, loss, some) for part in (self, *self.draws)])
 
-    def _slope(self, z: Tensor, loss: BatchLoss, some: list[int] | None) -> Float[Tensor, "n"]:
+    def slope(self, z: Tensor, loss: BatchLoss, some: list[int] | None) -> Float[Tensor, "n"]:
         """Gradient of a sum over batches of a loss of this draw's changes."""
         self.charge(2 * self.share(some))
         total = self.scorer.slope(z, lambda scores, few: loss(self._changes(scores, few), few), some)

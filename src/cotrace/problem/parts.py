@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 
 from cotrace.batches import EncodedPair, Packing, answer_layouts
+from cotrace.batches.encode import bare_prompts
 from cotrace.components import ComponentSpace
 from cotrace.donors import Counterfactual, DonorSource, Noise, Resample, Setting
 from cotrace.donors.again import RecomputedDonors
@@ -60,6 +61,8 @@ class Builder:
 
     def part(self, name: str, pairs: Sequence[EncodedPair]) -> PairProblem | SetProblem:
         """The problem on these pairs. Raises InputError."""
+        if self.metric.reads == "logits" and self.packing.frequencies is not None:
+            pairs = bare_prompts(pairs)  # an answer behind the prompt might change the frequencies of the prompt
         sources = self.source.each_draw() if isinstance(self.source, Noise) else [self.source]
         return part_of([self._scorer(name, pairs, source) for source in sources], self.metric, self.mode)
 

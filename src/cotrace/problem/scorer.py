@@ -198,7 +198,11 @@ class Scorer:
             stations=stations,
             recompute=self.batching.checkpointing and masks.requires_grad,
         )
-        return self._read(logits, layout)
+        found = self._read(logits, layout)
+        if stations is None:
+            for other in layout.beside:
+                found = found + self.run(masks, other)
+        return found
 
     def _taps(self, masks: Float[Tensor, "mask n"], patches: dict[Spot, Patch], start: int) -> TapList:
         """The edits of every block from a layer on that some mask touches; a block of zeros changes nothing."""
