@@ -135,6 +135,12 @@ def _leave(config: PreTrainedConfig, entry: Entry) -> None:
         del _ROUTED[id(config)]
 
 
+def implementation_names(model: PreTrainedModel) -> tuple[str, ...]:
+    """The attention implementation of each configuration that the model reads, without handlers in force."""
+    configs = _configs(model)
+    return tuple(str(_ROUTED.get(id(c), (c._attn_implementation_internal,))[0] or "eager") for c in configs)
+
+
 def rope_limits(model: PreTrainedModel) -> set[tuple[int, bool]]:
     """Lengths of the longest row above which transformers' rotary modules take other frequencies.
 

@@ -21,6 +21,7 @@ from cotrace.errors import InputError
 from cotrace.interventions.storage import Storage
 from cotrace.metrics import AnyMetric, metric_named
 from cotrace.models import LanguageModel
+from cotrace.models.unchanged import ModelState
 from cotrace.problem.aim import aim
 from cotrace.problem.batching import Batching, Checkpointing
 from cotrace.problem.breakdown import Breakdown, breakdown
@@ -122,7 +123,18 @@ class LanguageProblem:
         self._storage = Storage(memory_budget(memory, model.device))
         mean = task.score == "mean"
         self._build(
-            Builder(model, self.space, self.donors, packing, chosen, mode, mean, self._batching, self._storage),
+            Builder(
+                model,
+                self.space,
+                self.donors,
+                packing,
+                chosen,
+                mode,
+                mean,
+                self._batching,
+                self._storage,
+                ModelState.of(model),
+            ),
             settled,
             memory,
         )
