@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cotrace.components import ComponentSpace, Site
 from cotrace.errors import ModelError, UnsupportedSite
 from cotrace.models.anatomy import dissect
-from cotrace.models.internals import compute_device, keep_gradients, rope_limits
+from cotrace.models.internals import compute_device, fresh_frequencies, keep_gradients, rope_limits
 from cotrace.models.places import Layer, Place
 from cotrace.models.unwrap import unwrapped
 
@@ -37,7 +37,7 @@ class LanguageModel:
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
         """The decoder layers with their parts, found by one short forward pass."""
-        with evaluating(self.module):
+        with evaluating(self.module), fresh_frequencies(self.module):
             return dissect(self.module)
 
     @property

@@ -64,7 +64,7 @@ class Probe:
             logits = forward(self.model, layout, taps, copies=copies, eager=eager)
             by_prompt = logits[:, _by_prompt(layout).to(logits.device)]
             lengths = [len(prompts[example]) for example in layout.examples]
-            found |= dict(zip(layout.examples, by_prompt.split(lengths, 1), strict=True))
+            found |= dict(zip(layout.examples, torch.split(by_prompt, lengths, 1), strict=True))
         return torch.cat([found[example] for example in sorted(found)], 1)
 
     def frequencies(self, prompts: Sequence[Prompt]) -> FrequencyLimit | None:

@@ -197,11 +197,11 @@ def _beside_longer(probe: Probe, length: int, tolerance: float) -> Iterator[Find
         yield Finding(LENGTHS, None, tolerance, note=f"rows of {length + 2} tokens do not run: {error}")
         return
     limit = probe.frequencies(rows)
-    where, error = f"{length} tokens", deviation(together, alone)
+    where, moved = f"{length} tokens", deviation(together, alone)
     note = "" if limit is None else _said(limit)
-    if error > tolerance:
+    if moved > tolerance:
         note = f"the score of a row depends on the rows beside it: use one length, or rows below {length} tokens"
-    yield Finding(LENGTHS, error, tolerance, where=where, note=note)
+    yield Finding(LENGTHS, moved, tolerance, where=where, note=note)
     kept = deviation(again, probe.plain)
     if kept > tolerance:
         note = "scores depend on the rows that were run before; load the model with RoPE of a fixed length"
