@@ -92,6 +92,67 @@ def test_spans_of_unequal_length_stay_and_the_rest_aligns(model: LanguageModel) 
         LanguageProblem(model, task(bad), sites=["head_output"], align="spans", holdout=0)
 
 
+EQUAL = replace(  # as many tokens in all, but the spans differ in length
+    PAIR,
+    id="e",
+    counterfactual="w1 w9 w8 w30 w5",
+    spans={"object": (9, 11), "subject": (3, 8)},
+    counterfactual_spans={"subject": (3, 5), "object": (6, 12)},
+)
+
+
+def test_ends_patches_the_common_ends_at_equal_lengths_too(model: LanguageModel) -> None:
+    problem = LanguageProblem(model, task(EQUAL), sites=["head_output"], align="ends", holdout=0)
+    assert problem.encoding.pairs[0].donor_positions == (0, -1, -1, -1, 4)
+    expected = head_scores(model, EQUAL, [(0, 0), (4, 4)], EQUAL.counterfactual or "")
+    assert problem.scores(["L1.head2"])[0].tolist() == pytest.approx(expected, abs=1e-9)
+    apart = replace(EQUAL, base="w1 w2", counterfactual="w2 w1", spans={}, counterfactual_spans={})
+    with pytest.raises(AlignmentError, match="share no token at either end"):
+        LanguageProblem(model, task(apart), sites=["head_output"], align="ends", holdout=0)
+
+
+def test_spans_go_by_spans_at_equal_lengths_too(model: LanguageModel) -> None:
+    problem = LanguageProblem(model, task(EQUAL), sites=["head_output"], align="spans", holdout=0)
+    assert problem.encoding.pairs[0].donor_positions == (0, -1, -1, -1, 4)
+    moved = replace(  # spans of one length each, text before and between them of the same: every token aligns
+        EQUAL, spans={"subject": (3, 8), "object": (9, 11)}, counterfactual_spans={"object": (9, 12), "subject": (3, 8)}
+    )
+    problem = LanguageProblem(model, task(moved), sites=["head_output"], align="spans", holdout=0)
+    assert problem.encoding.pairs[0].donor_positions == (0, 1, 2, 3, 4)
+    swapped = replace(moved, counterfactual_spans={"object": (3, 5), "subject": (6, 12)})
+    with pytest.raises(AlignmentError, match="stand in another order"):
+        LanguageProblem(model, task(swapped), sites=["head_output"], align="spans", holdout=0)
+    bare = replace(EQUAL, counterfactual_spans={})
+    with pytest.raises(AlignmentError, match="needs 'spans' and 'counterfactual_spans'"):
+        LanguageProblem(model, task(bare), sites=["head_output"], align="spans", holdout=0)
+
+
+def test_a_role_without_a_donor_position_is_counted_and_said(model: LanguageModel) -> None:
+    pairs = [PAIR, *(replace(EQUAL, id=f"e{i}") for i in range(3))]
+    options = {"sites": ["head_output"], "roles": ["subject", "last", "all"], "holdout": 0}
+    with pytest.warns(match="at role subject 3 of 4 pairs have no donor position: a swap there leaves them"):
+        problem = LanguageProblem(model, task(*pairs), align="spans", **options)  # type: ignore[arg-type]
+    assert problem.coverage.without_donor == {"subject": 3}
+    assert "at role subject 3 of 4 pairs have no donor" in problem.summary
+    assert "no donor at role subject" in str(problem.coverage.table())
+    effects = problem.effects(["L1.head2@subject"])
+    assert effects[0] != 0
+    assert effects[1:].tolist() == [0, 0, 0]
+    with pytest.warns(match=r"at role subject 4 of 4, at role last 1 of 4 pairs have no donor position"):
+        LanguageProblem(model, task(*pairs), align="ends", **options)  # type: ignore[arg-type]
+
+
+def test_a_role_that_stands_elsewhere_in_the_counterfactual_is_said_where_positions_align_one_by_one(
+    model: LanguageModel,
+) -> None:
+    options = {"sites": ["head_output"], "roles": ["subject"], "holdout": 0}
+    with pytest.warns(match=r"other words of the counterfactual stand at role subject in 1 of 2 pairs \(align='spans'"):
+        problem = LanguageProblem(model, task(PAIR, EQUAL), **options)  # type: ignore[arg-type]
+    assert problem.coverage.shifted == {"subject": 1}
+    expected = head_scores(model, EQUAL, [(1, 1), (2, 2)], EQUAL.counterfactual or "")
+    assert problem.scores(["L1.head2@subject"])[1].tolist() == pytest.approx(expected, abs=1e-9)
+
+
 def test_pairs_of_other_lengths_are_refused_by_id_with_both_tokenisations(model: LanguageModel) -> None:
     with pytest.warns(match=r"1 of 2 pairs refused; the first: pair b: base has 5 tokens and counterfactual 6: w1\|w2"):
         problem = LanguageProblem(model, task(PAIR, LONG), sites=["head_output"], holdout=0)

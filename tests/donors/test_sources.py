@@ -244,6 +244,56 @@ def test_draws_average_effects_not_activations(model: LanguageModel) -> None:
     assert together.cost.forward_equivalents == pytest.approx(sum(p.cost.forward_equivalents for p in single))
 
 
+def test_faithfulness_with_several_draws_is_a_ratio_of_averages(model: LanguageModel) -> None:
+    """Effects of swaps, which are single draws' own, averaged over draws and then divided once."""
+    source = Noise(std=0.5, seed=7, draws=3)
+    options = {"sites": ["head_output"], "holdout": 0, "metric": "odds_ratio"}
+    keep = LanguageProblem(model, tiny.task(), donors=source, mode="keep", **options)  # type: ignore[arg-type]
+    single = [LanguageProblem(model, tiny.task(), donors=draw, **options) for draw in source.each_draw()]  # type: ignore[arg-type]
+    z = torch.linspace(0, 1, 12, dtype=torch.float64)
+    full = torch.stack([problem.effects(torch.ones(12)) for problem in single]).mean(0)
+
+    def effects(mask: torch.Tensor) -> torch.Tensor:
+        return (full - torch.stack([problem.effects(mask) for problem in single]).mean(0)) / full.mean()
+
+    assert torch.allclose(keep.effects(z), effects(z), atol=1e-12)
+    assert keep.effects(["L1.head2"]).tolist() == pytest.approx(
+        effects(1 - torch.eye(12, dtype=torch.float64)[6]).tolist(), abs=1e-12
+    )
+    step = 1e-5 * torch.eye(12, dtype=torch.float64)
+    slopes = [(effects(z + row) - effects(z - row)).mean() / 2e-5 for i, row in enumerate(step) if 0 < i < 11]
+    assert torch.allclose(keep.gradient(z)[1:11], torch.stack(slopes), atol=1e-7)
+
+
+@pytest.mark.parametrize("mode", ["swap", "keep"])
+def test_the_gradient_of_an_objective_is_that_of_effects_averaged_over_draws(model: LanguageModel, mode: str) -> None:
+    options = {"sites": ["head_output"], "holdout": 0, "metric": "odds_ratio", "mode": mode}
+    problem = LanguageProblem(model, tiny.task(), donors=Noise(std=0.5, seed=7, draws=3), **options)  # type: ignore[arg-type]
+    z = torch.linspace(0.1, 0.9, 12, dtype=torch.float64)
+    some = [3, 0, 4]
+
+    def value(mask: torch.Tensor) -> torch.Tensor:
+        return (1 / (3 + problem.effects(mask, some))).sum() / problem.size * (problem.size / len(some))
+
+    step = 1e-5 * torch.eye(12, dtype=torch.float64)
+    slopes = torch.stack([(value(z + row) - value(z - row)) / 2e-5 for row in step])
+    found = problem.gradient(z, lambda effects: 1 / (3 + effects), some)
+    assert torch.allclose(found, slopes, atol=1e-7)
+    before = problem.cost.forward_equivalents
+    problem.gradient(z, lambda effects: 1 / (3 + effects))
+    assert problem.cost.forward_equivalents - before == pytest.approx(9)
+
+
+def test_levels_under_the_full_swap_are_averaged_over_draws(model: LanguageModel) -> None:
+    source = Noise(std=0.5, seed=7, draws=3)
+    options = {"sites": ["mlp_output"], "holdout": 0, "metric": "accuracy"}
+    together = LanguageProblem(model, tiny.task(), donors=source, **options)  # type: ignore[arg-type]
+    single = [LanguageProblem(model, tiny.task(), donors=draw, **options) for draw in source.each_draw()]  # type: ignore[arg-type]
+    hard = [problem.reported(torch.ones(3)).item() for problem in single]
+    assert together.full_swap.reported is not None
+    assert together.full_swap.reported[1] == pytest.approx(sum(hard) / 3)
+
+
 def test_a_multiple_of_the_embeddings_std_is_of_what_enters_the_first_layer() -> None:
     """Gemma multiplies the table's rows by the square root of the width, so its embeddings are as much wider."""
     size = {**tiny.LLAMA, "head_dim": 8, "layer_types": ["full_attention"] * 3}

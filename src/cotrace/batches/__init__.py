@@ -4,7 +4,7 @@ from cotrace.batches.align import ALIGNMENTS, Align
 from cotrace.batches.chat import ChatTemplate, chat_template
 from cotrace.batches.encode import EncodedPair, Encoding, Refusal, encode_task
 from cotrace.batches.layout import Layout
-from cotrace.batches.plan import Packing, answer_layouts, donor_layouts, prefix_layouts
+from cotrace.batches.plan import FrequencyLimit, Packing, answer_layouts, donor_layouts, prefix_layouts
 from cotrace.batches.strips import donor_tokens, shared_prefix
 from cotrace.batches.texts import Bos
 
@@ -15,6 +15,7 @@ __all__ = [
     "ChatTemplate",
     "EncodedPair",
     "Encoding",
+    "FrequencyLimit",
     "Layout",
     "Packing",
     "Refusal",

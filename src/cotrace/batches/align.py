@@ -22,16 +22,17 @@ def donor_positions(
 ) -> Tokens:
     """For each base position its donor position, -1 where none. Raises AlignmentError with both tokenisations.
 
-    ``exact`` needs equal lengths; ``ends`` aligns the shared tokens at the head and at the tail and leaves the middle.
+    ``exact`` needs equal lengths; ``ends`` aligns the shared tokens at the head and at the tail and leaves the middle,
+    at equal lengths too.
     """
-    if len(base) == len(donor):
-        return tuple(range(len(base)))
-    if align == "exact":
+    if align == "ends":
+        return _ends(pair_id, base, donor)
+    if len(base) != len(donor):
         raise AlignmentError(
             f"pair {pair_id}: base has {len(base)} tokens and counterfactual {len(donor)}: "
             f"{_show(base, tokenizer)} against {_show(donor, tokenizer)}; reword the pair, or use align='ends'"
         )
-    return _ends(pair_id, base, donor)
+    return tuple(range(len(base)))
 
 
 def _ends(pair_id: str, base: Tokens, donor: Tokens) -> Tokens:
@@ -57,9 +58,10 @@ def _shared(left: Tokens, right: Tokens) -> int:
 def span_alignment(pair_id: str, base: tuple[Text, Tokenised], donor: tuple[Text, Tokenised]) -> Tokens:
     """Piece by piece, cut at the spans that both prompts name; pieces of equal length align, unequal spans stay own.
 
-    Raises AlignmentError where the spans' order differs, or text outside the spans has another number of tokens.
+    Prompts of equal length are cut as well: their spans may differ in length. Raises AlignmentError where the spans'
+    order differs, or text outside the spans has another number of tokens.
     """
-    shared = [role for role in base[0].spans if role in donor[0].spans]
+    shared = [role for role in sorted(base[0].spans, key=base[0].spans.__getitem__) if role in donor[0].spans]
     if not shared:
         raise AlignmentError(
             f"pair {pair_id}: align='spans' needs 'spans' and 'counterfactual_spans' with a common name"

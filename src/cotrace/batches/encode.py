@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from cotrace.batches.align import Align, donor_positions, span_alignment
 from cotrace.batches.chat import ChatTemplate, chat_template
-from cotrace.batches.roles import ALL, role_positions
+from cotrace.batches.roles import ALL, role_positions, span_positions
 from cotrace.batches.texts import Bos, Text, TextTokenizer, Tokenised, base_text, counterfactual_text
 from cotrace.errors import AlignmentError
 from cotrace.prompts import PromptPair, Task
@@ -33,8 +33,14 @@ class EncodedPair:
     """Position role -> positions in the prompt."""
     text: str = ""
     """The prompt as text, chats rendered."""
+    shifted: tuple[str, ...] = ()
+    """Roles whose words stand at other tokens in the donor prompt, though positions are aligned one by one."""
     prefix: int = 0
     """Leading prompt tokens at which base and donor run agree in every value, so that no mask changes them."""
+
+    def has_donor(self, role: str) -> bool:
+        """Whether some prompt position of a role takes a donor's value."""
+        return any(self.donor_positions[position] >= 0 for position in self.roles[role])
 
     @property
     def span(self) -> int:
@@ -45,6 +51,11 @@ class EncodedPair:
     def fed(self) -> int:
         """Those of them that the model is given: nothing is read after an answer's last token."""
         return max(len(self.prompt), len(self.donor)) + max([len(answer) - 1 for answer in self.answers], default=0)
+
+
+def bare_prompts(pairs: Sequence[EncodedPair]) -> list[EncodedPair]:
+    """The pairs with one token of each answer, so that the model is given the prompts alone."""
+    return [replace(pair, answers=tuple(answer[:1] for answer in pair.answers)) for pair in pairs]
 
 
 @dataclass(frozen=True)
@@ -160,17 +171,26 @@ class _Encoder:
             answers = [_added(pair, base, row) for row in answers]
         _check_answers(pair, answers)
         positions = tuple(range(len(prompt.ids)))
+        found = role_positions(pair.id, text, prompt, roles)
+        shifted: tuple[str, ...] = ()
         if donor is not None and donor[0] is not None:
             positions = self._aligned(pair, base, (donor[0], donor[1]), align)
-        found = role_positions(pair.id, text, prompt, roles)
-        return EncodedPair(pair, prompt.ids, tuple(answers), donor[1].ids if donor else (), positions, found, text.text)
+            shifted = _shifted(found, (donor[0], donor[1])) if align == "exact" else ()
+        ids = donor[1].ids if donor else ()
+        return EncodedPair(pair, prompt.ids, tuple(answers), ids, positions, found, text.text, shifted)
 
     def _aligned(
         self, pair: PromptPair, base: tuple[Text, Tokenised], donor: tuple[Text, Tokenised], align: Align
     ) -> Tokens:
-        if align == "spans" and len(base[1].ids) != len(donor[1].ids):
+        if align == "spans":
             return span_alignment(pair.id, base, donor)
         return donor_positions(pair.id, base[1].ids, donor[1].ids, self.tokenizer, align)
+
+
+def _shifted(roles: Mapping[str, Tokens], donor: tuple[Text, Tokenised]) -> tuple[str, ...]:
+    """Roles that stand at other positions in the donor prompt, of those that it names."""
+    named = [role for role in roles if role in donor[0].spans]
+    return tuple(role for role in named if span_positions(donor[1], *donor[0].spans[role]) != roles[role])
 
 
 def _cut_behind_first(pair: PromptPair, rows: Sequence[Tokens]) -> Tokenised:

@@ -47,6 +47,13 @@ class Layout:
     scored_token: Int[Tensor, "scored"]
     scored_cell: Int[Tensor, "scored"]
     """For each scored token its cell in the flattened [example, answer] table."""
+    beside: tuple[Layout, ...] = ()
+    """Passes for further answers of the same examples, which must not share one with these; their scores add up."""
+
+    @property
+    def passes(self) -> tuple[Layout, ...]:
+        """This forward pass and those beside it."""
+        return (self, *self.beside)
 
     def patched(self, role: str) -> Bool[Tensor, "row pos"]:
         """Tokens whose values a component of this role may replace."""
@@ -64,12 +71,12 @@ class Layout:
     @property
     def cells(self) -> int:
         """Tokens of the rectangle, padding included: what a forward pass costs."""
-        return self.input_ids.numel()
+        return self.input_ids.numel() + sum(layout.cells for layout in self.beside)
 
     @property
     def tokens(self) -> int:
         """Real tokens."""
-        return int((self.example >= 0).sum())
+        return int((self.example >= 0).sum()) + sum(layout.tokens for layout in self.beside)
 
 
 def lay_out(rows: Sequence[Sequence[Strip]], answers: int, *, masked: bool) -> Layout:

@@ -27,6 +27,22 @@ ROW_SLACK = (0, 1, 2, 4, 8)
 
 
 @dataclass(frozen=True)
+class FrequencyLimit:
+    """The length of the longest row of a forward pass above which the model's RoPE takes other frequencies.
+
+    Rows share a pass only where each would have the same frequencies alone.
+    """
+
+    after: int
+    stepped: bool
+    """Whether all longer rows have the same frequencies; else each length has its own."""
+
+    def kind(self, length: int) -> int:
+        """Equal for lengths that have the same frequencies."""
+        return 0 if length <= self.after else 1 if self.stepped else length
+
+
+@dataclass(frozen=True)
 class Packing:
     """How examples may share rows, and how many tokens a forward pass may hold."""
 
@@ -42,23 +58,48 @@ class Packing:
     """Whether keys and values of tokens that no mask changes are computed once and kept."""
     shortcuts: bool = False
     """Whether evaluations may start at the lowest layer in which a mask differs from a reference run."""
+    frequencies: FrequencyLimit | None = None
+    """Where RoPE depends on the longest row of a pass; None where a row's company changes nothing."""
 
     def holding(self, tokens: int) -> Packing:
         """The same with so many tokens to a forward pass."""
         return replace(self, batch_tokens=tokens, row_tokens=min(ROW_TOKENS, tokens))
+
+    def answers_by_kind(self, pair: EncodedPair) -> dict[int, list[int]]:
+        """The pair's answers, by the frequencies that prompt and answer (but for its last token) have alone."""
+        if self.frequencies is None:
+            return {0: list(range(len(pair.answers)))}
+        kinds: dict[int, list[int]] = {}
+        for a, answer in enumerate(pair.answers):
+            kinds.setdefault(self.frequencies.kind(len(pair.prompt) + len(answer) - 1), []).append(a)
+        return kinds
+
+    def keeps_prefix(self, pair: EncodedPair) -> bool:
+        """Whether a prefix of the pair, run alone, has the frequencies of all its runs."""
+        return self.frequencies is None or pair.fed <= self.frequencies.after
 
 
 def answer_layouts(pairs: Sequence[EncodedPair], examples: Iterable[int], packing: Packing) -> list[Layout]:
     """Layouts that score every answer of these examples; ``examples`` index ``pairs``."""
     offsets, kept = donor_offsets(pairs, packing), prefix_offsets(pairs)
     columns = max(len(pair.answers) for pair in pairs)
-    strips: list[Strip] = []
-    for e in examples:
+
+    def strips(e: int, answers: Sequence[int]) -> list[Strip]:
         if packing.packed:
-            strips.append(packed_strip(e, pairs[e], offsets[e], packing.patch_answers, kept[e]))
+            return [packed_strip(e, pairs[e], offsets[e], packing.patch_answers, kept[e], answers)]
+        return list(plain_strips(e, pairs[e], offsets[e], packing.patch_answers, answers))
+
+    together: dict[int, list[Strip]] = {}
+    apart: list[Layout] = []
+    for e in examples:
+        kinds = packing.answers_by_kind(pairs[e])
+        if len(kinds) == 1:
+            ((kind, answers),) = kinds.items()
+            together.setdefault(kind, []).extend(strips(e, answers))
         else:
-            strips.extend(plain_strips(e, pairs[e], offsets[e], packing.patch_answers))
-    return _layouts(strips, columns, packing)
+            first, *rest = (_layouts(strips(e, answers), columns, packing)[0] for answers in kinds.values())
+            apart.append(replace(first, beside=tuple(rest)))
+    return [layout for some in together.values() for layout in _layouts(some, columns, packing)] + apart
 
 
 def donor_layouts(pairs: Sequence[EncodedPair], packing: Packing) -> list[Layout]:
@@ -67,7 +108,11 @@ def donor_layouts(pairs: Sequence[EncodedPair], packing: Packing) -> list[Layout
     if packing.patch_answers:
         return answer_layouts(donors, range(len(donors)), packing)
     offsets = donor_offsets(donors, packing)
-    return _layouts([prompt_strip(e, donor, offsets[e]) for e, donor in enumerate(donors)], 1, packing)
+    kinds: dict[int, list[Strip]] = {}
+    for e, donor in enumerate(donors):
+        kind = packing.frequencies.kind(len(donor.prompt)) if packing.frequencies else 0
+        kinds.setdefault(kind, []).append(prompt_strip(e, donor, offsets[e]))
+    return [layout for strips in kinds.values() for layout in _layouts(strips, 1, packing)]
 
 
 def prefix_layouts(pairs: Sequence[EncodedPair], packing: Packing) -> list[Layout]:

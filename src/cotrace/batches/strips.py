@@ -69,12 +69,14 @@ def donor_pair(pair: EncodedPair) -> EncodedPair:
     return replace(pair, prompt=prompt, donor=(), donor_positions=tuple(range(len(prompt))), roles={}, prefix=0)
 
 
-def packed_strip(example: int, pair: EncodedPair, offset: int, with_answers: bool, cache_offset: int = 0) -> Strip:
-    """All answers of a pair behind its prompt; ``offset`` is the flat index of its first donor token.
+def packed_strip(
+    example: int, pair: EncodedPair, offset: int, with_answers: bool, cache_offset: int, answers: Sequence[int]
+) -> Strip:
+    """These answers of a pair behind its prompt; ``offset`` is the flat index of its first donor token.
 
     The pair's prefix is left out; ``cache_offset`` is the flat index of its first kept token.
     """
-    whole = _strip(example, pair, offset, range(len(pair.answers)), with_answers)
+    whole = _strip(example, pair, offset, answers, with_answers)
     return _without_prefix(whole, pair.prefix, cache_offset)
 
 
@@ -98,13 +100,15 @@ def prefix_strip(example: int, pair: EncodedPair, cache_offset: int) -> Strip:
     return _strip(example, bare, cache_offset, [], with_answers=False)
 
 
-def plain_strips(example: int, pair: EncodedPair, offset: int, with_answers: bool) -> Iterator[Strip]:
+def plain_strips(
+    example: int, pair: EncodedPair, offset: int, with_answers: bool, answers: Sequence[int]
+) -> Iterator[Strip]:
     """One strip per answer of several tokens; the answers of one token share the prompt alone."""
-    short = [a for a, answer in enumerate(pair.answers) if len(answer) == 1]
+    short = [a for a in answers if len(pair.answers[a]) == 1]
     if short:
         yield _strip(example, pair, offset, short, with_answers)
-    for a, answer in enumerate(pair.answers):
-        if len(answer) > 1:
+    for a in answers:
+        if len(pair.answers[a]) > 1:
             yield _strip(example, pair, offset, [a], with_answers)
 
 

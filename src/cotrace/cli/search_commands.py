@@ -155,7 +155,7 @@ def check(
     donors
         Donors that those pairs are read for, as in `cotrace trace`. Default: the task's own.
     align
-        Pairs whose token lengths differ: refused (exact), aligned at both ends, or at the spans that they name.
+        Position by position, other lengths refused (exact); at the common ends only; or at the spans that pairs name.
     sites
         Sites to check. Default: all that the model has.
     json

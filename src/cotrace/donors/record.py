@@ -32,7 +32,7 @@ def record(
 ) -> RecordedDonors:
     """The values of the pairs' donor runs at these places, in the room that ``keep`` gives. Raises NoRoom."""
     store = _empty_store(model, pairs, places, packing, keep)
-    for layout in donor_layouts(pairs, packing):
+    for layout in (layout for whole in donor_layouts(pairs, packing) for layout in whole.passes):
         edits = [(place, _recorder(store, place, layout)) for place in places]
         with torch.no_grad(), _perturbed(model, layout, perturb):
             forward(model, layout, edits)

@@ -19,7 +19,9 @@ from cotrace.editing.judge import Judge, judged
 from cotrace.editing.pairs import Continuation, Continuations
 from cotrace.errors import InputError
 from cotrace.models import LanguageModel
+from cotrace.models.internals import fresh_frequencies
 from cotrace.models.language_model import evaluating
+from cotrace.problem.packing import frequency_limit
 from cotrace.prompts import Task
 from cotrace.results import Selection
 
@@ -130,7 +132,7 @@ def continuations(model: LanguageModel, prompts: Sequence[str], sampling: Sampli
     texts: list[str] = []
     with evaluating(model.module), _configured(model, sampling), torch.random.fork_rng(devices=_accelerators(model)):
         torch.manual_seed(sampling.seed)
-        for batch in _batches(asked, sampling.batch_size):
+        for batch in _batches(asked, _rows_together(model, asked, sampling)):
             texts += tokenizer.batch_decode(_extend(model, batch, sampling), skip_special_tokens=True)
     return texts
 
@@ -144,16 +146,23 @@ def _extend(model: LanguageModel, rows: Sequence[Sequence[int]], sampling: Sampl
     if sampling.temperature > 0:
         top_k = model.module.generation_config.top_k
         drawn |= {"temperature": float(sampling.temperature), "top_k": top_k or 0}
-    whole: Tensor = model.module.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        max_new_tokens=sampling.max_new_tokens,
-        pad_token_id=pad_token(model),
-        num_return_sequences=1,
-        return_dict_in_generate=False,
-        **drawn,
-    )
+    with fresh_frequencies(model.module):
+        whole: Tensor = model.module.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=sampling.max_new_tokens,
+            pad_token_id=pad_token(model),
+            num_return_sequences=1,
+            return_dict_in_generate=False,
+            **drawn,
+        )
     return whole[:, ids.shape[1] :]
+
+
+def _rows_together(model: LanguageModel, rows: Sequence[Sequence[int]], sampling: Sampling) -> int:
+    """Rows of a batch: one alone where a longer one beside it would change its RoPE."""
+    longest = max(map(len, rows)) + sampling.max_new_tokens
+    return sampling.batch_size if frequency_limit(model, longest) is None else 1
 
 
 def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:

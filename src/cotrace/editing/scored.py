@@ -66,9 +66,9 @@ class ScoredTask:
         model = model or self.model
         lengths = answer_lengths(self.pairs)
         table = torch.zeros(lengths.shape, dtype=model.compute_dtype)
-        for layout in self._layouts:
+        for layout in (layout for whole in self._layouts for layout in whole.passes):
             logits = forward(model, layout, []).to(model.compute_dtype)
-            table[list(layout.examples)] = answer_scores(logits, layout)[0]
+            table[list(layout.examples)] += answer_scores(logits, layout)[0]
         bad = ~torch.isfinite(table).all(-1)
         if bool(bad.any()):
             pair = self.pairs[int(bad.nonzero()[0])].pair

@@ -16,6 +16,7 @@ from cotrace.interventions.frozen import frozen
 from cotrace.interventions.recompute import recomputing
 from cotrace.interventions.shortcut import Entry, Stations, entering, noting
 from cotrace.models import LanguageModel, tapped
+from cotrace.models.internals import fresh_frequencies
 from cotrace.models.language_model import evaluating
 from cotrace.models.taps import TapList
 
@@ -40,6 +41,8 @@ def forward(
     with ExitStack() as stack:
         stack.enter_context(evaluating(model.module))
         stack.enter_context(frozen(model.module))
+        if model.growing_frequencies:
+            stack.enter_context(fresh_frequencies(model.module))
         stack.enter_context(tapped(model.module, taps, eager))
         if stations is not None:
             stack.enter_context(noting(model, stations))

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from cotrace.interventions.frozen import frozen
 from cotrace.models import LanguageModel, tapped
+from cotrace.models.internals import fresh_frequencies
 from cotrace.models.language_model import evaluating
 from cotrace.models.taps import TapList
 
@@ -35,7 +36,7 @@ def _again(model: LanguageModel, layer: nn.Module, taps: TapList, eager: bool) -
 
     @contextmanager
     def surroundings() -> Iterator[None]:
-        with evaluating(layer), frozen(layer), tapped(model.module, taps, eager):
+        with evaluating(layer), frozen(layer), fresh_frequencies(layer), tapped(model.module, taps, eager):
             yield
 
     return lambda: (nullcontext(), surroundings())

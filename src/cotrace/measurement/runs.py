@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cotrace.batches import EncodedPair, answer_layouts, encode_task
+from cotrace.batches import EncodedPair, Layout, Packing, answer_layouts, encode_task
+from cotrace.batches.encode import bare_prompts
 from cotrace.interventions import forward
 from cotrace.metrics.metric import Reads
 from cotrace.models import LanguageModel
@@ -81,6 +82,10 @@ def _encode(model: LanguageModel, task: Task) -> tuple[dict[str, EncodedPair], t
     return {encoded.pair.id: encoded for encoded in encoding.pairs}, refused
 
 
+def _passes(pairs: Sequence[EncodedPair], packing: Packing) -> list[Layout]:
+    return [layout for whole in answer_layouts(pairs, range(len(pairs)), packing) for layout in whole.passes]
+
+
 @torch.no_grad()
 def _scores(
     model: LanguageModel, task: Task, pairs: Sequence[EncodedPair], reads: Reads, batch_tokens: int | None
@@ -90,10 +95,14 @@ def _scores(
     lengths = answer_lengths(pairs)
     answers = torch.zeros(lengths.shape, dtype=model.compute_dtype)
     read: dict[int, Tensor] = {}
-    for layout in answer_layouts(pairs, range(len(pairs)), packing):
+    for layout in _passes(pairs, packing):
         logits = forward(model, layout, []).to(model.compute_dtype)
-        answers[list(layout.examples)] = answer_scores(logits, layout)[0]
-        if reads == "logits":
+        answers[list(layout.examples)] += answer_scores(logits, layout)[0]
+        if reads == "logits" and packing.frequencies is None:
+            read |= dict(zip(layout.examples, next_logits(logits, layout)[0], strict=True))
+    if reads == "logits" and packing.frequencies is not None:
+        for layout in _passes(bare_prompts(pairs), packing):
+            logits = forward(model, layout, []).to(model.compute_dtype)
             read |= dict(zip(layout.examples, next_logits(logits, layout)[0], strict=True))
     answers = answers / lengths if task.score == "mean" else answers
     return answers, torch.stack([read[i] for i in range(len(pairs))]) if reads == "logits" else answers

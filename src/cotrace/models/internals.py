@@ -135,6 +135,65 @@ def _leave(config: PreTrainedConfig, entry: Entry) -> None:
         del _ROUTED[id(config)]
 
 
+def implementation_names(model: PreTrainedModel) -> tuple[str, ...]:
+    """The attention implementation of each configuration that the model reads, without handlers in force."""
+    configs = _configs(model)
+    return tuple(str(_ROUTED.get(id(c), (c._attn_implementation_internal,))[0] or "eager") for c in configs)
+
+
+def rope_limits(model: PreTrainedModel) -> set[tuple[int, bool]]:
+    """Lengths of the longest row above which transformers' rotary modules take other frequencies.
+
+    With each: whether all longer rows have the same (longrope), or each length its own (dynamic NTK).
+    """
+    found: set[tuple[int, bool]] = set()
+    for module in _rotaries(model):
+        parameters = module.config.rope_parameters
+        by_layer = isinstance(module.rope_type, dict)
+        for layer, kind in module.rope_type.items() if by_layer else [(None, module.rope_type)]:
+            if "dynamic" in kind:
+                found.add((int(module.original_max_seq_len), False))
+            elif kind == "longrope":
+                table = parameters[layer] if by_layer else parameters
+                found.add((int(table["original_max_position_embeddings"]), True))
+    return found
+
+
+def _rotaries(model: nn.Module) -> list[Any]:
+    return [module for module in model.modules() if hasattr(module, "rope_type") and hasattr(module, "config")]
+
+
+@contextmanager
+def fresh_frequencies(model: nn.Module) -> Iterator[None]:
+    """Dynamic RoPE as in a model that has not run yet, and as before afterwards.
+
+    Its frequencies grow with the longest row so far, and are not reset for every shorter one.
+    """
+    growing = [module for module in _rotaries(model) if "dynamic" in str(module.rope_type)]
+    before = [{name: getattr(module, name) for name in _frequency_names(module)} for module in growing]
+    try:
+        for module in growing:
+            _reset(module)
+        yield
+    finally:
+        for module, state in zip(growing, before, strict=True):
+            for name, value in state.items():
+                setattr(module, name, value)
+
+
+def _frequency_names(module: Any) -> list[str]:
+    return [n for n in (*vars(module), *module._buffers) if n.endswith(("inv_freq", "max_seq_len_cached"))]
+
+
+def _reset(module: Any) -> None:
+    for name in _frequency_names(module):
+        if name.endswith("max_seq_len_cached"):
+            setattr(module, name, module.original_max_seq_len)
+        elif name.endswith("original_inv_freq"):
+            target = name.removesuffix("original_inv_freq") + "inv_freq"
+            setattr(module, target, getattr(module, name).to(getattr(module, target).device).clone())
+
+
 def run_experts_eagerly(model: PreTrainedModel) -> None:
     """Let a mixture-of-experts model run its experts one after the other; nothing for other models.
 

@@ -18,7 +18,7 @@ from cotrace.arguments import checked, names_of
 from cotrace.components import ComponentSpace, Site
 from cotrace.errors import ModelError, UnsupportedSite
 from cotrace.models.anatomy import dissect
-from cotrace.models.internals import compute_device, keep_gradients
+from cotrace.models.internals import compute_device, fresh_frequencies, keep_gradients, rope_limits
 from cotrace.models.places import Layer, Place
 from cotrace.models.unwrap import unwrapped
 
@@ -38,7 +38,7 @@ class LanguageModel:
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
         """The decoder layers with their parts, found by one short forward pass."""
-        with evaluating(self.module):
+        with evaluating(self.module), fresh_frequencies(self.module):
             return dissect(self.module)
 
     @property
@@ -86,6 +86,11 @@ class LanguageModel:
         learned = any(table.num_embeddings - named in POSITION_OFFSETS for table in tables) if named else False
         kept = any(table.ndim == 2 and len(table) == named for table in self.module.buffers())  # GPT-J's sines
         return named if learned or kept else None
+
+    @cached_property
+    def growing_frequencies(self) -> bool:
+        """Whether RoPE frequencies depend on the rows that were run before."""
+        return any(not stepped for _, stepped in rope_limits(self.module))
 
     def takes(self, argument: str) -> bool:
         """Whether the model's forward takes an argument of that name."""

@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "protocol": ["Cost", "Direction", "Examples", "Loss", "Mode", "Problem"],
         "goals": ["Constrained", "Constraint", "WeightedSum"],
         "side": ["side_problem"],
-        "language": ["LanguageProblem", "RefusedPairs"],
+        "language": ["LanguageProblem", "PairsWithoutDonor", "RefusedPairs"],
         "plan": ["Plan"],
     },
 )

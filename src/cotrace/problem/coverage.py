@@ -1,4 +1,5 @@
-"""Coverage: which share of the pairs was refused, and whether that share differs between groups.
+"""Coverage: which share of the pairs was refused, whether that share differs between groups, and where pairs that are
+used have no donor's value.
 
 Names that tokenise longer are often a minority's, so what is left out is not left out at random.
 """
@@ -6,12 +7,12 @@ Names that tokenise longer are often a minority's, so what is left out is not le
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from scipy import stats
 
-from cotrace.batches import Refusal
+from cotrace.batches import EncodedPair, Refusal
 from cotrace.prompts import PromptPair
 from cotrace.results import Table
 
@@ -29,12 +30,25 @@ class Coverage:
     refused: int
     groups: dict[str, tuple[int, int]]
     """Group -> (pairs, refused); empty where no pair names a group."""
+    without_donor: Mapping[str, int] = field(default_factory=dict)
+    """Role -> usable pairs in which none of its positions takes a donor's value: a swap there does nothing to them."""
+    shifted: Mapping[str, int] = field(default_factory=dict)
+    """Role -> pairs in which its words stand at other tokens in the donor prompt, under ``align='exact'``."""
 
     @classmethod
-    def of(cls, pairs: Sequence[PromptPair], refused: Sequence[Refusal]) -> Coverage:
-        """Count the pairs of a task and those of them that were refused."""
+    def of(
+        cls,
+        pairs: Sequence[PromptPair],
+        refused: Sequence[Refusal],
+        used: Sequence[EncodedPair] = (),
+        roles: Sequence[str] = (),
+    ) -> Coverage:
+        """Count the pairs of a task, those that were refused, and the ``used`` ones without a donor at these roles."""
         all_, out = Counter(p.group for p in pairs if p.group), Counter(r.group for r in refused if r.group)
-        return cls(len(pairs), len(refused), {group: (count, out[group]) for group, count in sorted(all_.items())})
+        groups = {group: (count, out[group]) for group, count in sorted(all_.items())}
+        lacking = Counter(role for pair in used for role in roles if not pair.has_donor(role))
+        shifted = Counter(role for pair in used for role in roles if role in pair.shifted)
+        return cls(len(pairs), len(refused), groups, dict(lacking), dict(shifted))
 
     @property
     def unequal(self) -> bool:
@@ -48,6 +62,24 @@ class Coverage:
     @property
     def words(self) -> str:
         """What a run says first: empty where every pair is used."""
+        return "".join(f"{sentence}. " for sentence in (self._refusals, self.positions) if sentence)
+
+    @property
+    def positions(self) -> str:
+        """Where pairs that are used lack a donor's value, or take that of other words; empty where none does."""
+        used = self.pairs - self.refused
+        lacking = [f"at role {role} {count} of {used}" for role, count in self.without_donor.items()]
+        shifted = [f"role {role} in {count} of {used}" for role, count in self.shifted.items()]
+        said = [f"{', '.join(lacking)} pairs have no donor position: a swap there leaves them as they are"] * bool(
+            lacking
+        )
+        if shifted:
+            where = ", ".join(shifted)
+            said.append(f"other words of the counterfactual stand at {where} pairs (align='spans' goes by spans)")
+        return "; ".join(said)
+
+    @property
+    def _refusals(self) -> str:
         if not self.refused:
             return ""
         text = f"{self.refused} of {self.pairs} pairs refused"
@@ -55,10 +87,13 @@ class Coverage:
             shares = ", ".join(f"{group} {out} of {pairs}" for group, (pairs, out) in self.groups.items())
             text += " (" + (shares + "; " if shares else "") + "the results cover only the rest)"
             text += ", in unequal shares" if self.unequal else ""
-        return text + ". "
+        return text
 
     def table(self) -> Table:
         """One row for each group."""
         rows = [(g, str(n), str(out), f"{100 * out / n:.1f} %") for g, (n, out) in self.groups.items()]
-        total = ("all", str(self.pairs), str(self.refused), f"{100 * self.refused / self.pairs:.1f} %")
-        return Table("Pairs refused", ("group", "pairs", "refused", "share"), [*rows, total], frozenset({0}))
+        rows.append(("all", str(self.pairs), str(self.refused), f"{100 * self.refused / self.pairs:.1f} %"))
+        used = self.pairs - self.refused
+        without = self.without_donor.items()
+        rows += [(f"no donor at role {role}", str(used), str(n), f"{100 * n / used:.1f} %") for role, n in without]
+        return Table("Pairs refused", ("group", "pairs", "refused", "share"), rows, frozenset({0}))

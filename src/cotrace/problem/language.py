@@ -16,18 +16,19 @@ from cotrace.arguments import check_seed, checked, names_of
 from cotrace.batches import Align, Bos, EncodedPair, Encoding, Packing, Refusal
 from cotrace.batches.roles import ALL
 from cotrace.components import ComponentSpace, Site
-from cotrace.donors import DonorSource, check_sites, donor_source, donor_words
+from cotrace.donors import DonorSource, Mean, check_sites, donor_source, donor_words
 from cotrace.errors import InputError
 from cotrace.interventions.storage import Storage
 from cotrace.metrics import AnyMetric, metric_named
 from cotrace.models import LanguageModel
+from cotrace.models.unchanged import ModelState
 from cotrace.problem.aim import aim, target_of
 from cotrace.problem.batching import Batching, Checkpointing
 from cotrace.problem.breakdown import Breakdown, breakdown
 from cotrace.problem.coverage import Coverage
 from cotrace.problem.heldout import Heldout
 from cotrace.problem.memory import check_budget, check_memory, memory_budget
-from cotrace.problem.packing import choose_packing
+from cotrace.problem.packing import check_frequencies, choose_packing
 from cotrace.problem.pairs import PairProblem
 from cotrace.problem.parts import Builder
 from cotrace.problem.plan import Plan, plan_of
@@ -42,6 +43,10 @@ Positions = Literal["prompt", "prompt+answer"]
 
 class RefusedPairs(UserWarning):
     """Some pairs cannot be used; the problem lists them in ``refused``."""
+
+
+class PairsWithoutDonor(UserWarning):
+    """In some pairs no position of a role takes a donor's value; ``problem.coverage`` counts them."""
 
 
 class LanguageProblem:
@@ -115,13 +120,28 @@ class LanguageProblem:
         }
         """What results say of where they come from, beside metric, task and space."""
         self.refused = _warn_of(self.encoding.refused, len(task))
-        packing = choose_packing(model, self.encoding.pairs, batch_tokens, pack)
+        if said := self.coverage.positions:
+            warnings.warn(said, PairsWithoutDonor, stacklevel=3)
+        reference = (self.donors.reference or ()) if isinstance(self.donors, Mean) else ()
+        packing = choose_packing(model, self.encoding.pairs, batch_tokens, pack, reference)
         packing = replace(packing, patch_answers=positions == "prompt+answer")
+        check_frequencies(self.encoding.pairs, packing)
         self._batching = Batching(packing.batch_tokens, checkpointing)
         self._storage = Storage(memory_budget(memory, model.device))
         mean = task.score == "mean"
         self._build(
-            Builder(model, self.space, self.donors, packing, chosen, mode, mean, self._batching, self._storage),
+            Builder(
+                model,
+                self.space,
+                self.donors,
+                packing,
+                chosen,
+                mode,
+                mean,
+                self._batching,
+                self._storage,
+                ModelState.of(model),
+            ),
             settled,
             memory,
         )
@@ -132,7 +152,9 @@ class LanguageProblem:
 
     def _build(self, builder: Builder, settled: Settled, memory: str | float | int | None) -> None:
         """Donor values and base scores of each part; those of the audit wait until they are asked for."""
-        encoding = self._with_prefixes(settled.encoding) if builder.packing.keep_prefix else settled.encoding
+        encoding = (
+            self._with_prefixes(settled.encoding, builder.packing) if builder.packing.keep_prefix else settled.encoding
+        )
 
         def pairs(indices: Sequence[int]) -> list[EncodedPair]:
             return [encoding.pairs[i] for i in indices]
@@ -146,8 +168,9 @@ class LanguageProblem:
         if self._some is not None:
             self._some.use_cost(self.training.cost, self._some.size / self.training.size)
 
-    def _with_prefixes(self, encoding: Encoding) -> Encoding:
-        pairs = tuple(replace(pair, prefix=self.donors.prefix(pair)) for pair in encoding.pairs)
+    def _with_prefixes(self, encoding: Encoding, packing: Packing) -> Encoding:
+        keeps = packing.keeps_prefix
+        pairs = tuple(replace(pair, prefix=self.donors.prefix(pair) if keeps(pair) else 0) for pair in encoding.pairs)
         return replace(encoding, pairs=pairs)
 
     @property
@@ -237,8 +260,9 @@ class LanguageProblem:
 
     @property
     def coverage(self) -> Coverage:
-        """How many pairs were refused, by group."""
-        return Coverage.of(self._task.pairs, self.refused)
+        """How many pairs were refused, by group, and how many have no donor position at a role."""
+        roles = list(dict.fromkeys(block.role for block in self.space.blocks))
+        return Coverage.of(self._task.pairs, self.refused, self.encoding.pairs, roles)
 
     @property
     def summary(self) -> str:

@@ -8,10 +8,14 @@ from dataclasses import replace
 
 import torch
 
-from cotrace.batches import EncodedPair, Packing, answer_layouts
+from cotrace.batches import EncodedPair, FrequencyLimit, Packing, answer_layouts
 from cotrace.batches.plan import longest_span
+from cotrace.batches.strips import donor_pair
+from cotrace.errors import AlignmentError
 from cotrace.interventions import Stations, forward, keep_prefixes
 from cotrace.models import LanguageModel
+from cotrace.models.internals import fresh_frequencies, rope_limits
+from cotrace.models.language_model import evaluating
 from cotrace.models.watch import REFUSALS
 from cotrace.prompts import PromptPair
 
@@ -23,23 +27,111 @@ BYTES_PER_TOKEN_FACTOR = 34
 """Activations per token and layer, in units of d_model numbers: what a layer saves for its backward pass."""
 LOGIT_COPIES = 3
 FEWEST_TOKENS, MOST_TOKENS = 256, 16_384
+FEWEST_NEAR = 3
+"""Tokens whose logits tell whether frequencies have changed."""
+NEAR_ROUNDINGS = 64
+"""Roundings by which they may differ all the same: an expert's matrix product rounds by the number of its tokens."""
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
 def choose_packing(
-    model: LanguageModel, pairs: Sequence[EncodedPair], batch_tokens: int | None, pack: bool = True
+    model: LanguageModel,
+    pairs: Sequence[EncodedPair],
+    batch_tokens: int | None,
+    pack: bool = True,
+    reference: Sequence[EncodedPair] = (),
 ) -> Packing:
-    """Packed rows where the model gives the same logits with them and no window or mask is shorter than an example."""
+    """How these pairs, and ``reference`` prompts, are run.
+
+    Packed rows where the model gives the same logits with them and no window or mask is shorter than an example.
+    """
     tokens = batch_tokens or default_batch_tokens(model)
     longest = max(pair.span for pair in pairs)
     window = shortest_window(model)
     fits = window is None or longest <= window
     limit = mask_length(model)
     fits = fits and (limit is None or longest_span(pairs) <= limit)
+    frequencies = frequency_limit(model, max(pair.fed for pair in (*pairs, *reference)))
     packed = pack and fits and takes_packed_rows(model)
     kept = packed and takes_kept_prefixes(model)
     shortcuts = pack and takes_shortcuts(model)
-    return Packing(packed, tokens, row_limit=limit, keep_prefix=kept, shortcuts=shortcuts).holding(tokens)
+    packing = Packing(packed, tokens, row_limit=limit, keep_prefix=kept, shortcuts=shortcuts, frequencies=frequencies)
+    return packing.holding(tokens)
+
+
+def check_frequencies(pairs: Sequence[EncodedPair], packing: Packing) -> None:
+    """Raise AlignmentError for a donor run whose prompt has other values with one answer than with another."""
+    if not packing.patch_answers or packing.frequencies is None:
+        return
+    for pair in pairs:
+        if len(packing.answers_by_kind(donor_pair(pair))) > 1:
+            raise AlignmentError(
+                f"pair {pair.pair.id}: its answers differ in length about the {packing.frequencies.after} tokens "
+                "above which the model's RoPE takes other frequencies, so its donor prompt has two sets of values: "
+                "use positions prompt, or shorter prompts"
+            )
+
+
+def frequency_limit(model: LanguageModel, longest: int) -> FrequencyLimit | None:
+    """Where a row's frequencies depend on the longest row beside it, for rows up to ``longest``; None: nowhere.
+
+    Known of transformers' own rotary modules; of others found by trying: does a token far away change earlier ones?
+    """
+    if model.most_tokens is not None or longest < FEWEST_NEAR + 1:
+        return None
+    known = rope_limits(model.module)
+    if known:
+        after = min(limit for limit, _ in known)
+        return FrequencyLimit(after, stepped=known == {(after, True)}) if after < longest else None
+    return _tried_limit(model, longest)
+
+
+def _tried_limit(model: LanguageModel, longest: int) -> FrequencyLimit | None:
+    near = _near_logits(model, FEWEST_NEAR + 1)
+    if near is None or _same_near(model, near, longest):
+        return None
+    low, high = FEWEST_NEAR + 1, longest  # the first is like the near one, the second is not
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _same_near(model, near, middle) else (low, middle)
+    first, last = _near_logits(model, high), _near_logits(model, longest)
+    if first is not None and last is not None and torch.equal(first, last) and high < longest:
+        return FrequencyLimit(low, stepped=True)
+    # A change that grows with length is seen late: nothing longer than a limit that is named shares a pass.
+    return FrequencyLimit(max((named for named in named_lengths(model) if named <= low), default=0), stepped=False)
+
+
+def named_lengths(model: LanguageModel) -> set[int]:
+    """Lengths that the configuration names as those of training, or the most."""
+    config = model.module.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    tables = [config.to_dict(), rope, *(inner for inner in rope.values() if isinstance(inner, dict))]
+    names = ("original_max_position_embeddings", "max_position_embeddings")
+    return {value for table in tables for name in names if isinstance(value := table.get(name), int)}
+
+
+def _same_near(model: LanguageModel, near: torch.Tensor, length: int) -> bool:
+    found = _near_logits(model, length)
+    closest = NEAR_ROUNDINGS * torch.finfo(near.dtype).eps * near.abs().max().clamp(min=1.0)
+    return found is not None and bool((found - near).abs().max() <= closest)
+
+
+@torch.no_grad()
+def _near_logits(model: LanguageModel, length: int) -> torch.Tensor | None:
+    """Logits of a few first tokens where the last token stands at the end of so long a row; None where it refuses."""
+    if not model.takes("position_ids"):
+        return None
+    ids = torch.tensor([[(3 + 7 * i) % _vocabulary(model) for i in range(FEWEST_NEAR + 1)]], device=model.device)
+    positions = torch.tensor([[*range(FEWEST_NEAR), length - 1]], device=model.device)
+    try:
+        with evaluating(model.module), fresh_frequencies(model.module):
+            found = model.module(
+                input_ids=ids, position_ids=positions, attention_mask=torch.ones_like(ids), use_cache=False
+            )
+    except REFUSALS:
+        return None
+    logits: torch.Tensor = found.logits[0, :FEWEST_NEAR].cpu()
+    return logits
 
 
 def default_batch_tokens(model: LanguageModel) -> int:
@@ -116,8 +208,12 @@ def _agree(model: LanguageModel, one: torch.Tensor, other: torch.Tensor) -> bool
     return bool((one - other).abs().max() <= TOLERANCE.get(model.dtype, 1e-4) * scale)
 
 
+def _vocabulary(model: LanguageModel) -> int:
+    return int(model.module.get_input_embeddings().weight.shape[0])
+
+
 def _probe_pairs(model: LanguageModel) -> list[EncodedPair]:
-    vocabulary = model.module.get_input_embeddings().weight.shape[0]
+    vocabulary = _vocabulary(model)
 
     def ids(start: int, count: int) -> tuple[int, ...]:
         return tuple((start + 7 * i) % vocabulary for i in range(count))
@@ -131,9 +227,10 @@ def _probe_pairs(model: LanguageModel) -> list[EncodedPair]:
 def _probe_scores(model: LanguageModel, pairs: Sequence[EncodedPair], *, packed: bool) -> torch.Tensor:
     """Log-probability of every scored token, by example, answer and place, whatever the rows."""
     total: list[torch.Tensor] = []
-    packing = Packing(packed, FEWEST_TOKENS)
+    packing = Packing(packed, FEWEST_TOKENS, frequencies=frequency_limit(model, max(pair.fed for pair in pairs)))
     kept = keep_prefixes(model, pairs, packing)
-    for layout in answer_layouts(pairs, range(len(pairs)), packing):
+    layouts = answer_layouts(pairs, range(len(pairs)), packing)
+    for layout in (layout for whole in layouts for layout in whole.passes):
         cache = None if kept is None else kept.for_layout(layout, 1)
         log_p = forward(model, layout, [], cache=cache)[0].double().log_softmax(-1)
         values = log_p[layout.scored_read.to(log_p.device), layout.scored_token.to(log_p.device)].cpu()

@@ -14,18 +14,19 @@ from cotrace.errors import NonFiniteError
 from cotrace.metrics import Metric
 from cotrace.problem.protocol import Cost, Examples, Loss, Mode
 from cotrace.problem.scored import ScoredPairs
-from cotrace.problem.scorer import Scorer
+from cotrace.problem.scorer import BatchLoss, Scorer
 
 
 class PairProblem(ScoredPairs[Metric]):
     """Effects, values and gradients on one list of pairs, and their count.
 
-    Several scorers are several draws of the donors: effects are averaged over them, activations never are.
+    Several scorers are several draws of the donors: changes of the metric are averaged over them, activations never
+    are; faithfulness is a ratio of such averages.
     """
 
     def __init__(self, scorer: Scorer, metric: Metric, mode: Mode, draws: Sequence[Scorer] = ()) -> None:
         super().__init__(scorer, metric, mode)
-        self.draws = [PairProblem(draw, metric, mode) for draw in draws]
+        self.draws = [PairProblem(draw, metric, "swap") for draw in draws]
         self.use_cost(self.cost)
 
     def use_cost(self, cost: Cost, unit: float = 1.0) -> None:
@@ -42,17 +43,19 @@ class PairProblem(ScoredPairs[Metric]):
     @cached_property
     def full_swap(self) -> Float[Tensor, "example"]:
         """Per-example change of the metric when every component takes the donor's value."""
-        return self._averaged([self.own_full_swap, *(draw.own_full_swap for draw in self.draws)])
+        own = self._finite(self._changes(self.full_scores, None), None)
+        return self._averaged([own, *(draw.full_swap for draw in self.draws)])
 
     @cached_property
-    def own_full_swap(self) -> Float[Tensor, "example"]:
-        """The same for this draw of the donors."""
-        return self._finite(self.metric.effects(self.full_scores, self.scorer.base, self.answers), None)
+    def full_levels(self) -> Float[Tensor, "example"]:
+        """The metric's level when every component takes the donor's value."""
+        own = self.metric.levels(self.full_scores, self.scorer.base, self.answers)
+        return self._averaged([own, *(draw.full_levels for draw in self.draws)])
 
     @cached_property
     def swing(self) -> Tensor:
         """Mean effect of the full swap: the denominator of faithfulness. Raises DegenerateError where it is near 0."""
-        return self.check_swing(self._mean(self.own_full_swap))
+        return self.check_swing(self._mean(self.full_swap))
 
     def change(self, scores: Float[Tensor, "example answer"]) -> Float[Tensor, ""]:
         """The weighted mean effect of these scores."""
@@ -61,9 +64,13 @@ class PairProblem(ScoredPairs[Metric]):
     def effects(self, masks: Any, examples: Examples = None) -> Float[Tensor, "*mask example"]:
         """Per-example effect of one mask or several. In ``keep`` mode their mean is the faithfulness."""
         some = self.some(examples)
-        effects = [self._effects(scores, some) for scores in self.chunks(masks, some)]
-        own = self._finite(self._shaped(effects, masks), some)
-        return self._averaged([own, *(draw.effects(masks, some) for draw in self.draws)])
+        return self._of_mode(self.changes_of(masks, some), some)
+
+    def changes_of(self, masks: Any, some: Sequence[int] | None) -> Float[Tensor, "*mask example"]:
+        """The metric's change from the base run, averaged over the draws."""
+        z = self.masks(masks)
+        own = self._shaped([self._changes(scores, some) for scores in self.chunks(z, some)], z)
+        return self._averaged([self._finite(own, some), *(draw.changes_of(z, some) for draw in self.draws)])
 
     @staticmethod
     def _averaged(draws: Sequence[Tensor]) -> Tensor:
@@ -80,15 +87,15 @@ class PairProblem(ScoredPairs[Metric]):
 
     def reported(self, masks: Any) -> Float[Tensor, "*mask"]:
         """The metric's own level, as people read it: its weighted mean over the pairs."""
-        base = self.scorer.base
-        own = self._shaped([self.metric.reported(scores, base, self.answers) for scores in self.chunks(masks)], masks)
-        return self._averaged([own, *(draw.reported(masks) for draw in self.draws)])
+        z, base = self.masks(masks), self.scorer.base
+        own = self._shaped([self.metric.reported(scores, base, self.answers) for scores in self.chunks(z)], z)
+        return self._averaged([own, *(draw.reported(z) for draw in self.draws)])
 
     def reported_levels(self, masks: Any) -> Float[Tensor, "*mask example"]:
         """The same of each pair."""
-        base = self.scorer.base
-        levels = [self.metric.reported_levels(scores, base, self.answers) for scores in self.chunks(masks)]
-        return self._averaged([self._shaped(levels, masks), *(draw.reported_levels(masks) for draw in self.draws)])
+        z, base = self.masks(masks), self.scorer.base
+        levels = [self.metric.reported_levels(scores, base, self.answers) for scores in self.chunks(z)]
+        return self._averaged([self._shaped(levels, z), *(draw.reported_levels(z) for draw in self.draws)])
 
     def gradient(
         self, z: Float[Tensor, "n"], objective: Loss | None = None, examples: Examples = None
@@ -97,27 +104,56 @@ class PairProblem(ScoredPairs[Metric]):
 
         Over some ``examples``: their part in it, scaled by size / count, so that the mean over equal batches is exact.
         """
-        some = self.some(examples)
+        some, z = self.some(examples), self.masks(z)
+        if self.draws and objective is not None:
+            return self._averaged_slope(z, objective, some)
+
+        def loss(changes: Tensor, few: Sequence[int]) -> Tensor:
+            return self._loss(changes, few, objective, some)
+
+        return self._averaged([part.slope(z, loss, some) for part in (self, *self.draws)])
+
+    def _averaged_slope(self, z: Tensor, objective: Loss, some: list[int] | None) -> Float[Tensor, "n"]:
+        """By the chain rule, as the objective is of changes averaged over draws. A gradient costs 3 for each draw."""
+        index = list(range(self.size)) if some is None else some
+        changes = self.changes_of(z, some).requires_grad_()
+        (slope,) = torch.autograd.grad(self._loss(changes, index, objective, some), changes)
+        row = {example: i for i, example in enumerate(index)}
+
+        def loss(changes: Tensor, few: Sequence[int]) -> Tensor:
+            return (changes * slope[[row[example] for example in few]]).sum()
+
+        return self._averaged([part.slope(z, loss, some) for part in (self, *self.draws)])
+
+    def slope(self, z: Tensor, loss: BatchLoss, some: list[int] | None) -> Float[Tensor, "n"]:
+        """Gradient of a sum over batches of a loss of this draw's changes."""
         self.charge(2 * self.share(some))
-        weight = self.answers.weight
-        whole = weight.sum() * self.share(some)
-
-        def loss(scores: Tensor, examples: Sequence[int]) -> Tensor:
-            effects = self._effects(scores, examples)
-            losses = effects if objective is None else objective(effects)
-            return (losses * weight[list(examples)]).sum() / whole
-
-        total = self.scorer.slope(self.masks(z), loss, some)
+        total = self.scorer.slope(z, lambda scores, few: loss(self._changes(scores, few), few), some)
         if not bool(torch.isfinite(total).all()):
             raise NonFiniteError(
                 f"the gradient of {self.metric.name} is not finite; try dtype='float32' or another metric"
             )
-        return self._averaged([total, *(draw.gradient(z, objective, some) for draw in self.draws)])
+        return total
 
-    def _effects(self, scores: Tensor, some: Sequence[int] | None) -> Tensor:
+    def _loss(
+        self, changes: Tensor, few: Sequence[int], objective: Loss | None, some: Sequence[int] | None
+    ) -> Float[Tensor, ""]:
+        """The part of these examples in the mean over ``some``."""
+        effects, weight = self._of_mode(changes, few), self.answers.weight
+        losses = effects if objective is None else objective(effects)
+        return (losses * weight[list(few)]).sum() / (weight.sum() * self.share(some))
+
+    def _changes(self, scores: Tensor, some: Sequence[int] | None) -> Tensor:
+        """The metric's change from the base run, of this draw."""
         index = torch.arange(self.size) if some is None else torch.tensor(list(some))
-        change = self.metric.effects(scores, self.scorer.base[index], self.answers.take(index))
-        return change if self.mode == "swap" else (self.own_full_swap[index] - change) / self.swing
+        return self.metric.effects(scores, self.scorer.base[index], self.answers.take(index))
+
+    def _of_mode(self, changes: Tensor, some: Sequence[int] | None) -> Tensor:
+        """The changes themselves, or the faithfulness."""
+        if self.mode == "swap":
+            return changes
+        full = self.full_swap if some is None else self.full_swap[list(some)]
+        return (full - changes) / self.swing
 
     def _mean(self, effects: Float[Tensor, "*mask example"]) -> Float[Tensor, "*mask"]:
         return (effects * self.answers.weight).sum(-1) / self.answers.weight.sum()

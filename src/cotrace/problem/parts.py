@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 
 from cotrace.batches import EncodedPair, Packing, answer_layouts
+from cotrace.batches.encode import bare_prompts
 from cotrace.components import ComponentSpace
 from cotrace.donors import Counterfactual, DonorSource, Noise, Resample, Setting
 from cotrace.donors.again import RecomputedDonors
@@ -19,6 +20,7 @@ from cotrace.interventions import PrefixCache, keep_prefixes
 from cotrace.interventions.storage import NoRoom, Storage, in_memory
 from cotrace.metrics import AnyMetric
 from cotrace.models import LanguageModel, Place
+from cotrace.models.unchanged import ModelState
 from cotrace.problem.aim import part_of
 from cotrace.problem.batching import Batching, Replan
 from cotrace.problem.pairs import PairProblem
@@ -44,6 +46,8 @@ class Builder:
     """Whether an answer's score is the mean over its tokens."""
     batching: Batching
     storage: Storage
+    state: ModelState | None = None
+    """The model that donor values and base scores are of; no part is run by another."""
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -59,7 +63,11 @@ class Builder:
         return max(recorded_bytes(few, self.places, self.packing, self.model.dtype) for few in some)
 
     def part(self, pairs: Sequence[EncodedPair]) -> PairProblem | SetProblem:
-        """The problem on these pairs. Raises InputError."""
+        """The problem on these pairs. Raises InputError, ModelError."""
+        if self.state is not None:
+            self.state.check()
+        if self.metric.reads == "logits" and self.packing.frequencies is not None:
+            pairs = bare_prompts(pairs)  # an answer behind the prompt might change the frequencies of the prompt
         sources = self.source.each_draw() if isinstance(self.source, Noise) else [self.source]
         return part_of([self._scorer(pairs, source) for source in sources], self.metric, self.mode)
 
@@ -83,6 +91,7 @@ class Builder:
             reads=self.metric.reads,
             prefix=prefix,
             batching=self.batching,
+            state=self.state,
         )
 
     def _prefixes(self, pairs: Sequence[EncodedPair]) -> tuple[Sequence[EncodedPair], PrefixCache | None]:

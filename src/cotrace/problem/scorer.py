@@ -19,6 +19,7 @@ from cotrace.interventions import Entry, Patch, PrefixCache, Stations, block_mas
 from cotrace.metrics.metric import Reads
 from cotrace.models import LanguageModel
 from cotrace.models.taps import TapList
+from cotrace.models.unchanged import ModelState
 from cotrace.problem.batching import Batching, Replan, release
 from cotrace.problem.reading import answer_lengths, answer_scores, next_logits
 from cotrace.problem.reference import component_layers, reference
@@ -42,6 +43,7 @@ class Scorer:
         reads: Reads = "answers",
         prefix: PrefixCache | None = None,
         batching: Batching | None = None,
+        state: ModelState | None = None,
     ) -> None:
         self.model, self.pairs, self.space, self.donors, self._packing = model, pairs, space, donors, packing
         self.spots = block_spots(model, space)
@@ -49,7 +51,7 @@ class Scorer:
         self.eager = any(place.tap == "pattern" for place, _ in self.spots)
         self.lengths = answer_lengths(pairs) if mean else None
         self.reads, self.prefix = reads, prefix
-        self.batching = batching or Batching(packing.batch_tokens)
+        self.batching, self.state = batching or Batching(packing.batch_tokens), state
         self._whole: tuple[int, list[Layout]] | None = None
 
     @property
@@ -91,12 +93,18 @@ class Scorer:
         self, masks: Float[Tensor, "mask n"], examples: Sequence[int] | None = None
     ) -> Float[Tensor, "mask example answer"]:
         """Scores of every answer under each mask, examples in the order given (file order where None)."""
+        self._check_state()
         order = list(range(len(self.pairs))) if examples is None else list(examples)
         row = {example: i for i, example in enumerate(order)}
         table = torch.zeros(len(masks), len(order), self.columns, dtype=self.model.compute_dtype)
         for layout in self.layouts(examples):
             self._fill(table, row, masks, torch.arange(len(masks)), layout)
         return table
+
+    def _check_state(self) -> None:
+        """Raise ModelError where the model is not the one whose donor values and base scores these are."""
+        if self.state is not None:
+            self.state.check()
 
     def _fill(
         self, table: Tensor, row: dict[int, int], masks: Tensor, which: Int[Tensor, "some"], layout: Layout
@@ -154,6 +162,7 @@ class Scorer:
         self, z: Float[Tensor, "n"], loss: BatchLoss, examples: Sequence[int] | None = None
     ) -> Float[Tensor, "n"]:
         """Gradient of the sum of the batches' losses."""
+        self._check_state()
         total = torch.zeros_like(z)
         for layout in self.layouts(examples):
             total += self._slope(z, loss, layout)
@@ -194,7 +203,11 @@ class Scorer:
             stations=stations,
             recompute=self.batching.checkpointing and masks.requires_grad,
         )
-        return self._read(logits, layout)
+        found = self._read(logits, layout)
+        if stations is None:
+            for other in layout.beside:
+                found = found + self.run(masks, other)
+        return found
 
     def _taps(self, masks: Float[Tensor, "mask n"], patches: dict[Spot, Patch], start: int) -> TapList:
         """The edits of every block from a layer on that some mask touches; a block of zeros changes nothing."""

@@ -81,12 +81,11 @@ def _of_pairs(problem: PairProblem, clusters: Sequence[str] | None) -> FullSwap:
     effects, weight = problem.full_swap, problem.answers.weight
     units = Units.made(problem.size, weight.double().numpy(), clusters)
     mean = ((effects * weight).sum() / weight.sum()).item()
-    swapped = problem.metric.levels(problem.full_scores, problem.scorer.base, problem.answers)
     return FullSwap(
         metric=problem.metric.name,
         pairs=problem.size,
         base_level=_median(problem.base_levels),
-        swapped_level=_median(swapped),
+        swapped_level=_median(problem.full_levels),
         mean=mean,
         median=_median(effects),
         agreeing=int((torch.sign(effects) == np.sign(mean)).sum()),
@@ -125,8 +124,10 @@ def _reported(problem: PairProblem | SetProblem) -> Interval | None:
     if not problem.metric.surrogate:
         return None
     base = problem.scorer.base
-    levels = [problem.metric.reported(scores, base, problem.answers).item() for scores in (base, problem.full_scores)]
-    return levels[0], levels[1]
+    before = problem.metric.reported(base, base, problem.answers).item()
+    draws = problem.draws if isinstance(problem, PairProblem) else ()
+    after = [part.metric.reported(part.full_scores, base, part.answers).item() for part in (problem, *draws)]
+    return before, sum(after) / len(after)
 
 
 class NoDirection(InputError):

@@ -42,6 +42,8 @@ def record(prepared: Prepared) -> dict[str, Any]:
         "pairs_heldout": problem.heldout.size if problem.heldout else 0,
         "pairs_audit": problem.audit_size,
         "pairs_refused": len(problem.refused),
+        "pairs_without_donor": dict(problem.coverage.without_donor),
+        "pairs_with_shifted_roles": dict(problem.coverage.shifted),
         "data_sha256": task.sha256,
         "data_source": task.source,
         "model": model_record(prepared.config, prepared.model),

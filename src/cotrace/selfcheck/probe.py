@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -11,11 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cotrace.batches import EncodedPair, Layout, Packing, answer_layouts
+from cotrace.batches import EncodedPair, FrequencyLimit, Layout, Packing, answer_layouts
 from cotrace.interventions.forward import forward
 from cotrace.models import LanguageModel
+from cotrace.models.internals import fresh_frequencies
 from cotrace.models.language_model import evaluating
 from cotrace.models.taps import TapList
+from cotrace.problem.packing import frequency_limit
 from cotrace.prompts import PromptPair
 
 PROMPT_TOKENS, LONG_TOKENS = 6, 9
@@ -48,7 +50,7 @@ class Probe:
     @torch.no_grad()
     def itself(self, prompt: Prompt) -> Float[Tensor, "pos vocab"]:
         """Logits of one prompt by the model itself."""
-        with evaluating(self.model.module):
+        with evaluating(self.model.module), fresh_frequencies(self.model.module):
             ids = torch.tensor([prompt], device=self.model.device)
             logits: Tensor = self.model.module(input_ids=ids, use_cache=False).logits[0]
         return logits
@@ -57,20 +59,27 @@ class Probe:
         self, prompts: Sequence[Prompt], taps: TapList = (), copies: int = 1, eager: bool = False
     ) -> Float[Tensor, "copy token vocab"]:
         """Logits of every token by the engine, prompt after prompt."""
-        layout = every_token(prompts)
-        logits = forward(self.model, layout, taps, copies=copies, eager=eager)
-        return logits[:, _by_prompt(layout).to(logits.device)]
+        found: dict[int, Tensor] = {}
+        for layout in every_token(prompts, self.frequencies(prompts)):
+            logits = forward(self.model, layout, taps, copies=copies, eager=eager)
+            by_prompt = logits[:, _by_prompt(layout).to(logits.device)]
+            lengths = [len(prompts[example]) for example in layout.examples]
+            found |= dict(zip(layout.examples, torch.split(by_prompt, lengths, 1), strict=True))
+        return torch.cat([found[example] for example in sorted(found)], 1)
+
+    def frequencies(self, prompts: Sequence[Prompt]) -> FrequencyLimit | None:
+        """Where rows as long as these change each other's RoPE."""
+        return frequency_limit(self.model, max(map(len, prompts))) if len(prompts) > 1 else None
 
 
-def every_token(prompts: Sequence[Prompt]) -> Layout:
+def every_token(prompts: Sequence[Prompt], frequencies: FrequencyLimit | None = None) -> list[Layout]:
     """One prompt to a row, padded on the right as the engine does, logits read at every token.
 
     To the engine the first token is the prompt and all others an answer, whose last token is never fed.
     """
     pair = PromptPair(id="probe", base="probe", answers=("probe",))
     pairs = [EncodedPair(pair, prompt[:1], ((*prompt[1:], 0),), (), (0,)) for prompt in prompts]
-    (layout,) = answer_layouts(pairs, range(len(pairs)), PLAIN)
-    return layout
+    return answer_layouts(pairs, range(len(pairs)), replace(PLAIN, frequencies=frequencies))
 
 
 def _by_prompt(layout: Layout) -> Tensor:

@@ -8,11 +8,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from cotrace.batches import FrequencyLimit
 from cotrace.components import Site
 from cotrace.interventions import Patch, PatternPatch, ValuePatch
 from cotrace.models import Place
 from cotrace.models.taps import Edit
 from cotrace.models.watch import REFUSALS
+from cotrace.problem.packing import frequency_limit, named_lengths
 from cotrace.selfcheck.probe import PROMPT_TOKENS, Probe, deviation
 from cotrace.selfcheck.report import Finding
 
@@ -145,6 +147,9 @@ def _keep(seen: dict[Place, Tensor], place: Place) -> Edit:
 
 
 COMPANY, FUTURE = "padding and batch company change nothing", "no token sees a later one"
+LENGTHS = "a longer row changes nothing, about the lengths that the model names"
+MOST_COMPANY = 1024
+"""Longer rows are not run for a check."""
 
 
 def run_findings(probe: Probe, tolerance: float) -> Iterator[Finding]:
@@ -156,7 +161,53 @@ def run_findings(probe: Probe, tolerance: float) -> Iterator[Finding]:
         yield Finding(COMPANY, None, tolerance, note=f"the batch does not run: {error}", broken=True)
         return
     yield Finding(COMPANY, deviation(logits[:PROMPT_TOKENS], probe.plain), tolerance)
+    yield from _length_findings(probe, tolerance)
     other = probe.itself((*probe.base[:-1], probe.donor[-1]))
     leak = deviation(other[:-1], probe.plain[:-1])
     note = "" if leak <= tolerance else "earlier logits depend on later tokens; load the model as a causal decoder"
     yield Finding(FUTURE, leak, tolerance, note=note)
+
+
+def _length_findings(probe: Probe, tolerance: float) -> Iterator[Finding]:
+    """Rows on either side of each length at which frequencies may change: alone, together, and alone once more."""
+    model = probe.model
+    if model.most_tokens is not None:
+        return
+    lengths = sorted(named_lengths(model))
+    short = [length for length in lengths if length <= MOST_COMPANY]
+    for length in short:
+        yield from _beside_longer(probe, length, tolerance)
+    far = lengths[-1:] if lengths and not short else []
+    for length in far:
+        limit = frequency_limit(model, 2 * length)
+        if limit is not None:
+            yield Finding(LENGTHS, None, tolerance, note=_said(limit))
+
+
+@torch.no_grad()
+def _beside_longer(probe: Probe, length: int, tolerance: float) -> Iterator[Finding]:
+    whole = (probe.longer * (length // len(probe.longer) + 2))[: length + 2]
+    rows = [probe.base, whole[:-4], whole[:-2], whole[:-1], whole]
+    rows = [row for row in rows if len(row) >= 2]
+    try:
+        alone = torch.cat([probe.itself(row) for row in rows])
+        together = probe.run(rows)[0]
+        again = probe.itself(probe.base)
+    except REFUSALS as error:
+        yield Finding(LENGTHS, None, tolerance, note=f"rows of {length + 2} tokens do not run: {error}")
+        return
+    limit = probe.frequencies(rows)
+    where, moved = f"{length} tokens", deviation(together, alone)
+    note = "" if limit is None else _said(limit)
+    if moved > tolerance:
+        note = f"the score of a row depends on the rows beside it: use one length, or rows below {length} tokens"
+    yield Finding(LENGTHS, moved, tolerance, where=where, note=note)
+    kept = deviation(again, probe.plain)
+    if kept > tolerance:
+        note = "scores depend on the rows that were run before; load the model with RoPE of a fixed length"
+        yield Finding(LENGTHS, kept, tolerance, where=where, note=note)
+
+
+def _said(limit: FrequencyLimit) -> str:
+    apart = "rows on either side" if limit.stepped else "longer rows of different lengths"
+    return f"RoPE changes above {limit.after} tokens: {apart} never share a pass"
