@@ -134,6 +134,8 @@ class _Seen:
     size: float
     """Of the random numbers: that of the stream, so that they stand out of its rounding."""
     parts: dict[Site, Tensor] = field(default_factory=dict)
+    running: bool = False
+    """Whether the layer is at work: some of its modules may be other layers' too."""
     tensors: list[tuple[nn.Module, bool, Tensor]] = field(default_factory=list)
     """Module, whether it gave the tensor or took it, and the tensor [token, feature]."""
 
@@ -152,10 +154,12 @@ class _Seen:
         """Note what goes in and out of every module of the layer."""
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+            self.running = self.running or module is self.layer
             self._note(module, False, (*args, *kwargs.values()))
 
         def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             self._note(module, True, output if isinstance(output, tuple | list) else (output,))
+            self.running = self.running and module is not self.layer
 
         for module in self.layer.modules():
             stack.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
@@ -163,7 +167,8 @@ class _Seen:
 
     def _note(self, module: nn.Module, gave: bool, values: Sequence[Any]) -> None:
         for value in values:
-            if isinstance(value, Tensor) and value.is_floating_point() and value.numel() % TOKENS == 0:
+            fits = isinstance(value, Tensor) and value.is_floating_point() and value.numel() % TOKENS == 0
+            if self.running and fits:
                 self.tensors.append((module, gave, _by_token(value)))
 
     def sums(self) -> dict[Site, Sum]:
