@@ -7,6 +7,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from cotrace.components import Site
 from cotrace.models import LanguageModel, wrap
@@ -25,13 +28,15 @@ class Row:
     family: str
     traced: str
     cells: tuple[str, ...] = ("",) * len(Site)
+    adds: str = ""
+    """Whose outputs are added to the residual stream: those of attention; of the MLP."""
     note: str = ""
     report: CheckReport | None = field(default=None, compare=False)
 
     @property
     def line(self) -> str:
         """The row in Markdown."""
-        return f"| {' | '.join((self.family, self.traced, *self.cells, self.note))} |"
+        return f"| {' | '.join((self.family, self.traced, *self.cells, self.adds, self.note))} |"
 
 
 def measure(family: str) -> Row:
@@ -56,7 +61,66 @@ def _row(family: str, model: LanguageModel, report: CheckReport) -> Row:
         return Row(family, REFUSED, note=report.failures[0].words, report=report)
     missing = {why for layer in model.layers for site, why in layer.missing.items() if layer.place(site) is None}
     note = "; ".join([*sorted(missing), *absent(model)])
-    return Row(family, TRACED if model.sites else REFUSED, cells, note, report)
+    assert_added(model)
+    return Row(family, TRACED if model.sites else REFUSED, cells, adders(model), note, report)
+
+
+def adders(model: LanguageModel) -> str:
+    """The classes whose outputs are attention_output and mlp_output, with the factor that the layer puts to them."""
+    words = []
+    for site in (Site.ATTENTION_OUTPUT, Site.MLP_OUTPUT):
+        places = [place for layer in model.layers if (place := layer.place(site))]
+        factors = {f" x {place.factor:.3g}" if place.factor != 1 else "" for place in places}
+        words.append(" or ".join(sorted({type(p.module).__name__ + f for p in places for f in factors})) or "-")
+    return "; ".join(words) if any(word != "-" for word in words) else ""
+
+
+@torch.no_grad()
+def assert_added(model: LanguageModel) -> None:
+    """In every layer, some tensor is an earlier one plus what is said to be added (and at most one other output).
+
+    By plain hooks and exact sums on a plain run: nothing is fitted, nothing of cotrace runs.
+    """
+    ids = torch.randint(3, 60, (2, 5), generator=torch.Generator().manual_seed(1))
+    for layer in model.layers:
+        parts = [p for site in (Site.ATTENTION_OUTPUT, Site.MLP_OUTPUT) if (p := layer.place(site))]
+        seen: list[tuple[torch.nn.Module, torch.Tensor]] = []
+        hooks = [m.register_forward_pre_hook(_taker(seen), with_kwargs=True) for m in layer.module.modules()]
+        hooks += [m.register_forward_hook(_giver(seen)) for m in layer.module.modules()]
+        model.module(input_ids=ids, use_cache=False)
+        for hook in hooks:
+            hook.remove()
+        values = [p.factor * next(v for m, v in reversed(seen) if m is p.module).reshape(10, -1) for p in parts]
+        tensors = [v.reshape(10, -1) for _, v in seen if values and v.numel() == values[0].numel()]
+        for part, value in zip(parts, values, strict=True):
+            others = [torch.zeros_like(value), *(v for v in values if v is not value), *tensors]
+            assert any(_is_sum(tensors, value, other) for other in others), f"{model.name}: {part} is not added"
+
+
+def _is_sum(tensors: list[torch.Tensor], value: torch.Tensor, other: torch.Tensor) -> bool:
+    sums = torch.stack(tensors)
+    for before in tensors:
+        error = (sums - before - value - other).abs().amax((1, 2))
+        if bool((error <= 1e-5 * (1 + before.abs().max())).any()):
+            return True
+    return False
+
+
+def _taker(seen: list[tuple[torch.nn.Module, torch.Tensor]]) -> Any:
+    def hook(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = (v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor) and v.is_floating_point())
+        seen.extend((module, v.clone()) for v in given)
+
+    return hook
+
+
+def _giver(seen: list[tuple[torch.nn.Module, torch.Tensor]]) -> Any:
+    def hook(module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        made = output[0] if isinstance(output, tuple | list) else output
+        if isinstance(made, torch.Tensor) and made.is_floating_point():
+            seen.append((module, made.clone()))
+
+    return hook
 
 
 def absent(model: LanguageModel) -> Iterator[str]:
@@ -94,7 +158,7 @@ def first_words(error: Exception) -> str:
 
 def table(rows: Sequence[Row]) -> str:
     """All rows in Markdown."""
-    heads = ("family", "traced", *(f"`{site}`" for site in Site), "what is missing and why")
+    heads = ("family", "traced", *(f"`{site}`" for site in Site), "added to the stream", "what is missing and why")
     return "\n".join([f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads), *(row.line for row in rows)])
 
 
@@ -102,4 +166,4 @@ def documented() -> dict[str, Row]:
     """The rows of the page as it stands."""
     lines = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return {c[0]: Row(c[0], c[1], tuple(c[2 : 2 + len(Site)]), c[-1]) for c in cells if c[0] not in ("family", "---")}
+    return {c[0]: Row(c[0], c[1], tuple(c[2 : 2 + len(Site)]), c[-2], c[-1]) for c in cells if c[0] not in ("family", "---")}

@@ -82,10 +82,12 @@ def _inside_out(edits: Sequence[Change], matrices: Sequence[Matrix]) -> list[tup
 @torch.no_grad()
 def fold_one(matrix: Matrix, change: Change) -> None:
     """W (x keep + add) + b = (W keep) x + (b + W add) for columns; the same of W x + b for rows. In float64."""
+    if matrix.scale is not None:
+        return _fold_norm(matrix, matrix.scale, change)
     weight = matrix.weight.to(torch.float64)  # [out, in]
     bias = matrix.bias
     keep = change.keep.to(weight.device)
-    add = None if change.add is None else change.add.to(weight.device)
+    add = None if change.add is None else change.add.to(weight.device) / change.place.factor
     if matrix.columns:
         offset = None if add is None else weight @ add
         matrix.set_weight(weight * keep)
@@ -96,6 +98,29 @@ def fold_one(matrix: Matrix, change: Change) -> None:
             bias.copy_(bias.double() * keep)
     if offset is not None and bias is not None:
         bias.copy_(bias.double() + offset)
+
+
+def _fold_norm(matrix: Matrix, weight: Tensor, change: Change) -> None:
+    """The same for a norm or layer scale behind the projection, whether it multiplies with w or, as Gemma, 1 + w."""
+    own, bias = weight.double(), matrix.bias
+    keep = change.keep.to(weight.device)
+    add = torch.zeros_like(keep) if change.add is None else change.add.to(weight.device) / change.place.factor
+    probe = torch.randn(2, len(keep), generator=torch.Generator().manual_seed(0)).to(weight)
+    expected = matrix.module(probe[None]).double() * keep + add
+    if bias is not None:
+        bias.copy_(bias.double() * keep + add)
+    errors = {}
+    for one in (0.0, 1.0):
+        weight.copy_((own + one) * keep - one)
+        errors[one] = float((matrix.module(probe[None]).double() - expected).abs().max())
+    best = min(errors, key=errors.__getitem__)
+    weight.copy_((own + best) * keep - best)
+    if errors[best] <= CLOSE[weight.dtype]:
+        return
+    raise UnsupportedSite(
+        f"{change.place} cannot be folded: {type(matrix.module).__name__}, through which it is added, multiplies with "
+        "something else than its weight; use apply() at run time"
+    )
 
 
 def _matrix(model: LanguageModel, trace: Trace, change: Change) -> Matrix:

@@ -38,16 +38,22 @@ class Matrix:
         bias = getattr(self.module, "bias", None)
         return bias if isinstance(bias, Tensor) else None
 
+    @property
+    def scale(self) -> Tensor | None:
+        """The weight by which a norm or a layer scale multiplies each feature; None for a projection."""
+        return scale_of(self.module)
+
     def set_weight(self, values: Tensor) -> None:
         """Write [out, in] values."""
         self.weight.copy_(values)
 
     def check(self, whole: nn.Module, *, needs_bias: bool) -> None:
         """Raises UnsupportedSite for a projection that cannot hold the edit."""
-        what = f"{self.place}: its projection"
-        if not isinstance(self.module, nn.Linear | Conv1D) or self.weight.dtype not in PLAIN:
+        what = f"{self.place}: its {'projection' if self.scale is None else 'norm'}"
+        plain = isinstance(self.module, nn.Linear | Conv1D) or self.scale is not None
+        if not plain or next(self.module.parameters(recurse=False)).dtype not in PLAIN:
             raise UnsupportedSite(
-                f"{what} is quantised or packed ({type(self.module).__name__}, {str(self.weight.dtype)[6:]}): load the "
+                f"{what} is quantised or packed ({type(self.module).__name__}): load the "
                 "model without quantisation, fold, and quantise the result; or use apply() at run time"
             )
         if needs_bias and self.bias is None:
@@ -59,6 +65,12 @@ class Matrix:
                 f"{what} shares its weights with {others[0]}, which the edit would change as well; use apply() at run "
                 "time"
             )
+
+
+def scale_of(module: nn.Module) -> Tensor | None:
+    """The only vector of a module without parts, its bias apart; None where there is none."""
+    own = {name: p.data for name, p in module.named_parameters(recurse=False) if name != "bias"}
+    return next(iter(own.values())) if [p.ndim for p in own.values()] == [1] and not list(module.children()) else None
 
 
 def sharers(module: nn.Module, whole: nn.Module) -> list[str]:
@@ -73,7 +85,12 @@ def sharers(module: nn.Module, whole: nn.Module) -> list[str]:
 
 
 def matrix_of(trace: Trace, layer: nn.Module, place: Place, *, columns: bool) -> nn.Module | None:
-    """The matrix that the place's features enter (columns) or leave (rows); None where none has their number."""
+    """The matrix that the place's features enter (columns) or leave (rows), or the norm that they leave.
+
+    None where none has their number."""
+    scale = None if columns else scale_of(place.module)
+    if scale is not None and scale.shape == (place.units * place.width,):
+        return place.module
     if place.tap == "input" or place.module in trace.linear:
         return place.module
     features, side = place.units * place.width, 0 if columns else 1

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from cotrace.components import Site
 from cotrace.errors import ModelError
+from cotrace.models.added import where_added
 from cotrace.models.outside import head_count, output_projection
 from cotrace.models.places import Layer, Place
 from cotrace.models.proof import proven
@@ -29,7 +30,8 @@ def dissect(model: PreTrainedModel) -> tuple[Layer, ...]:
     trace = watch(model)
     stack = decoder_layers(model, trace)
     layers = [_layer(index, module, trace) for index, module in enumerate(stack)]
-    return proven(model, _with_residual(layers, trace), {p: n for layer in layers for p, n in _narrow(layer, trace)})
+    narrow = {place: last for layer in layers for place, last in _narrow(layer, trace)}
+    return where_added(model, proven(model, _with_residual(layers, trace), narrow), trace)
 
 
 def decoder_layers(model: PreTrainedModel, trace: Trace) -> list[nn.Module]:

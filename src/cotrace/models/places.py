@@ -30,6 +30,9 @@ class Place:
     """Number of components at the place."""
     width: int
     """Numbers per component and position."""
+    factor: float = 1.0
+    """What the layer multiplies the tensor with before it adds it to the residual stream; values at the place are
+    multiplied already: they are what is added."""
 
     def __str__(self) -> str:
         return f"L{self.layer} {self.site}"
@@ -46,6 +49,9 @@ class Layer:
     places: Mapping[Site, Place]
     missing: Mapping[Site, str] = field(default_factory=dict)
     """Site that the layer might be thought to have -> why it is not traced."""
+    added: Mapping[Site, float] = field(default_factory=dict)
+    """Site that is added to the residual stream -> by how much the stream behind the layer misses being the one before
+    it plus the parts, relative to it."""
 
     def place(self, site: Site) -> Place | None:
         """Where the site lives in this layer; None where the layer has no such site."""

@@ -78,8 +78,19 @@ def _hook_modules(stack: ExitStack, edits: TapList) -> None:
         elif place.tap == "experts":
             handle = place.module.register_forward_hook(experts_hook(edit, place.units), with_kwargs=True)
         else:
-            handle = place.module.register_forward_hook(_output_hook(edit))
+            handle = place.module.register_forward_hook(_output_hook(_scaled(edit, place.factor)))
         stack.callback(handle.remove)
+
+
+def _scaled(edit: Edit, factor: float) -> Edit:
+    """The edit of the tensor times the factor, brought back: exactly nothing where the edit changes nothing."""
+
+    def apply(own: Tensor) -> Tensor:
+        value = factor * own
+        changed: Tensor = edit(value)
+        return own if changed is value else own + (changed - value) / factor
+
+    return edit if factor == 1 else apply
 
 
 def _input_hook(edit: Edit) -> Callable[..., Any]:

@@ -12,6 +12,7 @@ from cotrace.batches import FrequencyLimit
 from cotrace.components import Site
 from cotrace.interventions import Patch, PatternPatch, ValuePatch
 from cotrace.models import Place
+from cotrace.models.added import EXACT
 from cotrace.models.taps import Edit
 from cotrace.models.watch import REFUSALS
 from cotrace.problem.packing import frequency_limit, named_lengths
@@ -26,6 +27,7 @@ FAINTEST = 1e-9
 
 
 FIRES, NOOP, LANDS = "every hook fires", "mask 0 changes nothing", "mask 1 puts the donor's value"
+ADDS = "the stream behind a layer is the one before it plus the parts"
 MOVES, WHOLE_STREAM = "mask 1 moves the logits", "the whole residual stream is the donor run"
 GRADIENT = "the gradient is that of the effect"
 NEIGHBOURS = ((0.5, 0.02), (0.5, 0.005), (0.25, 0.005), (0.75, 0.005), (0.1, 0.002), (0.9, 0.002))
@@ -51,6 +53,10 @@ def site_findings(probe: Probe, site: Site, tolerance: float) -> Iterator[Findin
     yield Finding(LANDS, landed[worst], tolerance, where=str(worst))
     yield Finding(MOVES, None, 0.0, where=str(site), note=f"by {moved:.2g}", broken=not moved > FAINTEST)
     yield _gradient_finding(probe, donors, site)
+    sums = {layer.index: layer.added[site] for layer in probe.model.layers if site in layer.added}
+    if sums:
+        layer = max(sums, key=sums.__getitem__)
+        yield Finding(ADDS, sums[layer], EXACT.get(probe.model.rounding_dtype, 1e-2), where=f"L{layer} {site}")
     if site is Site.RESIDUAL:
         yield Finding(WHOLE_STREAM, deviation(logits[1], _donor(probe)), tolerance)
 
