@@ -48,7 +48,7 @@ def test_right_models_pass_and_every_property_is_measured(family: str) -> None:
     assert 0 < report.error < 1e-5
     assert report.sites == tuple(site.value for site in tiny.model(family).sites)
     names = {finding.name for finding in report.findings}
-    assert len(names) == 12
+    assert len(names) == (12 if family == "gpt2" else 13)  # positions of a table have no frequencies
     assert f"tiny-{family} (float32): all properties hold" in str(report)
     assert all(name in str(report) for name in names)
     assert ct.check is check
