@@ -248,8 +248,8 @@ class _Explained:
     def _visible(self, shares: Tensor, kept: float, error: float, size: float) -> Iterator[tuple[Site, Sum]]:
         for site, share, part in zip(self.sites, shares.tolist(), self.parts.T, strict=True):
             if abs(share) * float(part.norm()) > max(10 * error, FAINT) * size:
-                rescaled = abs(kept - 1) > FAINT or abs(share - 1) <= FAINT
-                yield site, Sum(1.0 if rescaled else share, error)
+                plain = abs(share - 1) <= FAINT or abs(share - kept) <= FAINT  # in the latter case all is rescaled
+                yield site, Sum(1.0 if plain else share, error)
 
 
 def _only_norms(module: nn.Module) -> bool:
