@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import cache
+from importlib.resources import files
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -150,9 +154,7 @@ def test_a_fold_gives_what_the_hooks_give(family: str, donor: str) -> None:
         part(some, 0, "mlp"): lambda own: scale * own,
     }
     for pair in PAIRS.pairs:
-        torch.testing.assert_close(
-            plain(edited, pair.base, {}), plain(some, pair.base, changes), rtol=0, atol=1e-5
-        )
+        torch.testing.assert_close(plain(edited, pair.base, {}), plain(some, pair.base, changes), rtol=0, atol=1e-5)
 
 
 def test_a_norm_without_a_bias_holds_no_mean() -> None:
@@ -161,11 +163,11 @@ def test_a_norm_without_a_bias_holds_no_mean() -> None:
 
 
 def test_a_vector_is_in_units_of_what_is_added() -> None:
-    """Granite multiplies the MLP's output: the vector v is added to the stream as it is, so the module gives v / 0.22."""
+    """Granite multiplies the MLP's output: the vector v is what the stream gains, so the module gives v / 0.22."""
     some, vector = model("granite"), torch.randn(32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     source = ct.donors.Vector(values={"L1.mlp": vector})
     problem = LanguageProblem(some, PAIRS, sites=ct.ComponentSpace.parse(["L1.mlp"]), donors=source, holdout=0)
-    put = expected(some, lambda pair: {part(some, 1, "mlp"): lambda own: (vector / MULTIPLIER).expand_as(own)})
+    put = expected(some, lambda pair: {part(some, 1, "mlp"): (vector / MULTIPLIER).expand_as})
     torch.testing.assert_close(problem.scores(["L1.mlp"]), put, rtol=0, atol=1e-6)
     assert some.layers[1].place(Site.MLP_OUTPUT).factor == pytest.approx(MULTIPLIER, rel=1e-6)
 
@@ -179,10 +181,57 @@ def test_found_in_half_precision_too(family: str) -> None:
 
 
 def test_the_check_measures_the_sum_and_what_is_not_added_is_no_site() -> None:
-    """Granite's hybrids add a shared MLP beside the routed one; Zaya weighs both sides of the sum feature by feature."""
+    """Granite's hybrids add a shared MLP beside the routed one; Zaya weighs the sum feature by feature."""
     names = [finding.name for finding in check(model("gemma2")).findings]
     assert names.count("the stream behind a layer is the one before it plus the parts") == 3
     for family, site in (("granitemoehybrid", Site.MLP_OUTPUT), ("zaya", Site.ATTENTION_OUTPUT)):
         some = wrap(tiny_model(family), name=family)
         assert site not in some.sites
         assert "added to the residual stream" in some.layers[1].missing[site]
+
+
+@pytest.mark.parametrize(
+    ("names", "mode", "donors", "words"),
+    [
+        (["L1.head0", "L1.resid"], "keep", "counterfactual", "L1.head0 has effect 0 unless L1.resid is kept"),
+        (["L0.coord3", "L0.mlp"], "keep", "counterfactual", "L0.coord3 has effect 0 unless L0.mlp is kept"),
+        (["L0.head1@last", "L0.head1"], "keep", "counterfactual", "L0.head1@last has effect 0 unless L0.head1 is kept"),
+        (["L0.coord3", "L0.mlp"], "swap", "scale=0.2", "square of the factor"),
+    ],
+)
+def test_components_that_hold_one_another_are_warned_about(
+    names: list[str], mode: str, donors: str, words: str
+) -> None:
+    space = ct.ComponentSpace.parse(names)
+    with pytest.warns(UserWarning, match=words):
+        problem = LanguageProblem(tiny.model("llama"), PAIRS, sites=space, mode=mode, donors=donors, holdout=0)
+    if mode == "keep":
+        assert problem.effects(names[:1]).abs().max() < 1e-9, "the sentence is true"
+    else:
+        where = problem.model.module.model.layers[0].mlp
+        factors = torch.full((32,), 0.2, dtype=torch.float64).index_fill(0, torch.tensor([3]), 0.04)
+        scores = expected(problem.model, lambda pair: {where: lambda own: own * factors})
+        torch.testing.assert_close(problem.scores(names), scores, rtol=0, atol=1e-9)
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_word_where_nothing_holds_another() -> None:
+    names = ["L0.head0", "L0.mlp", "L1.attn", "L1.neuron3"]
+    space = ct.ComponentSpace.parse(names)
+    LanguageProblem(tiny.model("llama"), PAIRS, sites=space, mode="keep", holdout=0)
+
+
+@pytest.mark.parametrize("added", [True, False])
+def test_the_transformer_lens_module_refuses_hooks_on_what_is_not_added(added: bool) -> None:
+    """A model of recorded tensors: the stream gains 0.22 times both hooks, or what a norm makes of them."""
+    source = files("cotrace.interchange").joinpath("transformer_lens_snippet.txt").read_text("utf-8")
+    body = source[source.index("def check_added") : source.index("@torch.no_grad()\ndef answer_scores")]
+    space: dict[str, Any] = {"torch": torch}
+    exec(body, space)  # the template as it ships
+    attn, mlp, before = torch.randn(3, 1, 7, 16, generator=torch.Generator().manual_seed(0)).unbind()
+    gain = 0.22 * (attn + mlp) if added else torch.nn.functional.layer_norm(attn, (16,)) + mlp * mlp
+    stored = {"attn_out": attn, "mlp_out": mlp, "resid_pre": before, "resid_post": before + gain}
+    cache = {f"blocks.0.hook_{name}": tensor for name, tensor in stored.items()}
+    model_ = SimpleNamespace(run_with_cache=lambda tokens, names_filter: (None, cache))
+    with nullcontext() if added else pytest.raises(ValueError, match="not what is added"):
+        space["check_added"](model_, torch.ones(1, 7), ["blocks.0.hook_mlp_out"])
