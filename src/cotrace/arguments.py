@@ -112,9 +112,14 @@ def door(room: str, names: dict[str, Any], public: Iterable[str]) -> None:
         names[name] = _refusing(f"{room}.{name}", names[name])
 
 
-def lazy_door(room: str, load: Callable[[str], Any]) -> Callable[[str], Any]:
-    """The same for a room whose names ``load`` imports when they are first used."""
-    return cache(lambda name: _refusing(f"{room}.{name}", load(name)))
+def lazy_door(room: str, names: dict[str, Any], load: Callable[[str], Any]) -> Callable[[str], Any]:
+    """The same for a room whose names ``load`` imports when they are first used; ``names`` keeps them."""
+
+    def get(name: str) -> Any:
+        names[name] = _refusing(f"{room}.{name}", load(name))
+        return names[name]
+
+    return get
 
 
 def _refusing(called: str, value: Any) -> Any:

@@ -232,5 +232,31 @@ class ComponentSpace(Sequence[Component]):
         return iter(self.components)
 
 
+HELD: Mapping[Site, frozenset[Site]] = {
+    Site.RESIDUAL: frozenset(Site) - {Site.RESIDUAL},
+    Site.ATTENTION_OUTPUT: frozenset({Site.ATTENTION_PATTERN, Site.HEAD_OUTPUT, Site.KV_GROUP}),
+    Site.KV_GROUP: frozenset({Site.ATTENTION_PATTERN, Site.HEAD_OUTPUT}),
+    Site.HEAD_OUTPUT: frozenset({Site.ATTENTION_PATTERN}),
+    Site.MLP_OUTPUT: frozenset({Site.MLP_NEURON, Site.MLP_COORDINATE, Site.EXPERT}),
+    Site.MLP_COORDINATE: frozenset({Site.MLP_NEURON, Site.EXPERT}),
+}
+"""Site -> the sites whose values are in its own, and are lost where it takes another."""
+
+
+def overlap(components: Sequence[Component]) -> tuple[Component, Component] | None:
+    """Two components of one layer of which the first holds the second, as ``L0.resid`` does ``L0.head1``; else None."""
+    by_layer: dict[int, dict[tuple[Site, str], Component]] = {}
+    for component in components:
+        by_layer.setdefault(component.layer, {}).setdefault((component.site, component.role), component)
+    for found in by_layer.values():
+        for (site, role), outer in found.items():
+            for (other, other_role), inner in found.items():
+                meets = role == other_role or "all" in (role, other_role)
+                wider = other in HELD.get(site, ()) or (site is other and role == "all" != other_role)
+                if wider and meets:
+                    return outer, inner
+    return None
+
+
 def _place(component: Component) -> tuple[Site, int, str]:
     return component.site, component.layer, component.role

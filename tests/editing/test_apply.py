@@ -34,6 +34,7 @@ def generated(
     return found.sequences[:, tokens.shape[1] :], torch.stack(found.logits, 1)
 
 
+@pytest.mark.filterwarnings("ignore:.* holds .*:UserWarning")
 @pytest.mark.parametrize("donor", ["zero", "scale=0.3", "mean=task"])
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_scores_are_those_of_a_problem_whose_donors_act_on_answers_too(family: str, donor: str) -> None:

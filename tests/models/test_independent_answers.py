@@ -173,12 +173,17 @@ def test_neurons(family: str) -> None:
     compare(family, Site.MLP_NEURON, lambda pair: patched(family, module, "input", 1, pair), Z)
 
 
+BEHIND_NORMS = {"gemma2": ("post_attention_layernorm", "post_feedforward_layernorm")}
+"""Where a norm stands between the part and the residual stream."""
+
+
 @pytest.mark.parametrize("site", [Site.ATTENTION_OUTPUT, Site.MLP_OUTPUT, Site.MLP_COORDINATE, Site.RESIDUAL])
 @pytest.mark.parametrize("family", sorted(NAMES))
 @torch.no_grad()
 def test_outputs(family: str, site: Site) -> None:
     names = NAMES[family]
-    name = {Site.ATTENTION_OUTPUT: names.attention, Site.RESIDUAL: None}.get(site, names.mlp)
+    attention, mlp = BEHIND_NORMS.get(family, (names.attention, names.mlp))
+    name = {Site.ATTENTION_OUTPUT: attention, Site.RESIDUAL: None}.get(site, mlp)
     width, units = (1, Z) if site is Site.MLP_COORDINATE else (0, {0: 0.3})
     compare(family, site, lambda pair: patched(family, part(family, name), "output", width, pair), units)
 

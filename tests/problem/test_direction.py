@@ -63,7 +63,11 @@ def test_a_gap_is_made_smaller_and_no_share_of_nothing_is_told(metric: str, kind
         assert "covers 0" in p.summary or "within rounding" in p.summary
 
 
-@pytest.mark.parametrize("metric", ["log_odds", "probability", "logit_diff", share_of_a], ids=lambda metric: getattr(metric, "__name__", metric))
+@pytest.mark.parametrize(
+    "metric",
+    ["log_odds", "probability", "logit_diff", share_of_a],
+    ids=lambda metric: getattr(metric, "__name__", metric),
+)
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
 def test_a_full_swap_that_changes_nothing_gives_no_direction(metric: Any, kind: torch.dtype) -> None:
     for count in (3, 12):  # with and without an interval

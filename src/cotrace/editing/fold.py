@@ -83,7 +83,8 @@ def _inside_out(edits: Sequence[Change], matrices: Sequence[Matrix]) -> list[tup
 def fold_one(matrix: Matrix, change: Change) -> None:
     """W (x keep + add) + b = (W keep) x + (b + W add) for columns; the same of W x + b for rows. In float64."""
     if matrix.scale is not None:
-        return _fold_norm(matrix, matrix.scale, change)
+        _fold_norm(matrix, matrix.scale, change)
+        return
     weight = matrix.weight.to(torch.float64)  # [out, in]
     bias = matrix.bias
     keep = change.keep.to(weight.device)

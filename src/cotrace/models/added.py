@@ -1,8 +1,8 @@
 """What is added: ``attention_output`` and ``mlp_output`` are put where a layer adds them to its residual stream.
 
-Nobody's module names are believed. In one short run every such output is replaced by random numbers; then some tensor in
-the layer must be the stream before it plus those very numbers times a constant (DESIGN section 11). Where it is not, the
-next module that takes the output as it is (a post-norm, a layer scale) is tried.
+No module is believed by its name. In one short run every such output is replaced by random numbers; then the stream
+that leaves the layer must be the one before it plus those very numbers times a constant (DESIGN section 11). Where it
+is not, the next module that takes the output as it is (a post-norm, a layer scale) is tried.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from cotrace.components import Site
-from cotrace.models.internals import compute_device
 from cotrace.models.places import Layer, Place
 from cotrace.models.taps import tapped
 from cotrace.models.watch import PROBE_ROWS, PROBE_TOKENS, Trace, probe_ids
@@ -70,7 +69,11 @@ def _chain(layer: Layer, place: Place, trace: Trace) -> list[Place]:
     """The place, and behind it the modules that each take the last one's output as it is, up to another part."""
     starts = [place.module, *([layer.attention] if place.site is Site.ATTENTION_OUTPUT and layer.attention else [])]
     parts = {part for _, site, other in _parts([layer]) if site is not place.site for part in other.module.modules()}
-    return [replace(place, module=m, width=trace.width(m) or 0) for start in starts for m in _takers(layer, start, parts, trace)]
+    return [
+        replace(place, module=m, width=trace.width(m) or 0)
+        for start in starts
+        for m in _takers(layer, start, parts, trace)
+    ]
 
 
 def _takers(layer: Layer, start: nn.Module, stop: set[nn.Module], trace: Trace) -> Iterator[nn.Module]:
@@ -78,7 +81,11 @@ def _takers(layer: Layer, start: nn.Module, stop: set[nn.Module], trace: Trace) 
     last = start
     yield last
     for module in sorted((m for m in layer.module.modules() if trace.once(m)), key=lambda m: trace.order.get(m, 0)):
-        if module in trace.left and trace.order[module] > trace.order[last] and _equal(trace.entered[module], trace.left[last]):
+        if (
+            module in trace.left
+            and trace.order[module] > trace.order[last]
+            and _equal(trace.entered[module], trace.left[last])
+        ):
             if not stop.isdisjoint(module.modules()):
                 return
             last = module
@@ -109,7 +116,7 @@ def _with(layer: Layer, found: Mapping[tuple[int, Site], tuple[Place, float] | N
 def sums_of(
     model: PreTrainedModel, layers: Sequence[Layer], places: Mapping[tuple[int, Site], Place], trace: Trace
 ) -> dict[tuple[int, Site], Sum]:
-    """How each part is found in the stream when all of them are random numbers; those that are not found are left out."""
+    """How each part is found in the stream when all of them are random numbers; those not found are left out."""
     seen = {layer.index: _Seen(layer.module, _size(trace.entered.get(layer.module))) for layer in layers}
     noise = torch.Generator().manual_seed(0)
     plain = [(replace(place, factor=1.0), seen[index].fill(site, noise)) for (index, site), place in places.items()]
@@ -180,7 +187,7 @@ class _Seen:
 
 @dataclass(frozen=True, eq=False)
 class _Stream:
-    """A tensor as it is without the random parts, how much of each part is in it, and which have been added up to it."""
+    """A tensor without the random parts, how much of each part is in it, and which have been added up to it."""
 
     rest: Tensor
     shares: Tensor
@@ -198,7 +205,7 @@ class _Explained:
         self.streams: list[_Stream] = []
         self.others: list[_Stream] = []
 
-    def follow(self, tensors: Sequence[tuple[nn.Module, bool, Tensor]]) -> Mapping[Site, Sum]:
+    def follow(self, tensors: Sequence[tuple[nn.Module, bool, Tensor]]) -> dict[Site, Sum]:
         """The parts in the last tensor, which leaves the layer; the first one, which enters it, is the stream."""
         taken: dict[nn.Module, _Stream] = {}
         last: _Stream | None = None
@@ -216,7 +223,7 @@ class _Explained:
                 taken[module] = last
             elif gave:
                 self.others.append(plain)
-        return {} if last is None else last.added
+        return {} if last is None else dict(last.added)
 
     def _split(self, flat: Tensor) -> _Stream:
         """What is left of a tensor without the parts, and how much of each part is in it."""
@@ -242,14 +249,14 @@ class _Explained:
         shares = plain.shares - sum(weight * term.shares for weight, term in zip(weights, terms, strict=True))
         new = dict(self._visible(shares, float(weights[0]), error, size))
         # With another output in the same sum, the MLP is not all that is added: there is a second one beside it.
-        kept = new if other is None else {site: s for site, s in new.items() if site is not Site.MLP_OUTPUT}
+        kept = {site: found for site, found in new.items() if other is None or site is not Site.MLP_OUTPUT}
         return len(new), replace(plain, added={**before.added, **kept})
 
     def _visible(self, shares: Tensor, kept: float, error: float, size: float) -> Iterator[tuple[Site, Sum]]:
         for site, share, part in zip(self.sites, shares.tolist(), self.parts.T, strict=True):
             if abs(share) * float(part.norm()) > max(10 * error, FAINT) * size:
-                rescaled = abs(kept - 1) > FAINT or abs(share - 1) <= FAINT
-                yield site, Sum(1.0 if rescaled else share, error)
+                plain = abs(share - 1) <= FAINT or abs(share - kept) <= FAINT  # in the latter case all is rescaled
+                yield site, Sum(1.0 if plain else share, error)
 
 
 def _only_norms(module: nn.Module) -> bool:

@@ -32,7 +32,7 @@ from cotrace.problem.packing import check_frequencies, choose_packing
 from cotrace.problem.pairs import PairProblem
 from cotrace.problem.parts import Builder
 from cotrace.problem.plan import Plan, plan_of
-from cotrace.problem.posing import Division, Settled, Writing, check_options, settle, space_of
+from cotrace.problem.posing import Division, Settled, Writing, check_options, overlap_words, settle, space_of
 from cotrace.problem.protocol import Cost, Direction, Examples, Loss, Mode, Problem
 from cotrace.problem.summary import FullSwap, full_swap, preferred
 from cotrace.problem.whole import SetProblem
@@ -47,6 +47,10 @@ class RefusedPairs(UserWarning):
 
 class PairsWithoutDonor(UserWarning):
     """In some pairs no position of a role takes a donor's value; ``problem.coverage`` counts them."""
+
+
+class NestedSites(UserWarning):
+    """A component of the space holds another one."""
 
 
 class LanguageProblem:
@@ -98,6 +102,8 @@ class LanguageProblem:
         self.space = space_of(model, sites if sites is not None else task.sites, roles)
         source = donor_source(donors or task.donors)
         check_sites(source, self.space, align)
+        if words := overlap_words(self.space, source, mode):
+            warnings.warn(words, NestedSites, stacklevel=3)
         self.manner: dict[str, Any] = {
             "prepend_bos": prepend_bos,
             "template_arguments": template_arguments,

@@ -8,8 +8,8 @@ from typing import Any
 
 from cotrace.batches import ALIGNMENTS, Align, Bos, Encoding, encode_task
 from cotrace.batches.roles import ALL
-from cotrace.components import ComponentSpace, Site
-from cotrace.donors import DonorSource, Noise
+from cotrace.components import ComponentSpace, Site, overlap
+from cotrace.donors import DonorSource, Noise, Scale
 from cotrace.errors import AlignmentError, InputError, unknown
 from cotrace.models import LanguageModel
 from cotrace.problem.parts import subset_of
@@ -110,6 +110,24 @@ def space_of(
     if isinstance(sites, str):
         sites = [sites]
     return model.space(tuple(Site.named(site) for site in sites), tuple(roles))
+
+
+def overlap_words(space: ComponentSpace, source: DonorSource, mode: str) -> str | None:
+    """Why zeros, or squares of a factor, are to be expected where a component of the space holds another."""
+    if (found := overlap(space)) is None:
+        return None
+    outer, inner = found
+    if mode == "keep":
+        return (
+            f"{outer} holds {inner}: in keep mode what is not kept takes the donor's value, so {inner} has effect 0 "
+            f"unless {outer} is kept as well; name sites that do not hold one another, or use mode='swap'"
+        )
+    if isinstance(source, Scale):
+        return (
+            f"{outer} holds {inner}: where both are chosen the value is scaled twice, by the square of the factor; "
+            "name sites that do not hold one another"
+        )
+    return None
 
 
 def _indices(pairs: Sequence[PromptPair], part: Collection[str]) -> list[int]:
