@@ -76,7 +76,7 @@ def _nothing_shown(found: Evaluation) -> Iterator[str]:
     elif not found.full_shown:
         yield f"No effect is shown: on {_where(found)}, swapping everything does nothing beyond rounding or chance."
     elif not found.full_is_clear_training:
-        yield "No effect is shown on the pairs searched: swapping everything does nothing there beyond rounding or chance."
+        yield "No effect is shown on the pairs searched: swapping all does nothing there beyond rounding or chance."
 
 
 def _question(found: Evaluation) -> Iterator[str]:
