@@ -197,5 +197,9 @@ def test_every_door_refuses_and_targets_have_their_own_direction() -> None:
     decided = problem(task, whole=True, direction="maximise")
     side = ct.side_problem(decided, task, holdout=0)  # a change is measured there: nothing is searched
     assert side.value(torch.ones(len(side.space))).abs().item() < 1e-9
-    assert not ct.WeightedSum([(1, decided), (1, decided)]).full_is_clear
+    total = ct.WeightedSum(
+        [(1, decided), (1, problem(tiny.task(12, answer_tokens=(1, 1)), direction="maximise", whole=True))]
+    )
+    assert not total.full_is_clear
+    assert total.summary.startswith("No effect is shown of log_odds on random words; weighted sum ")
     assert not ct.Constrained(decided, [ct.Constraint(decided, 0.1)]).full_is_clear
