@@ -224,7 +224,7 @@ class LanguageProblem:
     @property
     def audit_size(self) -> int:
         """How many pairs nothing touches until the end; counted without building them."""
-        return 0 if self._sealed is None else len(self._sealed.args[1])
+        return 0 if self._sealed is None else len(self._sealed.args[0])
 
     def groups_of(self, ids: Sequence[str]) -> list[str]:
         """What each of these pairs stays together with in a split: the units that intervals resample."""
