@@ -24,7 +24,7 @@ def asked(tiny_folder: Path, tmp_path: Path) -> list[str]:
     """A trace over 48 pairs in 16 groups, some sealed."""
     rows = [{**row, "id": f"{row['id']}-{i}", "meta": {"job": row["id"]}} for i in range(4) for row in records()]
     pairs = write_lines(tmp_path / "pairs.jsonl", rows)
-    options = ["--holdout", "0.4", "--audit", "0.3", "--search", "topk", "--seed", "1"]
+    options = ["--holdout", "0.4", "--audit", "0.3", "--search", "topk", "--seed", "1", "--direction", "minimise"]
     return ["trace", "--model", str(tiny_folder), "--task", str(pairs), *options, "--out", str(tmp_path / "run")]
 
 

@@ -52,6 +52,7 @@ def test_trace_writes_every_file_and_greedy_sizes(asked: list[str], tmp_path: Pa
     assert list(rows[0]) == [
         *("search", "k", "effect", "effect_heldout", "ci_low", "ci_high"),
         *("p_value", "forward_equivalents", "components"),
+        *("reported_before", "reported", "reported_before_heldout", "reported_heldout"),
     ]
     assert [row["k"] for row in rows] == ["1", "2", "3"]
     assert all(len(row["components"].split()) == int(row["k"]) for row in rows)
@@ -141,7 +142,7 @@ def test_the_screen_shows_question_progress_and_result(
     assert "of 9 pairs agree" in out
     assert "topk (swap): log_odds on pairs, " in out
     assert "4 head_output in 2 layers" in out
-    assert "have 90% of the best effect" in out
+    assert "of the best effect: " in out
     assert "topk: " in err
     assert "forward-equivalents" in err
     assert "\x1b" not in out + err, "no colours where it is not a terminal"

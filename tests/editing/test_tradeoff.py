@@ -52,6 +52,28 @@ def test_a_sweep_ends_where_nothing_is_changed_and_matches_a_problem_elsewhere()
         assert heldout == pytest.approx(sign * problem.heldout.value(SELECTION).item(), abs=1e-5)
 
 
+@pytest.mark.parametrize("metric", ["log_odds", "probability"])
+def test_no_aim_is_guessed_from_rounding_or_chance(metric: str) -> None:
+    model, some = tiny("llama"), own().pairs
+    with pytest.raises(InputError, match=r"k = 3, scale=1\).*within rounding \(.*\): give aim='maximise'"):
+        sweep(model, own(), SELECTION, factors=[1], metric=metric)
+    # What one pair gains its twin, whose answers are the other way round, loses: the mean log-odds stay.
+    both = [*some, *(replace(p, id=f"{p.id}'", answers=p.answers[::-1]) for p in some)]
+    if metric == "log_odds":
+        with pytest.raises(InputError, match=r"95 % interval .* of that change covers 0: give aim="):
+            sweep(model, replace(own(), pairs=tuple(both)), SELECTION, factors=[0, 0.5], holdout=0)
+    found = sweep(model, own(), SELECTION, factors=[1], metric=metric, aim="minimise")
+    assert found.points[0].strength == pytest.approx(0, abs=1e-6)
+    # The same way for every pair: the sign of what plain scoring finds.
+    part = ScoredTask(model, own())
+    before = part.scores()
+    with SELECTION.apply(model, "zero"):
+        change = (part.scores() - before).diff(dim=1)[:, 0]
+    up = [pair for pair, moved in zip(some, change.tolist(), strict=True) if moved > 0]
+    for pairs, aim in ((up, "maximise"), ([replace(p, answers=p.answers[::-1]) for p in up], "minimise")):
+        assert sweep(model, replace(own(), pairs=tuple(pairs)), SELECTION, factors=[0], holdout=0).aim == aim
+
+
 def test_rescoring_shows_the_effect_found_and_under_each_donor() -> None:
     model, pairs = tiny("llama"), own()
     problem = ct.LanguageProblem(model, pairs, holdout=0.25, direction="maximise")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import html
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -13,13 +16,14 @@ import cotrace as ct
 from cotrace.errors import DegenerateError, InputError
 from cotrace.metrics import GROUPS
 from cotrace.problem import LanguageProblem
+from cotrace.problem.summary import NoDirection
 from cotrace.prompts import Task
 from cotrace.report.page.account import headlines
 from cotrace.report.page.material import Material
 from cotrace.runs.config import RunConfig
 from cotrace.runs.prepare import pose
 from cotrace.search import Greedy
-from cotrace.statistics import mean_interval
+from cotrace.statistics import Units, mean_interval
 from tests import tiny
 
 N = 12
@@ -71,9 +75,14 @@ def test_a_gap_is_made_smaller_and_no_share_of_nothing_is_told(metric: str, kind
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
 def test_a_full_swap_that_changes_nothing_gives_no_direction(metric: Any, kind: torch.dtype) -> None:
     for count in (3, 12):  # with and without an interval
-        with pytest.raises(InputError, match=r"shows no direction to search in.*direction='maximise'") as caught:
-            problem(symmetric(count), metric, whole=True, dtype=kind)
+        p = problem(symmetric(count), metric, whole=True, dtype=kind)
+        with pytest.raises(NoDirection, match=r"shows no direction to search in.*direction='maximise'") as caught:
+            _ = p.direction
         assert "\n" not in str(caught.value)
+        assert p.summary.startswith("No effect is shown: ")
+        assert "A search for k of 3 residual in 3 layers needs a direction: give direction='maximise'" in p.summary
+        assert p.full_swap.why in html.unescape(p._repr_html_())
+        assert repr(p).startswith("LanguageProblem(")
     assert problem(symmetric(), metric, whole=True, dtype=kind, direction="minimise").direction == "minimise"
 
 
@@ -82,12 +91,72 @@ def test_an_interval_over_0_gives_none_and_one_beside_0_gives_its_sign(seed: int
     task = tiny.task(20, answer_tokens=(1, 1), seed=seed)
     told = problem(task, direction="maximise")
     effects = told.effects(torch.ones(N)).double().numpy()
-    low, high = mean_interval(effects, np.ones(20)) or (0.0, 0.0)
+    low, high = mean_interval(effects, Units.made(20, np.ones(20), told.clusters)) or (0.0, 0.0)
     if low <= 0 <= high:
-        with pytest.raises(InputError, match="covers 0: give direction="):
-            problem(task)
+        with pytest.raises(NoDirection, match="covers 0: give direction="):
+            _ = problem(task).direction
+        said = f"No effect is shown: the 95 % interval {low:+.3g} .. {high:+.3g} of the full swap's effect covers 0; "
+        assert problem(task).summary.startswith(said)
     else:
         assert problem(task).direction == ("maximise" if low > 0 else "minimise")
+
+
+def log_odds(text: str, answers: tuple[str, ...]) -> float:
+    """Of the second answer against the first (DESIGN section 1), by the bare model."""
+    model = tiny.model("gpt2")
+    ids = [model.require_tokenizer()(words)["input_ids"] for words in (text, *answers)]
+    with torch.no_grad():
+        last = model.module(torch.tensor([ids[0]])).logits[0, -1]
+    return float(last[ids[2][0]] - last[ids[1][0]])
+
+
+def test_effects_need_no_direction() -> None:
+    """The residual stream swapped everywhere is the run on the counterfactual, which the bare model gives."""
+    task = symmetric()
+    p = problem(task, whole=True, holdout=0.5)
+    pairs = {pair.id: pair for pair in task.pairs}
+    ones = torch.ones(len(p.space))
+    assert p.heldout is not None
+    for part, ids in ((p, p.training.ids), (p.heldout, p.heldout.ids)):
+        plain = [
+            log_odds(str(pair.counterfactual), pair.answers) - log_odds(pair.base, pair.answers)
+            for pair in map(pairs.__getitem__, ids)
+        ]
+        assert part.effects(ones).tolist() == pytest.approx(plain, abs=1e-9)
+        assert part.value(ones).item() == pytest.approx(np.mean(plain), abs=1e-9)
+        assert part.scores(ones).shape == (len(ids), 2)
+        z, step = torch.full((3,), 0.5, dtype=torch.float64), 1e-5 * torch.eye(3, dtype=torch.float64)
+        slope = [((part.value(z + own) - part.value(z - own)) / 2e-5).item() for own in step]
+        assert part.gradient(z).tolist() == pytest.approx(slope, abs=1e-6)
+        with pytest.raises(NoDirection):
+            _ = part.direction
+    rows = {row.value: row.effect for row in p.breakdown(ones).rows if row.value in "ab"}
+    assert rows.keys() == {"a", "b"}
+    kept = problem(tiny.task(20, answer_tokens=(1, 1)), mode="keep")  # faithfulness has its own
+    assert kept.direction == "maximise"
+    assert kept.effects(torch.zeros(N)).mean().item() == pytest.approx(1)
+
+
+def test_a_side_problem_is_measured_and_bounded_whatever_its_direction() -> None:
+    """Outside of the tests' checks of types, which read every property of a protocol."""
+    code = (
+        "import torch, cotrace as ct\n"
+        "from tests.problem.test_direction import Greedy, problem, symmetric, tiny\n"
+        "unclear = problem(symmetric(), whole=True)\n"
+        "decided = problem(tiny.task(12, answer_tokens=(1, 1)), whole=True, direction='minimise')\n"
+        "found = Greedy(max_size=2)(ct.Constrained(decided, [ct.Constraint(unclear, 0.5)]))\n"
+        "judged = ct.evaluate(decided, found, side=[unclear])\n"
+        "want = unclear.value(found.at(judged.k)).item()\n"
+        "assert abs(judged.side_effects[0].change - want) < 1e-9 and abs(want) <= 0.5\n"
+        "for needs in (Greedy(), lambda p: ct.evaluate(p, found), lambda p: ct.WeightedSum([(1, p), (1, decided)]),\n"
+        "              lambda p: ct.Constrained(p, [ct.Constraint(decided, 1)])):\n"
+        "    try:\n"
+        "        needs(unclear)\n"
+        "    except ct.errors.InputError as error:\n"
+        "        print(type(error).__name__, str(error).count('direction='))\n"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert said.stdout.split("\n") == ["NoDirection 2"] * 4 + [""], said.stderr
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -132,5 +201,9 @@ def test_every_door_refuses_and_targets_have_their_own_direction() -> None:
     decided = problem(task, whole=True, direction="maximise")
     side = ct.side_problem(decided, task, holdout=0)  # a change is measured there: nothing is searched
     assert side.value(torch.ones(len(side.space))).abs().item() < 1e-9
-    assert not ct.WeightedSum([(1, decided), (1, decided)]).full_is_clear
+    total = ct.WeightedSum(
+        [(1, decided), (1, problem(tiny.task(12, answer_tokens=(1, 1)), direction="maximise", whole=True))]
+    )
+    assert not total.full_is_clear
+    assert total.summary.startswith("No effect is shown of log_odds on random words; weighted sum ")
     assert not ct.Constrained(decided, [ct.Constraint(decided, 0.1)]).full_is_clear

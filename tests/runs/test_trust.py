@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from safetensors.numpy import load_file, save
 
@@ -19,6 +20,7 @@ from cotrace.runs import difference as difference_module
 from cotrace.runs.citation import cite
 from cotrace.runs.config_file import read_run_config, write_config
 from cotrace.runs.difference import difference
+from cotrace.runs.keeper import Keeper
 from cotrace.runs.log import Log
 from cotrace.runs.manifest import Manifest, add_files
 from cotrace.runs.prepare import prepare
@@ -226,6 +228,79 @@ def test_masks_of_other_sets_are_found(copied: Path) -> None:
     stored = StoredRun.read(copied)
     with pytest.raises(DamagedRun, match=r"masks\.safetensors does not hold"):
         verify(stored, prepare(stored.config), examples=1)
+
+
+def forgotten(folder: Path) -> Path:
+    """The run as if its direction had been found when it was traced: its results and its record have it alone."""
+    config, record = read_run_config(folder)
+    (folder / "config.yaml").write_bytes(write_config(replace(config, direction=None), record))
+    if (folder / "manifest.json").exists():
+        Manifest.of(folder).write()
+    return folder
+
+
+@pytest.fixture
+def unclear(tiny_folder: Path, tmp_path: Path) -> list[str]:
+    """Everything swapped is the counterfactual's run, and every pair is there both ways round: the mean effect is 0."""
+    pairs = write_lines(tmp_path / "pairs.jsonl", records())
+    asked = ["trace", "--model", str(tiny_folder), "--task", str(pairs), "--sites", "attention_output,mlp_output"]
+    return [*asked, "--holdout", "0", "--search", "greedy", "--max-size", "2"]
+
+
+def test_what_shows_no_effect_says_so_first_and_is_searched_as_it_is_told(
+    unclear: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    code, out, err = spoken(capsys, *unclear, "--out", str(run))
+    assert (code, out) == (2, "")
+    assert err.strip().splitlines()[-1].endswith("covers 0: give --direction maximise or --direction minimise")
+    assert not run.exists()
+    code, out, err = spoken(capsys, *unclear, "--out", str(run), "--direction", "minimise")
+    assert code == 0
+    assert re.match(
+        r"No effect is shown: the 95 % interval \S+ \.\. \S+ of the full swap's effect covers 0; swapping", out
+    )
+    assert "\nNo effect of swapping everything is shown. greedy: " in out
+    verdict = json.loads((run / "evaluation.json").read_text())["verdict"]
+    assert verdict[0].startswith("No effect is shown: on 12 pairs, training, the interval of the full swap covers 0")
+    assert out.index(verdict[0]) < out.index(verdict[1])
+
+
+def test_a_run_is_opened_again_in_the_direction_that_it_took(
+    unclear: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As runs of before did, which took the sign of whatever there was: none is looked for again."""
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    asked = [*unclear, "--direction", "minimise", "--checkpoint-every-s", "0", "--quiet"]
+    assert cotrace([*asked, "--out", str(whole)]) == 0
+    with monkeypatch.context() as patched:
+        own = Keeper.step
+
+        def stopping(self: Keeper, *arguments: Any) -> None:
+            own(self, *arguments)
+            raise KeyboardInterrupt
+
+        patched.setattr(Keeper, "step", stopping)
+        assert cotrace([*asked, "--out", str(stopped)]) != 0
+    assert cotrace(["resume", str(forgotten(stopped)), "--quiet"]) == 0
+    assert (stopped / "frontier.csv").read_bytes() == (whole / "frontier.csv").read_bytes()
+    run, neutral = str(forgotten(whole)), tmp_path / "neutral.txt"
+    neutral.write_text("the tall baker ran and was tall\nshe was a doctor\nthey said that he ran\n" * 3)
+    for command in (
+        ["verify", run],
+        ["evaluate", run, "--level", "standard", "--text", str(neutral)],
+        ["edit", run, "--k", "1", "--donor", "mean=task", "--neutral", str(neutral), "--out", str(tmp_path / "edited")],
+        ["generate", run, "--k", "1", "--donor", "mean=task", "--prompts", str(neutral)],
+        ["export", run, "--format", "effects", "--out", str(tmp_path / "effects.csv")],
+        ["report", run],
+    ):
+        assert spoken(capsys, *command, "--quiet")[::2] == (0, ""), command[0]
+    found = json.loads((whole / "evaluation.json").read_text())
+    effects = pd.read_csv(tmp_path / "effects.csv").query(f"k == {found['k']}")["effect"]
+    assert found["direction"] == "minimise"
+    chosen = next(row for row in found["sizes"] if row["k"] == found["k"])
+    assert chosen["moved_share"] == (effects < 0).mean()
+    assert read_run_config(whole)[0].direction is None
 
 
 def test_runs_without_a_size_in_common_do_not_agree(plain: Path, copied: Path) -> None:

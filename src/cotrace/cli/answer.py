@@ -87,6 +87,7 @@ def go_on(begun: Begun, screen: Screen) -> None:
     checkpoints = begun.checkpoints
     state = checkpoints.load()
     prepared = begun.prepared(state)
+    screen.say(prepared.problem.summary)
     for done in state.frontiers:  # by its hashes the problem is the one that they were measured on
         remember(prepared.problem, done.effects, done.effects_heldout)
     sweep(begun.folder)
@@ -102,6 +103,7 @@ def name_of(prepared: Prepared) -> str:
 
 def run(prepared: Prepared, directory: RunDirectory, screen: Screen) -> None:
     """Say the plan, make the run's folder, then search, show and write."""
+    screen.say(prepared.problem.summary)  # first, as it may say that there is nothing to explain
     if not screen.quiet:
         screen.note(plan_line(prepared))
     with directory.begun(write_config(prepared.config, record(prepared))) as path:
@@ -127,7 +129,6 @@ def keep(prepared: Prepared, keeper: Keeper, screen: Screen) -> None:
 
 def finish(prepared: Prepared, keeper: Keeper, screen: Screen) -> None:
     """Search, judge, show and write; the manifest is the last file, and the checkpoints go."""
-    screen.say(prepared.problem.summary)
     found = search_all(prepared, keeper, screen)
     frontiers, evaluation = judged(prepared, found, screen)
     for part in closing(frontiers):

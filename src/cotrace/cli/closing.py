@@ -79,13 +79,14 @@ def _cell(one: Frontier, k: int, heldout: bool, hard: bool) -> str:
 def verdict(frontier: Frontier) -> str:
     """The smallest selection that is enough, in words."""
     chosen = enough(frontier)
+    doubt = "" if frontier.full_is_clear else "No effect of swapping everything is shown. "
     if frontier.sign * (chosen.effect or 0.0) <= 0:
-        return f"{frontier.search}: no set that was found would {frontier.direction} {frontier.metric}"
+        return f"{doubt}{frontier.search}: no set that was found would {frontier.direction} {frontier.metric}"
     share, heldout = _share(frontier, chosen), ""
     if chosen.effect_heldout is not None:
         heldout = f"; held out {figure_of(chosen.effect_heldout)} of {figure_of(frontier.full_effect_heldout)}"
     return (
-        f"{frontier.search}: {chosen.k} of {len(frontier.space)} components have {share} of the best effect: "
+        f"{doubt}{frontier.search}: {chosen.k} of {len(frontier.space)} components have {share} of the best effect: "
         f"{figure_of(chosen.effect)}, where all together have {figure_of(frontier.full_effect)}{heldout}: "
         f"{_names(chosen.components)}{hard_words(frontier, chosen)}"
     )

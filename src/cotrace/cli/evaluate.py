@@ -108,7 +108,7 @@ def evaluate_run(run: str, asked: Asked, *, dry_run: bool = False, quiet: bool =
     screen = Screen(quiet, as_json)
     quiet_libraries()
     screen.note(f"loading {stored.config.model}")
-    prepared = prepare(stored.config)
+    prepared = prepare(stored.question)
     check_same(stored.path, prepared)
     check_searches_again(prepared, frontiers[0].search, asked)
     plan = say_plan(prepared, frontiers[0], asked, screen)

@@ -100,7 +100,7 @@ def as_effects(source: Source) -> bytes:
     import pandas as pd
 
     quiet_libraries()
-    prepared = prepare(source.run.config)
+    prepared = prepare(source.run.question)
     check_same(source.run.path, prepared)
     found, problem = with_effects(source.run.path, source.frontier), prepared.problem
     frames = [found.effects_frame(problem.training.ids).assign(part="training")]

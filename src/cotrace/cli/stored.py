@@ -56,7 +56,7 @@ class Reopened:
     @cached_property
     def parts(self) -> Parts:
         """The pairs that the search saw, and those held out; the same where nothing was. Raises InputError."""
-        problem: LanguageProblem = pose(self.config, self.model, self.task)
+        problem: LanguageProblem = pose(self.run.question, self.model, self.task)
         if not self.other_model:
             check_same(self.run.path, Prepared(self.config, self.task, self.model, problem, ()))
         return Parts.of_problem(problem)

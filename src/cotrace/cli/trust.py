@@ -36,7 +36,7 @@ def verify_run(
     check_hashes(stored)
     quiet_libraries()
     screen.note(f"loading {stored.config.model}")
-    found = verify(stored, prepare(stored.config), examples, seed=stored.config.seed)
+    found = verify(stored, prepare(stored.question), examples, seed=stored.config.seed)
     screen.say(found.table())
     for line in found.elsewhere:
         screen.say(f"This machine differs: {line}")

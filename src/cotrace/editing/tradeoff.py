@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal
 
+import numpy as np
 from torch import Tensor
 
 from cotrace.arguments import checked
@@ -21,6 +22,8 @@ from cotrace.errors import InputError
 from cotrace.metrics import GROUPS, AnyMetric, metric_named
 from cotrace.models import LanguageModel
 from cotrace.problem import LanguageProblem
+from cotrace.problem.scored import rounding
+from cotrace.problem.summary import unclear
 from cotrace.prompts import Task
 from cotrace.prompts.split import split
 from cotrace.results import Selection
@@ -110,9 +113,10 @@ def tradeoff(
     """Every selection under every donor. ``parts`` is the problem that was searched; see ``sweep``.
 
     Strength is how far the metric moves as ``aim`` says: up, down, or towards 0 (the default for gaps between groups;
-    else the way in which the strongest edit moves it). It is measured on the pairs that the search saw, to choose by,
-    and on held-out pairs, with the harm in each side. An edit is allowed where each harm is within its limit on both
-    halves of the side's own data; where there are limits, factors between an allowed and a stronger one are tried too.
+    else the way in which the strongest edit moves it, beyond rounding and chance). It is measured on the pairs that the
+    search saw, to choose by, and on held-out pairs, with the harm in each side. An edit is allowed where each harm is
+    within its limit on both halves of the side's own data; where there are limits, factors between an allowed and a
+    stronger one are tried too.
     Raises CotraceError.
     """
     check_limits(limits, sides)
@@ -125,7 +129,7 @@ def tradeoff(
         for donor in donors:
             progress(f"k = {selection.k}, {described(donor)}")
             runs.append(bench.run(selection, donor))
-    aim = aim or _default_aim(bench.metric, [bench.number(run, 0) for run in runs])
+    aim = aim or bench.default_aim(runs)
     for _ in range(ROUNDS if limits else 0):
         runs += [bench.run(*between) for between in _borders(bench, runs, aim, limits)]
     return _judged(bench, runs, aim, limits)
@@ -188,6 +192,26 @@ class _Bench:
         return level(self.metric, one, before, before, soft=True), level(
             self.metric, one, before, run.tables[part], soft=True
         )
+
+    def default_aim(self, runs: Sequence[_Run]) -> Aim:
+        """Towards 0 for a gap, else the way of the strongest edit. Raises InputError where that shows none."""
+        if self.metric.name in GROUPS:
+            return "zero"
+        part, before = self.parts[0], self.before[0]
+        strongest = max(runs, key=lambda run: abs(float(np.subtract(*self.number(run, 0)))))
+        found = outcome(self.metric, part, before, strongest.tables[0], soft=True)
+        start = level(self.metric, part, before, before, soft=True)
+        least = rounding(
+            before,
+            self.model.rounding_dtype,
+            lambda scores: level(self.metric, part, before, scores, soft=True) - start,
+        )
+        if why := unclear("that change", found.change, found.change_interval, least):
+            raise InputError(
+                f"the strongest edit (k = {strongest.selection.k}, {strongest.donor}) moves {found.name} by "
+                f"{found.change:+.3g}, which shows no direction, as {why}: give aim='maximise', 'minimise' or 'zero'"
+            )
+        return "maximise" if found.change > 0 else "minimise"
 
     def harm(self, run: _Run, side: int, half: int) -> float:
         """The harm in one half of a side's data."""
@@ -264,10 +288,3 @@ def strength(aim: Aim, before: float, after: float) -> float:
     if aim == "zero":
         return abs(before) - abs(after)
     return after - before if aim == "maximise" else before - after
-
-
-def _default_aim(metric: AnyMetric, numbers: Sequence[tuple[float, float]]) -> Aim:
-    if metric.name in GROUPS:
-        return "zero"
-    largest = max((after - before for before, after in numbers), key=abs)
-    return "maximise" if largest >= 0 else "minimise"

@@ -178,6 +178,7 @@ def _assess(
         full_effect=float(case.judge.values(everything)[0]),
         full_interval=full,
         full_is_clear=is_clear(case.judge.problem),
+        full_is_clear_training=is_clear(case.problem),
         hard=_hard(case, case.judge),
         hard_training=None if case.judged_on == "training" else _hard(case, case.training),
         sizes=tuple(rows[size] for size in sorted(rows)),

@@ -101,6 +101,7 @@ def case_of(
     seed: int = 0,
 ) -> Case:
     """Everything settled before the first evaluation. Raises InputError, UnknownName."""
+    _ = problem.direction  # where there is none that is said first
     if frontier.space.components != problem.space.components or frontier.mode != problem.mode:
         raise InputError(
             f"the result is of {frontier.space.outline} in mode {frontier.mode}, the problem of "

@@ -54,6 +54,8 @@ class Evaluation:
     sizes: tuple[SizeEvidence, ...]
     full_is_clear: bool = True
     """Whether these pairs show by themselves that everything together moves the metric, beyond rounding and chance."""
+    full_is_clear_training: bool = True
+    """The same of the pairs searched."""
     hard: HardFigure | None = None
     """On these pairs the metric as people read it, before and under the selection, where searches see a soft form."""
     hard_training: HardFigure | None = None

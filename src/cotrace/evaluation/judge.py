@@ -45,7 +45,6 @@ class Judge:
     def __init__(self, problem: Problem, stored: EffectTable | None = None) -> None:
         self.problem = problem
         self.n = len(problem.space)
-        self.sign = sign_of(problem.direction)
         self.units = Units.of(problem)
         self.spent = 0
         """Masks evaluated: one on all of these pairs is one forward-equivalent."""
@@ -55,6 +54,11 @@ class Judge:
         self._draws: dict[Key, Float[np.ndarray, "draw"]] = {}
         self._intervals: dict[Key, Interval | None] = {}
         self._has_effects: bool | None = None
+
+    @cached_property
+    def sign(self) -> float:
+        """+1 where larger effects are preferred, -1 where smaller ones are; not asked of what is only measured."""
+        return sign_of(self.problem.direction)
 
     @property
     def has_effects(self) -> bool:

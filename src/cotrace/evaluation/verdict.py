@@ -19,6 +19,7 @@ STATUSES = ("needed", "can leave", "undecided")
 def sentences(found: Evaluation) -> Iterator[str]:
     """What the evaluation shows, in order of weight."""
     for part in (
+        _nothing_shown,
         _question,
         _effect,
         _controls,
@@ -65,16 +66,25 @@ def _names(names: Sequence[str]) -> str:
     return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"
 
 
+def _nothing_shown(found: Evaluation) -> Iterator[str]:
+    """Said before anything else where these pairs, or those searched, show no effect of the full swap."""
+    if found.mode == "swap" and covers(found.full_interval):
+        yield (
+            f"No effect is shown: on {_where(found)}, the interval of the full swap covers 0, so there is none that a "
+            "set of components could explain."
+        )
+    elif not found.full_shown:
+        yield f"No effect is shown: on {_where(found)}, swapping everything does nothing beyond rounding or chance."
+    elif not found.full_is_clear_training:
+        yield "No effect is shown on the pairs searched: swapping all does nothing there beyond rounding or chance."
+
+
 def _question(found: Evaluation) -> Iterator[str]:
     if found.mode == "keep":
         yield f"Effects are faithfulness: the share of the difference between full swap and base run ({_where(found)})."
         return
     moved = f"{found.full_effect:+.3g}{_with(found.full_interval)}"
     yield f"Swapping everything moves {_metric(found)} by {moved} on {_where(found)}."
-    if covers(found.full_interval):
-        yield "That interval covers 0: these pairs do not show an effect that a set of components could explain."
-    elif not found.full_shown:
-        yield "These pairs do not show, beyond rounding and chance, that swapping everything does anything."
 
 
 def _effect(found: Evaluation) -> Iterator[str]:

@@ -107,19 +107,19 @@ class Constrained:
     ) -> None:
         if not side:
             raise InputError("a constrained problem needs at least one constraint")
-        self.problem, self.side = problem, tuple(side)
+        self.problem, self.side, self.direction = problem, tuple(side), problem.direction
         for constraint in side:
             check_same(problem, constraint.problem, mode=False)
             if problem.heldout is not None and constraint.problem.heldout is None:
                 raise InputError(f"constraint on {constraint.name}: it holds nothing out; build it with holdout too")
         self._full = problem.value(self._everything()).abs().item() if full is None else full
         self.bounds = bounds or tuple(constraint.bound(self._full) for constraint in side)
-        self.space, self.mode, self.direction = problem.space, problem.mode, problem.direction
+        self.space, self.mode = problem.space, problem.mode
         self.metric, self.size, self.effects, self.value = problem.metric, problem.size, problem.effects, problem.value
         self.surrogate: bool = getattr(problem, "surrogate", False)
         self.reported = getattr(problem, "reported", problem.value)
         self.target: float | None = getattr(problem, "target", None)
-        self.sign = sign_of(problem.direction)
+        self.sign = sign_of(self.direction)
         for name in DELEGATED:
             if hasattr(problem, name):
                 setattr(self, name, getattr(problem, name))

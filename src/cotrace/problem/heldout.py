@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from cotrace.problem.pairs import PairProblem
+from cotrace.problem.protocol import Direction
 from cotrace.problem.summary import full_swap
 from cotrace.problem.whole import SetProblem
 
@@ -19,8 +20,8 @@ class Heldout:
     heldout = None
 
     def __init__(self, whole: LanguageProblem, part: PairProblem | SetProblem, name: str = "held out") -> None:
-        self._part = part
-        self.space, self.mode, self.direction = whole.space, whole.mode, whole.direction
+        self._whole, self._part = whole, part
+        self.space, self.mode = whole.space, whole.mode
         self.metric, self.task, self.summary = whole.metric, f"{whole.task} ({name})", whole.summary
         self.size, self.cost, self.ids = part.size, part.cost, part.ids
         self.effects, self.value, self.gradient = part.effects, part.value, part.gradient
@@ -30,6 +31,11 @@ class Heldout:
         if isinstance(part, SetProblem):
             self.redrawn, self.strata = part.redrawn, part.strata
         self.weights, self.clusters = part.weights, whole.groups_of(part.ids)
+
+    @property
+    def direction(self) -> Direction:
+        """The problem's own. Raises NoDirection."""
+        return self._whole.direction
 
     @cached_property
     def full_is_clear(self) -> bool:

@@ -33,8 +33,8 @@ from cotrace.problem.pairs import PairProblem
 from cotrace.problem.parts import Builder
 from cotrace.problem.plan import Plan, plan_of
 from cotrace.problem.posing import Division, Settled, Writing, check_options, overlap_words, settle, space_of
-from cotrace.problem.protocol import Cost, Direction, Examples, Loss, Mode, Problem
-from cotrace.problem.summary import FullSwap, full_swap, preferred
+from cotrace.problem.protocol import Cost, Direction, Examples, Loss, Mode
+from cotrace.problem.summary import DIRECTIONS, FullSwap, NoDirection, full_swap, preferred
 from cotrace.problem.whole import SetProblem
 from cotrace.prompts import Task
 
@@ -58,8 +58,9 @@ class LanguageProblem:
 
     ``holdout`` is the share of pairs that no search sees (0 keeps all in), ``audit`` a third share that nothing touches
     until the final figures; pairs with one value of the field ``split_by`` (default ``split_group``) stay together.
-    The direction defaults to the sign of the full swap, and must be given where that is within rounding or its interval
-    covers 0; a gap between groups is minimised. Donor values and base scores are computed once, here.
+    The direction defaults to the sign of the full swap; a gap between groups is minimised. Where the full swap is
+    within rounding or its interval covers 0 there is none, and whatever needs one (searches, ``evaluate``, sums,
+    constraints) asks for ``direction``; effects do not. Donor values and base scores are computed once, here.
     ``pack=False`` gives every answer a row of its own and keeps no prefixes: slower, for checking.
     ``search_pairs`` lets searches see that many training pairs only, drawn by seed; the frontier is of all.
     ``memory`` (``"4GB"``, ``0.5`` of what is free) bounds donor values and kept prefixes: what goes beyond it is on
@@ -152,7 +153,7 @@ class LanguageProblem:
             memory,
         )
         self.full_swap: FullSwap = full_swap(self.training, self.clusters)
-        self.direction: Direction = wanted or preferred(self.full_swap, mode, chosen)
+        self._direction = wanted or preferred(self.full_swap, mode, chosen)
         if mode == "keep":
             _ = self.training.swing
 
@@ -180,6 +181,13 @@ class LanguageProblem:
         return replace(encoding, pairs=pairs)
 
     @property
+    def direction(self) -> Direction:
+        """The one given, else that of the full swap. Raises NoDirection where it shows none."""
+        if self._direction is None:
+            raise NoDirection(self.full_swap)
+        return self._direction
+
+    @property
     def full_is_clear(self) -> bool:
         """Whether the training pairs show that swapping everything moves the metric, beyond rounding and chance."""
         return self.full_swap.is_clear
@@ -205,7 +213,7 @@ class LanguageProblem:
         return {"training": self.training} | ({} if self._held is None else {"heldout": self._held})
 
     @property
-    def searched(self) -> Problem:
+    def searched(self) -> LanguageProblem | Heldout:
         """What searches see: the problem itself, or the same on ``search_pairs`` of its pairs."""
         return self if self._some is None else Heldout(self, self._some, "subset")
 
@@ -222,7 +230,7 @@ class LanguageProblem:
     @property
     def audit_size(self) -> int:
         """How many pairs nothing touches until the end; counted without building them."""
-        return 0 if self._sealed is None else len(self._sealed.args[1])
+        return 0 if self._sealed is None else len(self._sealed.args[0])
 
     def groups_of(self, ids: Sequence[str]) -> list[str]:
         """What each of these pairs stays together with in a split: the units that intervals resample."""
@@ -272,11 +280,14 @@ class LanguageProblem:
 
     @property
     def summary(self) -> str:
-        """The question in words, with the direction and the full swap."""
-        aim = {"maximise": "largest", "minimise": "smallest"}[self.direction]
+        """The question in words, with the full swap and the direction; first of all where no effect is shown."""
+        swap = self.full_swap
+        moves = f"{swap.caution}{self.coverage.words}{swap.words}"
+        if self._direction is None:
+            return f"{moves}. A search for k of {self.space.outline} needs a direction: give {DIRECTIONS}."
+        aim = {"maximise": "largest", "minimise": "smallest"}[self._direction]
         what = "restored by keeping" if self.mode == "keep" else "moved by swapping"
-        coverage = self.coverage
-        return f"{coverage.words}{self.full_swap.words}. Looking for the {aim} effect {what} k of {self.space.outline}."
+        return f"{moves}. Looking for the {aim} effect {what} k of {self.space.outline}."
 
     @property
     def plan(self) -> Plan:

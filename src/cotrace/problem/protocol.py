@@ -51,7 +51,7 @@ class Problem(Protocol):
 
     @property
     def direction(self) -> Direction:
-        """Whether larger or smaller values are preferred."""
+        """Whether larger or smaller values are preferred. May raise an InputError where that is not known."""
 
     @property
     def metric(self) -> str:

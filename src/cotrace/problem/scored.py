@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
@@ -24,6 +24,14 @@ ROUNDINGS, ULPS = 8, 16
 """So many times the base scores are rounded anew, each by up to so many units in the last place of the model's type."""
 SMALLEST_SWING = 1e-6
 """Below this effect of the full swap, faithfulness has no denominator."""
+
+
+def rounding(base: Tensor, kind: torch.dtype, change: Callable[[Tensor], float]) -> float:
+    """The largest of some changes that these scores make when each is off by as much as rounding in a type may be."""
+    draw = torch.Generator().manual_seed(0)
+    unit = ULPS * torch.finfo(kind).eps * base.abs().clamp(min=1)
+    noise = (2 * torch.rand(base.shape, generator=draw, dtype=base.dtype) - 1 for _ in range(ROUNDINGS))
+    return max(abs(change(base + unit * one)) for one in noise)
 
 
 M = TypeVar("M", Metric, SetMetric)
@@ -83,10 +91,7 @@ class ScoredPairs(Generic[M]):
         The largest of some changes that scores make when each is off by up to 16 units in the last place, as different
         matrix products leave them; metrics of the user's own are asked as all others are.
         """
-        base, draw = self.scorer.base, torch.Generator().manual_seed(0)
-        unit = ULPS * torch.finfo(self.scorer.model.rounding_dtype).eps * base.abs().clamp(min=1)
-        noise = (2 * torch.rand(base.shape, generator=draw, dtype=base.dtype) - 1 for _ in range(ROUNDINGS))
-        return max(abs(self.change(base + unit * one).item()) for one in noise)
+        return rounding(self.scorer.base, self.scorer.model.rounding_dtype, lambda scores: self.change(scores).item())
 
     def change(self, scores: Float[Tensor, "example answer"]) -> Float[Tensor, ""]:
         """The aggregate change of the metric that these scores make against the base run."""

@@ -16,6 +16,8 @@ from cotrace.problem.protocol import Direction
 from cotrace.problem.whole import SetProblem
 from cotrace.statistics import Interval, Units, covers, interval_text, mean_interval, set_interval
 
+DIRECTIONS = "direction='maximise' or direction='minimise'"
+
 
 @dataclass(frozen=True)
 class FullSwap:
@@ -52,13 +54,16 @@ class FullSwap:
     @property
     def why(self) -> str:
         """Why these pairs do not show what swapping everything does; empty where they do."""
-        if self.covers_zero and self.interval is not None:
-            return f"The 95 % interval {interval_text(self.interval)} covers 0"
-        return "" if abs(self.mean) > self.rounding else f"That is within rounding ({self.rounding:.1g})"
+        return unclear("the full swap's effect", self.mean, self.interval, self.rounding)
+
+    @property
+    def caution(self) -> str:
+        """What is said before anything else where these pairs show no effect; else empty."""
+        return "" if self.is_clear else f"No effect is shown: {self.why}; "
 
     @property
     def words(self) -> str:
-        """One or two sentences."""
+        """One or two sentences, after the ``caution``."""
         text = f"swapping everything moves {self.metric.replace('_', ' ')} by {self.mean:+.3g}"
         if self.median is None:
             text += f" (level {self.base_level:.3g} to {self.swapped_level:.3g} over {self.pairs} pairs)"
@@ -69,7 +74,14 @@ class FullSwap:
             )
         if self.reported is not None:
             text += ". As reported, from {:.3g} to {:.3g}; searches follow its soft form".format(*self.reported)
-        return text if self.is_clear else f"{text}. {self.why}: these pairs do not show an effect"
+        return text
+
+
+def unclear(what: str, mean: float, interval: Interval | None, rounding: float) -> str:
+    """Why a mean effect shows no direction: its interval covers 0, or it is within rounding; empty where it does."""
+    if covers(interval):
+        return f"the 95 % interval {interval_text(interval)} of {what} covers 0"
+    return "" if abs(mean) > rounding else f"{what} is within rounding ({rounding:.1g})"
 
 
 def full_swap(problem: PairProblem | SetProblem, clusters: Sequence[str] | None = None) -> FullSwap:
@@ -133,9 +145,9 @@ def _reported(problem: PairProblem | SetProblem) -> Interval | None:
 class NoDirection(InputError):
     """No direction was given, and the full swap shows none; nothing is guessed from rounding or chance."""
 
-    def __init__(self, swap: FullSwap, remedy: str = "direction='maximise' or direction='minimise'") -> None:
+    def __init__(self, swap: FullSwap, remedy: str = DIRECTIONS) -> None:
         moves = f"swapping everything moves {swap.metric.replace('_', ' ')} by {swap.mean:+.3g}"
-        super().__init__(f"{moves}, which shows no direction to search in. {swap.why}: give {remedy}")
+        super().__init__(f"{moves}, which shows no direction to search in, as {swap.why}: give {remedy}")
         self.swap = swap
 
     @property
@@ -144,8 +156,8 @@ class NoDirection(InputError):
         return NoDirection(self.swap, "--direction maximise or --direction minimise")
 
 
-def preferred(swap: FullSwap, mode: str, metric: AnyMetric) -> Direction:
-    """The direction that a search takes unless told: that of the full swap. Raises NoDirection where it shows none.
+def preferred(swap: FullSwap, mode: str, metric: AnyMetric) -> Direction | None:
+    """The direction that a search takes unless told: that of the full swap; None where it shows none.
 
     Faithfulness is always maximised, a gap minimised, and what nears a target brought nearer.
     """
@@ -154,5 +166,5 @@ def preferred(swap: FullSwap, mode: str, metric: AnyMetric) -> Direction:
     if isinstance(metric, SetMetric) and metric.direction is not None:
         return metric.direction
     if not swap.is_clear:
-        raise NoDirection(swap)
+        return None
     return "maximise" if swap.mean > 0 else "minimise"

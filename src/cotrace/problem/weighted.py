@@ -64,7 +64,9 @@ class WeightedSum:
     def summary(self) -> str:
         """The question in words."""
         parts = "; ".join(f"{problem.metric} on {problem.task}: {problem.summary}" for problem in self.problems)
-        return f"weighted sum {self.metric}. {parts}"
+        unclear = [f"{p.metric} on {p.task}" for p in self.problems if not getattr(p, "full_is_clear", True)]
+        caution = f"No effect is shown of {' and '.join(unclear)}; " if unclear else ""
+        return f"{caution}weighted sum {self.metric}. {parts}"
 
     @property
     def question(self) -> dict[str, str]:

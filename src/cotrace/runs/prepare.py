@@ -173,32 +173,34 @@ def use_threads(config: RunConfig, model: LanguageModel) -> None:
 
 
 def pose(config: RunConfig, model: LanguageModel, task: Task) -> LanguageProblem:
-    """The problem: model, pairs, donors and metric. Raises CotraceError."""
+    """The problem: model, pairs, donors and metric. Raises CotraceError, NoDirection where a run could search none."""
+    problem = LanguageProblem(
+        model,
+        task,
+        sites=list(config.sites) or None,
+        donors=config.donors,
+        metric=config.metric,
+        mode=config.mode,
+        direction=config.direction,
+        holdout=config.holdout,
+        audit=config.audit,
+        split_by=config.split_by,
+        seed=config.seed,
+        align=config.align,
+        roles=config.roles or ("all",),
+        positions=config.positions,
+        prepend_bos=config.prepend_bos,
+        template_arguments=config.template_options,
+        batch_tokens=config.batch_tokens,
+        search_pairs=config.search_pairs,
+        memory=config.memory,
+        checkpointing=config.checkpointing,
+    )
     try:
-        return LanguageProblem(
-            model,
-            task,
-            sites=list(config.sites) or None,
-            donors=config.donors,
-            metric=config.metric,
-            mode=config.mode,
-            direction=config.direction,
-            holdout=config.holdout,
-            audit=config.audit,
-            split_by=config.split_by,
-            seed=config.seed,
-            align=config.align,
-            roles=config.roles or ("all",),
-            positions=config.positions,
-            prepend_bos=config.prepend_bos,
-            template_arguments=config.template_options,
-            batch_tokens=config.batch_tokens,
-            search_pairs=config.search_pairs,
-            memory=config.memory,
-            checkpointing=config.checkpointing,
-        )
+        _ = problem.direction
     except NoDirection as error:
         raise error.for_command_line from None
+    return problem
 
 
 def check_size(config: RunConfig, n: int) -> None:

@@ -83,7 +83,11 @@ class Begun:
         Raises CotraceError; warns of other versions of what computes.
         """
         threads = self.record.get("threads")
-        config = replace(self.config, threads=threads if isinstance(threads, int) else self.config.threads)
+        config = replace(
+            self.config,
+            threads=threads if isinstance(threads, int) else self.config.threads,
+            direction=self.config.direction or self.record.get("direction"),
+        )
         prepared = prepare(going_on(config, state.batch_plan))
         check_same(self.folder, prepared)
         self._check_versions()

@@ -37,6 +37,11 @@ class StoredRun:
         config = read_config(folder / CONFIG)
         return cls(folder, config if model is None else replace(config, model=model), _frontiers(folder))
 
+    @property
+    def question(self) -> RunConfig:
+        """The configuration with the direction that the run took: whoever opens it again looks for no other."""
+        return replace(self.config, direction=self.config.direction or self.frontiers[0].direction)
+
     def frontier(self, search: str | None = None) -> Frontier:
         """The frontier of a search; the first where none is named. Raises UnknownName."""
         by_name = {one.search: one for one in self.frontiers}

@@ -88,9 +88,8 @@ def solve(
     all. Raises InputError for a start from another space, NonFiniteError, DegenerateError where no set was selected.
     """
     check_kind(search.name, "problem", problem, Problem)
-    began = time.perf_counter()
+    began, sign = time.perf_counter(), sign_of(problem.direction)
     seen = searched(problem)
-    sign = sign_of(problem.direction)
     if start is not None and state is None:
         state = warm(search, seen, start)
     last = state
