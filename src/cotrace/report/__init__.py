@@ -5,4 +5,4 @@ import lazy_loader
 from cotrace.arguments import lazy_door
 
 _load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
-__getattr__ = lazy_door("ct.report", _load)
+__getattr__ = lazy_door("ct.report", globals(), _load)

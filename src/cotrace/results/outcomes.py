@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from cotrace.arguments import guarded
 from cotrace.results.table import Table
 from cotrace.results.tables import number
 from cotrace.statistics import Interval, interval_text
@@ -102,6 +103,7 @@ class EditPoint:
     """Whether no other edit is at least as strong at no more harm anywhere."""
 
 
+@guarded("Tradeoff", fields=False)
 @dataclass(frozen=True, kw_only=True)
 class Tradeoff:
     """Edits over sizes and donors: strength against harm, with the Pareto set marked."""
