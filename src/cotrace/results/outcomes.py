@@ -11,6 +11,7 @@ from cotrace.arguments import guarded
 from cotrace.results.table import Table
 from cotrace.results.tables import number
 from cotrace.statistics import Interval, interval_text
+from cotrace.visible import visible_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,7 +169,7 @@ class Tradeoff:
 
     def to_json(self) -> bytes:
         """The same as the bytes of a file."""
-        return (json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        return (visible_json(json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)) + "\n").encode()
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Tradeoff:
