@@ -101,8 +101,8 @@ def _placement(device_map: str | Mapping[str, Any] | None, offload_folder: str |
     if device_map is None:
         if offload_folder is not None:
             raise InputError(
-                "offload_folder is for weights that a device_map leaves on disk: give device_map='auto' as well, or leave "
-                "offload_folder out"
+                "offload_folder is for weights that a device_map leaves on disk: give device_map='auto' as well, or "
+                "leave offload_folder out"
             )
         return {}
     if find_spec("accelerate") is None:

@@ -82,12 +82,12 @@ def check_names(config: RunConfig, task: Task) -> None:
     check_sites(source, ComponentSpace.build({site: {0: 1} for site in sites}), config.align)
     if config.align != "exact" and not source.paired:
         raise InputError(
-            f"align={config.align!r} says how a prompt and its counterfactual are aligned, and donors={source.name!r} takes "
-            "no values from one: leave align out"
+            f"align={config.align!r} says how a prompt and its counterfactual are aligned, and donors={source.name!r} "
+            "takes no values from one: leave align out"
         )
     if config.template_options and not any(pair.messages or pair.counterfactual_messages for pair in task.pairs):
         raise InputError(
-            "template_options are told to the template of chats, and no pair has 'messages': leave them out"
+            "template_options are told to the template of chats, and no pair has 'messages'; leave them out"
         )
     for pair in task.pairs if source.paired else ():
         check_counterfactual(pair)
