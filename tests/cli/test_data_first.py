@@ -9,10 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import altair as alt
 import pytest
 import transformers
 
 from cotrace.cli.main import run
+from cotrace.editing.card import Card
+from cotrace.report.figures import to_bytes
+from cotrace.results.outcomes import Outcome
+from cotrace.runs.log import Log
 from tests.conftest import records, write_lines
 
 HOSTILE = "\x1b[31m\u202etxt\u200f\x07\x9b"
@@ -57,11 +62,11 @@ CASES: dict[str, tuple[list[str], str]] = {
         for more, words in (
             (["bad.jsonl"], "bad.jsonl:2"),
             (["lone.jsonl", "--holdout", "0"], "has no 'counterfactual'"),
-            (["pairs.jsonl", "--metric", "demographic_parity_gap"], "have no 'favourable'"),
+            (["pairs.jsonl", "--metric", "demographic_parity_gap"], "a group metric compares groups"),
             (["pairs.jsonl", "--roles", "subject"], "has no role 'subject'"),
             (["pairs.jsonl", "--split-by", "colour"], "colour"),
             (["pairs.jsonl", "--split-by", "group"], "leaves one side empty"),
-            (["pairs.jsonl", "--align", "ends", "--donors", "zero"], "leave --align out"),
+            (["pairs.jsonl", "--align", "ends", "--donors", "zero"], "--donors zero takes no values from one"),
             (["pairs.jsonl", "--template-option.enable_thinking", "false"], "no pair has 'messages'"),
             (["pairs.jsonl", "--offload-folder", "x"], "give --device-map auto as well"),
             (["pairs.jsonl", "--device-map", "auto", "--quantise", "8bit"], "give one of the two"),
@@ -69,7 +74,7 @@ CASES: dict[str, tuple[list[str], str]] = {
     },
     "measure a bad line": (["measure", *ASKED, "bad.jsonl"], "bad.jsonl:2"),
     "measure by": (["measure", *ASKED, "pairs.jsonl", "--by", "colour"], "unknown field 'colour'"),
-    "measure a metric": (["measure", *ASKED, "pairs.jsonl", "--metric", "demographic_parity_gap"], "'favourable'"),
+    "measure a metric": (["measure", *ASKED, "pairs.jsonl", "--metric", "demographic_parity_gap"], "compares groups"),
     "check a bad line": (["check", *ASKED, "bad.jsonl"], "bad.jsonl:2"),
     "check sites": (["check", "--model", "MODEL", "--sites", "head_ouput"], "did you mean 'head_output'"),
     "check align": (["check", "--model", "MODEL", "--align", "ends"], "give the task as well"),
@@ -77,7 +82,7 @@ CASES: dict[str, tuple[list[str], str]] = {
     "tasks show align": (["tasks", "show", "pairs.jsonl", "--align", "ends"], "give --model as well"),
     "evaluate a selection": (
         ["evaluate", "run", "--selection", "unknown.txt"],
-        "unknown.txt: L7.head0 is no component",
+        "L7.head0 is no component of",
     ),
     "evaluate a circuit": (["evaluate", "run", "--known", "ioi"], "circuit ioi is of gpt2"),
     "evaluate a side": (["evaluate", "run", "--side", "bad.jsonl"], "bad.jsonl:2"),
@@ -87,7 +92,10 @@ CASES: dict[str, tuple[list[str], str]] = {
         ["generate", "run", "--k", "1", "--prompts", "prompts.txt", "--donor", "noise=1"],
         "does not stand alone",
     ),
-    "edit a metric": (["edit", "run", "--k", "1", "--out", "e", "--metric", "demographic_parity_gap"], "'favourable'"),
+    "edit a metric": (
+        ["edit", "run", "--k", "1", "--out", "e", "--metric", "demographic_parity_gap"],
+        "compares groups",
+    ),
     "edit a second task": (["edit", "run", "--k", "1", "--out", "e", "--second-task", "bad.jsonl"], "bad.jsonl:2"),
     "figure of every size": (["figure", "run", "--kind", "frontier", "--k", "1"], "leave it out for frontier"),
 }
@@ -161,6 +169,17 @@ def test_hostile_texts_steer_no_terminal_and_no_reader(
 
 
 def test_escaped_json_holds_the_same_texts(stored: Path) -> None:
-    ids = {row["id"] for row in map(json.loads, (stored / "pairs.jsonl").read_text().splitlines())}
-    text = (stored / "run" / "examples.json").read_text()
-    assert all(json.dumps(one)[1:-1].replace("\\u001b", "\\u001b") in text for one in ids)
+    ids = {json.loads(line)["id"] for line in (stored / "pairs.jsonl").read_text().splitlines()}
+    kept = json.dumps(json.loads((stored / "run" / "examples.json").read_text()))
+    assert all(json.dumps(one) in kept for one in ids)
+
+
+def test_card_log_and_tables_of_an_edit_show_signs_written_out(tmp_path: Path) -> None:
+    outcome = Outcome(name=HOSTILE, before=1.0, after=0.5, change=-0.5, pairs=3)
+    words = {"base_model": HOSTILE, "revision": HOSTILE, "donor": HOSTILE, "components": [HOSTILE], "question": HOSTILE}
+    card = Card(**words, outcomes=[outcome], largest_difference=0.0, notes=[HOSTILE], command=HOSTILE)
+    Log(tmp_path).say(f"done {HOSTILE}")
+    svg = to_bytes(alt.Chart({"values": []}).mark_bar().properties(title=alt.Title([HOSTILE])), "svg")
+    for text in (card.text(), (tmp_path / "log.txt").read_text(encoding="utf-8"), svg.decode()):
+        assert not STEERS.search(text)
+        assert "\\u202etxt" in text

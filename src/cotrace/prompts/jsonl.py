@@ -148,7 +148,7 @@ def _plain_record(row: object, where: str) -> object:
 
 def _is_missing(value: object) -> bool:
     """Whether it is None, or what tables write where a cell is empty: NaN, NaT or NA."""
-    not_a_number = isinstance(value, Real) and value != value
+    not_a_number = isinstance(value, Real) and bool(value != value)
     return value is None or not_a_number or type(value).__name__ in ("NaTType", "NAType")
 
 
