@@ -175,8 +175,14 @@ def test_escaped_json_holds_the_same_texts(stored: Path) -> None:
 
 
 def test_card_log_and_tables_of_an_edit_show_signs_written_out(tmp_path: Path) -> None:
-    outcome = Outcome(name=HOSTILE, before=1.0, after=0.5, change=-0.5, pairs=3)
-    words = {"base_model": HOSTILE, "revision": HOSTILE, "donor": HOSTILE, "components": [HOSTILE], "question": HOSTILE}
+    outcome = Outcome(task=HOSTILE, metric="nll", pairs=3, before=1.0, after=0.5)
+    words: dict[str, Any] = {
+        "base_model": HOSTILE,
+        "revision": HOSTILE,
+        "donor": HOSTILE,
+        "components": [HOSTILE],
+        "question": HOSTILE,
+    }
     card = Card(**words, outcomes=[outcome], largest_difference=0.0, notes=[HOSTILE], command=HOSTILE)
     Log(tmp_path).say(f"done {HOSTILE}")
     svg = to_bytes(alt.Chart({"values": []}).mark_bar().properties(title=alt.Title([HOSTILE])), "svg")

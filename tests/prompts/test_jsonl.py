@@ -215,7 +215,7 @@ def test_an_empty_cell_is_an_absent_field_in_frames_and_in_their_dicts(empty: ob
     [
         ([GOOD, {"base": "x"}], "record 2: 'answers' is a required property"),
         ([{**GOOD, "id": "2"}, GOOD], "record 2: the id '2' stands at record 1 already"),
-        ([{**GOOD, "weight": float("inf")}], "record 1: pair 1: 'weight' is inf"),
+        ([{**GOOD, "weight": float("inf")}], "record 1: 'weight': inf is greater than the maximum"),
         ([{**GOOD, "answers": float("nan")}], "record 1: 'answers' is a required property"),
         (pd.DataFrame({"prompt": ["x"]}), "record 1: unknown field 'prompt'"),
     ],
