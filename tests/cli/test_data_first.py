@@ -15,7 +15,7 @@ import transformers
 
 from cotrace.cli.main import run
 from cotrace.editing.card import Card
-from cotrace.report.figures import to_bytes
+from cotrace.report.figures import Figure, to_bytes
 from cotrace.results.outcomes import Outcome
 from cotrace.runs.log import Log
 from tests.conftest import records, write_lines
@@ -176,16 +176,17 @@ def test_escaped_json_holds_the_same_texts(stored: Path) -> None:
 
 def test_card_log_and_tables_of_an_edit_show_signs_written_out(tmp_path: Path) -> None:
     outcome = Outcome(task=HOSTILE, metric="nll", pairs=3, before=1.0, after=0.5)
-    words: dict[str, Any] = {
+    words: dict[str, Any] = dict.fromkeys(("base_model", "revision", "donor", "question", "command"), HOSTILE)
         "base_model": HOSTILE,
         "revision": HOSTILE,
         "donor": HOSTILE,
         "components": [HOSTILE],
         "question": HOSTILE,
     }
-    card = Card(**words, outcomes=[outcome], largest_difference=0.0, notes=[HOSTILE], command=HOSTILE)
+    card = Card(**words, components=[HOSTILE], outcomes=[outcome], largest_difference=0.0, notes=[HOSTILE])
     Log(tmp_path).say(f"done {HOSTILE}")
-    svg = to_bytes(alt.Chart({"values": []}).mark_bar().properties(title=alt.Title([HOSTILE])), "svg")
+    drawing = Figure(vconcat=[alt.Chart(alt.Data(values=[])).mark_bar()], title=alt.Title([HOSTILE]))
+    svg = to_bytes(drawing, "svg")
     for text in (card.text(), (tmp_path / "log.txt").read_text(encoding="utf-8"), svg.decode()):
         assert not STEERS.search(text)
         assert "\\u202etxt" in text
