@@ -177,12 +177,6 @@ def test_escaped_json_holds_the_same_texts(stored: Path) -> None:
 def test_card_log_and_tables_of_an_edit_show_signs_written_out(tmp_path: Path) -> None:
     outcome = Outcome(task=HOSTILE, metric="nll", pairs=3, before=1.0, after=0.5)
     words: dict[str, Any] = dict.fromkeys(("base_model", "revision", "donor", "question", "command"), HOSTILE)
-        "base_model": HOSTILE,
-        "revision": HOSTILE,
-        "donor": HOSTILE,
-        "components": [HOSTILE],
-        "question": HOSTILE,
-    }
     card = Card(**words, components=[HOSTILE], outcomes=[outcome], largest_difference=0.0, notes=[HOSTILE])
     Log(tmp_path).say(f"done {HOSTILE}")
     drawing = Figure(vconcat=[alt.Chart(alt.Data(values=[])).mark_bar()], title=alt.Title([HOSTILE]))
