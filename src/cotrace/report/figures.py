@@ -210,7 +210,7 @@ def to_bytes(figure: Figure, form: str, dpi: int = 300) -> bytes:
         spec["config"]["title"]["fontWeight"] = "normal"  # of two faces now one comes first in the file, now the other
         return RESOURCES.sub(_in_order, vl_convert.vegalite_to_pdf(spec))
     title = f"<title>{escape(' '.join(spec['title']['text']))}</title>"
-    svg: str = re.sub(r"(<svg[^>]*>)", rf"\1{title}", vl_convert.vegalite_to_svg(spec), count=1)
+    svg: str = re.sub(r"(<svg[^>]*>)", lambda start: start[1] + title, vl_convert.vegalite_to_svg(spec), count=1)
     return f'<?xml version="1.0" encoding="utf-8"?>\n{svg}'.encode()
 
 
