@@ -4,8 +4,9 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,21 @@ from jaxtyping import config
 
 import cotrace as ct
 import cotrace.donors
-from cotrace.arguments import checked
+from cotrace.arguments import checked, guarded
 from cotrace.errors import InputError, UnknownName
-from cotrace.search import SEARCHES, Limits, Random
+from cotrace.measurement.result import Measurement
+from cotrace.models import LanguageModel
+from cotrace.problem.breakdown import Breakdown
+from cotrace.problem.heldout import Heldout
+from cotrace.problem.pairs import PairProblem
+from cotrace.problem.whole import SetProblem
+from cotrace.results.outcomes import Tradeoff
+from cotrace.search import SEARCHES, Limits, Random, SearchState
 from tests import tiny
 from tests.problems import ClosedForm, modular
 
 TASK = ct.tasks.demo_bias()
+PROBLEM: Any = object.__new__(ct.LanguageProblem)
 MODEL: Any = tiny.model("llama")
 """Never run: what is refused is refused before."""
 
@@ -124,9 +133,80 @@ def test_every_public_name_answers_a_wrong_call_in_one_line(name: str) -> None:
         assert "\n" not in str(caught.value)
 
 
+HANDED = (LanguageModel, Heldout, PairProblem, SetProblem, Breakdown, Measurement, Tradeoff, SearchState, ct.Site)
+"""Classes whose instances users are given."""
+CLASSES = {f"{one.__module__}.{one.__name__}": one for one in (*PUBLIC.values(), *HANDED) if isinstance(one, type)}
+
+
+def methods(owner: type) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """The public methods of a class, each bound to an instance without any state where it needs one."""
+    for name in dict.fromkeys(name for one in owner.__mro__ for name in vars(one)):
+        method = inspect.getattr_static(owner, name)
+        function = getattr(method, "__func__", method)
+        if isinstance(function, FunctionType) and (name == "__call__" or name[0] != "_"):
+            alone = function is not method or issubclass(owner, Enum)
+            yield name, getattr(owner, name) if alone else partial(function, object.__new__(owner))
+
+
+@pytest.mark.parametrize("name", sorted(CLASSES))
+def test_every_public_method_answers_a_wrong_call_in_one_line(name: str) -> None:
+    """The state of the instance is never reached: a call that does not fit fails where its arguments are bound."""
+    for called, method in methods(CLASSES[name]):
+        parameters = inspect.signature(method).parameters.values()
+        calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        if not any(p.kind is p.VAR_POSITIONAL for p in parameters):
+            calls.append(((Stranger(),) * 40, {}))
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            calls.append(((), {"stranger": 1}))
+        if any(p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters):
+            calls.append(((), {}))
+        for given, named in calls:
+            with pytest.raises(InputError, match=rf"{called.strip('_')}|{CLASSES[name].__name__}") as caught:
+                method(*given, **named)
+            assert "\n" not in str(caught.value)
+
+
+def test_the_methods_that_are_walked_are_those_that_users_call() -> None:
+    walked = {f"{owner.__name__}.{name}" for owner in CLASSES.values() for name, _ in methods(owner)}
+    assert {
+        "LanguageProblem.effects",
+        "LanguageProblem.gradient",
+        "Task.from_records",
+        "Frontier.at",
+        "Selection.parse",
+        "Site.named",
+        "Greedy.__call__",
+        "LanguageModel.space",
+        "Circuit.role",
+        "ComponentSpace.index",
+        "Scale.settled",
+    } <= walked
+
+
+def test_an_error_of_ones_own_inside_a_method_is_not_taken_for_a_wrong_call() -> None:
+    @guarded("T")
+    class T:
+        def halve(self, number: float) -> float:
+            if number == 1:
+                raise TypeError("inside")
+            return number / 2
+
+    assert T().halve(3) == 1.5
+    with pytest.raises(TypeError, match=r"^inside$"):
+        T().halve(1)
+    with pytest.raises(InputError, match=r"^T.halve: number is 'a'; give a number$"):
+        T().halve("a")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("act", "words"),
     [
+        (ct.Task.from_jsonl, "^Task.from_jsonl: missing a required argument: 'path'$"),
+        (lambda: ct.Task.from_jsonl(3), "^Task.from_jsonl: path is 3; give text or a path$"),
+        (ct.known.IOI.role, "^Circuit.role: missing a required argument: 'name'$"),
+        (lambda: MODEL.space(stes=["head_output"]), "^model.space: unknown option 'stes': did you mean 'sites'"),
+        (lambda: ct.LanguageProblem.effects(PROBLEM, 1, exmaples=3), "'exmaples': did you mean 'examples'"),
+        (lambda: ct.LanguageProblem.gradient(PROBLEM), "^LanguageProblem.gradient: missing a required argument: 'z'"),
         (
             lambda: ct.search.Pursuit(20),
             r"^ct.search.Pursuit: 20 is one argument too many; name it, as in max_size=20$",

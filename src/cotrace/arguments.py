@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, ParamSpec, TypeVar, Union, cast, get_
 
 from typing_extensions import get_protocol_members
 
-from cotrace.errors import InputError, unknown
+from cotrace.errors import CotraceError, InputError, unknown
 from cotrace.json_file import shortened
 
 P = ParamSpec("P")
@@ -129,24 +129,26 @@ def _refusing(called: str, value: Any) -> Any:
 
 
 def guarded(called: str, *, fields: bool = True) -> Callable[[type[R]], type[R]]:
-    """A class that refuses, as ``called``, a wrong call of it, and fields of another kind than it declares.
+    """A class that refuses, as ``called``, a wrong call of it or of its public methods, and fields of another kind.
 
-    Its own checks come first. Without ``fields`` only what fails is looked at: for classes of which there are many.
+    Its own checks come first: only a call that failed is looked at. Without ``fields`` that holds for the values that
+    it was made of as well: for classes of which there are many.
     """
 
     def decorate(made: type[R]) -> type[R]:
-        make: Any = made.__init__
-        if hasattr(make, "called") or "__init__" not in vars(made) or issubclass(made, BaseException):
+        if issubclass(made, BaseException) or getattr(made, "_is_protocol", False):
             return made
-        options = list(_named(make))
+        for name in dict.fromkeys(name for one in made.__mro__ for name in vars(one)):
+            if name == "__call__" or name[0] != "_":
+                _guard_method(made, name, inspect.getattr_static(made, name))
+        make: Any = made.__init__
+        if hasattr(make, "called") or "__init__" not in vars(made):
+            return made
+        build = _guarded_call(called, make)
 
         @wraps(make)
         def __init__(self: R, *arguments: Any, **keywords: Any) -> None:  # noqa: N807
-            try:
-                make(self, *arguments, **keywords)
-            except (TypeError, AttributeError, ValueError):
-                check_call(called, make, options, (self, *arguments), keywords)
-                raise
+            build(self, *arguments, **keywords)
             if fields and is_dataclass(made):
                 check_fields(called, self)
 
@@ -155,6 +157,32 @@ def guarded(called: str, *, fields: bool = True) -> Callable[[type[R]], type[R]]
         return made
 
     return decorate
+
+
+def _guard_method(made: type, name: str, method: Any) -> None:
+    """Have one method of a class, static or of the class too, refuse a wrong call."""
+    function = method.__func__ if isinstance(method, (classmethod, staticmethod)) else method
+    if isinstance(function, types.FunctionType) and not hasattr(function, "called"):
+        call = _guarded_call(made.__name__ if name == "__call__" else f"{made.__name__}.{name}", function)
+        setattr(made, name, call if function is method else type(method)(call))
+
+
+def _guarded_call(called: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, whose arguments are looked at once it has failed in a way that they may explain."""
+
+    @wraps(function)
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        try:
+            return function(*arguments, **keywords)
+        except CotraceError:
+            raise
+        except (TypeError, AttributeError, ValueError):
+            various = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values())
+            check_call(called, function, [*_named(function), *(keywords if various else ())], arguments, keywords)
+            raise
+
+    call.called = called  # type: ignore[attr-defined]
+    return call
 
 
 def check_kind(called: str, name: str, value: object, kind: Any) -> None:
@@ -202,7 +230,7 @@ def _named(function: Callable[..., Any]) -> Iterator[str]:
     """The arguments that have a name; a method's own object is none of them."""
     for name, parameter in inspect.signature(function).parameters.items():
         several = parameter.kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-        if not several and name != "self":
+        if not several and name not in ("self", "cls"):
             yield name
 
 
@@ -214,15 +242,27 @@ def _kinds(declared: Hashable) -> Mapping[str, Any]:
     except NameError as error:
         unseen: dict[str, Any] = {}
         while True:
-            unseen[str(error.name)] = type(str(error.name), (Unseen,), {})
+            unseen[str(error.name)] = _unseen(str(error.name))
             try:
                 return get_type_hints(declared, localns=unseen)
             except NameError as another:
                 error = another
 
 
-class Unseen:
+class _Rooms(type):
+    def __getattr__(cls, name: str) -> type:
+        """A class of a library that is not loaded either, such as pd.DataFrame."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return _unseen(name)
+
+
+class Unseen(metaclass=_Rooms):
     """Stands for a class that is not loaded."""
+
+
+def _unseen(name: str) -> type:
+    return _Rooms(name, (Unseen,), {})
 
 
 def _parts(kind: Any) -> tuple[Any, ...]:

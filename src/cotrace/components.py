@@ -26,6 +26,7 @@ def sign_of(direction: str) -> int:
     return 1 if direction == "maximise" else -1
 
 
+@guarded("ct.Site", fields=False)
 class Site(StrEnum):
     """A kind of place in the network."""
 

@@ -159,11 +159,11 @@ CASES: dict[str, Case] = {
     "field of another name": (lambda p: p.trace(task=p.lines(changed(anwser="x"))), ("own.jsonl:1", "anwser")),
     "target outside the answers": (lambda p: p.trace(task=p.lines(changed(target=2))), ("own.jsonl:1", "target", "2")),
     "answers that tokenise to nothing": (
-        lambda p: p.trace(task=p.lines(changed(answers=[" she", " \u2026"]))),
+        lambda p: p.trace("--holdout", "0", task=p.lines(changed(answers=[" she", " \u2026"]))),
         ("pilot-nurse", "tokenises to nothing"),
     ),
     "pairs of different length": (
-        lambda p: p.trace(task=p.lines(changed(counterfactual="the tall nurse said that"))),
+        lambda p: p.trace("--holdout", "0", task=p.lines(changed(counterfactual="the tall nurse said that"))),
         ("pilot-nurse", "align"),
     ),
     "the same id twice": (lambda p: p.trace(task=p.lines(records()[0], records()[0])), ("own.jsonl:2", "pilot-nurse")),

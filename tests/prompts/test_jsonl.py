@@ -196,12 +196,27 @@ def test_numpy_values_are_taken_as_their_python_values() -> None:
     assert (pair.answers, pair.target, pair.spans) == ((" x", " y"), 1, {"r": (0, 1)})
 
 
+@pytest.mark.parametrize("empty", [None, float("nan"), np.float32("nan"), pd.NA, pd.NaT])
+def test_an_empty_cell_is_an_absent_field_in_frames_and_in_their_dicts(empty: object) -> None:
+    rows = [
+        {**GOOD, "id": "a", "group": "x"},
+        {**GOOD, "id": empty, "group": empty, "split_group": empty, "weight": empty},
+    ]
+    pairs = pairs_from_records(rows)
+    assert pairs == pairs_from_records(pd.DataFrame(rows)) == pairs_from_records(pd.DataFrame(rows).to_dict("records"))
+    assert [(pair.id, pair.group, pair.split_group, pair.weight) for pair in pairs] == [
+        ("a", "x", None, 1.0),
+        ("2", None, None, 1.0),
+    ]
+
+
 @pytest.mark.parametrize(
     ("records", "message"),
     [
         ([GOOD, {"base": "x"}], "record 2: 'answers' is a required property"),
         ([{**GOOD, "id": "2"}, GOOD], "record 2: the id '2' stands at record 1 already"),
-        ([{**GOOD, "weight": float("nan")}], "record 1: pair 1: 'weight' is nan"),
+        ([{**GOOD, "weight": float("inf")}], "record 1: 'weight': inf is greater than the maximum"),
+        ([{**GOOD, "answers": float("nan")}], "record 1: 'answers' is a required property"),
         (pd.DataFrame({"prompt": ["x"]}), "record 1: unknown field 'prompt'"),
     ],
 )

@@ -5,8 +5,9 @@ from cotrace.batches.chat import ChatTemplate, chat_template
 from cotrace.batches.encode import EncodedPair, Encoding, Refusal, encode_task
 from cotrace.batches.layout import Layout
 from cotrace.batches.plan import FrequencyLimit, Packing, answer_layouts, donor_layouts, prefix_layouts
+from cotrace.batches.roles import check_role
 from cotrace.batches.strips import donor_tokens, shared_prefix
-from cotrace.batches.texts import Bos
+from cotrace.batches.texts import Bos, check_counterfactual
 
 __all__ = [
     "ALIGNMENTS",
@@ -21,6 +22,8 @@ __all__ = [
     "Refusal",
     "answer_layouts",
     "chat_template",
+    "check_counterfactual",
+    "check_role",
     "donor_layouts",
     "donor_tokens",
     "encode_task",

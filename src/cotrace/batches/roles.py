@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from cotrace.batches.texts import Text, Tokenised
 from cotrace.errors import AlignmentError
+from cotrace.prompts import PromptPair
 
 ALL, LAST = "all", "last"
 
@@ -22,9 +23,19 @@ def _positions(pair_id: str, role: str, text: Text, tokens: Tokenised) -> tuple[
     if role == LAST:
         return (count - 1,)
     if role not in text.spans:
-        has = ", ".join([ALL, LAST, *text.spans])
-        raise AlignmentError(f"pair {pair_id} has no role {role!r}: it has {has}; name the span in the pair's 'spans'")
+        raise _lacking(pair_id, role, text.spans)
     return span_positions(tokens, *text.spans[role]) or _empty(pair_id, role)
+
+
+def check_role(pairs: Sequence[PromptPair], role: str) -> None:
+    """Raise AlignmentError for a role that no pair has, whatever the tokens; chats name theirs once rendered."""
+    if role not in (ALL, LAST) and not any(pair.messages or role in pair.spans for pair in pairs):
+        raise _lacking(pairs[0].id, role, pairs[0].spans)
+
+
+def _lacking(pair_id: str, role: str, spans: Iterable[str]) -> AlignmentError:
+    has = ", ".join([ALL, LAST, *spans])
+    return AlignmentError(f"pair {pair_id} has no role {role!r}: it has {has}; name the span in the pair's 'spans'")
 
 
 def span_positions(tokens: Tokenised, start: int, end: int) -> tuple[int, ...]:

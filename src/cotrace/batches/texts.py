@@ -38,9 +38,14 @@ def counterfactual_text(pair: PromptPair, tokenizer: PreTrainedTokenizerBase, ar
     """A pair's counterfactual prompt. Raises InputError where it has none."""
     if pair.counterfactual_messages:
         return _chat(tokenizer, pair.counterfactual_messages, arguments)
-    if not pair.counterfactual:
+    check_counterfactual(pair)
+    return Text(pair.counterfactual or "", pair.counterfactual_spans)
+
+
+def check_counterfactual(pair: PromptPair) -> None:
+    """Raise InputError where a pair has no counterfactual prompt."""
+    if not pair.counterfactual and not pair.counterfactual_messages:
         raise InputError(f"pair {pair.id} has no 'counterfactual', which donors='counterfactual' needs: add the field")
-    return Text(pair.counterfactual, pair.counterfactual_spans)
 
 
 def _chat(

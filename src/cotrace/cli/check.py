@@ -8,6 +8,8 @@ from cotrace.cli.figures_json import STDOUT, check_figures, write_figures
 from cotrace.cli.libraries import quiet_libraries
 from cotrace.cli.options import in_options
 from cotrace.cli.screen import Screen
+from cotrace.components import Site
+from cotrace.errors import InputError
 from cotrace.results import Table
 from cotrace.runs.config import RunConfig
 from cotrace.runs.prepare import load, load_task, suited_task, use_threads
@@ -22,6 +24,11 @@ def check(config: RunConfig, *, row: bool, json_path: str | None, quiet: bool = 
     screen = Screen(quiet, as_json=json_path == STDOUT)
     quiet_libraries()
     task = load_task(config) if config.task else None
+    reading = {"data": config.data, "split": config.split, "conventions": config.conventions}
+    if not config.task and (given := [name for name, value in reading.items() if value is not None]):
+        raise InputError(f"--{given[0]} says how the pairs of a task are read: give --task as well")
+    for site in config.sites:
+        Site.named(site)
     check_reading(task, config.donors, config.align)
     screen.note(f"loading {config.model}")
     model = load(config)

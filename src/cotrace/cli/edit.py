@@ -17,17 +17,20 @@ from cotrace.editing.changes import changes
 from cotrace.editing.donors import checked_donor, checked_factor, stand_alone
 from cotrace.editing.fold import fold_changes
 from cotrace.editing.generation import own_settings
+from cotrace.editing.harness import installed
 from cotrace.editing.measure import compare
 from cotrace.editing.save import check_free
 from cotrace.editing.scored import ScoredTask
 from cotrace.editing.sides import check_limits
 from cotrace.errors import DegenerateError, InputError
-from cotrace.metrics import GROUPS, metric_named
+from cotrace.metrics import GROUPS
 from cotrace.models import LanguageModel
 from cotrace.problem.side import high_loss, loss_of
 from cotrace.results import Selection
+from cotrace.results.csv_text import frame_csv
 from cotrace.results.outcomes import Outcome, Tradeoff, outcome_table
 from cotrace.runs.manifest import add_files
+from cotrace.runs.prepare import check_metric
 from cotrace.runs.record import versions
 
 FACTORS = (-0.5, -0.25, -0.1, 0.0, 0.1, 0.25, 0.5, 0.75)
@@ -104,9 +107,10 @@ def edit(
     donors = asked.donors()
     for donor in donors:
         checked_donor(donor)
-    if asked.metric is not None:
-        metric_named(asked.metric)
+    if asked.harness_tasks:
+        installed()
     task = reopened.task  # data is read before the model is loaded
+    check_metric(asked.metric or reopened.config.metric, task)
     screen.note(f"loading {reopened.config.model}")
     watched = [side.of(reopened.model) for side in watched]
     found = _tradeoff(reopened, asked, selections, donors, watched, screen)
@@ -244,5 +248,5 @@ def _files(found: Tradeoff | None) -> dict[str, bytes]:
     """The trade-off as a table and a figure."""
     if found is None:
         return {}
-    table = found.to_frame().to_csv(index=False, lineterminator="\n").encode()
+    table = frame_csv(found.to_frame())
     return {"tradeoff.csv": table, "tradeoff.png": report.to_png(report.tradeoff(found))}

@@ -30,12 +30,15 @@ from cotrace.evaluation.assess import Progress, settled
 from cotrace.evaluation.foreign import inside_of
 from cotrace.evidence import Sets, evaluate
 from cotrace.interchange import read_selection
+from cotrace.models import model_config
 from cotrace.prompts import Task
-from cotrace.results import Frontier
+from cotrace.results import Frontier, Selection
+from cotrace.runs.config import RunConfig
 from cotrace.runs.config_file import read_run_config
-from cotrace.runs.evidence import check_audit_unused, check_same, store_evaluation, with_effects
-from cotrace.runs.prepare import Prepared, prepare
+from cotrace.runs.evidence import check_audit_unused, prepare_again, store_evaluation, with_effects
+from cotrace.runs.prepare import Prepared
 from cotrace.runs.stored import StoredRun
+from cotrace.runs.trusted import TRUSTED
 from cotrace.search import Search
 from cotrace.statistics import Units
 
@@ -94,6 +97,10 @@ class Asked:
             check_audit(stored)
         if self.folds:
             check_folds(stored, self.folds)
+        if self.folds or self.stability:
+            check_searches_again(stored, frontier.search)
+        for name in self.circuits:
+            check_circuit(known.circuit(name), stored.config)
         self.check_text()
 
 
@@ -108,9 +115,8 @@ def evaluate_run(run: str, asked: Asked, *, dry_run: bool = False, quiet: bool =
     screen = Screen(quiet, as_json)
     quiet_libraries()
     screen.note(f"loading {stored.config.model}")
-    prepared = prepare(stored.question)
-    check_same(stored.path, prepared)
-    check_searches_again(prepared, frontiers[0].search, asked)
+    prepared = prepare_again(stored.path, stored.question)
+    check_units(prepared, asked)
     plan = say_plan(prepared, frontiers[0], asked, screen)
     if dry_run:
         screen.data(lambda: asdict(plan))
@@ -128,9 +134,27 @@ def evaluate_run(run: str, asked: Asked, *, dry_run: bool = False, quiet: bool =
 
 
 def check_foreign(sets: Sets, frontier: Frontier) -> None:
-    """Raise InputError where the run's space holds no component of a set, before anything is loaded."""
+    """Raise InputError where the run's space holds no component of a set, or a set from a file names what is not there.
+
+    Components of sites that the run did not trace are left out later, and said; one of a site that it did trace, at a
+    layer or unit that the space lacks, is no component of this model.
+    """
+    space = frontier.space
+    there = {(one.site, one.layer, one.unit) for one in space}
     for name, one in sets.items():
-        inside_of(frontier.space, name, one.members)
+        unknown = [c for c in one.members if c.site in space.sites and (c.site, c.layer, c.unit) not in there]
+        if unknown and isinstance(one, Selection):
+            raise InputError(
+                f"{name}: {', '.join(map(str, unknown[:3]))} is no component of this run's space of {space.outline}: "
+                "correct the name, or take it out of the file"
+            )
+        inside_of(space, name, one.members)
+
+
+def check_circuit(circuit: known.Circuit, config: RunConfig) -> None:
+    """Raise InputError where a published circuit is of another model: by its configuration, weights are not loaded."""
+    trusted = config.trust_remote_code or TRUSTED.get()
+    circuit.check(config.model, model_config(config.model, revision=config.revision, trust_remote_code=trusted))
 
 
 def check_audit(stored: StoredRun) -> None:
@@ -150,10 +174,14 @@ def check_folds(stored: StoredRun, folds: int) -> None:
         raise InputError(f"--folds {folds}: {stored.path} has {count} training pairs; give at most so many folds")
 
 
-def check_searches_again(prepared: Prepared, name: str, asked: Asked) -> None:
-    """Raise InputError where searching again, as asked for, must fail: before anything is evaluated."""
-    if (asked.folds or asked.stability) and _search_of(prepared, name) is None:
+def check_searches_again(stored: StoredRun, name: str) -> None:
+    """Raise InputError where the run's configuration does not have the search that is to search again."""
+    if name not in stored.config.searches:
         raise InputError(f"--folds and --stability search again, and the run has no search {name!r}; leave them out")
+
+
+def check_units(prepared: Prepared, asked: Asked) -> None:
+    """Raise InputError where there are too few pairs to search again on parts of them, before anything is evaluated."""
     units = Units.of(prepared.problem)
     if asked.stability and units.count < 3:
         raise InputError(f"--stability leaves some pairs out, and the run searched {units.words}: leave it out")

@@ -18,8 +18,8 @@ from cotrace.problem.posing import Division
 from cotrace.results import Frontier, Selection
 from cotrace.results.csv_text import frame_csv
 from cotrace.runs.directory import write_atomically
-from cotrace.runs.evidence import check_same, with_effects
-from cotrace.runs.prepare import load, prepare, use_threads
+from cotrace.runs.evidence import prepare_again, with_effects
+from cotrace.runs.prepare import load, use_threads
 from cotrace.runs.results import SHARE, enough
 from cotrace.runs.stored import StoredRun
 from cotrace.visible import visible, visible_json
@@ -100,9 +100,8 @@ def as_effects(source: Source) -> bytes:
     import pandas as pd
 
     quiet_libraries()
-    prepared = prepare(source.run.question)
-    check_same(source.run.path, prepared)
-    found, problem = with_effects(source.run.path, source.frontier), prepared.problem
+    found = with_effects(source.run.path, source.frontier)
+    problem = prepare_again(source.run.path, source.run.question).problem
     frames = [found.effects_frame(problem.training.ids).assign(part="training")]
     if problem.heldout is not None and found.effects_heldout is not None:
         frames.append(found.effects_frame(problem.heldout.ids, heldout=True).assign(part="heldout"))

@@ -6,21 +6,22 @@ from cotrace.cli.figures_json import STDOUT, check_figures, write_figures
 from cotrace.cli.libraries import quiet_libraries
 from cotrace.cli.screen import Screen
 from cotrace.measurement import measure as measure_task
-from cotrace.metrics import metric_named
+from cotrace.prompts.fields import values_of
 from cotrace.runs.config import RunConfig
-from cotrace.runs.prepare import load, load_task, suited_task
+from cotrace.runs.prepare import check_metric, load, load_task, suited_task
 
 
 def measure(config: RunConfig, *, by: str | None, json_path: str | None, quiet: bool = False) -> None:
     """Measure, show, and write the figures where asked. Raises CotraceError."""
     check_figures(json_path)
-    if config.metric is not None:
-        metric_named(config.metric)
     screen = Screen(quiet, as_json=json_path == STDOUT)
     quiet_libraries()
     task = load_task(config)
-    screen.note(f"loading {config.model}")
+    check_metric(config.metric, task)
     fields = None if by is None else [field for field in by.split(",") if field]
+    for field in fields or ():
+        values_of(task.pairs, field)
+    screen.note(f"loading {config.model}")
     model = load(config)
     task = suited_task(config, task, model)
     found = measure_task(model, task, metric=config.metric, by=fields, batch_tokens=config.batch_tokens)

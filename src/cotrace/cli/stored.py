@@ -14,8 +14,8 @@ from cotrace.problem import LanguageProblem
 from cotrace.prompts import Task
 from cotrace.results import Frontier, Selection
 from cotrace.runs.config import RunConfig
-from cotrace.runs.evidence import check_same, check_same_model
-from cotrace.runs.prepare import Prepared, load, load_task, pose, suited_task, use_threads
+from cotrace.runs.evidence import check_same, check_same_data, check_same_model
+from cotrace.runs.prepare import Prepared, chosen_by_model, load, load_task, pose, suited_task, use_threads
 from cotrace.runs.stored import StoredRun
 from cotrace.tasks import load as named_task
 
@@ -42,7 +42,12 @@ class Reopened:
     @cached_property
     def task(self) -> Task:
         """The run's task, from its data."""
-        return suited_task(self.config, load_task(self.config), self.model)
+        task = load_task(self.config)
+        if chosen_by_model(self.config):
+            return suited_task(self.config, task, self.model)
+        if not self.other_model:
+            check_same_data(self.run.path, task)
+        return task
 
     @cached_property
     def model(self) -> LanguageModel:

@@ -38,6 +38,8 @@ def show_task(
     """The first pairs of a task; with a model, their tokens too. Raises CotraceError."""
     if most < 1:
         raise InputError(f"most is {most}: ask for at least 1 pair")
+    if model is None and align != "exact":
+        raise InputError(f"--align {align} says how prompts cut by a tokenizer are aligned: give --model as well")
     task = tasks.load(name, data=data, split=split, conventions=conventions)
     screen = Screen()
     screen.say(f"{task.name}: {len(task)} pairs, judged by {task.metric} ({task.score} of the answer's tokens)")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from cotrace.cli.libraries import own_threads, quiet_libraries
 from cotrace.cli.screen import Screen
 from cotrace.errors import NotReproduced
 from cotrace.runs.citation import cite
 from cotrace.runs.difference import difference
+from cotrace.runs.evidence import check_same_data
 from cotrace.runs.prepare import prepare
 from cotrace.runs.stored import StoredRun
-from cotrace.runs.verification import check_examples, check_hashes, verify
+from cotrace.runs.verification import check_consistent, check_examples, check_hashes, verify
 from cotrace.visible import visible
 
 
@@ -34,9 +37,11 @@ def verify_run(
     check_examples(examples)
     stored = StoredRun.read(run, model=model)
     check_hashes(stored)
+    check_consistent(stored)
     quiet_libraries()
     screen.note(f"loading {stored.config.model}")
-    found = verify(stored, prepare(stored.question), examples, seed=stored.config.seed)
+    prepared = prepare(stored.question, check=partial(check_same_data, stored.path))
+    found = verify(stored, prepared, examples, seed=stored.config.seed)
     screen.say(found.table())
     for line in found.elsewhere:
         screen.say(f"This machine differs: {line}")

@@ -9,6 +9,7 @@ from typing import Any
 from cotrace.results.outcomes import Outcome
 from cotrace.results.tables import number
 from cotrace.statistics import interval_text
+from cotrace.visible import visible
 
 HEADS = ("what", "pairs", "before", "95 % interval", "after", "95 % interval", "change", "95 % interval")
 UNSEEN = "The traced task on pairs that the search has not seen."
@@ -39,7 +40,7 @@ class Card:
 
     def text(self) -> str:
         """Markdown with the front matter that model hubs read."""
-        return "\n\n".join(["\n".join(self._front()), *self._body()]) + "\n"
+        return visible("\n\n".join(["\n".join(self._front()), *self._body()])) + "\n"
 
     def record(self) -> dict[str, Any]:
         """The same as data."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from cotrace.donors import DonorSource
@@ -41,11 +42,16 @@ def harness(
     return list(outcomes(before, after))
 
 
-def _evaluator() -> Any:
+def installed() -> tuple[ModuleType, ModuleType]:
+    """The harness and its backend for Hugging Face. Raises InputError where they are not installed."""
     try:
-        lm_eval, backend = import_module("lm_eval"), import_module("lm_eval.models.huggingface")
+        return import_module("lm_eval"), import_module("lm_eval.models.huggingface")
     except ImportError:
         raise InputError("lm-evaluation-harness is not installed: pip install 'cotrace[harness]'") from None
+
+
+def _evaluator() -> Any:
+    lm_eval, backend = installed()
 
     def evaluate(model: LanguageModel, asked: Mapping[str, Any]) -> Any:
         wrapped = backend.HFLM(

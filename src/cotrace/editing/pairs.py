@@ -12,6 +12,7 @@ import numpy as np
 from cotrace.results import Table
 from cotrace.results.outcomes import Outcome
 from cotrace.statistics import Units, mean_interval
+from cotrace.visible import visible_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,7 +80,8 @@ class Continuations:
 
     def jsonl(self) -> bytes:
         """One JSON object a line."""
-        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.to_dict()["rows"]).encode()
+        lines = (json.dumps(row, ensure_ascii=False) for row in self.to_dict()["rows"])
+        return "".join(f"{visible_json(line)}\n" for line in lines).encode()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; each row with the settings."""

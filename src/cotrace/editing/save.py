@@ -12,6 +12,7 @@ from typing import Any
 
 from cotrace.errors import InputError, OutputExists
 from cotrace.models import LanguageModel
+from cotrace.visible import visible_json
 
 RECORD = "cotrace_edit.json"
 """What was edited, as data, beside the model card."""
@@ -47,7 +48,9 @@ def save(
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(temporary)
         (temporary / "README.md").write_text(card, encoding="utf-8")
-        (temporary / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (temporary / RECORD).write_text(
+            visible_json(json.dumps(record, indent=1, ensure_ascii=False)) + "\n", encoding="utf-8"
+        )
         for name, content in (files or {}).items():
             (temporary / name).write_bytes(content)
         _flush(temporary)

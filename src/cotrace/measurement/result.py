@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from cotrace import markup
+from cotrace.arguments import guarded
 from cotrace.results import Table
 from cotrace.results.tables import number
 from cotrace.statistics import Interval, interval_text
@@ -41,6 +42,7 @@ class Row:
     """Share of the pairs that choose the favourable answer after the base prompt."""
 
 
+@guarded("Measurement", fields=False)
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
     """What a model does with a task, before any search. Prints as a table."""

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from cotrace.arguments import checked, names_of
+from cotrace.arguments import checked, guarded, names_of
 from cotrace.components import ComponentSpace, Site
 from cotrace.errors import ModelError, UnsupportedSite
 from cotrace.models.anatomy import dissect
@@ -26,6 +26,7 @@ POSITION_OFFSETS = (0, 1, 2)
 """Rows that families keep in front of the first position (OPT two), so that a table has so many more."""
 
 
+@guarded("LanguageModel", fields=False)
 @dataclass(frozen=True, eq=False)
 class LanguageModel:
     """A Hugging Face decoder in evaluation mode, its tokenizer, and where each site lives in it."""

@@ -13,7 +13,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
 
 from cotrace import shipped
 from cotrace.arguments import checked
@@ -54,6 +61,9 @@ def load_model(
     """
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}  # unsaid, transformers would ask at the terminal
     options |= {"revision": revision} if revision else {}
+    if device_map is not None and (quantise or str(device) != "cpu"):
+        other = f"quantise={quantise} keeps them on one device" if quantise else f"device={str(device)!r} does too"
+        raise InputError(f"device_map says where the weights are, and {other}: give one of the two")
     target, source = _device(device), _source(name)
     placed = _placement(device_map, offload_folder) | _quantisation(quantise, _dtype(dtype), target)
     options |= hub_options(source, revision)
@@ -76,8 +86,24 @@ def load_model(
     )
 
 
+def model_config(name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """A model's configuration, without its weights. Raises ModelError."""
+    source = _source(name)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code} | ({"revision": revision} if revision else {})
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(source, **options, **hub_options(source, revision))
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"cannot load the model {str(name)!r}: {_reason(error)}") from error
+    return config
+
+
 def _placement(device_map: str | Mapping[str, Any] | None, offload_folder: str | Path | None) -> dict[str, Any]:
     if device_map is None:
+        if offload_folder is not None:
+            raise InputError(
+                "offload_folder is for weights that a device_map leaves on disk: give device_map='auto' as well, or "
+                "leave offload_folder out"
+            )
         return {}
     if find_spec("accelerate") is None:
         raise InputError("device_map needs accelerate: pip install 'cotrace[placement]', or leave device_map out")

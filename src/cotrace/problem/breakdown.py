@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cotrace.arguments import guarded
 from cotrace.errors import InputError
 from cotrace.problem.pairs import PairProblem
 from cotrace.problem.whole import SetProblem
@@ -45,6 +46,7 @@ class SubgroupEffect:
     """Level under the mask."""
 
 
+@guarded("Breakdown", fields=False)
 @dataclass(frozen=True, kw_only=True)
 class Breakdown:
     """Effects by subgroup. Prints as a table."""

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from cotrace.arguments import checked
+from cotrace.arguments import checked, guarded
 from cotrace.components import sign_of
 from cotrace.errors import InputError
 from cotrace.problem.masks import check_same
@@ -41,6 +41,7 @@ DELEGATED = (
 """What a problem may have besides the protocol; a constrained one has the same."""
 
 
+@guarded("ct.Constraint", fields=False)
 class Constraint:
     """The effect on another problem must stay within eps: |B| <= eps, B <= eps (``above``), or B >= -eps (``below``).
 
@@ -90,6 +91,7 @@ class Constraint:
         )
 
 
+@guarded("ct.Constrained", fields=False)
 class Constrained:
     """Problem A subject to constraints on other problems: every search keeps only sets whose side values are within.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from cotrace.arguments import guarded
 from cotrace.problem.pairs import PairProblem
 from cotrace.problem.protocol import Direction
 from cotrace.problem.summary import full_swap
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from cotrace.problem.language import LanguageProblem
 
 
+@guarded("Heldout", fields=False)
 class Heldout:
     """A problem's unseen pairs, with the problem's own space, mode and direction."""
 

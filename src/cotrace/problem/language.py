@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cotrace import markup
-from cotrace.arguments import check_seed, checked, names_of
+from cotrace.arguments import check_seed, checked, guarded, names_of
 from cotrace.batches import Align, Bos, EncodedPair, Encoding, Packing, Refusal
 from cotrace.batches.roles import ALL
 from cotrace.components import ComponentSpace, Site
@@ -53,6 +53,7 @@ class NestedSites(UserWarning):
     """A component of the space holds another one."""
 
 
+@guarded("ct.LanguageProblem", fields=False)
 class LanguageProblem:
     """Which components of a language model, together, drive a metric? See ``problem.protocol.Problem``.
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cotrace.arguments import guarded
 from cotrace.errors import NonFiniteError
 from cotrace.metrics import Metric
 from cotrace.problem.protocol import Cost, Examples, Loss, Mode
@@ -17,6 +18,7 @@ from cotrace.problem.scored import ScoredPairs
 from cotrace.problem.scorer import BatchLoss, Scorer
 
 
+@guarded("PairProblem", fields=False)
 class PairProblem(ScoredPairs[Metric]):
     """Effects, values and gradients on one list of pairs, and their count.
 

@@ -12,13 +12,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cotrace.arguments import checked
+from cotrace.arguments import checked, guarded
 from cotrace.components import ComponentSpace, sign_of
 from cotrace.errors import InputError
 from cotrace.problem.masks import check_same
 from cotrace.problem.protocol import Cost, Direction, Examples, Loss, Mode, Problem
 
 
+@guarded("ct.WeightedSum", fields=False)
 class WeightedSum:
     """The sum of weight x value of each problem, each counted in its own direction; to be maximised.
 

@@ -10,12 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cotrace.arguments import guarded
 from cotrace.errors import InputError, NonFiniteError
 from cotrace.metrics import Answers, SetMetric
 from cotrace.problem.protocol import Examples, Loss
 from cotrace.problem.scored import ScoredPairs
 
 
+@guarded("SetProblem", fields=False)
 class SetProblem(ScoredPairs[SetMetric]):
     """Values and gradients of one number for the whole list of pairs. A gradient costs 3: its scores, then itself."""
 

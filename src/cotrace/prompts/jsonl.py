@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,8 @@ def read_pairs(path: str | Path) -> tuple[PromptPair, ...]:
 def pairs_from_records(records: Iterable[Mapping[str, Any]] | pd.DataFrame) -> tuple[PromptPair, ...]:
     """The pairs of dicts or DataFrame rows with the fields of the JSON Lines format; ids default to the place, from 1.
 
-    A None, and an empty cell of a DataFrame (NaN, NaT, NA), means that the field is absent. Raises InputError.
+    A None, and what a DataFrame holds in an empty cell (NaN, NaT, NA), means that the field is absent, in dicts too: no
+    field of the format can have it. Raises InputError.
     """
     rows = _rows(records)
     return _pairs((f"record {i}", str(i), _plain_record(row, f"record {i}")) for i, row in enumerate(rows, start=1))
@@ -121,7 +123,7 @@ EXAMPLE = '{"base": "The nurse said that", "answers": [" she", " he"]}'
 
 
 def _rows(records: Iterable[Mapping[str, Any]] | pd.DataFrame) -> Iterable[object]:
-    """The rows of the argument; empty cells of a DataFrame become None."""
+    """The rows of the argument."""
     if all(hasattr(records, name) for name in ("to_dict", "columns", "astype")):
         return _frame_rows(records)
     if isinstance(records, str | bytes | Mapping) or not isinstance(records, Iterable):
@@ -134,15 +136,20 @@ def _frame_rows(frame: Any) -> Iterator[dict[str, Any]]:
     double = [str(name) for name in frame.columns[frame.columns.duplicated()]]
     if double:
         raise InputError(f"the DataFrame has several columns {double[0]!r}; keep one")
-    cells = frame.astype(object)
-    yield from cells.where(cells.notna(), None).to_dict("records")
+    yield from frame.astype(object).to_dict("records")
 
 
 def _plain_record(row: object, where: str) -> object:
-    """The row without its None fields, in the types that JSON has."""
+    """The row without its fields of no value, in the types that JSON has."""
     if not isinstance(row, Mapping):
         raise InputError(f"{where}: is of type {type(row).__name__}; give a dict of the JSON Lines format's fields")
-    return {str(name): _plain(value) for name, value in row.items() if value is not None}
+    return {str(name): _plain(value) for name, value in row.items() if not _is_missing(value)}
+
+
+def _is_missing(value: object) -> bool:
+    """Whether it is None, or what tables write where a cell is empty: NaN, NaT or NA."""
+    not_a_number = isinstance(value, Real) and bool(value != value)
+    return value is None or not_a_number or type(value).__name__ in ("NaTType", "NAType")
 
 
 def _plain(value: Any) -> Any:

@@ -24,6 +24,7 @@ from cotrace.report.page.material import PART_WORDS, Material
 from cotrace.report.page.panels import Panel, panels_of
 from cotrace.report.words import figure_of, heading, level, wrapped
 from cotrace.results import Frontier, Tradeoff
+from cotrace.visible import visible_in
 
 if TYPE_CHECKING:
     from cotrace.evaluation import Evaluation
@@ -170,12 +171,18 @@ KINDS: Mapping[str, Callable[[Material, int, float], Figure]] = {
 WIDTHS: Mapping[str, float] = {"column": COLUMN, "page": PAGE}
 
 
+OF_ONE_SIZE = ("map", "layers")
+"""Kinds of figure that show the set of one size, whichever is asked for."""
+
+
 def draw(material: Material, kind: str, *, k: int | None = None, width: str = "page") -> Figure:
     """The figure of that name; ``k`` defaults to the size that was judged. Raises InputError, UnknownName."""
     if kind not in KINDS:
         raise unknown("kind of figure", kind, KINDS)
     if width not in WIDTHS:
         raise unknown("width", width, WIDTHS)
+    if k is not None and kind not in OF_ONE_SIZE:
+        raise InputError(f"k is the size of the set that {' and '.join(OF_ONE_SIZE)} show: leave it out for {kind}")
     return KINDS[kind](material, material.chosen.k if k is None else k, WIDTHS[width])
 
 
@@ -196,14 +203,14 @@ def to_bytes(figure: Figure, form: str, dpi: int = 300) -> bytes:
     """
     if form not in FORMS:
         raise unknown("format", form, FORMS)
-    spec = figure.to_dict(validate=False)
+    spec = visible_in(figure.to_dict(validate=False))
     if form == "png":
         return bytes(vl_convert.vegalite_to_png(spec, ppi=dpi))
     if form == "pdf":
         spec["config"]["title"]["fontWeight"] = "normal"  # of two faces now one comes first in the file, now the other
         return RESOURCES.sub(_in_order, vl_convert.vegalite_to_pdf(spec))
     title = f"<title>{escape(' '.join(spec['title']['text']))}</title>"
-    svg: str = re.sub(r"(<svg[^>]*>)", rf"\1{title}", vl_convert.vegalite_to_svg(spec), count=1)
+    svg: str = re.sub(r"(<svg[^>]*>)", lambda start: start[1] + title, vl_convert.vegalite_to_svg(spec), count=1)
     return f'<?xml version="1.0" encoding="utf-8"?>\n{svg}'.encode()
 
 

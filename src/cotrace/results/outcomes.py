@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from cotrace.arguments import guarded
 from cotrace.results.table import Table
 from cotrace.results.tables import number
 from cotrace.statistics import Interval, interval_text
+from cotrace.visible import visible_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,6 +104,7 @@ class EditPoint:
     """Whether no other edit is at least as strong at no more harm anywhere."""
 
 
+@guarded("Tradeoff", fields=False)
 @dataclass(frozen=True, kw_only=True)
 class Tradeoff:
     """Edits over sizes and donors: strength against harm, with the Pareto set marked."""
@@ -166,7 +169,7 @@ class Tradeoff:
 
     def to_json(self) -> bytes:
         """The same as the bytes of a file."""
-        return (json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        return (visible_json(json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)) + "\n").encode()
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Tradeoff:

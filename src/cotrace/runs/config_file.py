@@ -16,6 +16,7 @@ from cotrace.errors import DamagedRun, InputError, unknown
 from cotrace.runs.config import RunConfig
 from cotrace.runs.sealed import seal_text, text_is_whole
 from cotrace.tasks.registry import FORMATS
+from cotrace.visible import visible
 
 SCHEMA = 1
 SCHEMA_KEY = "schema"
@@ -42,7 +43,10 @@ def write_config(config: RunConfig, record: dict[str, Any]) -> bytes:
     """config.yaml as bytes."""
     stored = {name: _plain(value) for name, value in asdict(config).items() if name not in NOT_STORED}
     stored = {SCHEMA_KEY: SCHEMA} | stored | {RECORD: record}
-    return seal_text(HEADER + yaml.safe_dump(stored, sort_keys=False, allow_unicode=True, width=120))
+    text = yaml.safe_dump(stored, sort_keys=False, allow_unicode=True, width=120)
+    if visible(text) != text:  # what would steer a terminal, as YAML's own escapes
+        text = yaml.safe_dump(stored, sort_keys=False, width=120)
+    return seal_text(HEADER + text)
 
 
 def read_config(path: str | Path) -> RunConfig:

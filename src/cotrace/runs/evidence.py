@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ from safetensors.numpy import save
 from cotrace.errors import InputError
 from cotrace.evaluation import Evaluation
 from cotrace.models import LanguageModel
+from cotrace.prompts import Task
 from cotrace.results import Frontier
 from cotrace.results.effects import EffectTable
 from cotrace.runs.arrays import arrays_of
 from cotrace.runs.config import RunConfig
 from cotrace.runs.config_file import read_run_config
 from cotrace.runs.manifest import add_files, holds, remedy
-from cotrace.runs.prepare import Prepared
+from cotrace.runs.prepare import Prepared, prepare
 from cotrace.runs.record import model_record, record
+from cotrace.visible import visible_json
 
 EFFECTS = "effects.safetensors"
 EVALUATION = "evaluation.json"
@@ -64,7 +67,7 @@ def with_effects(folder: Path, frontier: Frontier) -> Frontier:
 def evaluation_json(evaluation: Evaluation) -> bytes:
     """An evaluation as JSON, its verdict with it."""
     data = {"schema": 1, **evaluation.to_dict()}
-    return (json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return (visible_json(json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)) + "\n").encode()
 
 
 def store_evaluation(folder: Path, evaluation: Evaluation) -> Path:
@@ -86,11 +89,7 @@ def check_audit_unused(folder: Path) -> None:
 def check_same(folder: Path, prepared: Prepared) -> None:
     """Raise InputError where data, model, tokenizer or metric are not those that the run records, by their hashes."""
     stored, now = read_run_config(folder)[1], record(prepared)
-    if stored.get("data_sha256") != now["data_sha256"]:
-        raise InputError(
-            f"the data differ from those of {folder}: sha256 {_short(now['data_sha256'])}, the run had "
-            f"{_short(stored.get('data_sha256'))}; restore the file, or trace again"
-        )
+    check_same_data(folder, prepared.task)
     check_same_model(folder, prepared.config, prepared.model)
     for what, field in HASHED:
         if _hash_of(stored.get(field)) != _hash_of(now[field]):
@@ -98,6 +97,26 @@ def check_same(folder: Path, prepared: Prepared) -> None:
                 f"the {what} differs from that of {folder}: sha256 {_short(_hash_of(now[field]))}, the run had "
                 f"{_short(_hash_of(stored.get(field)))}; restore it, or trace again"
             )
+
+
+def prepare_again(folder: Path, config: RunConfig) -> Prepared:
+    """All that a stored run needs, the same as then: its data are read and compared before its model is loaded.
+
+    Raises CotraceError.
+    """
+    prepared = prepare(config, check=partial(check_same_data, folder))
+    check_same(folder, prepared)
+    return prepared
+
+
+def check_same_data(folder: Path, task: Task) -> None:
+    """Raise InputError where the data are not those that the run records, by their hash."""
+    was, now = read_run_config(folder)[1].get("data_sha256"), task.sha256
+    if was != now:
+        raise InputError(
+            f"the data differ from those of {folder}: sha256 {_short(now)}, the run had {_short(was)}; restore the "
+            "file, or trace again"
+        )
 
 
 def check_same_model(folder: Path, config: RunConfig, model: LanguageModel) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cotrace.errors import DamagedRun
 from cotrace.runs.directory import LOG, naming
+from cotrace.visible import visible
 
 
 @dataclass(frozen=True)
@@ -26,4 +27,4 @@ class Log:
         if path.is_symlink():
             raise DamagedRun(f"{path} is a link, which no run writes: delete it")
         with naming(path), path.open("a", encoding="utf-8") as file:
-            file.write(f"{now} {' '.join(what.split())}\n")
+            file.write(f"{now} {visible(' '.join(what.split()))}\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -12,17 +12,19 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from cotrace import search, shipped, tasks
+from cotrace.batches import check_counterfactual, check_role
 from cotrace.components import ComponentSpace, Site
-from cotrace.donors import check_sites, donor_source
+from cotrace.donors import Noise, check_sites, donor_source
 from cotrace.errors import InputError, unknown
-from cotrace.metrics import metric_named
+from cotrace.metrics import Answers, AnyMetric, metric_named
 from cotrace.models import LanguageModel, load_model
 from cotrace.problem.aim import aim
 from cotrace.problem.language import LanguageProblem
 from cotrace.problem.memory import check_memory
+from cotrace.problem.posing import space_of
 from cotrace.problem.summary import NoDirection
 from cotrace.prompts import Task
-from cotrace.prompts.split import groups
+from cotrace.prompts.split import groups, split_parts
 from cotrace.runs.config import RunConfig
 from cotrace.runs.trusted import TRUSTED
 from cotrace.search import Search
@@ -47,8 +49,13 @@ class Prepared:
     searches: tuple[Search, ...]
 
 
-def prepare(config: RunConfig, searches: Sequence[str] = ("pursuit",)) -> Prepared:
-    """Load what the configuration names; ``searches`` is used where it names none. Raises CotraceError."""
+def prepare(
+    config: RunConfig, searches: Sequence[str] = ("pursuit",), *, check: Callable[[Task], None] | None = None
+) -> Prepared:
+    """Load what the configuration names; ``searches`` is used where it names none. Raises CotraceError.
+
+    ``check`` is called with the data before the model is loaded, unless it is the model that chooses them.
+    """
     config = settled(config, searches)
     built = tuple(build_search(config, name) for name in config.searches)
     check_memory(config.memory)
@@ -56,11 +63,13 @@ def prepare(config: RunConfig, searches: Sequence[str] = ("pursuit",)) -> Prepar
     task = load_task(config)
     config = replace(config, donors=config.donors or task.donors)
     check_names(config, task)
+    if check is not None and not chosen_by_model(config):
+        check(task)
     model = load(config)
     use_threads(config, model)
     task = suited_task(config, task, model)
+    check_size(config, len(space_of(model, config.sites or task.sites, config.roles or ("all",))))
     problem = pose(config, model, task)
-    check_size(config, len(problem.space))
     ensure(model, problem.space.sites)
     return Prepared(config, task, model, problem, built)
 
@@ -68,10 +77,32 @@ def prepare(config: RunConfig, searches: Sequence[str] = ("pursuit",)) -> Prepar
 def check_names(config: RunConfig, task: Task) -> None:
     """Refuse what no model could mend, before one is loaded. Raises InputError, UnknownName, UnsupportedSite."""
     sites = [Site.named(site) for site in config.sites or task.sites]
-    aim(metric_named(config.metric or task.metric), config.direction, config.mode)
+    aim(check_metric(config.metric, task), config.direction, config.mode)
     source = donor_source(config.donors or task.donors)
     check_sites(source, ComponentSpace.build({site: {0: 1} for site in sites}), config.align)
-    groups(task.pairs, config.split_by)
+    if config.align != "exact" and not source.paired:
+        raise InputError(
+            f"align={config.align!r} says how a prompt and its counterfactual are aligned, and donors={source.name!r} "
+            "takes no values from one: leave align out"
+        )
+    if config.template_options and not any(pair.messages or pair.counterfactual_messages for pair in task.pairs):
+        raise InputError(
+            "template_options are told to the template of chats, and no pair has 'messages'; leave them out"
+        )
+    for pair in task.pairs if source.paired else ():
+        check_counterfactual(pair)
+    for role in (*config.roles, *([source.role] if isinstance(source, Noise) else [])):
+        check_role(task.pairs, role)
+    parts = 1 + (config.holdout > 0) + (config.audit > 0)
+    if len(set(groups(task.pairs, config.split_by))) < parts:  # more than that may be needed, which the split says
+        split_parts(task.pairs, config.holdout, config.seed, audit=config.audit, by=config.split_by)
+
+
+def check_metric(metric: str | None, task: Task) -> AnyMetric:
+    """The metric asked for, or the task's own. Raises UnknownName, InputError where pairs lack what it needs."""
+    found = metric_named(metric or task.metric)
+    found.check(Answers.of(task.pairs, torch.float64))
+    return found
 
 
 def settled(config: RunConfig, searches: Sequence[str]) -> RunConfig:
@@ -141,7 +172,12 @@ def load_task(config: RunConfig) -> Task:
 
 def suited_task(config: RunConfig, task: Task, model: LanguageModel) -> Task:
     """The task; where it is a neutral text and no file is named, the one of those that ship that suits the model."""
-    return tasks.text(model=model, **config.task_options) if config.task == "text" and config.data is None else task
+    return tasks.text(model=model, **config.task_options) if chosen_by_model(config) else task
+
+
+def chosen_by_model(config: RunConfig) -> bool:
+    """Whether the data are the one of the neutral texts that ship which the model knows better."""
+    return config.task == "text" and config.data is None
 
 
 def load(config: RunConfig) -> LanguageModel:

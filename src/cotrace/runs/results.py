@@ -15,6 +15,7 @@ from safetensors.numpy import save
 
 from cotrace.results import Frontier, Selection
 from cotrace.results.frontier import COLUMNS
+from cotrace.visible import visible_json
 
 SHARE = 0.9
 """Share of the best effect from which a selection counts as enough."""
@@ -68,7 +69,7 @@ def selection_json(frontiers: Sequence[Frontier]) -> bytes:
         **enough(first).to_dict(),
     }
     data = {"schema": 1, "summary": first.summary, "chosen": chosen, "frontiers": [_untimed(f) for f in frontiers]}
-    return (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode()
+    return (visible_json(json.dumps(data, indent=1, ensure_ascii=False)) + "\n").encode()
 
 
 def _untimed(frontier: Frontier) -> dict[str, Any]:

@@ -14,11 +14,11 @@ from cotrace.runs.checkpoint import Checkpoints
 from cotrace.runs.config import RunConfig
 from cotrace.runs.config_file import read_run_config, write_config
 from cotrace.runs.directory import CHECKPOINTS, CONFIG, TEMPORARY, sweep, write_atomically
-from cotrace.runs.evidence import check_same
+from cotrace.runs.evidence import prepare_again
 from cotrace.runs.identity import identity
 from cotrace.runs.lock import locked
 from cotrace.runs.manifest import Manifest, is_finished
-from cotrace.runs.prepare import Prepared, prepare
+from cotrace.runs.prepare import Prepared
 from cotrace.runs.record import versions
 from cotrace.runs.state import RunState
 
@@ -88,8 +88,7 @@ class Begun:
             threads=threads if isinstance(threads, int) else self.config.threads,
             direction=self.config.direction or self.record.get("direction"),
         )
-        prepared = prepare(going_on(config, state.batch_plan))
-        check_same(self.folder, prepared)
+        prepared = prepare_again(self.folder, going_on(config, state.batch_plan))
         self._check_versions()
         return replace(prepared, config=self.config)
 

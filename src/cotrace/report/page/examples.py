@@ -12,6 +12,7 @@ from cotrace.errors import InputError
 from cotrace.json_file import parse_json
 from cotrace.prompts.fields import given_fields, values_of
 from cotrace.prompts.pair import PromptPair
+from cotrace.visible import visible_json
 
 if TYPE_CHECKING:
     from cotrace.problem import LanguageProblem
@@ -90,7 +91,7 @@ class Examples:
     def to_json(self) -> bytes:
         """The content of ``examples.json``."""
         data = {"schema": 1, **asdict(self)}
-        return (json.dumps(data, ensure_ascii=False, separators=(",", ":")) + "\n").encode()
+        return (visible_json(json.dumps(data, ensure_ascii=False, separators=(",", ":"))) + "\n").encode()
 
     @classmethod
     def from_json(cls, content: bytes, where: str = EXAMPLES) -> Examples:
