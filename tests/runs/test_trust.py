@@ -411,7 +411,12 @@ def test_the_chat_template_is_recorded_and_another_one_is_refused(
     pairs = [{"id": row["id"], "answers": row["answers"], **chats(row)} for row in records()]
     data = write_lines(tmp_path / "chats.jsonl", pairs)
     words = ["--sites", "head_output", "--max-size", "2", "--search", "topk", "--evaluation", "none", "--quiet"]
-    assert cotrace(["trace", "--model", str(model), "--task", str(data), *words, "--out", str(out)]) == 0
+    assert (
+        cotrace(
+            ["trace", "--model", str(model), "--task", str(data), *words, "--direction", "minimise", "--out", str(out)]
+        )
+        == 0
+    )
     recorded = read_run_config(out)[1]["chat_template"]
     assert recorded["sha256"] == hashlib.sha256(template.encode()).hexdigest()
     assert recorded["pinned_date"]
