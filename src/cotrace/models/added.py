@@ -7,6 +7,7 @@ is not, the next module that takes the output as it is (a post-norm, a layer sca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from cotrace.components import Site
+from cotrace.errors import NonFiniteError
 from cotrace.models.places import Layer, Place
 from cotrace.models.taps import tapped
 from cotrace.models.watch import PROBE_ROWS, PROBE_TOKENS, Trace, probe_ids
@@ -212,6 +214,11 @@ class _Explained:
         for module, gave, tensor in tensors:
             flat = tensor.double().flatten()
             size = float(flat.norm())
+            if not math.isfinite(size):
+                raise NonFiniteError(
+                    "the model's activations are not finite on a few plain tokens: its weights are damaged, or too large "
+                    "for this number type; load it with dtype='float32', or get it again"
+                )
             plain = self._split(flat)
             if plain.rest.norm() <= self.exact * size:
                 continue  # a part itself
