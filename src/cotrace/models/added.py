@@ -216,8 +216,8 @@ class _Explained:
             size = float(flat.norm())
             if not math.isfinite(size):
                 raise NonFiniteError(
-                    "the model's activations are not finite on a few plain tokens: its weights are damaged, or too large "
-                    "for this number type; load it with dtype='float32', or get it again"
+                    "the model's activations are not finite on a few plain tokens: its weights are damaged, or too "
+                    "large for this number type; load it with dtype='float32', or get it again"
                 )
             plain = self._split(flat)
             if plain.rest.norm() <= self.exact * size:
