@@ -17,6 +17,7 @@ from cotrace.editing import folded, save
 from cotrace.errors import CotraceError, OutputExists, UnsupportedSite
 from cotrace.models import LanguageModel, wrap
 from tests.editing.models import FAMILIES, GATED_GROUPED, ids, log_p, tiny
+from tests.families import tiny_model
 from tests.tiny import task
 
 NAMES = ("L0.head1", "L1.head0", "L1.head3", "L0.neuron5", "L1.neuron40", "L0.coord3", "L1.attn", "L1.mlp")
@@ -172,3 +173,15 @@ def test_an_existing_folder_is_refused_and_a_failure_leaves_nothing(
     with pytest.raises(OSError, match="no space"):
         save(model, tmp_path / "new", "card", {})
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
+
+
+@pytest.mark.parametrize(("family", "base"), [("olmo2", 0.0), ("glm4", 0.0), ("gemma2", 1.0)])
+def test_a_norm_behind_the_mlp_takes_the_edit_in_float64_too(family: str, base: float) -> None:
+    """The norm multiplies with w, in Gemma with 1 + w: that factor alone is scaled, by the closed form."""
+    model = wrap(tiny_model(family).double(), name=family)
+    names = {"gemma2": "post_feedforward_layernorm", "glm4": "post_mlp_layernorm"}
+    norm = names.get(family, "post_feedforward_layernorm")
+    before = getattr(model.module.model.layers[1], norm).weight.detach().clone()
+    edited = folded(model, ct.Selection.parse(["L1.mlp"]), "scale=-0.5").module
+    after = getattr(edited.model.layers[1], norm).weight.detach()
+    torch.testing.assert_close(after, -0.5 * (before + base) - base, rtol=0, atol=1e-12)

@@ -21,8 +21,8 @@ from cotrace.models.watch import Trace, probe_ids, watch
 from cotrace.prompts import Task
 from cotrace.results import Selection
 
-CLOSE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
-"""Largest difference of log-probabilities between the folded and the hooked model, by number type."""
+CLOSE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
+"""Largest difference between the folded and the hooked model, by number type; some norms compute in float32 always."""
 COLUMN_SITES = frozenset({Site.HEAD_OUTPUT, Site.KV_GROUP, Site.MLP_NEURON})
 NOT_FOLDED = {
     Site.RESIDUAL: "a layer's output is a sum that no single matrix makes",
@@ -103,7 +103,7 @@ def fold_one(matrix: Matrix, change: Change) -> None:
 
 def _fold_norm(matrix: Matrix, weight: Tensor, change: Change) -> None:
     """The same for a norm or layer scale behind the projection, whether it multiplies with w or, as Gemma, 1 + w."""
-    own, bias = weight.double(), matrix.bias
+    own, bias = weight.to(torch.float64, copy=True), matrix.bias
     keep = change.keep.to(weight.device)
     add = torch.zeros_like(keep) if change.add is None else change.add.to(weight.device) / change.place.factor
     probe = torch.randn(2, len(keep), generator=torch.Generator().manual_seed(0)).to(weight)
