@@ -127,10 +127,10 @@ class Scorer:
         self, masks: Float[Tensor, "mask n"], layout: Layout
     ) -> Iterator[tuple[Int[Tensor, "some"], Float[Tensor, "some example answer"]]]:
         """One forward pass after the other: which masks it had, and their scores. Raises Replan."""
-        with self._passing(layout):
+        with self.passing(layout):
             patches = self.donors.patches(layout, self.spots)
         for some, entry in self.parts(masks, layout, patches):
-            with self._passing(layout, len(some)):
+            with self.passing(layout, len(some)):
                 found = self.run(masks[some], layout, patches, entry)
             yield some, found
 
@@ -145,12 +145,12 @@ class Scorer:
             return
         stations = Stations([layer for layer, _ in shared.groups if layer > 0])
         if stations.wanted:
-            with self._passing(layout):
+            with self.passing(layout):
                 self.run(shared.mask[None], layout, patches, stations=stations)
         for layer, members in shared.groups:
             yield from ((some, stations.entries.get(layer)) for some in torch.split(members, step))
 
-    def _passing(self, layout: Layout, copies: int = 1, *, gradient: bool = False) -> AbstractContextManager[None]:
+    def passing(self, layout: Layout, copies: int = 1, *, gradient: bool = False) -> AbstractContextManager[None]:
         """Around one forward pass: memory that runs out inside makes the batches smaller, and raises Replan."""
         return self.batching.passing(
             copies * layout.cells,
@@ -170,7 +170,7 @@ class Scorer:
 
     def _slope(self, z: Float[Tensor, "n"], loss: BatchLoss, layout: Layout) -> Float[Tensor, "n"]:
         try:
-            with self._passing(layout, gradient=True):
+            with self.passing(layout, gradient=True):
                 variable = z.clone().requires_grad_()
                 return torch.autograd.grad(loss(self.run(variable[None], layout)[0], layout.examples), variable)[0]
         except Replan:
@@ -185,13 +185,17 @@ class Scorer:
         patches: dict[Spot, Patch] | None = None,
         entry: Entry | None = None,
         stations: Stations | None = None,
+        more: TapList = (),
     ) -> Float[Tensor, "mask example answer"]:
-        """Scores of one layout's examples, differentiable in the masks."""
+        """Scores of one layout's examples, differentiable in the masks.
+
+        ``more`` edits come behind the masks' own, in this forward pass and not in those beside it.
+        """
         if patches is None:
             patches = self.donors.patches(layout, self.spots)
         copies = len(masks)
         cache = None if self.prefix is None else self.prefix.for_layout(layout, copies)
-        taps = self._taps(masks, patches, entry.start if entry else 0)
+        taps = [*self._taps(masks, patches, entry.start if entry else 0), *more]
         logits = forward(
             self.model,
             layout,
