@@ -10,7 +10,7 @@ from typing import Any
 
 from cotrace import interchange
 from cotrace.cli.libraries import own_threads, quiet_libraries
-from cotrace.cli.new_file import new_file
+from cotrace.new_file import new_file
 from cotrace.cli.screen import Screen
 from cotrace.errors import InputError
 from cotrace.models import LanguageModel

@@ -7,7 +7,7 @@ from itertools import count
 from pathlib import Path
 
 from cotrace.cli.libraries import own_threads, quiet_libraries
-from cotrace.cli.new_file import new_file
+from cotrace.new_file import new_file
 from cotrace.cli.screen import Screen
 from cotrace.cli.stored import Reopened
 from cotrace.editing import Sampling, generate

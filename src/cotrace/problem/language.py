@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, Literal
 
 from jaxtyping import Float
@@ -25,6 +26,7 @@ from cotrace.models.unchanged import ModelState
 from cotrace.problem.aim import aim, target_of
 from cotrace.problem.batching import Batching, Checkpointing
 from cotrace.problem.breakdown import Breakdown, breakdown
+from cotrace.problem.capture import Captured, activations, attention
 from cotrace.problem.coverage import Coverage
 from cotrace.problem.heldout import Heldout
 from cotrace.problem.memory import check_budget, check_memory, memory_budget
@@ -342,6 +344,29 @@ class LanguageProblem:
         if part is None:
             raise InputError("nothing is held out, so there is no held-out breakdown: build the problem with holdout")
         return breakdown(part, masks, by, self.groups_of(part.ids))
+
+    def attention(
+        self, heads: Any, pairs: str | Sequence[str] | None = None, run: Any = "base", *, out: str | Path | None = None
+    ) -> Captured[Float[Tensor, "head query key"]]:
+        """The attention pattern of heads on each prompt: {pair id: [head, query, key]}, on the CPU, with ``.tokens``.
+
+        ``heads``: names such as ``L4.head2``, components or a Selection, in the space or not. ``pairs``: ids, training
+        or held out; None for all in training. ``run``: ``base``, ``donor`` (the prompt that donor values come from; of
+        several draws of noise the first) or a set (names, a Selection or a mask [n] of the space), which acts on the
+        base prompt. With ``out`` the patterns are streamed to a new safetensors file, a tensor ``ID/attention`` for
+        each pair, and stay there. Raises InputError, UnsupportedSite, OutputExists.
+        """
+        return attention(self, heads, pairs, run, out)
+
+    def activations(
+        self, names: Any, pairs: str | Sequence[str] | None = None, run: Any = "base", *, out: str | Path | None = None
+    ) -> Captured[dict[str, Float[Tensor, "position feature"]]]:
+        """The values of components on each prompt: {pair id: {name: [position, feature]}}, on the CPU, with ``.tokens``.
+
+        Any component of the model; a pattern is [query, key]. The position role in a name says where it is swapped, and
+        narrows nothing here. ``pairs``, ``run`` and ``out`` (tensors ``ID/NAME``) as in ``attention``.
+        """
+        return activations(self, names, pairs, run, out)
 
     def redrawn(self, masks: Any, counts: Iterable[Any]) -> Float[Tensor, "mask draw"]:
         """The value of a metric of the whole set on resampled training pairs: see ``SetProblem.redrawn``."""

@@ -93,7 +93,7 @@ class Scorer:
         self, masks: Float[Tensor, "mask n"], examples: Sequence[int] | None = None
     ) -> Float[Tensor, "mask example answer"]:
         """Scores of every answer under each mask, examples in the order given (file order where None)."""
-        self._check_state()
+        self.check_state()
         order = list(range(len(self.pairs))) if examples is None else list(examples)
         row = {example: i for i, example in enumerate(order)}
         table = torch.zeros(len(masks), len(order), self.columns, dtype=self.model.compute_dtype)
@@ -101,7 +101,7 @@ class Scorer:
             self._fill(table, row, masks, torch.arange(len(masks)), layout)
         return table
 
-    def _check_state(self) -> None:
+    def check_state(self) -> None:
         """Raise ModelError where the model is not the one whose donor values and base scores these are."""
         if self.state is not None:
             self.state.check()
@@ -162,7 +162,7 @@ class Scorer:
         self, z: Float[Tensor, "n"], loss: BatchLoss, examples: Sequence[int] | None = None
     ) -> Float[Tensor, "n"]:
         """Gradient of the sum of the batches' losses."""
-        self._check_state()
+        self.check_state()
         total = torch.zeros_like(z)
         for layout in self.layouts(examples):
             total += self._slope(z, loss, layout)
@@ -195,7 +195,7 @@ class Scorer:
             patches = self.donors.patches(layout, self.spots)
         copies = len(masks)
         cache = None if self.prefix is None else self.prefix.for_layout(layout, copies)
-        taps = [*self._taps(masks, patches, entry.start if entry else 0), *more]
+        taps = [*self.taps(masks, patches, entry.start if entry else 0), *more]
         logits = forward(
             self.model,
             layout,
@@ -213,7 +213,7 @@ class Scorer:
                 found = found + self.run(masks, other)
         return found
 
-    def _taps(self, masks: Float[Tensor, "mask n"], patches: dict[Spot, Patch], start: int) -> TapList:
+    def taps(self, masks: Float[Tensor, "mask n"], patches: dict[Spot, Patch], start: int = 0) -> TapList:
         """The edits of every block from a layer on that some mask touches; a block of zeros changes nothing."""
         masks = masks.to(self.model.device)
         touched = masks.detach().any(0) if not masks.requires_grad else torch.ones(len(self.space), dtype=torch.bool)

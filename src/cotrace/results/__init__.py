@@ -3,7 +3,7 @@
 from cotrace.results.bound import Bound
 from cotrace.results.frontier import Frontier
 from cotrace.results.outcomes import EditPoint, Outcome, Tradeoff
-from cotrace.results.selection import Selection
+from cotrace.results.selection import Selection, members_of
 from cotrace.results.table import Table
 
-__all__ = ["Bound", "EditPoint", "Frontier", "Outcome", "Selection", "Table", "Tradeoff"]
+__all__ = ["Bound", "EditPoint", "Frontier", "Outcome", "Selection", "Table", "Tradeoff", "members_of"]

@@ -11,6 +11,7 @@ from cotrace import markup
 from cotrace.arguments import checked, guarded, names_of
 from cotrace.components import Component
 from cotrace.errors import InputError
+from cotrace.json_file import shortened
 from cotrace.results.forms import names_in, number_in, numbers_in
 
 if TYPE_CHECKING:
@@ -141,3 +142,21 @@ class Selection:
             side_heldout=numbers_in(data, "side_heldout"),
             **{name: number_in(data, name) for name in NUMBERS},
         )
+
+
+def members_of(called: str, name: str, value: object) -> tuple[Component, ...]:
+    """Components out of a Selection, one name or component, or a collection of either. Raises InputError."""
+    if isinstance(value, Selection):
+        return value.members
+    given = [value] if isinstance(value, str | Component) else value
+    found = list(given) if isinstance(given, Iterable) else [given]
+    if all(isinstance(one, str | Component) for one in found):
+        return tuple(one if isinstance(one, Component) else Component.parse(one) for one in found)
+    raise InputError(
+        f"{called}: {name} is {_shown(value)}; give component names such as L9.head6, components or a Selection"
+    )
+
+
+def _shown(value: object) -> str:
+    plain = value is None or isinstance(value, list | tuple | dict | int | float)
+    return shortened(value) if plain else f"of type {type(value).__name__}"
