@@ -65,6 +65,31 @@ Key = tuple[Swapped, Component, Part]
 Values = dict[Key, Tensor]
 
 
+def over_layouts(scorer: Scorer, work: Callable[[Layout], None], tick: Callable[[int], None] | None = None) -> None:
+    """Do a work on every batch of a scorer's pairs; one that does not fit in memory is done in smaller parts.
+
+    ``tick`` is told how many examples are done.
+    """
+    scorer.check_state()
+    done = 0
+    for layout in scorer.layouts(None):
+        _work(scorer, work, layout)
+        done += len(layout.examples)
+        if tick is not None:
+            tick(done)
+
+
+def _work(scorer: Scorer, work: Callable[[Layout], None], layout: Layout) -> None:
+    try:
+        work(layout)
+        return
+    except Replan:
+        pass
+    release(scorer.model.device)
+    for smaller in scorer.layouts(layout.examples):
+        _work(scorer, work, smaller)
+
+
 @dataclass(eq=False)
 class HeldRuns:
     """Carries such runs out on the pairs of a scorer, as many side by side as its batches hold."""
@@ -77,13 +102,14 @@ class HeldRuns:
         self, runs: Sequence[Run], tick: Callable[[int], None] | None = None
     ) -> Float[Tensor, "run example answer"]:
         """Scores of every answer in each run, examples in file order; ``tick`` is told how many examples are done."""
-        scorer, done = self.scorer, 0
+        scorer = self.scorer
         table = torch.zeros(len(runs), len(scorer.pairs), scorer.columns, dtype=scorer.model.compute_dtype)
-        for layout in scorer.layouts(None):
-            self._fill(table, runs, layout)
-            done += len(layout.examples)
-            if tick is not None:
-                tick(done)
+
+        def fill(layout: Layout) -> None:
+            found = sum(self._pass(runs, one) for one in layout.passes)
+            table[:, torch.tensor(layout.examples)] = torch.as_tensor(found)
+
+        over_layouts(scorer, fill, tick)
         return table
 
     def parted(self, member: Component) -> bool:
@@ -95,18 +121,6 @@ class HeldRuns:
         if member not in self._places:
             self._places[member] = self.scorer.model.places(member.site)[member.layer]
         return self._places[member]
-
-    def _fill(self, table: Tensor, runs: Sequence[Run], layout: Layout) -> None:
-        """Put the scores of one layout's examples in the table; what does not fit in memory, in smaller parts."""
-        try:
-            found = sum(self._pass(runs, one) for one in layout.passes)
-            table[:, torch.tensor(layout.examples)] = torch.as_tensor(found)
-            return
-        except Replan:
-            pass
-        release(self.scorer.model.device)
-        for smaller in self.scorer.layouts(layout.examples):
-            self._fill(table, runs, smaller)
 
     def _pass(self, runs: Sequence[Run], layout: Layout) -> Float[Tensor, "run example answer"]:
         """First the runs in which nothing is held, and what others take from them; then those others."""
