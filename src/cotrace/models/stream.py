@@ -81,11 +81,15 @@ class Norm:
         plain = self.weight * self._centre(at)
         return ((self(at) - self.bias) * plain).sum(-1, keepdim=True) / plain.square().sum(-1, keepdim=True)
 
+    def weighted(self, values: Float[Tensor, "*part d_model"]) -> Float[Tensor, "*part d_model"]:
+        """The values as the norm turns them, whatever its scale."""
+        return self.weight * self._centre(values)
+
     def linear(
         self, at: Float[Tensor, "token d_model"], values: Float[Tensor, "*part token d_model"]
     ) -> Float[Tensor, "*part token d_model"]:
         """The values' part in the output, with the scale that the norm has at ``at``."""
-        return self.scale(at) * self.weight * self._centre(values)
+        return self.scale(at) * self.weighted(values)
 
     def pulled(
         self, at: Float[Tensor, "token d_model"], direction: Float[Tensor, "token d_model"]

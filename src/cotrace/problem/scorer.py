@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from copy import copy
 from functools import cached_property
 
 import torch
@@ -53,6 +54,13 @@ class Scorer:
         self.reads, self.prefix = reads, prefix
         self.batching, self.state = batching or Batching(packing.batch_tokens), state
         self._whole: tuple[int, list[Layout]] | None = None
+
+    def over(self, pairs: Sequence[EncodedPair], space: ComponentSpace) -> Scorer:
+        """The same on another space: ``pairs`` are these pairs with the position roles that it names."""
+        other = copy(self)
+        other.pairs, other.space, other._whole = pairs, space, None
+        other.spots, other.layers = block_spots(self.model, space), component_layers(space)
+        return other
 
     @property
     def packing(self) -> Packing:

@@ -33,6 +33,8 @@ from cotrace.readout.held import over_layouts
 if TYPE_CHECKING:
     import pandas as pd
 
+FAINT = 1e-6
+"""Logits below which nothing is raised or lowered."""
 TOKENS = 6
 """Promoted and suppressed tokens that are kept."""
 ADDER = {
@@ -530,6 +532,8 @@ class Writes:
         base, donor = ((own[:, there] * weight[there]).sum(1) / weight[there].sum()).tolist()
         logits = self._logits[i] / int(there.sum())
         logits = logits - logits.mean()
+        if float(logits.abs().max()) < FAINT:
+            return Written(component=name, base=base, donor=donor)
         order = torch.argsort(logits, descending=True, stable=True)
         return Written(
             component=name,
