@@ -116,6 +116,13 @@ class Explanation:
         return tuple(sorted(clear, key=lambda arrow: -abs(arrow.effect)))
 
     @property
+    def summary(self) -> str:
+        """What the whole set does, in one line."""
+        interval = f" ({interval_text(self.paths.together_interval)})" if self.paths.together_interval else ""
+        moves = f"move the {self.metric.replace('_', ' ')} by {self.paths.together:+.3g}{interval}"
+        return f"Swapped together the {self.k} {moves} on {self.pairs}, donors {self.donors}."
+
+    @property
     def words(self) -> tuple[str, ...]:
         """One line for each member, made from the numbers."""
         return tuple(card.words for card in self.cards)
@@ -264,7 +271,8 @@ class Explanation:
 
         return export(self, folder)
 
-    def _tables(self) -> Iterator[Table]:
+    def tables(self) -> Iterator[Table]:
+        """All that have something in them."""
         yield self.table()
         yield self.reads()
         yield self.writes()
@@ -276,11 +284,11 @@ class Explanation:
     def _repr_html_(self) -> str:
         from cotrace.readout.diagram import diagram_svg
 
-        lines = "".join(markup.paragraph(line) for line in (*self.words, *self.notes))
-        return lines + diagram_svg(self) + "".join(table._repr_html_() for table in self._tables())
+        lines = "".join(markup.paragraph(line) for line in (self.summary, *self.words, *self.notes))
+        return lines + diagram_svg(self) + "".join(table._repr_html_() for table in self.tables())
 
     def __str__(self) -> str:
-        return "\n".join([*self.words, *self.notes, "", *(f"{table}\n" for table in self._tables())]).rstrip()
+        return "\n".join([self.summary, *self.words, *self.notes, "", *(f"{table}\n" for table in self.tables())]).rstrip()
 
     def __repr__(self) -> str:
         return f"Explanation({', '.join(self.components)}; {self.metric}, {self.pairs})"

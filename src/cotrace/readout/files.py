@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = 1
-NAMES = ("explanation.json", "explanation.graphml", "members.csv", "arrows.csv")
+NAMES = ("explanation.json", "explanation.graphml", "explanation-members.csv", "explanation-arrows.csv")
 ANSWER = "answer"
 """The node that direct effects go to."""
 

@@ -59,7 +59,20 @@ def _named(problem: LanguageProblem, pairs: Sequence[EncodedPair], *, donor: boo
     texts = [text(pair) for pair in pairs]
     marks = [tokens.many([one.text], rendered=one.rendered)[0] for one in texts]
     lengths = [len(pair.donor or pair.prompt) if donor else len(pair.prompt) for pair in pairs]
-    return [named_positions(*row) for row in zip(texts, marks, lengths, strict=True)]
+    found = [named_positions(*row) for row in zip(texts, marks, lengths, strict=True)]
+    if not donor:
+        return found
+    base = _named(problem, pairs, donor=False)
+    return [_moved(pair, own) | named for pair, own, named in zip(pairs, base, found, strict=True)]
+
+
+def _moved(pair: EncodedPair, spans: Groups) -> Groups:
+    """The spans of a base prompt where its tokens are aligned with the donor prompt's."""
+    found = {
+        role: tuple(sorted({other for i in where if (other := pair.donor_positions[i]) >= 0}))
+        for role, where in spans.items()
+    }
+    return {role: where for role, where in found.items() if where}
 
 
 def _partition(pair: EncodedPair, spans: Mapping[str, tuple[int, ...]], donor: bool) -> Groups:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from cotrace.readout.explanation import Card
 from cotrace.readout.paths import Arrow, Paths
@@ -136,9 +136,3 @@ def _roles(card: Card, metric: str) -> Iterator[str]:
         why = f"{alone.partner} takes back what it does" if alone.taken_back else "they stand in for each other"
         yield f"With {alone.partner} swapped too it moves the {metric} by {alone.with_partner:+.2g}: {why}"
 
-
-def header(paths: Paths, metric: str, names: Sequence[str]) -> str:
-    """What the whole set does."""
-    interval = f" ({interval_text(paths.together_interval)})" if paths.together_interval else ""
-    metric = metric.replace("_", " ")
-    return f"Together the {len(names)} move the {metric} by {paths.together:+.3g}{interval} on {paths.pairs}"
