@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,8 @@ from cotrace.arguments import check_kind
 from cotrace.errors import InputError
 from cotrace.readout.ov import Ov
 from cotrace.readout.paths import Alone, Arrow, Paths
-from cotrace.readout.positions import Acting, is_single
-from cotrace.readout.reads import Example, Read
+from cotrace.readout.positions import LAST, Acting, is_single
+from cotrace.readout.reads import Example, Look, Read
 from cotrace.readout.writes import Written
 from cotrace.results import Table
 from cotrace.statistics import Interval, interval_text
@@ -22,6 +22,8 @@ from cotrace.statistics import Interval, interval_text
 if TYPE_CHECKING:
     import pandas as pd
 
+SELF = 0.999
+"""Attention of a position to itself that says nothing: it may be all that it sees."""
 SMALL = 5e-4
 """Shown as 0."""
 SHOWN = 4
@@ -195,7 +197,8 @@ class Explanation:
         for card, acting in zip(self.cards, per, strict=True):
             by_name = {one.where: one.effect for one in acting}
             rows.append((card.component, *(_number(by_name.get(name)) for name in where)))
-        return Table("Where they act", ("component", *where), rows)
+        title = "Where they act, by position from the end" if single else "Where they act, by role"
+        return Table(title, ("component", *where), rows)
 
     def feeds(self, *, every: bool = False) -> Table:
         """Who feeds whom: the arrows that are more than next to nothing, or ``every`` one."""
@@ -236,6 +239,18 @@ class Explanation:
         rows += [(f"{rest} others", _number(sum(v for _, v in self.parts) - sum(v for _, v in largest)))] * (rest > 0)
         rows += [("sum", _number(self.logit_difference))]
         return Table("What the logit difference is the sum of", ("part", "logits"), rows, frozenset({0}))
+
+    def redacted(self) -> Explanation:
+        """The same without anything of the prompts' texts."""
+        cards = tuple(
+            replace(
+                card,
+                read=replace(card.read, tokens=()),
+                ov=None if card.ov is None else replace(card.ov, moved=()),
+            )
+            for card in self.cards
+        )
+        return replace(self, cards=cards, examples=())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, the contributions of single pairs left out."""
@@ -316,14 +331,20 @@ def _behaviours(card: Card) -> str:
     return "; ".join(f"{b.name} {shown(b.random)}, {shown(b.base)}, {shown(b.donor)}" for b in scored)
 
 
+def looks_of(card: Card) -> list[Look]:
+    """The looks from the last position first; without those of positions that see nothing but themselves."""
+    if not card.read.attends:
+        return list(card.read.looks)
+    told = [one for one in card.read.looks if not (one.query == one.key and one.base > SELF)]
+    return sorted(told, key=lambda one: one.query != LAST)
+
+
+def look_words(one: Look) -> str:
+    """Such as ``last to subject 0.82, 0.79``: of the base run and of the donor run."""
+    if not one.key:
+        return f"{one.query} {one.base:.3g}"
+    return f"{one.query} to {one.key} {one.base:.2f}" + ("" if one.donor is None else f", {one.donor:.2f}")
+
+
 def _looks(card: Card, most: int) -> str:
-    """The strongest looks from the last position first, or where a member is active."""
-    looks = sorted(card.read.looks, key=lambda one: one.query != "last") if card.read.attends else card.read.looks
-
-    def shown(base: float, donor: float | None) -> str:
-        return f"{base:.2f}" if donor is None else f"{base:.2f}, {donor:.2f}"
-
-    return "; ".join(
-        f"{one.query} to {one.key} {shown(one.base, one.donor)}" if one.key else f"{one.query} {one.base:.3g}"
-        for one in looks[:most]
-    )
+    return "; ".join(map(look_words, looks_of(card)[:most]))

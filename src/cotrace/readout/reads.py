@@ -24,11 +24,12 @@ from cotrace.models.language_model import evaluating
 from cotrace.models.taps import Edit
 from cotrace.problem import LanguageProblem
 from cotrace.problem.capture import Captured
-from cotrace.readout.positions import LAST, Groups, prompt_groups
+from cotrace.readout.positions import FIRST, LAST, Groups, prompt_groups
 from cotrace.readout.writes import Token
 
 HEADS = (Site.HEAD_OUTPUT, Site.ATTENTION_PATTERN)
 BEHAVIOURS = ("previous token", "duplicate token", "induction", "beginning of text", "self")
+REST = "beginning of text"
 NAMED = 0.4
 """Attention from which a behaviour is named."""
 ROWS, HALF = 8, 25
@@ -80,10 +81,16 @@ class Read:
 
     @property
     def behaviour(self) -> Behaviour | None:
-        """The one that the head is named by: the strongest, where that is strong enough."""
-        scored = [one for one in self.behaviours if one.random is not None]
-        best = max(scored, key=lambda one: one.random or 0.0, default=None)
-        return best if best is not None and (best.random or 0.0) >= NAMED else None
+        """The one that the head is named by: the strongest on random tokens, where that is strong enough.
+
+        Many heads rest on the first token where they have nothing to do: one is named by that only where it looks there
+        from the last position of these prompts too.
+        """
+        strong = [one for one in self.behaviours if (one.random or 0.0) >= NAMED]
+        named = [one for one in strong if one.name != REST]
+        if not named and any(one.query == LAST and one.key == FIRST and one.base >= NAMED for one in self.looks):
+            named = strong
+        return max(named, key=lambda one: one.random or 0.0, default=None)
 
     def look(self, query: str = LAST) -> Look | None:
         """The strongest look from there."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cotrace.readout.explanation import Card
+from cotrace.readout.explanation import Card, looks_of
 from cotrace.readout.paths import Arrow, Paths
+from cotrace.readout.positions import LAST
 from cotrace.readout.reads import Look
 from cotrace.statistics import covers, interval_text
 
@@ -16,8 +17,6 @@ PLACES = {
     "other": "the other tokens",
     "all": "all positions",
 }
-SELF = 0.999
-"""Attention of a position to itself that says nothing: it may be all that it sees."""
 MOSTLY, NONE = 0.95, 0.05
 """Shares from which one says all, and below which one says none."""
 
@@ -63,13 +62,18 @@ def _does(card: Card, whole: float | None, others: bool) -> Iterator[str]:
 
 
 def main_look(card: Card) -> Look | None:
-    """The strongest look from where the member acts most, or from the last position."""
+    """The strongest look from where the member acts most, or from the last position.
+
+    One at words that have a name is taken before a stronger one at the rest, where it is at least half of it.
+    """
     if not card.read.attends:
         return next(iter(card.read.looks), None)
-    for name in (*(one.where for one in card.roles[:1]), "last"):
-        look = card.read.look(name)
-        if look is not None and not (look.query == look.key and look.base > SELF):
-            return look
+    for name in (*(one.where for one in card.roles[:1]), LAST):
+        looks = [one for one in looks_of(card) if one.query == name]
+        if not looks:
+            continue
+        named = [one for one in looks if one.key not in (*PLACES, name) or one.key == "changed"]
+        return named[0] if named and named[0].base >= looks[0].base / 2 else looks[0]
     return card.read.look()
 
 
