@@ -361,7 +361,7 @@ class LanguageProblem:
     def activations(
         self, names: Any, pairs: str | Sequence[str] | None = None, run: Any = "base", *, out: str | Path | None = None
     ) -> Captured[dict[str, Float[Tensor, "position feature"]]]:
-        """The values of components on each prompt: {pair id: {name: [position, feature]}}, on the CPU, with ``.tokens``.
+        """The values of components on each prompt: {pair id: {name: [position, feature]}}, with ``.tokens``.
 
         Any component of the model; a pattern is [query, key]. The position role in a name says where it is swapped, and
         narrows nothing here. ``pairs``, ``run`` and ``out`` (tensors ``ID/NAME``) as in ``attention``.
