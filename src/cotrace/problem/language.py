@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -39,6 +39,9 @@ from cotrace.problem.protocol import Cost, Direction, Examples, Loss, Mode
 from cotrace.problem.summary import DIRECTIONS, FullSwap, NoDirection, full_swap, preferred
 from cotrace.problem.whole import SetProblem
 from cotrace.prompts import Task
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Positions = Literal["prompt", "prompt+answer"]
 
@@ -302,7 +305,10 @@ class LanguageProblem:
         return self.training.scores(masks, examples)
 
     def effects(self, masks: Any, examples: Examples = None) -> Float[Tensor, "*mask example"]:
-        """Per-example effect of one mask [n], several [mask, n], a Selection or component names."""
+        """Per-example effect of one set (a mask [n], a Selection or component names) or several ([mask, n], or a list).
+
+        ``examples``: indices of training pairs; None for all, in file order. Raises InputError.
+        """
         return self.training.effects(masks, examples)
 
     def value(self, masks: Any) -> Float[Tensor, "*mask"]:
@@ -344,6 +350,22 @@ class LanguageProblem:
         if part is None:
             raise InputError("nothing is held out, so there is no held-out breakdown: build the problem with holdout")
         return breakdown(part, masks, by, self.groups_of(part.ids))
+
+    def single_effects(
+        self, exact: bool = True, *, progress: Callable[[int, int], None] | bool | None = None
+    ) -> pd.DataFrame:
+        """The effect of each component by itself, in the order of the space, as a DataFrame.
+
+        Columns: component, site, layer, unit (empty for a whole layer), role; effect, on the pairs that searches see
+        (``search_pairs``), with the ends ci_low and ci_high of its 95 % bootstrap interval; effect_heldout. What is not
+        known (too few pairs, none held out) is NaN. In ``keep`` mode it is what one component kept alone restores.
+        ``exact``: N forward-equivalents on each part of the pairs, several components in one pass. Else to first order
+        from the gradient where none is chosen (attribution patching): 2. ``progress``: True for a bar, False for
+        none, None for one in notebooks, or a function of (done, total). ``ct.report.effect_map`` draws the table.
+        """
+        from cotrace.readout.singles import single_effects
+
+        return single_effects(self, exact, progress=progress)
 
     def attention(
         self, heads: Any, pairs: str | Sequence[str] | None = None, run: Any = "base", *, out: str | Path | None = None
