@@ -13,7 +13,7 @@ from cotrace.arguments import LISTS
 from cotrace.components import Component, ComponentSpace
 from cotrace.errors import InputError
 from cotrace.problem.protocol import Mode, Problem
-from cotrace.results import Selection, members_of
+from cotrace.results import is_named, members_of
 
 
 def as_masks(masks: Any, space: ComponentSpace, mode: Mode, dtype: torch.dtype) -> Float[Tensor, "*mask n"]:
@@ -22,14 +22,14 @@ def as_masks(masks: Any, space: ComponentSpace, mode: Mode, dtype: torch.dtype) 
     Lists of such are several. Raises InputError where the shape is not the space's, or a number is
     outside [0, 1].
     """
-    if _is_set(masks):
+    if is_named(masks):
         return chosen_mask(space, members_of("effects", "masks", masks), mode, dtype)
     if isinstance(masks, (*LISTS, Sequence)):
         if not masks or any(isinstance(one, LISTS) and not one for one in masks):
             raise InputError(
                 "an empty list is no mask: name the components that are chosen; for none, give ct.Selection(members=())"
             )
-        if any(map(_is_set, masks)):
+        if any(map(is_named, masks)):
             return torch.stack([chosen_mask(space, members_of("effects", "masks", one), mode, dtype) for one in masks])
     z = _tensor(masks)
     if z.is_complex():
@@ -40,13 +40,6 @@ def as_masks(masks: Any, space: ComponentSpace, mode: Mode, dtype: torch.dtype) 
     if not bool(((z >= 0) & (z <= 1)).all()):
         raise InputError("a mask holds numbers outside [0, 1]: 0 keeps the own value, 1 takes the donor's")
     return z
-
-
-def _is_set(value: Any) -> bool:
-    """Whether this names the components of one set: a Selection, a name, or a collection with names in it."""
-    if isinstance(value, Selection | str | Component | ComponentSpace):
-        return True
-    return isinstance(value, LISTS) and any(isinstance(one, str | Component) for one in value)
 
 
 def _tensor(masks: Any) -> Tensor:
