@@ -16,7 +16,7 @@ from cotrace import markup
 from cotrace.arguments import check_seed, checked, guarded, names_of
 from cotrace.batches import Align, Bos, EncodedPair, Encoding, Packing, Refusal
 from cotrace.batches.roles import ALL
-from cotrace.components import ComponentSpace, Site
+from cotrace.components import Component, ComponentSpace, Site
 from cotrace.donors import DonorSource, Mean, check_sites, donor_source, donor_words
 from cotrace.errors import InputError
 from cotrace.interventions.storage import Storage
@@ -34,11 +34,14 @@ from cotrace.problem.packing import check_frequencies, choose_packing
 from cotrace.problem.pairs import PairProblem
 from cotrace.problem.parts import Builder
 from cotrace.problem.plan import Plan, plan_of
-from cotrace.problem.posing import Division, Settled, Writing, check_options, overlap_words, settle, space_of
+from cotrace.problem.posing import Division, Settled, Writing, check_options, overlap_words, settle
 from cotrace.problem.protocol import Cost, Direction, Examples, Loss, Mode
+from cotrace.problem.spaces import space_of
 from cotrace.problem.summary import DIRECTIONS, FullSwap, NoDirection, full_swap, preferred
 from cotrace.problem.whole import SetProblem
 from cotrace.prompts import Task
+from cotrace.results import Frontier, Selection
+from cotrace.site_names import Layers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,6 +65,10 @@ class NestedSites(UserWarning):
 class LanguageProblem:
     """Which components of a language model, together, drive a metric? See ``problem.protocol.Problem``.
 
+    ``sites`` names what may be chosen: whole sites (``head_output``), one at a position role (``head_output@last``),
+    components (``L4.head2``), several (``L4.head*``, ``L*.head2``; ``L4.*`` are the layer's heads and its MLP), or a
+    shortlist: the components of a Selection, or of all sets of another run's Frontier. ``layers`` narrows it: a range,
+    numbers, or text (``8..16``, both included).
     ``holdout`` is the share of pairs that no search sees (0 keeps all in), ``audit`` a third share that nothing touches
     until the final figures; pairs with one value of the field ``split_by`` (default ``split_group``) stay together.
     The direction defaults to the sign of the full swap; a gap between groups is minimised. Where the full swap is
@@ -80,7 +87,8 @@ class LanguageProblem:
         model: LanguageModel,
         task: Task,
         *,
-        sites: Sequence[str | Site] | ComponentSpace | None = None,
+        sites: Sequence[str | Site | Component] | ComponentSpace | Frontier | Selection | None = None,
+        layers: Layers = None,
         donors: str | DonorSource | None = None,
         metric: str | AnyMetric | Callable[..., Any] | None = None,
         mode: Mode = "swap",
@@ -106,7 +114,7 @@ class LanguageProblem:
         roles = names_of("ct.LanguageProblem", "roles", roles)
         self.model, self._task, self.mode = model, task, mode
         chosen, wanted = aim(metric_named(metric or task.metric), direction, mode)
-        self.space = space_of(model, sites if sites is not None else task.sites, roles)
+        self.space = space_of(model, sites if sites is not None else task.sites, roles, layers)
         source = donor_source(donors or task.donors)
         check_sites(source, self.space, align)
         if words := overlap_words(self.space, source, mode):
