@@ -16,7 +16,8 @@ from cotrace.models import LanguageModel
 from cotrace.problem import LanguageProblem
 from cotrace.readout.changes import Changes
 from cotrace.readout.held import HeldRuns, passes_of
-from cotrace.readout.paths import Paths, before, follow, most_runs, swap, through
+from cotrace.readout.paths import before, follow, most_runs, swap, through
+from cotrace.readout.records import Paths
 from tests import tiny
 from tests.handmade import PLANTED
 from tests.interventions.test_by_hand import log_p, parts

@@ -207,7 +207,9 @@ def test_answers_of_several_tokens_are_told_apart_where_they_first_differ() -> N
 def test_packing_changes_nothing() -> None:
     names = ("L0.head1", "L1.neuron2")
     task = tiny.task(answer_tokens=(2, 3))
-    whole, plain, small = (written("llama", task, *names, **more) for more in ({}, {"pack": False}, {"batch_tokens": 7}))
+    whole, plain, small = (
+        written("llama", task, *names, **more) for more in ({}, {"pack": False}, {"batch_tokens": 7})
+    )
     assert whole.contributions is not None
     for other in (plain, small):
         assert other.contributions is not None

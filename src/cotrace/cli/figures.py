@@ -26,7 +26,16 @@ from cotrace.runs.stored import StoredRun
 
 REPORT, REDACTED = "report.html", "report-redacted.html"
 TRADEOFF = "tradeoff.json"
-FROM = ("config.yaml", "selection.json", "effects.safetensors", "frontier.csv", "masks.safetensors", EXAMPLES, TRADEOFF, NAMES[0])
+FROM = (
+    "config.yaml",
+    "selection.json",
+    "effects.safetensors",
+    "frontier.csv",
+    "masks.safetensors",
+    EXAMPLES,
+    TRADEOFF,
+    NAMES[0],
+)
 """Files whose hashes the report shows, with those of the evaluations."""
 
 

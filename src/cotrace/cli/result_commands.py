@@ -130,9 +130,7 @@ def explain(
     from cotrace.runs.trusted import trusting
 
     with trusting(trust_remote_code):
-        module.explain_run(
-            run, k=k, search=search, circuits=known, dry_run=dry_run, quiet=show.quiet, as_json=as_json
-        )
+        module.explain_run(run, k=k, search=search, circuits=known, dry_run=dry_run, quiet=show.quiet, as_json=as_json)
 
 
 def report(

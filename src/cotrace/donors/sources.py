@@ -131,9 +131,7 @@ class Noise(_Alone):
         """What the donor runs of these pairs start from, their tokens counted as ``donor_layouts`` does."""
         std = self.std if self.std is not None else (self.multiple or 0) * embedding_std(model)
         noise = [self._noise(pair, model, std) for pair in pairs]
-        whole = [
-            _pad(rows, donor_tokens(pair, packing.patch_answers)) for rows, pair in zip(noise, pairs, strict=True)
-        ]
+        whole = [_pad(rows, donor_tokens(pair, packing.patch_answers)) for rows, pair in zip(noise, pairs, strict=True)]
         return _adding(torch.cat(whole))
 
     def prefix(self, pair: EncodedPair) -> int:

@@ -19,7 +19,7 @@ from cotrace.models.places import Layer, Place
 from cotrace.models.watch import Trace, probe_ids, watch
 
 EXACT = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
-"""By how much a map may miss what the module gives, relative to it; norms compute in float32 even where the model is float64."""
+"""By how much a map may miss what the module gives, relative to it; norms compute in float32 in float64 models too."""
 LARGE = {torch.float16: 2.0**14}
 """A size beside which a norm's epsilon is nothing, where 2^30 is too large for the type."""
 
@@ -137,7 +137,9 @@ class Unembedding:
     def bias(self, tokens: Tensor) -> Tensor:
         """The head's own bias of these tokens, 0 where it has none."""
         bias = getattr(self.head, "bias", None)
-        return torch.zeros(tokens.shape, dtype=self.weight.dtype) if bias is None else bias[tokens.to(bias.device)].cpu()
+        return (
+            torch.zeros(tokens.shape, dtype=self.weight.dtype) if bias is None else bias[tokens.to(bias.device)].cpu()
+        )
 
 
 def _normed(module: nn.Module, behind: Tensor, read: Tensor, trace: Trace) -> bool:

@@ -68,7 +68,7 @@ class Captured(Mapping[str, T]):
         return len(self._values)
 
     def __repr__(self) -> str:
-        return f"Captured({', '.join(self.names)}; {self.run} run, {len(self)} pairs)"
+        return f"Captured({', '.join(self.names)}; run: {self.run}; {len(self)} pairs)"
 
     def _repr_html_(self) -> str:
         facts = {"components": ", ".join(self.names), "run": self.run, "pairs": len(self)}
@@ -100,9 +100,7 @@ def activations(
         raise InputError("problem.activations: an empty list; give component names such as L9.head6")
     wanted = [_Wanted.of(problem.model, member, name) for name, member in members.items()]
     capture = _Capture(problem, "problem.activations", wanted, pairs, run)
-    return capture.made(
-        tuple(members), out, lambda rooms, pair: {name: rooms[_key(pair, name)] for name in members}
-    )
+    return capture.made(tuple(members), out, lambda rooms, pair: {name: rooms[_key(pair, name)] for name in members})
 
 
 @dataclass(frozen=True)
@@ -160,16 +158,14 @@ class _Prompts:
 class _Capture:
     """Settles, before any pass, what is run and what is kept. Raises InputError."""
 
-    def __init__(
-        self, problem: LanguageProblem, called: str, wanted: Sequence[_Wanted], pairs: Any, run: Any
-    ) -> None:
+    def __init__(self, problem: LanguageProblem, called: str, wanted: Sequence[_Wanted], pairs: Any, run: Any) -> None:
         self.problem, self.called, self.wanted = problem, called, wanted
         mask = None if isinstance(run, str) and run in RUNS else _mask(problem, called, run)
         self.words = run if mask is None else _set_words(problem, run, mask)
         ids = problem.training.ids if pairs is None else names_of(called, "pairs", pairs)
         _check_pairs(problem, called, ids)
-        parts = [part.scorer for part in problem.counted_parts.values()]
-        self.prompts = [_prompts(problem, scorer, set(ids), self.words, mask) for scorer in parts]
+        self.parts = list(problem.counted_parts.values())
+        self.prompts = [_prompts(problem, part.scorer, set(ids), self.words, mask) for part in self.parts]
         self.pairs = {one.pair.id: one for prompts in self.prompts for one in prompts.chosen}
         self.order = list(dict.fromkeys(ids))
 
@@ -202,9 +198,7 @@ class _Capture:
             )
         return self._filled({name: like.new_empty(shape) for name, shape in shapes.items()})
 
-    def _streamed(
-        self, path: Path, names: Sequence[str], tokens: Mapping[str, Sequence[str]]
-    ) -> dict[str, Tensor]:
+    def _streamed(self, path: Path, names: Sequence[str], tokens: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
         about = {"run": self.words, "model": self.problem.model.name, "task": self.problem.task}
         texts = {"names": json.dumps(names), "tokens": json.dumps(tokens)}
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -220,9 +214,10 @@ class _Capture:
         return rooms
 
     def _filled(self, rooms: dict[str, Tensor]) -> dict[str, Tensor]:
-        for prompts in self.prompts:
+        for part, prompts in zip(self.parts, self.prompts, strict=True):
             if prompts.examples:
                 prompts.scorer.check_state()
+                part.charge(part.share(prompts.examples))
                 self._fill(prompts, prompts.examples, rooms)
         return rooms
 
@@ -304,9 +299,7 @@ def _check_pairs(problem: LanguageProblem, called: str, ids: Sequence[str]) -> N
         raise InputError(f"{called}: the pair {strange!r} was refused: {refused[strange]}")
     if any(one.pair.id == strange for one in problem.encoding.pairs):
         raise InputError(f"{called}: the pair {strange!r} is kept for the audit; give pairs of training or held out")
-    raise InputError(
-        f"{called}: there is no pair {strange!r}; give ids of problem.training.ids or problem.heldout.ids"
-    )
+    raise InputError(f"{called}: there is no pair {strange!r}; give ids of problem.training.ids or problem.heldout.ids")
 
 
 def _prompts(

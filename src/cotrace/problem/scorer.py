@@ -58,7 +58,8 @@ class Scorer:
     def over(self, pairs: Sequence[EncodedPair], space: ComponentSpace) -> Scorer:
         """The same on another space: ``pairs`` are these pairs with the position roles that it names."""
         other = copy(self)
-        other.pairs, other.space, other._whole = pairs, space, None
+        other.pairs, other.space = pairs, space
+        vars(other)["_whole"] = None
         other.spots, other.layers = block_spots(self.model, space), component_layers(space)
         return other
 

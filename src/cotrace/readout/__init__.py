@@ -1,32 +1,8 @@
 """Readout: what a set does. What its members read and write, where they act, and who feeds whom."""
 
-from cotrace.arguments import door
-from cotrace.readout.explain import ExplanationPlan, explain, predict
-from cotrace.readout.explanation import Card, Explanation
-from cotrace.readout.ov import Moved, Ov
-from cotrace.readout.paths import Alone, Arrow, Paths
-from cotrace.readout.positions import Acting
-from cotrace.readout.reads import Behaviour, Example, Look, Read
-from cotrace.readout.writes import Contributions, Written
+import lazy_loader
 
-__all__ = [
-    "Acting",
-    "Alone",
-    "Arrow",
-    "Behaviour",
-    "Card",
-    "Contributions",
-    "Example",
-    "Explanation",
-    "ExplanationPlan",
-    "Look",
-    "Moved",
-    "Ov",
-    "Paths",
-    "Read",
-    "Written",
-    "explain",
-    "predict",
-]
+from cotrace.arguments import lazy_door
 
-door("ct.readout", globals(), __all__)
+_load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__ = lazy_door("ct.readout", globals(), _load)

@@ -9,14 +9,14 @@ from html import escape
 
 from cotrace.components import Component
 from cotrace.readout.explanation import Card, Explanation
-from cotrace.readout.files import ANSWER
-from cotrace.readout.paths import NEGLIGIBLE
+from cotrace.readout.records import NEGLIGIBLE
 from cotrace.readout.words import main_look
 from cotrace.visible import visible
 
 WIDTH, HEIGHT, GAP, RISE, MARGIN = 132, 56, 18, 74, 12
 """Pixels: a node, the space between two of a row and between two rows, and around everything."""
 WIDEST = 11.0
+ANSWER = "answer"
 LETTERS = 21
 """Signs that fit in a node's line."""
 
@@ -83,11 +83,12 @@ def _placed(rows: Sequence[Sequence[str]], width: float, height: float) -> Itera
 def _lines(found: Explanation) -> Iterator[_Line]:
     """The arrows that are more than next to nothing, the widest first so that the others lie on top."""
     shown = [arrow for arrow in found.arrows if arrow.given is None or arrow.kind == "redundant"]
-    lines = [_Line(a.source, a.target, a.effect, a.kind, _said(a.source, a.target, a.effect, a.kind, a.given)) for a in shown]
+    lines = [
+        _Line(a.source, a.target, a.effect, a.kind, _said(a.source, a.target, a.effect, a.kind, a.given)) for a in shown
+    ]
     least = NEGLIGIBLE * max((abs(card.alone.effect) for card in found.cards), default=0.0)
-    for card in found.cards:
-        if card.direct is not None and abs(card.direct) > least:
-            lines.append(_Line(card.component, ANSWER, card.direct, "", _said(card.component, ANSWER, card.direct)))
+    direct = [(c.component, c.direct) for c in found.cards if c.direct is not None and abs(c.direct) > least]
+    lines += [_Line(name, ANSWER, effect, "", _said(name, ANSWER, effect)) for name, effect in direct]
     yield from sorted(lines, key=lambda line: -abs(line.effect))
 
 
@@ -103,7 +104,10 @@ def _arrow(line: _Line, at: Mapping[str, tuple[float, float]], largest: float, i
     rows = round((y0 - y1) / (HEIGHT + RISE))
     aside = 0 if rows < 2 else (WIDTH * 0.62) * (1 if i % 2 else -1)
     if rows == 0:  # of one layer: from attention to the MLP, side by side
-        start, end = (x0 + (WIDTH if x1 > x0 else 0), y0 + HEIGHT / 2), (x1 + (0 if x1 > x0 else WIDTH), y1 + HEIGHT / 2)
+        start, end = (
+            (x0 + (WIDTH if x1 > x0 else 0), y0 + HEIGHT / 2),
+            (x1 + (0 if x1 > x0 else WIDTH), y1 + HEIGHT / 2),
+        )
         path = f"M{start[0]:.0f} {start[1]:.0f}L{end[0]:.0f} {end[1]:.0f}"
     else:
         middle = (start[1] + end[1]) / 2
@@ -115,8 +119,8 @@ def _arrow(line: _Line, at: Mapping[str, tuple[float, float]], largest: float, i
     dashes = {"inhibiting": ' stroke-dasharray="2 3"', "redundant": ' stroke-dasharray="9 5"'}.get(line.kind, "")
     mark = "circuit-bar" if line.kind == "inhibiting" else "circuit-to"
     return (
-        f'<path class="arrow {line.kind or "plain"}" d="{path}" fill="none" stroke="currentColor" stroke-opacity="0.55" '
-        f'stroke-width="{wide:.1f}"{dashes} marker-end="url(#{mark})"><title>{_text(line.words)}</title></path>'
+        f'<path class="arrow {line.kind or "plain"}" d="{path}" fill="none" stroke="currentColor" '
+        f'stroke-opacity="0.55" stroke-width="{wide:.1f}"{dashes} marker-end="url(#{mark})"><title>{_text(line.words)}</title></path>'
     )
 
 

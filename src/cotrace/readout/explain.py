@@ -16,13 +16,14 @@ from cotrace.problem import LanguageProblem
 from cotrace.problem.pairs import PairProblem
 from cotrace.readout.changes import Changes, Progress, quiet
 from cotrace.readout.explanation import Card, Explanation
-from cotrace.readout.ov import Ov, ov_maps
-from cotrace.readout.paths import Paths, follow, most_runs
-from cotrace.readout.positions import Acting, act
-from cotrace.readout.reads import HEADS, Read, read
+from cotrace.readout.ov import ov_maps
+from cotrace.readout.paths import follow, most_runs
+from cotrace.readout.positions import act
+from cotrace.readout.reads import HEADS, read
+from cotrace.readout.records import Acting, Contributions, Example, Ov, Paths, Read, Written
 from cotrace.readout.words import words_of
-from cotrace.readout.writes import Contributions, Writes, Written, check_inside, writer_of
-from cotrace.results import Frontier, Selection, members_of
+from cotrace.readout.writes import Writes, check_inside, writer_of
+from cotrace.results import Frontier, members_of
 from cotrace.statistics import Interval, mean_intervals
 
 MOST_GROUPS = 24
@@ -166,7 +167,7 @@ class _Explainer:
         means = [self.changes.units_mean(row, table.pairs) for row in table.table]
         return list(zip(table.names, means, strict=True))
 
-    def _read(self) -> tuple[list[Read], Sequence[Any], dict[str, Ov]]:
+    def _read(self) -> tuple[list[Read], Sequence[Example], dict[str, Ov]]:
         scorer = self.changes.part.scorer
         self.progress("what they read", 0, self.changes.part.size)
         reads, examples, lacking = read(self.problem, self.members, scorer.pairs)
@@ -206,7 +207,10 @@ class _Explainer:
         effects = torch.stack(made).mean(0).double().cpu().numpy()
         known = ~np.isnan(effects).any(1)
         intervals = iter(mean_intervals(effects[known], units))
-        return [(units.mean(row), next(intervals)) if there else (None, None) for row, there in zip(effects, known, strict=True)]
+        return [
+            (units.mean(row), next(intervals)) if there else (None, None)
+            for row, there in zip(effects, known, strict=True)
+        ]
 
     def _cards(
         self,

@@ -11,11 +11,19 @@ from typing import TYPE_CHECKING, Any
 from cotrace import markup
 from cotrace.arguments import check_kind
 from cotrace.errors import InputError
-from cotrace.readout.ov import Ov
-from cotrace.readout.paths import Alone, Arrow, Paths
-from cotrace.readout.positions import LAST, Acting, is_single
-from cotrace.readout.reads import Example, Look, Read
-from cotrace.readout.writes import Written
+from cotrace.readout.records import (
+    LAST,
+    Acting,
+    Alone,
+    Arrow,
+    Example,
+    Look,
+    Ov,
+    Paths,
+    Read,
+    Written,
+    is_single,
+)
 from cotrace.results import Table
 from cotrace.statistics import Interval, interval_text
 
@@ -303,7 +311,9 @@ class Explanation:
         return lines + diagram_svg(self) + "".join(table._repr_html_() for table in self.tables())
 
     def __str__(self) -> str:
-        return "\n".join([self.summary, *self.words, *self.notes, "", *(f"{table}\n" for table in self.tables())]).rstrip()
+        return "\n".join(
+            [self.summary, *self.words, *self.notes, "", *(f"{table}\n" for table in self.tables())]
+        ).rstrip()
 
     def __repr__(self) -> str:
         return f"Explanation({', '.join(self.components)}; {self.metric}, {self.pairs})"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cotrace.components import Component
 from cotrace.errors import InputError
 from cotrace.new_file import new_file
+from cotrace.readout.diagram import ANSWER
 from cotrace.readout.explanation import Card, Explanation
 from cotrace.results.frames import MEMBER_COLUMNS
 from cotrace.statistics import Interval
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 NAMES = ("explanation.json", "explanation.graphml", "explanation-members.csv", "explanation-arrows.csv")
-ANSWER = "answer"
-"""The node that direct effects go to."""
 
 
 def explanation_from(data: Mapping[str, Any]) -> Explanation:
@@ -55,7 +54,7 @@ def graph(found: Explanation) -> networkx.MultiDiGraph:
             "kind": arrow.kind or "plain",
             "given": arrow.given,
             "clear": arrow.is_clear,
-            **{part: effect for part, effect in arrow.parts.items()},
+            **arrow.parts,
         }
         made.add_edge(arrow.source, arrow.target, **_known(row))
     for card in found.cards:
@@ -130,7 +129,10 @@ def arrows_frame(found: Explanation) -> pd.DataFrame:
 def contents(found: Explanation) -> dict[str, bytes]:
     """Name -> content of every file."""
     tables = (members_frame(found), arrows_frame(found))
-    csv = [table.map(lambda cell: visible(cell) if isinstance(cell, str) else cell).to_csv(index=False).encode() for table in tables]
+    csv = [
+        table.map(lambda cell: visible(cell) if isinstance(cell, str) else cell).to_csv(index=False).encode()
+        for table in tables
+    ]
     return dict(zip(NAMES, (explanation_json(found), graphml(found), *csv), strict=True))
 
 

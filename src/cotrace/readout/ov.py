@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cotrace.batches import EncodedPair, Layout, prompt_layouts, token_text
+from cotrace.batches import EncodedPair, prompt_layouts, token_text
 from cotrace.components import Component, Site
 from cotrace.interventions import forward
 from cotrace.models.internals import AttentionCall, attention_handler
 from cotrace.models.stream import Norm, post_norm
 from cotrace.problem.scorer import Scorer
+from cotrace.readout.records import Moved, Ov
 from cotrace.readout.writes import Writer
 
 PAIRS = 16
@@ -30,27 +31,12 @@ RAISED = 4
 """Tokens that are kept of those that a looked-at token raises."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Moved:
-    """What a head writes when it attends to one token alone."""
-
-    token: str
-    raises: tuple[str, ...]
-    """Tokens whose logits that raises most, strongest first."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ov:
-    """What a head makes of what it looks at."""
-
-    copies: float
-    """Share of the prompts' tokens (without the first) whose own logit attending to them raises among the five most."""
-    moved: tuple[Moved, ...] = ()
-    """Of the tokens that it attends to most."""
-
-
 def ov_maps(
-    scorer: Scorer, writer: Writer, heads: Sequence[Component], pairs: Sequence[EncodedPair], looked: Mapping[str, Sequence[str]]
+    scorer: Scorer,
+    writer: Writer,
+    heads: Sequence[Component],
+    pairs: Sequence[EncodedPair],
+    looked: Mapping[str, Sequence[str]],
 ) -> dict[str, Ov]:
     """Of those heads whose values can be seen and go as they are into the output matrix; ``looked``: tokens of each."""
     pairs = pairs[:: -(-len(pairs) // PAIRS)]

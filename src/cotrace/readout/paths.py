@@ -8,17 +8,15 @@ arrows: theirs are measured once more with that partner swapped.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any
 
 from cotrace.components import HELD, Component, Site
 from cotrace.readout.changes import Changes, Signed
 from cotrace.readout.held import PARTS, HeldRuns, Hold, Part, Run
-from cotrace.statistics import Interval, covers
+from cotrace.readout.records import NEGLIGIBLE, Alone, Arrow, Kind, Paths
+from cotrace.statistics import covers
 
-NEGLIGIBLE = 0.05
-"""Share of the set's effect, or for an arrow of its source's, below which an effect counts as none."""
 MUCH_MORE = 2.0
 """A member is redundant where it does so many times as much once its partner is swapped."""
 ORDER = (
@@ -33,7 +31,6 @@ ORDER = (
     Site.RESIDUAL,
 )
 """The sites of one layer, in the order in which they run."""
-Kind = Literal["", "inhibiting", "redundant"]
 
 
 def before(first: Component, other: Component) -> bool:
@@ -47,73 +44,6 @@ def before(first: Component, other: Component) -> bool:
 
 def _attends(one: Component) -> bool:
     return ORDER.index(one.site) <= ORDER.index(Site.ATTENTION_OUTPUT)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arrow:
-    """What one member does through a later one."""
-
-    source: str
-    target: str
-    effect: float
-    """Change of the metric when the target alone takes the value that it has when the source is swapped."""
-    interval: Interval | None
-    """Over pairs; None where there are too few, or the metric has no effect of each."""
-    share: float | None
-    """Of what the source does in all, under the same condition; None where that is next to nothing."""
-    given: str | None = None
-    """The member that is swapped throughout, because source or target stands in for it; None for the base run."""
-    parts: dict[str, float] = field(default_factory=dict)
-    """The same where only the target head's ``query``, ``key`` or ``value`` changes; they need not add up."""
-    kind: Kind = ""
-    """``inhibiting``: takes back some of what the source does otherwise. ``redundant``: seen only with ``given``."""
-
-    @property
-    def is_clear(self) -> bool:
-        """Whether it is more than next to nothing, and its interval (where there is one) does not cover 0."""
-        return self.share is not None and abs(self.share) >= NEGLIGIBLE and not covers(self.interval)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Alone:
-    """What swapping one member does."""
-
-    component: str
-    effect: float
-    interval: Interval | None
-    partner: str | None = None
-    """The member once which is swapped this one does much more; None where there is none."""
-    with_partner: float | None = None
-    """What this one then does."""
-    partner_interval: Interval | None = None
-    taken_back: bool = False
-    """Whether it does more then because the partner takes back what it does, and not because they are redundant."""
-    inhibits: bool = False
-    """Whether it moves the metric against what the whole set does."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Paths:
-    """The set as a circuit."""
-
-    together: float
-    """The metric's change when the whole set is swapped."""
-    together_interval: Interval | None
-    members: tuple[Alone, ...]
-    arrows: tuple[Arrow, ...]
-    """Every ordered pair, in order of layers, those with a condition last."""
-    pairs: str
-    """Such as ``24 held-out pairs``."""
-    partial: tuple[str, ...] = ()
-    """Members whose query, key and value are not told apart, because their family's attention is not called so."""
-
-    def arrow(self, source: str, target: str, given: str | None = None) -> Arrow | None:
-        """The arrow between two members; None where the first is not before the second."""
-        return next((a for a in self.arrows if (a.source, a.target, a.given) == (source, target, given)), None)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
 
 
 def most_runs(k: int) -> int:
@@ -163,7 +93,9 @@ class _Follower:
         partners = self._partners()
         again = [(a, b, p) for r, p in partners.items() for a, b in pairs if r in (a, b) and p not in (a, b)]
         again = list(dict.fromkeys(again))
-        self.changes.measure("with partners swapped", [*self._alone_with(again, partners), *(through(*t) for t in again)])
+        self.changes.measure(
+            "with partners swapped", [*self._alone_with(again, partners), *(through(*t) for t in again)]
+        )
         arrows = [*self._arrows([(a, b, None) for a, b in pairs]), *self._arrows(again)]
         heads = [m for m in self.members if m.site in (Site.HEAD_OUTPUT, Site.KV_GROUP, Site.ATTENTION_PATTERN)]
         return Paths(

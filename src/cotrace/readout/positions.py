@@ -7,11 +7,11 @@ the last token, or the rest.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from cotrace.batches import EncodedPair
-from cotrace.batches.roles import ALL, LAST, named_positions
+from cotrace.batches.roles import named_positions
 from cotrace.batches.strips import shared_prefix
 from cotrace.batches.texts import Text, TextTokenizer, base_text, counterfactual_text
 from cotrace.components import Component, ComponentSpace
@@ -19,25 +19,10 @@ from cotrace.problem import LanguageProblem
 from cotrace.problem.scorer import Scorer
 from cotrace.readout.changes import Changes
 from cotrace.readout.held import Run
-from cotrace.statistics import Interval
+from cotrace.readout.records import ALL, CHANGED, EARLIER, FIRST, LAST, OTHER, Acting
 
-CHANGED, FIRST, OTHER = "changed", "first", "other"
-EARLIER = "earlier"
 MOST_ROLES = 8
 Groups = dict[str, tuple[int, ...]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Acting:
-    """What a member's swap does at some positions alone."""
-
-    component: str
-    where: str
-    """A role, or how many tokens from the end (``-1`` is the last, ``earlier`` all before those named)."""
-    effect: float
-    interval: Interval | None
-    pairs: int
-    """In how many pairs there is such a position with a donor's value."""
 
 
 def prompt_groups(problem: LanguageProblem, pairs: Sequence[EncodedPair], *, donor: bool = False) -> list[Groups]:
@@ -77,7 +62,13 @@ def _moved(pair: EncodedPair, spans: Groups) -> Groups:
 
 def _partition(pair: EncodedPair, spans: Mapping[str, tuple[int, ...]], donor: bool) -> Groups:
     length = len(pair.donor or pair.prompt) if donor else len(pair.prompt)
-    wanted = {**spans, CHANGED: changed(pair, donor=donor), LAST: (length - 1,), FIRST: (0,), OTHER: tuple(range(length))}
+    wanted = {
+        **spans,
+        CHANGED: changed(pair, donor=donor),
+        LAST: (length - 1,),
+        FIRST: (0,),
+        OTHER: tuple(range(length)),
+    }
     taken: set[int] = set()
     groups: Groups = {}
     for name, where in wanted.items():
@@ -106,7 +97,9 @@ def active(pair: EncodedPair) -> set[int]:
     return {position for position, other in enumerate(pair.donor_positions) if other >= 0 and position >= start}
 
 
-def acting_groups(pairs: Sequence[EncodedPair], groups: Sequence[Groups], most: int) -> dict[str, list[tuple[int, ...]]]:
+def acting_groups(
+    pairs: Sequence[EncodedPair], groups: Sequence[Groups], most: int
+) -> dict[str, list[tuple[int, ...]]]:
     """Where -> its positions in each pair: the roles, then single positions from the end, at most so many in all."""
     there = [active(pair) for pair in pairs]
     roles = list(dict.fromkeys(name for one in groups for name in one))[:MOST_ROLES]
@@ -127,11 +120,6 @@ def acting_groups(pairs: Sequence[EncodedPair], groups: Sequence[Groups], most: 
 
 def _within(where: Sequence[int], those: set[int]) -> tuple[int, ...]:
     return tuple(position for position in where if position in those)
-
-
-def is_single(where: str) -> bool:
-    """Whether a group is one position from the end, or all before those, and no role."""
-    return where == EARLIER or (where[:1] == "-" and where[1:].isdigit())
 
 
 def act(

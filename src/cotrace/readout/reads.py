@@ -7,8 +7,7 @@ al. 2022 (arXiv 2211.00593): a head's mean attention to the tokens that such a h
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -16,7 +15,6 @@ from torch import Tensor
 
 from cotrace.batches import EncodedPair
 from cotrace.components import Component, Site
-from cotrace.errors import UnsupportedSite
 from cotrace.interventions.frozen import frozen
 from cotrace.models import LanguageModel, tapped
 from cotrace.models.internals import fresh_frequencies
@@ -24,14 +22,11 @@ from cotrace.models.language_model import evaluating
 from cotrace.models.taps import Edit
 from cotrace.problem import LanguageProblem
 from cotrace.problem.capture import Captured
-from cotrace.readout.positions import FIRST, LAST, Groups, prompt_groups
-from cotrace.readout.writes import Token
+from cotrace.readout.positions import Groups, prompt_groups
+from cotrace.readout.records import REST, Behaviour, Example, Look, Read, Token
 
 HEADS = (Site.HEAD_OUTPUT, Site.ATTENTION_PATTERN)
 BEHAVIOURS = ("previous token", "duplicate token", "induction", "beginning of text", "self")
-REST = "beginning of text"
-NAMED = 0.4
-"""Attention from which a behaviour is named."""
 ROWS, HALF = 8, 25
 """Random sequences, and tokens of each half of one."""
 TOKENS = 6
@@ -39,73 +34,6 @@ MOST_PAIRS = 64
 """Pairs whose patterns are looked at."""
 EXAMPLES, LONGEST = 4, 48
 """Pairs whose patterns are kept to be shown, and their most tokens."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Look:
-    """How much a head attends from one group of positions to another; of another member, how active it is there."""
-
-    query: str
-    """Where it looks from; of a member without attention, where it is active."""
-    key: str
-    """Empty where the member does not attend."""
-    base: float
-    donor: float | None
-    """None where donor values are no run of a prompt."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Behaviour:
-    """A head's mean attention to the tokens that a head of some kind looks at."""
-
-    name: str
-    random: float | None
-    """On random tokens that are repeated once; None where the model's prompts are too short for them."""
-    base: float | None
-    """On the base prompts; None where they have no such token."""
-    donor: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Read:
-    """What one member reads."""
-
-    component: str
-    attends: bool
-    looks: tuple[Look, ...] = ()
-    """Strongest first."""
-    tokens: tuple[Token, ...] = ()
-    """Most attended tokens from the last position, with their mean weight; of another member those where it is most
-    active, with its mean size there."""
-    behaviours: tuple[Behaviour, ...] = ()
-
-    @property
-    def behaviour(self) -> Behaviour | None:
-        """The one that the head is named by: the strongest on random tokens, where that is strong enough.
-
-        Many heads rest on the first token where they have nothing to do: one is named by that only where it looks there
-        from the last position of these prompts too.
-        """
-        strong = [one for one in self.behaviours if (one.random or 0.0) >= NAMED]
-        named = [one for one in strong if one.name != REST]
-        if not named and any(one.query == LAST and one.key == FIRST and one.base >= NAMED for one in self.looks):
-            named = strong
-        return max(named, key=lambda one: one.random or 0.0, default=None)
-
-    def look(self, query: str = LAST) -> Look | None:
-        """The strongest look from there."""
-        return next((one for one in self.looks if one.query == query), None)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Example:
-    """One pair's attention patterns, to be shown."""
-
-    pair: str
-    run: str
-    tokens: tuple[str, ...]
-    patterns: Mapping[str, tuple[tuple[float, ...], ...]]
-    """Head -> [query, key], rounded."""
 
 
 def read(
@@ -295,9 +223,7 @@ def _patterns(
 # Members that do not attend: where they are active.
 
 
-def _others(
-    problem: LanguageProblem, members: Sequence[Component], pairs: Sequence[EncodedPair]
-) -> dict[str, Read]:
+def _others(problem: LanguageProblem, members: Sequence[Component], pairs: Sequence[EncodedPair]) -> dict[str, Read]:
     ids = [pair.pair.id for pair in pairs]
     names = [str(member) for member in members]
     runs = {run: problem.activations(list(members), ids, run) for run in _runs(problem)}
@@ -330,7 +256,9 @@ def _sizes(sizes: Sequence[Tensor], groups: Sequence[Groups]) -> dict[str, float
     return {where: sum(values) / len(values) for where, values in sums.items()}
 
 
-def _most_active(captured: Captured[dict[str, Tensor]], ids: Sequence[str], sizes: Sequence[Tensor]) -> tuple[Token, ...]:
+def _most_active(
+    captured: Captured[dict[str, Tensor]], ids: Sequence[str], sizes: Sequence[Tensor]
+) -> tuple[Token, ...]:
     """Tokens by the mean size over their places, those that stand in one place of all pairs only as well."""
     found: dict[str, list[float]] = defaultdict(list)
     for id_, size in zip(ids, sizes, strict=True):

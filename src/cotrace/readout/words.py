@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cotrace.readout.explanation import Card, looks_of
-from cotrace.readout.paths import Arrow, Paths
-from cotrace.readout.positions import LAST
-from cotrace.readout.reads import Look
+from cotrace.readout.records import LAST, Arrow, Look, Paths
 from cotrace.statistics import covers, interval_text
 
 PLACES = {
@@ -139,4 +137,3 @@ def _roles(card: Card, metric: str) -> Iterator[str]:
     if alone.partner is not None and alone.with_partner is not None:
         why = f"{alone.partner} takes back what it does" if alone.taken_back else "they stand in for each other"
         yield f"With {alone.partner} swapped too it moves the {metric} by {alone.with_partner:+.2g}: {why}"
-

@@ -10,9 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -29,9 +27,7 @@ from cotrace.models.stream import EXACT, Norm, Unembedding, post_norm
 from cotrace.models.taps import Edit
 from cotrace.problem.scorer import Scorer
 from cotrace.readout.held import over_layouts
-
-if TYPE_CHECKING:
-    import pandas as pd
+from cotrace.readout.records import Contributions, Token, Written
 
 FAINT = 1e-6
 """Logits below which nothing is raised or lowered."""
@@ -47,49 +43,6 @@ ADDER = {
 }
 """Site -> the one that carries its values into the stream, where it is not added itself."""
 THROUGH_HEADS = (Site.ATTENTION_PATTERN, Site.HEAD_OUTPUT, Site.KV_GROUP)
-Token = tuple[str, float]
-"""Text, and the logit above the vocabulary's mean."""
-
-
-@dataclass(frozen=True)
-class Contributions:
-    """The logit difference between each pair's answers as a sum over all that is added to the stream."""
-
-    pairs: tuple[str, ...]
-    names: tuple[str, ...]
-    """``embeddings``, each head and MLP, and the biases."""
-    table: Float[np.ndarray, "part pair"]
-    logit_difference: Float[np.ndarray, "pair"]
-    """Of the right answer against the others' mean, where their tokens first differ; of an only answer against the
-    mean of the vocabulary. Before a cap on logits, where the model has one."""
-    capped: bool = False
-    """Whether the model does more to its logits than scale them: then this is of the logits before that."""
-
-    def frame(self) -> pd.DataFrame:
-        """One row for each part and a column for each pair, with the sum last."""
-        import pandas as pd
-
-        rows = np.concatenate([self.table, self.table.sum(0, keepdims=True)])
-        return pd.DataFrame(rows, index=pd.Index([*self.names, "sum"], name="part"), columns=list(self.pairs))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Written:
-    """What one member writes; numbers that the model does not allow are None, and the explanation says why."""
-
-    component: str
-    base: float | None = None
-    """Its part in the logit difference of the base run, mean over pairs."""
-    donor: float | None = None
-    """The same of the value that it has when it is swapped, at the base run's scales."""
-    promoted: tuple[Token, ...] = ()
-    """Tokens whose logits what it writes on these pairs raises most."""
-    suppressed: tuple[Token, ...] = ()
-
-    @property
-    def difference(self) -> float | None:
-        """What a swap does to its part."""
-        return None if self.base is None or self.donor is None else self.donor - self.base
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from cotrace.readout.diagram import anchor
 from cotrace.readout.explanation import Card, Explanation, look_words, looks_of
-from cotrace.readout.paths import Arrow
+from cotrace.readout.records import Arrow
 
 SHOWN = 4
 LEAST = 0.2
@@ -79,11 +79,17 @@ def _facts(card: Card, found: Explanation) -> Iterator[tuple[str, str]]:
     attends = card.read.attends
     looks = map(look_words, looks_of(card)[:SHOWN])
     yield ("reads (base, donor)" if attends else "active at"), "; ".join(looks)
-    yield ("most attended" if attends else "most active at"), ", ".join(
-        f"{_quoted(token)} {weight:.2g}" for token, weight in card.read.tokens[:SHOWN]
+    yield (
+        ("most attended" if attends else "most active at"),
+        ", ".join(f"{_quoted(token)} {weight:.2g}" for token, weight in card.read.tokens[:SHOWN]),
     )
-    yield "behaves as (random tokens)", ", ".join(
-        f"{one.name} {one.random:.2f}" for one in card.read.behaviours if one.random is not None and one.random >= LEAST
+    yield (
+        "behaves as (random tokens)",
+        ", ".join(
+            f"{one.name} {one.random:.2f}"
+            for one in card.read.behaviours
+            if one.random is not None and one.random >= LEAST
+        ),
     )
     written = card.written
     if written.base is not None and written.donor is not None:
@@ -92,14 +98,18 @@ def _facts(card: Card, found: Explanation) -> Iterator[tuple[str, str]]:
     yield "lowers", ", ".join(_quoted(token) for token, _ in written.suppressed[:SHOWN])
     if card.ov is not None:
         yield "copies", f"{card.ov.copies:.0%} of the tokens it may look at"
-        yield "by its OV map", "; ".join(
-            f"{_quoted(one.token)} raises {', '.join(map(_quoted, one.raises))}" for one in card.ov.moved
+        yield (
+            "by its OV map",
+            "; ".join(f"{_quoted(one.token)} raises {', '.join(map(_quoted, one.raises))}" for one in card.ov.moved),
         )
     if card.direct is not None:
         yield "directly", f"{card.direct:+.3g} of {card.alone.effect:+.3g}"
     yield "acts at", "; ".join(f"{one.where} {one.effect:+.2g}" for one in card.roles[:SHOWN])
-    yield "by position from the end", "; ".join(
-        f"{one.where} {one.effect:+.2g}" for one in sorted(card.single, key=lambda a: -abs(a.effect))[:SHOWN]
+    yield (
+        "by position from the end",
+        "; ".join(
+            f"{one.where} {one.effect:+.2g}" for one in sorted(card.single, key=lambda a: -abs(a.effect))[:SHOWN]
+        ),
     )
     yield "feeds", "; ".join(_arrow(a, a.target) for a in found.arrows if a.source == card.component)
     yield "is fed by", "; ".join(_arrow(a, a.source) for a in found.arrows if a.target == card.component)

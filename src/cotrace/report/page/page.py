@@ -123,7 +123,14 @@ def _explained(material: Material) -> dict[str, Any]:
     found = material.explanation
     if found is None:
         return {"explained": None}
-    tables = [found.feeds(), found.reads(), found.writes(), found.positions(), found.positions(single=True), found.added()]
+    tables = [
+        found.feeds(),
+        found.reads(),
+        found.writes(),
+        found.positions(),
+        found.positions(single=True),
+        found.added(),
+    ]
     return {
         "explained": found,
         "circuit": Markup(diagram_svg(found, linked=True)),  # noqa: S704  # every text in it is escaped
