@@ -74,7 +74,7 @@ def wrong(call: str) -> tuple[str, Callable[[], Any], str]:
         wrong("ct.report.write(None, 'report.html')"),
         wrong("ct.report.frontier(None)"),
         wrong("ct.evaluate(None, None)"),
-        wrong("ct.apply(model, ['L0.head1'])"),
+        wrong("ct.apply('gpt2', ['L0.head1'])"),
         wrong("ct.editing.generate(model, ['The'], None)"),
         wrong("ct.editing.sweep(model, task, ['L0.head1'])"),
         wrong("ct.Constraint(None, 0.1)"),

@@ -3,6 +3,7 @@ from . import errors as errors
 from . import evaluation as evaluation
 from . import interchange as interchange
 from . import known as known
+from . import readout as readout
 from . import report as report
 from . import search as search
 from . import tasks as tasks
@@ -22,6 +23,8 @@ from .problem.language import LanguageProblem as LanguageProblem
 from .problem.side import side_problem as side_problem
 from .prompts import PromptPair as PromptPair
 from .prompts import Task as Task
+from .readout import Explanation as Explanation
+from .readout import explain as explain
 from .results import Frontier as Frontier
 from .results import Selection as Selection
 from .selfcheck import CheckReport as CheckReport

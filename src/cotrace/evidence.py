@@ -18,14 +18,14 @@ from cotrace.evaluation import ALTERNATIVES, Evaluation, Foreign, alternatives_s
 from cotrace.evaluation import evaluate as judge
 from cotrace.evaluation.assess import Progress, settled
 from cotrace.evaluation.belonging import belonging
-from cotrace.evaluation.case import Pairs
+from cotrace.evaluation.case import Pairs, result_of
 from cotrace.known import Circuit
 from cotrace.models import LanguageModel
 from cotrace.problem import LanguageProblem
 from cotrace.problem.protocol import Problem
 from cotrace.problem.side import loss_before, side_problem, unknown_text
 from cotrace.prompts import Task
-from cotrace.results import Frontier, Selection
+from cotrace.results import AnySet, Frontier, Selection
 from cotrace.search import Search
 
 NEUTRAL_LINES = 60
@@ -40,7 +40,7 @@ Sets = Mapping[str, Selection | Circuit]
 @checked("ct.evaluate")
 def evaluate(
     problem: Problem,
-    result: Frontier | Selection | Sequence[Frontier],
+    result: Frontier | Sequence[Frontier] | AnySet,
     *,
     level: str = "quick",
     k: int | None = None,
@@ -56,7 +56,9 @@ def evaluate(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """How sure is this result? ``level`` is ``quick``, ``standard`` or ``full``; ``print`` it for the verdict.
+    """How sure is this result: a frontier, several, or a set (a Selection, component names, or a mask of 0 and 1 [n])?
+
+    ``level`` is ``quick``, ``standard`` or ``full``; ``print`` it for the verdict.
 
     ``against`` names sets of somebody else's. Above ``quick`` a language problem is also judged by a neutral text
     (``text``: your own file) and by the accuracy on pairs that the full swap leaves alone; ``side`` adds tasks or
@@ -73,6 +75,7 @@ def evaluate(
         "seed": seed,
     }
     check_seed("ct.evaluate", seed)
+    result = result_of(problem, result)
     if stability < 0:
         raise InputError(f"ct.evaluate: stability is {stability}; give the number of searches, at least 0")
     if stability and search is None:

@@ -7,6 +7,7 @@ import sys
 from base64 import b64decode
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 from cotrace import report
@@ -130,3 +131,42 @@ def test_reports_need_neither_transformers_nor_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n[]\n"
+
+
+def singles(names: list[str], effects: list[float]) -> pd.DataFrame:
+    """A table as ``problem.single_effects`` gives it."""
+    frame = pd.DataFrame({"component": names, "effect": effects})
+    frame.attrs |= {"task": "pairs", "metric": "log_odds", "mode": "keep", "exact": False}
+    return frame
+
+
+def test_the_map_of_single_effects_has_a_cell_for_each_and_says_which_is_largest() -> None:
+    names = ["L0.head0", "L0.head1", "L1.head0", "L1.head1", "L0.mlp", "L1.mlp@last"]
+    figure = report.effect_map(singles(names, [0.5, -4.0, 0.04, 1.0, 2.0, 3.0]))
+    (heads,) = with_mark(figure, 0, "rect")
+    cells = {(row["layer"], row["unit"]): (row["effect"], row["words"]) for row in heads}
+    assert cells == {(0, 0): (0.5, "+0.50"), (0, 1): (-4.0, "-4.00"), (1, 0): (0.04, "+0.04"), (1, 1): (1.0, "+1.00")}
+    assert [[row["effect"] for row in found] for i in (1, 2) for found in with_mark(figure, i, "rect")] == [
+        [2.0],
+        [3.0],
+    ]
+    shown = texts(figure)
+    for words in ("L0.head1 -4", "mode keep", "to first order, by gradient", "log_odds", "whole layers at last"):
+        assert words in shown
+
+
+def test_where_a_layer_has_too_many_units_the_map_shows_its_largest() -> None:
+    effects = [0.001 * i for i in range(200)]
+    effects[150] = -9.0
+    figure = report.effect_map(singles([str(one) for one in NEURONS], effects), width=5)
+    (bars,) = with_mark(figure, 0, "bar")
+    assert [(row["layer"], row["effect"], row["words"]) for row in bars] == [
+        (0, pytest.approx(0.099), "L0.neuron99: +0.099"),
+        (1, -9.0, "L1.neuron50: -9"),
+    ]
+
+
+@pytest.mark.parametrize("table", [pd.DataFrame({"component": ["L0.head0"]}), singles([], [])])
+def test_another_table_than_that_of_single_effects_is_refused(table: pd.DataFrame) -> None:
+    with pytest.raises(InputError, match=r"the table has no (effect|rows); give what problem.single_effects"):
+        report.effect_map(table)

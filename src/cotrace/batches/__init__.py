@@ -4,10 +4,10 @@ from cotrace.batches.align import ALIGNMENTS, Align
 from cotrace.batches.chat import ChatTemplate, chat_template
 from cotrace.batches.encode import EncodedPair, Encoding, Refusal, encode_task
 from cotrace.batches.layout import Layout
-from cotrace.batches.plan import FrequencyLimit, Packing, answer_layouts, donor_layouts, prefix_layouts
+from cotrace.batches.plan import FrequencyLimit, Packing, answer_layouts, donor_layouts, prefix_layouts, prompt_layouts
 from cotrace.batches.roles import check_role
 from cotrace.batches.strips import donor_tokens, shared_prefix
-from cotrace.batches.texts import Bos, check_counterfactual
+from cotrace.batches.texts import Bos, check_counterfactual, token_text
 
 __all__ = [
     "ALIGNMENTS",
@@ -28,5 +28,7 @@ __all__ = [
     "donor_tokens",
     "encode_task",
     "prefix_layouts",
+    "prompt_layouts",
     "shared_prefix",
+    "token_text",
 ]

@@ -107,11 +107,16 @@ def donor_layouts(pairs: Sequence[EncodedPair], packing: Packing) -> list[Layout
     donors = [donor_pair(pair) for pair in pairs]
     if packing.patch_answers:
         return answer_layouts(donors, range(len(donors)), packing)
-    offsets = donor_offsets(donors, packing)
+    return prompt_layouts(donors, range(len(donors)), packing)
+
+
+def prompt_layouts(pairs: Sequence[EncodedPair], examples: Iterable[int], packing: Packing) -> list[Layout]:
+    """Layouts of the whole prompts of these examples, without any answer; ``examples`` index ``pairs``."""
+    offsets = donor_offsets(pairs, packing)
     kinds: dict[int, list[Strip]] = {}
-    for e, donor in enumerate(donors):
-        kind = packing.frequencies.kind(len(donor.prompt)) if packing.frequencies else 0
-        kinds.setdefault(kind, []).append(prompt_strip(e, donor, offsets[e]))
+    for e in examples:
+        kind = packing.frequencies.kind(len(pairs[e].prompt)) if packing.frequencies else 0
+        kinds.setdefault(kind, []).append(prompt_strip(e, pairs[e], offsets[e]))
     return [layout for strips in kinds.values() for layout in _layouts(strips, 1, packing)]
 
 

@@ -45,3 +45,10 @@ def span_positions(tokens: Tokenised, start: int, end: int) -> tuple[int, ...]:
 
 def _empty(pair_id: str, role: str) -> tuple[int, ...]:
     raise AlignmentError(f"pair {pair_id}: no token stands for the span {role!r}; a fast tokenizer is needed for spans")
+
+
+def named_positions(text: Text, tokens: Tokenised, length: int) -> dict[str, tuple[int, ...]]:
+    """Each span that a prompt names -> its tokens among the first ``length``; spans without any are left out."""
+    found = {role: span_positions(tokens, *span) for role, span in text.spans.items()}
+    kept = {role: tuple(i for i in where if i < length) for role, where in found.items()}
+    return {role: where for role, where in kept.items() if where}

@@ -112,3 +112,9 @@ class TextTokenizer:
                 "prepend_bos='no'"
             )
         return Tokenised(ids, offsets)
+
+
+def token_text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    """The token's text; SentencePiece drops a leading space when it decodes one token alone."""
+    space = " " if str(tokenizer.convert_ids_to_tokens(token)).startswith("\u2581") else ""
+    return space + str(tokenizer.decode([token])).removeprefix(space)

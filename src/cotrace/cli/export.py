@@ -10,10 +10,10 @@ from typing import Any
 
 from cotrace import interchange
 from cotrace.cli.libraries import own_threads, quiet_libraries
-from cotrace.cli.new_file import new_file
 from cotrace.cli.screen import Screen
 from cotrace.errors import InputError
 from cotrace.models import LanguageModel
+from cotrace.new_file import new_file
 from cotrace.problem.posing import Division
 from cotrace.results import Frontier, Selection
 from cotrace.results.csv_text import frame_csv

@@ -12,10 +12,12 @@ from cotrace import report
 from cotrace.evaluation import Evaluation
 from cotrace.json_file import read_text
 from cotrace.problem import LanguageProblem
+from cotrace.readout import Explanation
+from cotrace.readout.files import NAMES
 from cotrace.report import Material
 from cotrace.report.page import EXAMPLES, Examples
 from cotrace.results import Frontier, Tradeoff
-from cotrace.runs.added import read_evaluation, read_tradeoff
+from cotrace.runs.added import read_evaluation, read_explanation, read_tradeoff
 from cotrace.runs.config_file import NOT_STORED, RECORD, read_run_config
 from cotrace.runs.evidence import EVALUATION, with_effects
 from cotrace.runs.manifest import Manifest, holds
@@ -24,7 +26,16 @@ from cotrace.runs.stored import StoredRun
 
 REPORT, REDACTED = "report.html", "report-redacted.html"
 TRADEOFF = "tradeoff.json"
-FROM = ("config.yaml", "selection.json", "effects.safetensors", "frontier.csv", "masks.safetensors", EXAMPLES, TRADEOFF)
+FROM = (
+    "config.yaml",
+    "selection.json",
+    "effects.safetensors",
+    "frontier.csv",
+    "masks.safetensors",
+    EXAMPLES,
+    TRADEOFF,
+    NAMES[0],
+)
 """Files whose hashes the report shows, with those of the evaluations."""
 
 
@@ -60,6 +71,7 @@ def material_of(run: str | Path, *, search: str | None = None, redact: bool = Fa
         tuple(_evaluations(stored.path, first.search)),
         examples=_examples(stored.path),
         tradeoff=_tradeoff(stored.path),
+        explanation=_explanation(stored.path),
         config=config_of(stored.path),
         hashes=_hashes(stored.path),
         redact=redact,
@@ -84,6 +96,10 @@ def _examples(folder: Path) -> Examples | None:
 
 def _tradeoff(folder: Path) -> Tradeoff | None:
     return read_tradeoff(folder / TRADEOFF) if holds(folder, TRADEOFF) else None
+
+
+def _explanation(folder: Path) -> Explanation | None:
+    return read_explanation(folder / NAMES[0]) if holds(folder, NAMES[0]) else None
 
 
 def _hashes(folder: Path) -> dict[str, str]:

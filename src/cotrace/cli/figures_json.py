@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cotrace.cli.new_file import new_file
 from cotrace.cli.screen import Screen
 from cotrace.errors import InputError
+from cotrace.new_file import new_file
 from cotrace.runs.directory import write_atomically
 
 STDOUT = "-"

@@ -7,7 +7,6 @@ from itertools import count
 from pathlib import Path
 
 from cotrace.cli.libraries import own_threads, quiet_libraries
-from cotrace.cli.new_file import new_file
 from cotrace.cli.screen import Screen
 from cotrace.cli.stored import Reopened
 from cotrace.editing import Sampling, generate
@@ -15,6 +14,7 @@ from cotrace.editing.donors import checked_donor
 from cotrace.editing.judge import load_judge
 from cotrace.errors import InputError
 from cotrace.json_file import parse_json, read_text
+from cotrace.new_file import new_file
 from cotrace.results.outcomes import outcome_table
 from cotrace.runs.directory import write_atomically
 

@@ -96,6 +96,43 @@ def evaluate(
         module.evaluate_run(run, asked, dry_run=dry_run, quiet=show.quiet, as_json=as_json)
 
 
+def explain(
+    run: str,
+    *,
+    k: int | None = None,
+    search: str | None = None,
+    known: tuple[str, ...] = (),
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    trust_remote_code: Trusting = False,
+    show: Showing = SHOWN,
+) -> None:
+    """Say what a run's selection does: what its members read and write, where they act, and who feeds whom.
+
+    Parameters
+    ----------
+    run
+        Folder of a finished run.
+    k
+        Size of the selection. Default: the smallest with 90 % of the best training effect.
+    search
+        Which of the run's searches. Default: the first.
+    known
+        Published circuit whose roles are shown beside: ioi, greater_than or induction.
+    dry_run
+        Say the cost, and stop.
+    as_json
+        Print the explanation as one JSON object on stdout, and nothing else there.
+    trust_remote_code
+        Run the code that comes with the run's model, which no file may ask for. Only for code that you have read.
+    """
+    from cotrace.cli import explain as module
+    from cotrace.runs.trusted import trusting
+
+    with trusting(trust_remote_code):
+        module.explain_run(run, k=k, search=search, circuits=known, dry_run=dry_run, quiet=show.quiet, as_json=as_json)
+
+
 def report(
     run: str,
     *,

@@ -124,12 +124,15 @@ class Noise(_Alone):
             raise InputError(f"noise: std, multiple and draws must be positive; got {self}")
 
     def donors(self, setting: Setting, pairs: Sequence[EncodedPair]) -> RecordedDonors:
-        answers = setting.packing.patch_answers
-        std = self.std if self.std is not None else (self.multiple or 0) * embedding_std(setting.model)
-        noise = [self._noise(pair, setting.model, std) for pair in pairs]
-        whole = [_pad(rows, donor_tokens(pair, answers)) for rows, pair in zip(noise, pairs, strict=True)]
-        perturb = _adding(torch.cat(whole))
+        perturb = self.perturb(setting.model, pairs, setting.packing)
         return record(setting.model, pairs, setting.places, setting.packing, perturb, keep=setting.keep)
+
+    def perturb(self, model: LanguageModel, pairs: Sequence[EncodedPair], packing: Packing) -> Perturb:
+        """What the donor runs of these pairs start from, their tokens counted as ``donor_layouts`` does."""
+        std = self.std if self.std is not None else (self.multiple or 0) * embedding_std(model)
+        noise = [self._noise(pair, model, std) for pair in pairs]
+        whole = [_pad(rows, donor_tokens(pair, packing.patch_answers)) for rows, pair in zip(noise, pairs, strict=True)]
+        return _adding(torch.cat(whole))
 
     def prefix(self, pair: EncodedPair) -> int:
         noised = pair.roles.get(self.role, (0,)) if self.tensors is None else (0,)

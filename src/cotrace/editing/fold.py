@@ -19,7 +19,7 @@ from cotrace.models import LanguageModel
 from cotrace.models.language_model import evaluating
 from cotrace.models.watch import Trace, probe_ids, watch
 from cotrace.prompts import Task
-from cotrace.results import Selection
+from cotrace.results import Selection, selection_of
 
 CLOSE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
 """Largest difference between the folded and the hooked model, by number type; some norms compute in float32 always."""
@@ -31,7 +31,11 @@ NOT_FOLDED = {
 
 
 def folded(
-    model: LanguageModel, selection: Selection, donor: str | DonorSource = "zero", *, reference: Task | None = None
+    model: LanguageModel,
+    selection: Selection | Sequence[str],
+    donor: str | DonorSource = "zero",
+    *,
+    reference: Task | None = None,
 ) -> LanguageModel:
     """A copy of the model whose weights hold the edit; the model itself stays as it is.
 
@@ -39,7 +43,7 @@ def folded(
     one that a whole layer or coordinate leaves; ``mean`` and ``vector`` go into its bias as well. Raises
     UnsupportedSite with the reason where that is not exact; ``apply`` does the same without touching weights.
     """
-    return fold_changes(model, changes(model, selection, donor, reference))
+    return fold_changes(model, changes(model, selection_of("ct.editing.folded", selection), donor, reference))
 
 
 def fold_changes(model: LanguageModel, edits: Sequence[Change]) -> LanguageModel:

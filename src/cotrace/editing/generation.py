@@ -67,7 +67,7 @@ class Sampling:
 def generate(
     model: LanguageModel,
     prompts: Sequence[str],
-    selection: Selection,
+    selection: Selection | Sequence[str],
     donor: str | DonorSource = "zero",
     *,
     reference: Task | None = None,

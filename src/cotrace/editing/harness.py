@@ -21,7 +21,7 @@ NORMAL_95 = 1.96
 
 def harness(
     model: LanguageModel,
-    selection: Selection,
+    selection: Selection | Sequence[str],
     donor: str | DonorSource = "zero",
     *,
     tasks: Sequence[str],

@@ -25,7 +25,7 @@ from cotrace.results.outcomes import Outcome
 def measure_edit(
     model: LanguageModel,
     task: Task,
-    selection: Selection,
+    selection: Selection | Sequence[str],
     donor: str | DonorSource = "zero",
     *,
     metric: str | AnyMetric | None = None,

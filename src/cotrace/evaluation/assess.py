@@ -13,7 +13,7 @@ import torch
 from cotrace.components import Component
 from cotrace.errors import InputError
 from cotrace.evaluation.belonging import belonging, judge_on
-from cotrace.evaluation.case import Case, Pairs, case_of, frontier_of
+from cotrace.evaluation.case import Case, Pairs, case_of, frontier_of, result_of
 from cotrace.evaluation.certificate import certificate
 from cotrace.evaluation.curves import curve_sizes, faithfulness, refused
 from cotrace.evaluation.evaluation import Evaluation
@@ -35,7 +35,7 @@ from cotrace.evaluation.sizes import best_singles, size_row, tested
 from cotrace.evaluation.stability import alternatives_known, choosable, from_archive
 from cotrace.problem.masks import check_same
 from cotrace.problem.protocol import Problem
-from cotrace.results import Frontier, Selection
+from cotrace.results import AnySet, Frontier, Selection
 from cotrace.results.hard import HardFigure
 from cotrace.search.driver import is_clear, reported, reported_base
 from cotrace.statistics import FEWEST_UNITS, RESAMPLES, Interval, Units, covers, need_units
@@ -59,7 +59,7 @@ class Foreign:
 
 def evaluate(
     problem: Problem,
-    result: Frontier | Selection | Sequence[Frontier],
+    result: Frontier | Sequence[Frontier] | AnySet,
     *,
     level: str = "quick",
     k: int | None = None,
@@ -72,7 +72,9 @@ def evaluate(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Judge a frontier (of several, the first, against the others) or one selection, on pairs that no search has seen.
+    """Judge a frontier (of several, the first, against the others) or one set, on pairs that no search has seen.
+
+    A set is a Selection, component names, or a mask of 0 and 1 [n] in the problem's mode.
 
     ``k`` is the size that is judged in detail and tested; by default the smallest with 90 % of the best effect on the
     pairs searched, so it is fixed before the pairs that judge are looked at. ``intervals`` makes too few pairs an
@@ -96,9 +98,10 @@ def evaluate(
 
 
 def settled(
-    problem: Problem, result: Frontier | Selection | Sequence[Frontier], *, intervals: bool = False, **asked: Any
+    problem: Problem, result: Frontier | Sequence[Frontier] | AnySet, *, intervals: bool = False, **asked: Any
 ) -> tuple[Case, list[Frontier]]:
     """What will be judged, and what it is compared with; nothing is evaluated. Raises InputError, UnknownName."""
+    result = result_of(problem, result)
     given = frontier_of(problem, result) if isinstance(result, Selection) else result
     if not isinstance(given, Frontier) and not given:
         raise InputError("there is no result to judge: give a frontier, several, or a selection")

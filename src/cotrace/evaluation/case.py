@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from cotrace.evaluation import controls as random_sets
 from cotrace.evaluation.judge import Judge
 from cotrace.evaluation.levels import EvaluationPlan, Level, level_named, plan, tested_sizes
 from cotrace.problem.protocol import Problem
-from cotrace.results import Frontier, Selection
+from cotrace.results import AnySet, Frontier, Selection, selection_of
 from cotrace.results.effects import EffectTable
 from cotrace.search.driver import reported_base
 from cotrace.search.origin import is_of
@@ -73,7 +73,7 @@ class Case:
 
 def predict(
     problem: Problem,
-    result: Frontier | Selection,
+    result: Frontier | AnySet,
     *,
     level: str = "quick",
     k: int | None = None,
@@ -82,7 +82,8 @@ def predict(
     every_size: bool = False,
 ) -> EvaluationPlan:
     """What an evaluation would do and cost, without doing it: of the audit pairs nothing is known before."""
-    frontier = result if isinstance(result, Frontier) else frontier_of(problem, result)
+    given = result_of(problem, result)
+    frontier = frontier_of(problem, given) if isinstance(given, Selection) else given
     case = case_of(problem, frontier, level=level, k=k, smallest_p=smallest_p, every_size=every_size)
     if pairs == "audit":
         case = replace(case, judge=Judge(case.judge.problem), judged_on="audit")
@@ -162,6 +163,14 @@ def _chains(case: Case, smallest_p: float) -> int:
             f"selection of {case.k}: choose another k, or accept 1/{there}"
         )
     return max(case.level.chains, needed)
+
+
+def result_of(problem: Problem, result: Any) -> Frontier | Selection | Sequence[Frontier]:
+    """A result as it is; names or a mask as a Selection of the problem's components. Raises InputError."""
+    several = isinstance(result, list | tuple) and all(isinstance(one, Frontier) for one in result)
+    if isinstance(result, Frontier | Selection) or several:
+        return result  # type: ignore[no-any-return]
+    return selection_of("evaluate", result, problem.space, problem.mode)
 
 
 def frontier_of(problem: Problem, selection: Selection) -> Frontier:

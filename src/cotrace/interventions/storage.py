@@ -8,18 +8,24 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import accumulate, pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from cotrace.errors import InputError
 
 Keep = Callable[[Tensor, tuple[int, ...]], Tensor]
 """(a tensor of the type and device wanted, shape) -> room for a tensor of that shape."""
 NAMES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 """What safetensors calls the types."""
 HEADER_STEP = 8
+LONGEST_HEADER = 99_000_000
+"""Bytes; readers of safetensors refuse 100 MB."""
 DISK_SHARE = 0.9
 """Share of the free disk that may be taken."""
 
@@ -74,24 +80,47 @@ def mapped(dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     The file has no name any more when this returns (where the system allows that), so that nothing is left behind
     however the process ends.
     """
-    count = math.prod(shape) * dtype.itemsize
-    if not count:
+    if not math.prod(shape):
         return torch.empty(shape, dtype=dtype)
-    header = _header(dtype, shape, count)
     with tempfile.TemporaryDirectory(prefix="cotrace-", ignore_cleanup_errors=True) as folder:
-        path = Path(folder) / "values.safetensors"
-        _reserve(path, header, count)
-        storage = torch.UntypedStorage.from_file(str(path), shared=True, nbytes=len(header) + count)
+        return mapped_file(Path(folder) / "values.safetensors", dtype, {"values": shape})["values"]
+
+
+def mapped_file(
+    path: Path, dtype: torch.dtype, shapes: Mapping[str, tuple[int, ...]], about: Mapping[str, str] | None = None
+) -> dict[str, Tensor]:
+    """Room for named tensors in a new safetensors file: what is put into it is in the file. Raises NoRoom.
+
+    ``about`` is text that the file says of itself.
+    """
+    ends = list(accumulate((math.prod(shape) * dtype.itemsize for shape in shapes.values()), initial=0))
+    header = _header(dtype, shapes, ends, about)
+    _reserve(path, header, ends[-1])
+    storage = torch.UntypedStorage.from_file(str(path), shared=True, nbytes=len(header) + ends[-1])
     assert isinstance(storage, torch.UntypedStorage), "that is what from_file gives"
-    strides = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
-    room: Tensor = torch.empty(0, dtype=dtype).set_(storage, len(header) // dtype.itemsize, shape, strides)
-    return room
+    starts = [(len(header) + end) // dtype.itemsize for end in ends]
+    like = torch.empty(0, dtype=dtype)
+    return {
+        name: like.new_empty(0).set_(storage, start, shape, [math.prod(shape[i + 1 :]) for i in range(len(shape))])
+        for start, (name, shape) in zip(starts, shapes.items(), strict=False)
+    }
 
 
-def _header(dtype: torch.dtype, shape: tuple[int, ...], count: int) -> bytes:
-    """Length and description of the one tensor in the file, filled with spaces so that the numbers are aligned."""
-    about = {"values": {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [0, count]}}
-    text = json.dumps(about).encode()
+def _header(
+    dtype: torch.dtype,
+    shapes: Mapping[str, tuple[int, ...]],
+    ends: Sequence[int],
+    about: Mapping[str, str] | None,
+) -> bytes:
+    """Length and description of the tensors in the file, filled with spaces so that the numbers are aligned."""
+    table: dict[str, Any] = {} if about is None else {"__metadata__": dict(about)}
+    for (name, shape), offsets in zip(shapes.items(), pairwise(ends), strict=True):
+        table[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": list(offsets)}
+    text = json.dumps(table).encode()
+    if len(text) > LONGEST_HEADER:
+        raise InputError(
+            f"{len(shapes):,} tensors are more than one safetensors file describes: name fewer pairs or components"
+        )
     text += b" " * (-len(text) % HEADER_STEP)
     return len(text).to_bytes(HEADER_STEP, "little") + text
 

@@ -66,7 +66,17 @@ def _layer(index: int, layer: nn.Module, trace: Trace) -> Layer:
     if found and attention is None:
         why = "the layer attends several times" if len(found) > 1 else "its attention runs several times in one forward"
         missing = dict.fromkeys((Site.ATTENTION_PATTERN, Site.HEAD_OUTPUT, Site.ATTENTION_OUTPUT), why)
-    return Layer(index, layer, attention, places, missing)
+    return Layer(index, layer, attention, places, missing, projection=_taking_heads(layer, attention, places, trace))
+
+
+def _taking_heads(
+    layer: nn.Module, attention: nn.Module | None, places: Mapping[Site, Place], trace: Trace
+) -> nn.Module | None:
+    """The matrix behind the heads, where it has an input for each number of each head and no others."""
+    heads = places.get(Site.HEAD_OUTPUT)
+    if attention is None or heads is None or (matrix := _projection(layer, attention, trace)) is None:
+        return None
+    return matrix if trace.linear[matrix][0] == heads.units * heads.width else None
 
 
 def _attention_places(index: int, layer: nn.Module, attention: nn.Module | None, trace: Trace) -> dict[Site, Place]:

@@ -44,6 +44,8 @@ class AttentionCall:
     """[row, kv_head, key, d_value]"""
     original: Callable[[], tuple[Tensor, Tensor | None]]
     """Calls the family's own function; gives the output [row, query, head, d_value] and, where eager, the weights."""
+    again: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]]
+    """Calls the family's own function once more, with another query, key and value."""
     outermost: bool = True
     """Whether nobody reads the weights that this call gives back."""
 
@@ -57,10 +59,15 @@ _ROUTED: dict[int, tuple[Any, dict[int, str]]] = {}
 
 def _attend(base: str, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
     """The registered function: hands the call to the handlers in force, or carries it out unchanged."""
-    call: Callable[[], Any] = partial(_implementation(base, module), module, query, key, value, *args, **kwargs)
+    own = _implementation(base, module)
+
+    def again(query: Tensor, key: Tensor, value: Tensor) -> Any:
+        return own(module, query, key, value, *args, **kwargs)
+
+    call: Callable[[], Any] = partial(again, query, key, value)
     handlers = _HANDLERS.get()
     for number, (handler, _) in enumerate(handlers, start=1):
-        call = partial(handler, module, AttentionCall(query, key, value, call, number == len(handlers)))
+        call = partial(handler, module, AttentionCall(query, key, value, call, again, number == len(handlers)))
     found = call()
     for _, after in handlers:
         found = found if after is None else (after(module, found[0]), *found[1:])

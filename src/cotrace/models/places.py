@@ -52,6 +52,8 @@ class Layer:
     added: Mapping[Site, float] = field(default_factory=dict)
     """Site that is added to the residual stream -> by how much the stream behind the layer misses being the one before
     it plus the parts, relative to it."""
+    projection: nn.Module | None = None
+    """The matrix that takes the heads' outputs; None where there is none that takes nothing else."""
 
     def place(self, site: Site) -> Place | None:
         """Where the site lives in this layer; None where the layer has no such site."""

@@ -6,7 +6,8 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -15,7 +16,7 @@ from cotrace import markup
 from cotrace.arguments import check_seed, checked, guarded, names_of
 from cotrace.batches import Align, Bos, EncodedPair, Encoding, Packing, Refusal
 from cotrace.batches.roles import ALL
-from cotrace.components import ComponentSpace, Site
+from cotrace.components import Component, ComponentSpace, Site
 from cotrace.donors import DonorSource, Mean, check_sites, donor_source, donor_words
 from cotrace.errors import InputError
 from cotrace.interventions.storage import Storage
@@ -25,6 +26,7 @@ from cotrace.models.unchanged import ModelState
 from cotrace.problem.aim import aim, target_of
 from cotrace.problem.batching import Batching, Checkpointing
 from cotrace.problem.breakdown import Breakdown, breakdown
+from cotrace.problem.capture import Captured, activations, attention
 from cotrace.problem.coverage import Coverage
 from cotrace.problem.heldout import Heldout
 from cotrace.problem.memory import check_budget, check_memory, memory_budget
@@ -32,11 +34,17 @@ from cotrace.problem.packing import check_frequencies, choose_packing
 from cotrace.problem.pairs import PairProblem
 from cotrace.problem.parts import Builder
 from cotrace.problem.plan import Plan, plan_of
-from cotrace.problem.posing import Division, Settled, Writing, check_options, overlap_words, settle, space_of
+from cotrace.problem.posing import Division, Settled, Writing, check_options, overlap_words, settle
 from cotrace.problem.protocol import Cost, Direction, Examples, Loss, Mode
+from cotrace.problem.spaces import space_of
 from cotrace.problem.summary import DIRECTIONS, FullSwap, NoDirection, full_swap, preferred
 from cotrace.problem.whole import SetProblem
 from cotrace.prompts import Task
+from cotrace.results import Frontier, Selection
+from cotrace.site_names import Layers
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Positions = Literal["prompt", "prompt+answer"]
 
@@ -57,6 +65,10 @@ class NestedSites(UserWarning):
 class LanguageProblem:
     """Which components of a language model, together, drive a metric? See ``problem.protocol.Problem``.
 
+    ``sites`` names what may be chosen: whole sites (``head_output``), one at a position role (``head_output@last``),
+    components (``L4.head2``), several (``L4.head*``, ``L*.head2``; ``L4.*`` are the layer's heads and its MLP), or a
+    shortlist: the components of a Selection, or of all sets of another run's Frontier. ``layers`` narrows it: a range,
+    numbers, or text (``8..16``, both included).
     ``holdout`` is the share of pairs that no search sees (0 keeps all in), ``audit`` a third share that nothing touches
     until the final figures; pairs with one value of the field ``split_by`` (default ``split_group``) stay together.
     The direction defaults to the sign of the full swap; a gap between groups is minimised. Where the full swap is
@@ -75,7 +87,8 @@ class LanguageProblem:
         model: LanguageModel,
         task: Task,
         *,
-        sites: Sequence[str | Site] | ComponentSpace | None = None,
+        sites: Sequence[str | Site | Component] | ComponentSpace | Frontier | Selection | None = None,
+        layers: Layers = None,
         donors: str | DonorSource | None = None,
         metric: str | AnyMetric | Callable[..., Any] | None = None,
         mode: Mode = "swap",
@@ -101,7 +114,7 @@ class LanguageProblem:
         roles = names_of("ct.LanguageProblem", "roles", roles)
         self.model, self._task, self.mode = model, task, mode
         chosen, wanted = aim(metric_named(metric or task.metric), direction, mode)
-        self.space = space_of(model, sites if sites is not None else task.sites, roles)
+        self.space = space_of(model, sites if sites is not None else task.sites, roles, layers)
         source = donor_source(donors or task.donors)
         check_sites(source, self.space, align)
         if words := overlap_words(self.space, source, mode):
@@ -300,7 +313,10 @@ class LanguageProblem:
         return self.training.scores(masks, examples)
 
     def effects(self, masks: Any, examples: Examples = None) -> Float[Tensor, "*mask example"]:
-        """Per-example effect of one mask [n], several [mask, n], a Selection or component names."""
+        """Per-example effect of one set (a mask [n], a Selection or component names) or several ([mask, n], or a list).
+
+        ``examples``: indices of training pairs; None for all, in file order. Raises InputError.
+        """
         return self.training.effects(masks, examples)
 
     def value(self, masks: Any) -> Float[Tensor, "*mask"]:
@@ -342,6 +358,45 @@ class LanguageProblem:
         if part is None:
             raise InputError("nothing is held out, so there is no held-out breakdown: build the problem with holdout")
         return breakdown(part, masks, by, self.groups_of(part.ids))
+
+    def single_effects(
+        self, exact: bool = True, *, progress: Callable[[int, int], None] | bool | None = None
+    ) -> pd.DataFrame:
+        """The effect of each component by itself, in the order of the space, as a DataFrame.
+
+        Columns: component, site, layer, unit (empty for a whole layer), role; effect, on the pairs that searches see
+        (``search_pairs``), with the ends ci_low and ci_high of its 95 % bootstrap interval; effect_heldout. What is not
+        known (too few pairs, none held out) is NaN. In ``keep`` mode it is what one component kept alone restores.
+        ``exact``: N forward-equivalents on each part of the pairs, several components in one pass. Else to first order
+        from the gradient where none is chosen (attribution patching): 2. ``progress``: True for a bar, False for
+        none, None for one in notebooks, or a function of (done, total). ``ct.report.effect_map`` draws the table.
+        """
+        from cotrace.readout.singles import single_effects
+
+        return single_effects(self, exact, progress=progress)
+
+    def attention(
+        self, heads: Any, pairs: str | Sequence[str] | None = None, run: Any = "base", *, out: str | Path | None = None
+    ) -> Captured[Float[Tensor, "head query key"]]:
+        """The attention pattern of heads on each prompt: {pair id: [head, query, key]}, on the CPU, with ``.tokens``.
+
+        ``heads``: names such as ``L4.head2``, components or a Selection, in the space or not. ``pairs``: ids, training
+        or held out; None for all in training. ``run``: ``base``, ``donor`` (the prompt that donor values come from; of
+        several draws of noise the first) or a set (names, a Selection or a mask [n] of the space), which acts on the
+        base prompt. With ``out`` the patterns are streamed to a new safetensors file, a tensor ``ID/attention`` for
+        each pair, and stay there. Raises InputError, UnsupportedSite, OutputExists.
+        """
+        return attention(self, heads, pairs, run, out)
+
+    def activations(
+        self, names: Any, pairs: str | Sequence[str] | None = None, run: Any = "base", *, out: str | Path | None = None
+    ) -> Captured[dict[str, Float[Tensor, "position feature"]]]:
+        """The values of components on each prompt: {pair id: {name: [position, feature]}}, with ``.tokens``.
+
+        Any component of the model; a pattern is [query, key]. The position role in a name says where it is swapped, and
+        narrows nothing here. ``pairs``, ``run`` and ``out`` (tensors ``ID/NAME``) as in ``attention``.
+        """
+        return activations(self, names, pairs, run, out)
 
     def redrawn(self, masks: Any, counts: Iterable[Any]) -> Float[Tensor, "mask draw"]:
         """The value of a metric of the whole set on resampled training pairs: see ``SetProblem.redrawn``."""

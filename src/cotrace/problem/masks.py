@@ -9,28 +9,28 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cotrace.arguments import names_of
+from cotrace.arguments import LISTS
 from cotrace.components import Component, ComponentSpace
 from cotrace.errors import InputError
 from cotrace.problem.protocol import Mode, Problem
-from cotrace.results import Selection
+from cotrace.results import is_named, members_of
 
 
 def as_masks(masks: Any, space: ComponentSpace, mode: Mode, dtype: torch.dtype) -> Float[Tensor, "*mask n"]:
     """A mask tensor [n] or [mask, n]; a Selection or component names become a binary mask by the mode.
 
-    Raises InputError where the shape is not the space's, or a number is outside [0, 1].
+    Lists of such are several. Raises InputError where the shape is not the space's, or a number is
+    outside [0, 1].
     """
-    if isinstance(masks, Selection):
-        return chosen_mask(space, masks.members, mode, dtype)
-    if isinstance(masks, Sequence) and masks and all(isinstance(one, Selection) for one in masks):
-        return torch.stack([chosen_mask(space, selection.members, mode, dtype) for selection in masks])
-    if isinstance(masks, str) or (isinstance(masks, Sequence) and masks and isinstance(masks[0], str)):
-        return chosen_mask(space, map(Component.parse, names_of("effects", "masks", masks)), mode, dtype)
-    if isinstance(masks, Sequence) and not masks:
-        raise InputError(
-            "an empty list is no mask: name the components that are chosen; for none, give ct.Selection(members=())"
-        )
+    if is_named(masks):
+        return chosen_mask(space, members_of("effects", "masks", masks), mode, dtype)
+    if isinstance(masks, (*LISTS, Sequence)):
+        if not masks or any(isinstance(one, LISTS) and not one for one in masks):
+            raise InputError(
+                "an empty list is no mask: name the components that are chosen; for none, give ct.Selection(members=())"
+            )
+        if any(map(is_named, masks)):
+            return torch.stack([chosen_mask(space, members_of("effects", "masks", one), mode, dtype) for one in masks])
     z = _tensor(masks)
     if z.is_complex():
         raise InputError("a mask holds complex numbers: give real ones from 0 to 1")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from cotrace.batches import ALIGNMENTS, Align, Bos, Encoding, encode_task
-from cotrace.batches.roles import ALL
-from cotrace.components import ComponentSpace, Site, overlap
+from cotrace.components import ComponentSpace, overlap
 from cotrace.donors import DonorSource, Noise, Scale
 from cotrace.errors import AlignmentError, InputError, unknown
 from cotrace.models import LanguageModel
@@ -95,21 +94,6 @@ def encoded(model: LanguageModel, task: Task, space: ComponentSpace, source: Don
         template_arguments=writing.template_arguments,
         most_tokens=model.most_tokens,
     )
-
-
-def space_of(
-    model: LanguageModel, sites: Sequence[str | Site] | ComponentSpace, roles: Sequence[str]
-) -> ComponentSpace:
-    """The components that are named, or all of the sites for each role. Raises InputError, UnsupportedSite."""
-    if isinstance(sites, ComponentSpace):
-        whole = set(model.space(sites.sites))
-        strange = next((component for component in sites if replace(component, role=ALL) not in whole), None)
-        if strange is not None:
-            raise InputError(f"{model.name} has no {strange}; it has {model.space(sites.sites).outline}")
-        return sites
-    if isinstance(sites, str):
-        sites = [sites]
-    return model.space(tuple(Site.named(site) for site in sites), tuple(roles))
 
 
 def overlap_words(space: ComponentSpace, source: DonorSource, mode: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from copy import copy
 from functools import cached_property
 
 import torch
@@ -54,6 +55,14 @@ class Scorer:
         self.batching, self.state = batching or Batching(packing.batch_tokens), state
         self._whole: tuple[int, list[Layout]] | None = None
 
+    def over(self, pairs: Sequence[EncodedPair], space: ComponentSpace) -> Scorer:
+        """The same on another space: ``pairs`` are these pairs with the position roles that it names."""
+        other = copy(self)
+        other.pairs, other.space = pairs, space
+        vars(other)["_whole"] = None
+        other.spots, other.layers = block_spots(self.model, space), component_layers(space)
+        return other
+
     @property
     def packing(self) -> Packing:
         """How examples share rows, with the tokens that a forward pass holds now."""
@@ -93,7 +102,7 @@ class Scorer:
         self, masks: Float[Tensor, "mask n"], examples: Sequence[int] | None = None
     ) -> Float[Tensor, "mask example answer"]:
         """Scores of every answer under each mask, examples in the order given (file order where None)."""
-        self._check_state()
+        self.check_state()
         order = list(range(len(self.pairs))) if examples is None else list(examples)
         row = {example: i for i, example in enumerate(order)}
         table = torch.zeros(len(masks), len(order), self.columns, dtype=self.model.compute_dtype)
@@ -101,7 +110,7 @@ class Scorer:
             self._fill(table, row, masks, torch.arange(len(masks)), layout)
         return table
 
-    def _check_state(self) -> None:
+    def check_state(self) -> None:
         """Raise ModelError where the model is not the one whose donor values and base scores these are."""
         if self.state is not None:
             self.state.check()
@@ -127,10 +136,10 @@ class Scorer:
         self, masks: Float[Tensor, "mask n"], layout: Layout
     ) -> Iterator[tuple[Int[Tensor, "some"], Float[Tensor, "some example answer"]]]:
         """One forward pass after the other: which masks it had, and their scores. Raises Replan."""
-        with self._passing(layout):
+        with self.passing(layout):
             patches = self.donors.patches(layout, self.spots)
         for some, entry in self.parts(masks, layout, patches):
-            with self._passing(layout, len(some)):
+            with self.passing(layout, len(some)):
                 found = self.run(masks[some], layout, patches, entry)
             yield some, found
 
@@ -145,12 +154,12 @@ class Scorer:
             return
         stations = Stations([layer for layer, _ in shared.groups if layer > 0])
         if stations.wanted:
-            with self._passing(layout):
+            with self.passing(layout):
                 self.run(shared.mask[None], layout, patches, stations=stations)
         for layer, members in shared.groups:
             yield from ((some, stations.entries.get(layer)) for some in torch.split(members, step))
 
-    def _passing(self, layout: Layout, copies: int = 1, *, gradient: bool = False) -> AbstractContextManager[None]:
+    def passing(self, layout: Layout, copies: int = 1, *, gradient: bool = False) -> AbstractContextManager[None]:
         """Around one forward pass: memory that runs out inside makes the batches smaller, and raises Replan."""
         return self.batching.passing(
             copies * layout.cells,
@@ -162,7 +171,7 @@ class Scorer:
         self, z: Float[Tensor, "n"], loss: BatchLoss, examples: Sequence[int] | None = None
     ) -> Float[Tensor, "n"]:
         """Gradient of the sum of the batches' losses."""
-        self._check_state()
+        self.check_state()
         total = torch.zeros_like(z)
         for layout in self.layouts(examples):
             total += self._slope(z, loss, layout)
@@ -170,7 +179,7 @@ class Scorer:
 
     def _slope(self, z: Float[Tensor, "n"], loss: BatchLoss, layout: Layout) -> Float[Tensor, "n"]:
         try:
-            with self._passing(layout, gradient=True):
+            with self.passing(layout, gradient=True):
                 variable = z.clone().requires_grad_()
                 return torch.autograd.grad(loss(self.run(variable[None], layout)[0], layout.examples), variable)[0]
         except Replan:
@@ -185,13 +194,17 @@ class Scorer:
         patches: dict[Spot, Patch] | None = None,
         entry: Entry | None = None,
         stations: Stations | None = None,
+        more: TapList = (),
     ) -> Float[Tensor, "mask example answer"]:
-        """Scores of one layout's examples, differentiable in the masks."""
+        """Scores of one layout's examples, differentiable in the masks.
+
+        ``more`` edits come behind the masks' own, in this forward pass and not in those beside it.
+        """
         if patches is None:
             patches = self.donors.patches(layout, self.spots)
         copies = len(masks)
         cache = None if self.prefix is None else self.prefix.for_layout(layout, copies)
-        taps = self._taps(masks, patches, entry.start if entry else 0)
+        taps = [*self.taps(masks, patches, entry.start if entry else 0), *more]
         logits = forward(
             self.model,
             layout,
@@ -209,7 +222,7 @@ class Scorer:
                 found = found + self.run(masks, other)
         return found
 
-    def _taps(self, masks: Float[Tensor, "mask n"], patches: dict[Spot, Patch], start: int) -> TapList:
+    def taps(self, masks: Float[Tensor, "mask n"], patches: dict[Spot, Patch], start: int = 0) -> TapList:
         """The edits of every block from a layer on that some mask touches; a block of zeros changes nothing."""
         masks = masks.to(self.model.device)
         touched = masks.detach().any(0) if not masks.requires_grad else torch.ones(len(self.space), dtype=torch.bool)

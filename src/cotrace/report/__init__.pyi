@@ -1,6 +1,7 @@
 from .figures import compare as compare
 from .figures import draw as draw
 from .figures import drawn as drawn
+from .figures import effect_map as effect_map
 from .figures import frontier as frontier
 from .figures import head_map as head_map
 from .figures import interactions as interactions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from base64 import b64encode
 from collections import Counter
@@ -16,17 +17,20 @@ import vl_convert
 from altair.utils.schemapi import debug_mode
 
 from cotrace.arguments import checked
-from cotrace.components import Component
+from cotrace.components import Component, ComponentSpace
 from cotrace.errors import InputError, unknown
 from cotrace.report.page import charts
 from cotrace.report.page.charts import Spec
 from cotrace.report.page.material import PART_WORDS, Material
 from cotrace.report.page.panels import Panel, panels_of
+from cotrace.report.page.panels import effects as effects_panel
 from cotrace.report.words import figure_of, heading, level, wrapped
 from cotrace.results import Frontier, Tradeoff
 from cotrace.visible import visible_in
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from cotrace.evaluation import Evaluation
 
 COLUMN, PAGE = 3.3, 7.0
@@ -98,6 +102,62 @@ def head_map(frontier: Frontier, k: int, *, width: float | None = None) -> Figur
     inches = max(6.4, sum(one.width for one in found) / POINTS) if width is None else width
     shares = [min(len(one.units), 24) if one.kind == "grid" else 12 for one in found]
     return _figure(panels, title, [heading(frontier), effects, LEGEND], inches, shares=shares)
+
+
+@checked("ct.report.effect_map")
+def effect_map(table: pd.DataFrame, *, width: float | None = None) -> Figure:
+    """Layers x units, one map for each site and role: the table that ``problem.single_effects`` gives.
+
+    Blue is an effect above 0, orange one below; where a layer has too many units to see, its largest. ``width`` in
+    inches, as wide as the cells need where None. Raises InputError for another table.
+    """
+    lacking = [name for name in ("component", "effect") if name not in table.columns]
+    if lacking or not len(table):
+        raise InputError(
+            f"ct.report.effect_map: the table has no {lacking[0] if lacking else 'rows'}; give what "
+            "problem.single_effects() gives"
+        )
+    effects = dict(zip(map(Component.parse, table["component"]), table["effect"].tolist(), strict=True))
+    space = ComponentSpace(tuple(effects))
+    bound = max(map(abs, effects.values())) or 1.0
+    found = panels_of(space)
+    specs = []
+    for one in found:
+        chart = effects_panel(one, _alone(one, space, effects, bound), bound, legend=not specs)
+        specs.append({**chart, "title": one.title})
+    about, largest = table.attrs, max(effects, key=lambda one: abs(effects[one]))
+    way = "exact" if about.get("exact", True) else "to first order, by gradient"
+    lines = [f"{about.get('task', '')}, mode {about.get('mode', '')}, {way}"] if about else []
+    lines.append(f"largest: {largest} {figure_of(effects[largest])}; blue above 0, orange below")
+    title = f"{len(space)} components, each by itself: {about.get('metric', 'effect')}"
+    inches = max(5.6, sum(one.width for one in found) / POINTS) if width is None else width
+    return _figure(specs, title, lines, inches, shares=[min(len(one.units), 24) or 12 for one in found])
+
+
+def _alone(panel: Panel, space: ComponentSpace, effects: Mapping[Component, float], bound: float) -> list[Spec]:
+    """The rows of a panel: each component, or of each layer the one whose effect is largest."""
+    blocks = [space.blocks[i] for i in panel.blocks]
+    members = [space[i] for block in blocks for i in range(block.start, block.stop)]
+    if panel.kind != "density":
+        return [_effect_cell(one, effects[one], bound) for one in members]
+    of_layer = ([one for one in members if one.layer == layer] for layer in panel.layers)
+    best = [max(some, key=lambda one: abs(effects[one])) for some in of_layer]
+    return [_effect_cell(one, effects[one], bound) | {"words": f"{one}: {effects[one]:+.2g}"} for one in best]
+
+
+def _effect_cell(component: Component, effect: float, bound: float) -> Spec:
+    """Its number has as many decimals as the largest needs for three digits."""
+    unit = component.unit if component.site.has_units else component.site.tag
+    words = f"{effect:+.{max(0, 3 - math.ceil(math.log10(bound)))}f}"
+    dark = int(abs(effect) > charts.CUTS[-1] * bound)
+    return {
+        "unit": unit,
+        "layer": component.layer,
+        "effect": effect,
+        "size": abs(effect),
+        "words": words,
+        "dark": dark,
+    }
 
 
 def entry_sizes(frontier: Frontier, k: int) -> dict[Component, int]:

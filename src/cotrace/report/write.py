@@ -14,6 +14,7 @@ from cotrace.results import Frontier, Tradeoff
 if TYPE_CHECKING:
     from cotrace.evaluation import Evaluation
     from cotrace.problem import LanguageProblem
+    from cotrace.readout import Explanation
 
 
 def write(
@@ -23,12 +24,13 @@ def write(
     problem: LanguageProblem | None = None,
     evaluation: Evaluation | None = None,
     tradeoff: Tradeoff | None = None,
+    explanation: Explanation | None = None,
     redact: bool = False,
 ) -> Path:
     """Write ``report.html``: one file that loads nothing from anywhere. Of several frontiers the first is in detail.
 
     With the problem the pairs' texts are shown (ids alone where ``redact``), with an evaluation the verdict, with a
-    trade-off the edits. Raises InputError where the frontiers answer different questions, or the path is no place for a
+    trade-off the edits, with an explanation what the members do. Raises InputError where the frontiers answer different questions, or the path is no place for a
     file.
     """
     check_kind("ct.report.write", "frontier", frontier, Frontier | Sequence[Frontier])
@@ -38,6 +40,7 @@ def write(
         evaluations=() if evaluation is None else (evaluation,),
         examples=None if problem is None else examples_of(problem),
         tradeoff=tradeoff,
+        explanation=explanation,
         redact=redact,
     )
     content = report_html(material)

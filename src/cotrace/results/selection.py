@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cotrace import markup
-from cotrace.arguments import checked, guarded, names_of
-from cotrace.components import Component
+from cotrace.arguments import LISTS, checked, guarded, names_of
+from cotrace.components import Component, ComponentSpace, Mode
 from cotrace.errors import InputError
+from cotrace.json_file import shortened
 from cotrace.results.forms import names_in, number_in, numbers_in
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from cotrace.models import LanguageModel
     from cotrace.prompts import Task
 
+AnySet = Any
+"""A set: a Selection, component names (or a single one), components, or where a space is known a mask [n]."""
 NUMBERS = (
     "effect",
     "effect_heldout",
@@ -78,6 +81,42 @@ class Selection:
     def k(self) -> int:
         """How many components are chosen."""
         return len(self.members)
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __iter__(self) -> Iterator[Component]:
+        return iter(self.members)
+
+    def __contains__(self, member: object) -> bool:
+        """Whether a component, given itself or by any of its names, is chosen."""
+        return (Component.parse(member) if isinstance(member, str) else member) in self.members
+
+    def __and__(self, other: AnySet) -> Selection:
+        """The members that another set (a Selection or names) has too; nothing is measured of them yet."""
+        theirs = members_of("Selection &", "the other set", other)
+        return Selection(members=tuple(member for member in self.members if member in theirs))
+
+    def __or__(self, other: AnySet) -> Selection:
+        """The members of either, ascending."""
+        return Selection(members=tuple(sorted({*self.members, *members_of("Selection |", "the other set", other)})))
+
+    def __sub__(self, other: AnySet) -> Selection:
+        """The members that another set does not have."""
+        theirs = members_of("Selection -", "the other set", other)
+        return Selection(members=tuple(member for member in self.members if member not in theirs))
+
+    def overlap(self, other: AnySet) -> float:
+        """Share of the members of either set that both have (Jaccard index), 0 to 1; 1 of two empty sets."""
+        mine, theirs = set(self.members), set(members_of("Selection.overlap", "other", other))
+        return len(mine & theirs) / len(mine | theirs) if mine | theirs else 1.0
+
+    def __str__(self) -> str:
+        """Such as ``L4.head0, L4.head2: +5.50 (held out +5.40)``; numbers that are not known are left out."""
+        names = ", ".join(self.components) or "no components"
+        effect = "" if self.effect is None else f": {self.effect:+#.3g}"
+        heldout = "" if self.effect_heldout is None else f" (held out {self.effect_heldout:+#.3g})"
+        return f"{names}{effect}{heldout}"
 
     @property
     def components(self) -> list[str]:
@@ -141,3 +180,56 @@ class Selection:
             side_heldout=numbers_in(data, "side_heldout"),
             **{name: number_in(data, name) for name in NUMBERS},
         )
+
+
+def is_named(value: object) -> bool:
+    """Whether this names the components of one set: a Selection, a name, or a collection with names in it."""
+    if isinstance(value, Selection | str | Component | ComponentSpace):
+        return True
+    return isinstance(value, LISTS) and any(isinstance(one, str | Component) for one in value)
+
+
+def members_of(called: str, name: str, value: AnySet) -> tuple[Component, ...]:
+    """Components out of a Selection, one name or component, or a collection of either. Raises InputError."""
+    if isinstance(value, Selection):
+        return value.members
+    given = [value] if isinstance(value, str | Component) else value
+    found = list(given) if isinstance(given, Iterable) else [given]
+    if all(isinstance(one, str | Component) for one in found):
+        return tuple(one if isinstance(one, Component) else Component.parse(one) for one in found)
+    raise InputError(
+        f"{called}: {name} is {_shown(value)}; give component names such as L9.head6, components or a Selection"
+    )
+
+
+def selection_of(called: str, value: AnySet, space: ComponentSpace | None = None, mode: Mode = "swap") -> Selection:
+    """A Selection of any set; a mask of 0 and 1 [n] is read by its space and mode. Raises InputError."""
+    if isinstance(value, Selection):
+        return value
+    numbers = _numbers(value)
+    if numbers is None:
+        members = members_of(called, "the set", value)
+        return Selection.parse(map(str, members))
+    if space is None:
+        raise InputError(f"{called}: a mask is read by its space: give space=problem.space with it, or names")
+    if len(numbers) != len(space) or not set(numbers) <= {0, 1}:
+        raise InputError(
+            f"{called}: the mask is no set: give [n] of 0 and 1 alone, with n = {len(space)} components of the space"
+        )
+    chosen = 1 if mode == "swap" else 0
+    return Selection(members=tuple(one for one, number in zip(space, numbers, strict=True) if number == chosen))
+
+
+def _numbers(value: object) -> list[float] | None:
+    """The numbers of a mask; None where it is none."""
+    if is_named(value):
+        return None
+    plain = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(plain, list | tuple) and plain and all(isinstance(one, int | float) for one in plain):
+        return list(plain)
+    return None
+
+
+def _shown(value: object) -> str:
+    plain = value is None or isinstance(value, list | tuple | dict | int | float)
+    return shortened(value) if plain else f"of type {type(value).__name__}"

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from cotrace.errors import InputError
 from cotrace.evaluation import Evaluation
 from cotrace.json_file import clipped, parse_json, read_text
+from cotrace.readout import Explanation
 from cotrace.results import Tradeoff
 
 Found = TypeVar("Found")
@@ -21,6 +22,14 @@ def read_evaluation(path: Path) -> Evaluation:
     found = _read(path, lambda data: Evaluation.from_dict(_without_schema(data)), "evaluate")
     if found.k not in [row.k for row in found.sizes]:
         raise _other(path, f"k is {found.k}, which is none of its sizes", "evaluate")
+    return found
+
+
+def read_explanation(path: Path) -> Explanation:
+    """The explanation in a file. Raises InputError."""
+    found = _read(path, Explanation.from_dict, "explain")
+    if not found.cards:
+        raise _other(path, "it holds no member", "explain")
     return found
 
 

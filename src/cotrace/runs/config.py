@@ -10,6 +10,7 @@ from cyclopts import Group, Parameter
 from cotrace.arguments import check_seed
 from cotrace.components import Mode
 from cotrace.errors import InputError, unknown
+from cotrace.site_names import layers_of
 
 MODEL = Parameter(group=Group("The model", sort_key=1))
 FLAG = Parameter(group=MODEL.group, negative="", show_default=False)
@@ -56,7 +57,11 @@ class RunConfig:
     task_options: Annotated[dict[str, Any], TASK_OPTIONS] = field(default_factory=dict)
     """The task's own settings, as in --task-option.size 100."""
     sites: Annotated[tuple[str, ...], SITES] = ()
-    """Kinds of place to choose components from, such as head_output,mlp_output. Default: the task's own."""
+    """What to choose components from: kinds of place, such as head_output,mlp_output or head_output@last, components
+    (L4.head2, L4.*, L*.head2), or the folder of another run, whose sets are the shortlist (runs/a:20: its best of at
+    most 20). Default: the task's own."""
+    layers: Annotated[str | None, QUESTION] = None
+    """Layers to choose from, such as 8..16 (both included) or 0,3,8..16. Default: all."""
     donors: Annotated[str | None, QUESTION] = None
     """Where the values that are swapped in come from, such as counterfactual, noise=0.6, mean=task or vector=FILE.
     Default: the task's own."""
@@ -120,6 +125,7 @@ class RunConfig:
         object.__setattr__(self, "template_options", _literals(self.template_options))
         own = {search: _literals(settings) for search, settings in self.search_options.items()}
         object.__setattr__(self, "search_options", own)
+        layers_of(self.layers)
         directions = ("maximise", "minimise")
         if self.direction not in (None, *directions) and not str(self.direction).startswith("target="):
             raise unknown("direction", self.direction, (*directions, "target=NUMBER"))

@@ -21,11 +21,12 @@ from cotrace.models import LanguageModel, load_model
 from cotrace.problem.aim import aim
 from cotrace.problem.language import LanguageProblem
 from cotrace.problem.memory import check_memory
-from cotrace.problem.posing import space_of
+from cotrace.problem.spaces import entries_of, shortlist, space_of
 from cotrace.problem.summary import NoDirection
 from cotrace.prompts import Task
 from cotrace.prompts.split import groups, split_parts
 from cotrace.runs.config import RunConfig
+from cotrace.runs.stored import StoredRun
 from cotrace.runs.trusted import TRUSTED
 from cotrace.search import Search
 from cotrace.selfcheck import ensure
@@ -68,7 +69,7 @@ def prepare(
     model = load(config)
     use_threads(config, model)
     task = suited_task(config, task, model)
-    check_size(config, len(space_of(model, config.sites or task.sites, config.roles or ("all",))))
+    check_size(config, len(space_of(model, config.sites or task.sites, config.roles or ("all",), config.layers)))
     problem = pose(config, model, task)
     ensure(model, problem.space.sites)
     return Prepared(config, task, model, problem, built)
@@ -76,7 +77,8 @@ def prepare(
 
 def check_names(config: RunConfig, task: Task) -> None:
     """Refuse what no model could mend, before one is loaded. Raises InputError, UnknownName, UnsupportedSite."""
-    sites = [Site.named(site) for site in config.sites or task.sites]
+    entries = entries_of(config.sites or task.sites)
+    sites = dict.fromkeys(site for entry in entries for site in entry.sites)
     aim(check_metric(config.metric, task), config.direction, config.mode)
     source = donor_source(config.donors or task.donors)
     check_sites(source, ComponentSpace.build({site: {0: 1} for site in sites}), config.align)
@@ -91,7 +93,8 @@ def check_names(config: RunConfig, task: Task) -> None:
         )
     for pair in task.pairs if source.paired else ():
         check_counterfactual(pair)
-    for role in (*config.roles, *([source.role] if isinstance(source, Noise) else [])):
+    named = [entry.role for entry in entries if entry.role]
+    for role in (*config.roles, *named, *([source.role] if isinstance(source, Noise) else [])):
         check_role(task.pairs, role)
     parts = 1 + (config.holdout > 0) + (config.audit > 0)
     if len(set(groups(task.pairs, config.split_by))) < parts:  # more than that may be needed, which the split says
@@ -120,8 +123,18 @@ def settled(config: RunConfig, searches: Sequence[str]) -> RunConfig:
     task = _absolute(config.task) if is_file(config.task) else config.task
     offload = None if config.offload_folder is None else str(Path(config.offload_folder).resolve())
     model = _absolute(config.model)
-    config = replace(config, searches=names, model=model, task=task, data=data, donors=donors)
+    sites = tuple(name for site in config.sites for name in _listed(site))
+    config = replace(config, searches=names, model=model, task=task, data=data, donors=donors, sites=sites)
     return replace(config, metric=metric, offload_folder=offload)
+
+
+def _listed(site: str) -> list[str]:
+    """What is named; of the folder of a run the components of its sets, or of its best of at most k (``RUN:k``)."""
+    folder, colon, k = site.rpartition(":") if site.rpartition(":")[2].isdecimal() else (site, "", "")
+    if site in list(Site) or not ("/" in folder or Path(folder).is_dir()):
+        return [site]
+    found = StoredRun.read(folder).frontier()
+    return [str(member) for member in shortlist(found.best(int(k)) if colon else found)]
 
 
 def _absolute_file(metric: str) -> str:
@@ -214,6 +227,7 @@ def pose(config: RunConfig, model: LanguageModel, task: Task) -> LanguageProblem
         model,
         task,
         sites=list(config.sites) or None,
+        layers=config.layers,
         donors=config.donors,
         metric=config.metric,
         mode=config.mode,

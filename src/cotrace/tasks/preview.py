@@ -81,13 +81,9 @@ def _encoded(task: Task, pair: PromptPair, tokenizer: PreTrainedTokenizerBase, a
 
 
 def _show(tokens: tuple[int, ...], tokenizer: PreTrainedTokenizerBase) -> str:
-    return "|".join(_token(tokenizer, token) for token in tokens)
+    from cotrace.batches import token_text
 
-
-def _token(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
-    """The token's text; SentencePiece drops a leading space when it decodes one token alone."""
-    space = " " if str(tokenizer.convert_ids_to_tokens(token)).startswith("\u2581") else ""
-    return space + str(tokenizer.decode([token])).removeprefix(space)
+    return "|".join(token_text(tokenizer, token) for token in tokens)
 
 
 def _alignment(encoded: EncodedPair) -> str:

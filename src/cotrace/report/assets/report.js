@@ -269,12 +269,41 @@
   const watchSideways = (one) => {
     const words = document.createElement("p");
     words.className = "fine sideways";
-    words.textContent = "The table is wider than the page: scroll it sideways.";
+    const what = one.classList.contains("circuit-scroll") ? "diagram" : "table";
+    words.textContent = `The ${what} is wider than the page: scroll it sideways.`;
     one.before(words);
     const sign = () => signSideways(one, words);
     one.addEventListener("scroll", sign, { passive: true });
     new ResizeObserver(sign).observe(one);
     sign();
+  };
+
+  /* Attention of each head on the example that is chosen: pressing a token looks from it; null is the last one. */
+  const drawPatterns = (query) => {
+    const one = data.patterns[Number(byId("pattern").value)];
+    const at = query === null || query >= one.tokens.length ? one.tokens.length - 1 : query;
+    for (const strip of document.querySelectorAll(".strip")) {
+      const weights = (one.heads[strip.dataset.head] || [])[at] || [];
+      const held = strip.contains(document.activeElement);
+      strip.replaceChildren(...one.tokens.map((token, i) => tokenButton(token, i, at, weights[i])));
+      if (held) strip.children[at].focus();
+    }
+  };
+  const tokenButton = (token, i, at, weight) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = token.trim() === "" ? JSON.stringify(token).slice(1, -1) : token;
+    button.setAttribute("aria-pressed", String(i === at));
+    button.setAttribute("aria-label", `${token}, ${weight === undefined ? "not seen" : `attention ${weight}`}`);
+    if (weight === undefined) button.style.opacity = "0.6";
+    else button.style.background = `color-mix(in srgb, var(--pursuit) ${Math.round(45 * weight)}%, var(--paper))`;
+    if (weight >= 0.05) {
+      const small = document.createElement("small");
+      small.textContent = weight.toFixed(2);
+      button.append(small);
+    }
+    button.addEventListener("click", () => drawPatterns(i));
+    return button;
   };
 
   /* Theme: the reader's own until the button is pressed. */
@@ -298,6 +327,11 @@
       fillSubgroups();
       for (const id of ["order", "part", "subgroup"]) byId(id).addEventListener("change", () => { state.cards = FIRST_CARDS; drawExamples(); });
       byId("more").addEventListener("click", () => { state.cards += 24; drawExamples(); });
+    }
+    if (data.patterns.length) {
+      byId("pattern-controls").hidden = false;
+      byId("pattern").addEventListener("change", () => drawPatterns(null));
+      drawPatterns(null);
     }
     window.addEventListener("beforeprint", () => { for (const one of document.querySelectorAll("details")) one.open = true; });
     draw();

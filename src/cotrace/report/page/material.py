@@ -17,6 +17,7 @@ from cotrace.results.effects import EffectTable
 
 if TYPE_CHECKING:
     from cotrace.evaluation import Evaluation
+    from cotrace.readout import Explanation
 
 Places = Int[np.ndarray, "_"]
 """Mask indices of a set's members, ascending."""
@@ -34,6 +35,8 @@ class Material:
     """``Evaluation`` records; the first judges in detail."""
     examples: Examples | None = None
     tradeoff: Tradeoff | None = None
+    explanation: Explanation | None = None
+    """What a set of the run does."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """The run's config.yaml, with its record."""
     hashes: Mapping[str, str] = field(default_factory=dict)
@@ -105,7 +108,8 @@ class Material:
             return self
         examples = None if self.examples is None else self.examples.redacted()
         evaluations = tuple(replace(one, notes=tuple(map(_without_quote, one.notes))) for one in self.evaluations)
-        return replace(self, examples=examples, evaluations=evaluations)
+        explanation = None if self.explanation is None else self.explanation.redacted()
+        return replace(self, examples=examples, evaluations=evaluations, explanation=explanation)
 
     def pairs(self, part: str) -> tuple[Example, ...]:
         """The pairs of a part; by number where no texts are at hand."""

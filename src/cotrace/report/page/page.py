@@ -16,10 +16,12 @@ from markupsafe import Markup
 
 from cotrace import __version__
 from cotrace.errors import InputError
+from cotrace.readout.diagram import diagram_svg
 from cotrace.report.page import account, charts
 from cotrace.report.page.caveats import caveats
 from cotrace.report.page.effects import Effects
 from cotrace.report.page.material import PART_WORDS, Material
+from cotrace.report.page.members import member_cards, pattern_data
 from cotrace.report.page.panels import Panel, panels_of
 from cotrace.report.page.rows import Row, rows_of, singles
 from cotrace.report.page.sizes import Stops, blocks_data, rounded, search_data, stops_of
@@ -109,9 +111,32 @@ def _context(material: Material) -> dict[str, Any]:
         "data": json_block(_data(material, stops, effects, panels)),
         "specs": json_block({"config": charts.CONFIG, "charts": specs}),
         "policy": policy(),
+        **_explained(material),
         "library": Markup(_script(library())),  # noqa: S704  # this package's own and Vega's code, no user's text
         "script": Markup(_script(_asset("report.js"))),  # noqa: S704
         **{name: Markup(_asset(f"{file}.css")) for name, file in STYLES.items()},  # noqa: S704
+    }
+
+
+def _explained(material: Material) -> dict[str, Any]:
+    """What the set does, where that was measured."""
+    found = material.explanation
+    if found is None:
+        return {"explained": None}
+    tables = [
+        found.feeds(),
+        found.reads(),
+        found.writes(),
+        found.positions(),
+        found.positions(single=True),
+        found.added(),
+    ]
+    return {
+        "explained": found,
+        "circuit": Markup(diagram_svg(found, linked=True)),  # noqa: S704  # every text in it is escaped
+        "explained_tables": [one for one in tables if one.rows],
+        "member_cards": member_cards(found),
+        "patterns": pattern_data(found),
     }
 
 
@@ -128,6 +153,7 @@ def _data(material: Material, stops: Sequence[Stops], effects: Effects, panels: 
         "searches": [search_data(one) for one in stops],
         "start": effects.judged_stop,
         "examples": effects.data() if effects.tables else None,
+        "patterns": [] if material.explanation is None else pattern_data(material.explanation),
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import altair as alt
 
 from cotrace.components import Block, ComponentSpace
-from cotrace.report.page.charts import Spec, bare, inks, rows_height, spec_of
+from cotrace.report.page.charts import CUTS, DIVERGING, Spec, bare, inks, rows_height, spec_of
 
 MOST_UNITS, MOST_CELLS = 64, 4096
 """What has more units in a layer, or more cells, is shown as the number chosen in each layer."""
@@ -92,6 +92,32 @@ def grid(
         numbers = base.mark_text(fontSize=11).encode(text="came:N", color=inks())
         chart = alt.layer(cells.encode(color=shade, tooltip=tips), numbers).resolve_scale(color="independent")
     return spec_of(chart, height=rows_height(len(layers)), description=description)
+
+
+def effects(panel: Panel, rows: Sequence[Spec], bound: float, *, legend: bool = True) -> Spec:
+    """Layers x units: a cell for each component, blue above 0 and orange below, with its effect if there is room.
+
+    ``bound``: the largest size of an effect. Where a cell for each is too small to see: the largest in each layer.
+    """
+    dense = panel.kind == "density"
+    x = alt.X("unit:O", title=panel.unit_word, scale=alt.Scale(domain=list(panel.units)), axis=bare())
+    if dense:
+        x = alt.X("size:Q", title=f"size of the largest effect of a {panel.unit_word}")
+    base = alt.Chart(alt.InlineData(values=list(rows))).encode(
+        x=x, y=alt.Y("layer:O", title="layer", scale=alt.Scale(domain=list(panel.layers)[::-1]), axis=bare())
+    )
+    scale = alt.Scale(type="threshold", domain=[cut * bound for cut in CUTS], range=list(DIVERGING))
+    colour = alt.Color("effect:Q", scale=scale, legend=alt.Legend(format="+.2g") if legend else None)
+    if dense:
+        marks = [base.mark_bar(stroke="var(--line)", strokeWidth=0.5).encode(color=colour)]
+        marks.append(base.mark_text(align="left", dx=4, fontSize=11, color="var(--muted)").encode(text="words:N"))
+    else:
+        cells = base.mark_rect(stroke="var(--paper)", strokeWidth=1.5 if len(panel.units) <= 32 else 0.5)
+        numbers = [base.mark_text(fontSize=9).encode(text="words:N", color=inks())] if len(panel.units) <= 16 else []
+        marks = [cells.encode(color=colour), *numbers]
+    chart = alt.layer(*marks).resolve_scale(color="independent")
+    about = f"{panel.title}: the effect of each component by itself, by layer and {panel.unit_word}"
+    return spec_of(chart, height=rows_height(len(panel.layers)), description=about)
 
 
 def density(layers: list[int], unit_word: str, description: str, rows: Sequence[Spec] | None = None) -> Spec:

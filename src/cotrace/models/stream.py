@@ -1,0 +1,167 @@
+"""The residual stream's ends: what reads it into logits, and norms as the linear maps that they are at a frozen scale.
+
+No module is believed by its name: a norm is asked what it does to a few vectors, and must do that to the stream's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from cotrace.components import Site
+from cotrace.errors import UnsupportedSite
+from cotrace.models.places import Layer, Place
+from cotrace.models.watch import Trace, probe_ids, watch
+
+EXACT = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
+"""By how much a map may miss what the module gives, relative to it; norms compute in float32 in float64 models too."""
+LARGE = {torch.float16: 2.0**14}
+"""A size beside which a norm's epsilon is nothing, where 2^30 is too large for the type."""
+
+
+@dataclass(frozen=True, eq=False)
+class Norm:
+    """What an elementwise norm, scale or identity does: ``scale(x) * weight * centred(x) + bias``."""
+
+    module: nn.Module | None
+    weight: Float[Tensor, "d_model"]
+    bias: Float[Tensor, "d_model"]
+    centred: bool
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, module: nn.Module | None, like: Float[Tensor, "token d_model"]) -> Norm:
+        """Found by asking; ``like`` are vectors as the module takes them. Raises UnsupportedSite for anything else."""
+        width, kind = like.shape[-1], like.dtype
+        if module is None:
+            return cls(None, torch.ones_like(like[0]), torch.zeros_like(like[0]), centred=False)
+        signs = torch.ones(width, dtype=kind, device=like.device)
+        signs[1::2] = -1
+        if width % 2:  # the mean of what is asked must be 0
+            signs[-1] = 0
+        large = LARGE.get(kind, 2.0**30)
+        bias = module(torch.zeros_like(like[:1]))[0]
+        weight = torch.where(signs == 0, 0, (module(large * signs[None])[0] - bias) * signs)
+        if width % 2:
+            weight[-1] = ((module(large * signs.roll(1)[None])[0] - bias) * signs.roll(1))[-1]
+        shift = like.float().square().mean().sqrt().to(kind)
+        moved, still = module(like[:1] + shift), module(like[:1])
+        found = cls(module, weight, bias, centred=bool((moved - still).norm() <= 1e-2 * still.norm()))
+        found.check(like)
+        return found
+
+    def check(self, values: Float[Tensor, "token d_model"]) -> None:
+        """Raise UnsupportedSite where the module does something else to these vectors."""
+        given = self(values)
+        kind = EXACT.get(values.dtype, 1e-4)
+        if not bool((self.linear(values, values) + self.bias - given).norm() <= kind * given.norm()):
+            raise UnsupportedSite(
+                f"{type(self.module).__name__} is no norm that is linear at a frozen scale, so what is behind it "
+                "cannot be told apart"
+            )
+
+    @torch.no_grad()
+    def __call__(self, values: Float[Tensor, "token d_model"]) -> Float[Tensor, "token d_model"]:
+        """What the module itself gives."""
+        found: Tensor = values if self.module is None else self.module(values)
+        return found
+
+    def _centre(self, values: Tensor) -> Tensor:
+        return values - values.mean(-1, keepdim=True) if self.centred else values
+
+    def scale(self, at: Float[Tensor, "token d_model"]) -> Float[Tensor, "token 1"]:
+        """The scale at which the norm is frozen."""
+        if self.module is None:
+            return torch.ones_like(at[:, :1])
+        plain = self.weight * self._centre(at)
+        return ((self(at) - self.bias) * plain).sum(-1, keepdim=True) / plain.square().sum(-1, keepdim=True)
+
+    def weighted(self, values: Float[Tensor, "*part d_model"]) -> Float[Tensor, "*part d_model"]:
+        """The values as the norm turns them, whatever its scale."""
+        return self.weight * self._centre(values)
+
+    def linear(
+        self, at: Float[Tensor, "token d_model"], values: Float[Tensor, "*part token d_model"]
+    ) -> Float[Tensor, "*part token d_model"]:
+        """The values' part in the output, with the scale that the norm has at ``at``."""
+        return self.scale(at) * self.weighted(values)
+
+    def pulled(
+        self, at: Float[Tensor, "token d_model"], direction: Float[Tensor, "token d_model"]
+    ) -> Float[Tensor, "token d_model"]:
+        """The direction before the norm along which a value counts as much as behind it along ``direction``."""
+        return self.scale(at) * self._centre(self.weight * direction)
+
+
+@dataclass(frozen=True, eq=False)
+class Unembedding:
+    """From the stream behind the last layer to logits."""
+
+    norm: nn.Module | None
+    scale: float
+    """What the norm's output is multiplied with before the output head."""
+    head: nn.Module
+    logit_scale: float | None
+    """What the head's output is multiplied with; None where more is done to it, such as a cap."""
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, model: PreTrainedModel, layers: Sequence[Layer]) -> Unembedding:
+        """Found in one short run. Raises UnsupportedSite where something other than a norm lies between."""
+        trace, head = watch(model), model.get_output_embeddings()
+        behind, read = trace.left[layers[-1].module], trace.entered[head]
+        inside = {module for layer in layers for module in layer.module.modules()}
+        norm = next((m for m in model.modules() if m not in inside and _normed(m, behind, read, trace)), None)
+        factor = _factor(behind if norm is None else trace.left[norm], read)
+        if factor is None:
+            raise UnsupportedSite(
+                f"{type(model).__name__}: between the last layer and the logits there is more than one norm, so what "
+                "is written cannot be told apart"
+            )
+        logits = model(input_ids=probe_ids(model), use_cache=False).logits
+        return cls(norm, factor, head, _factor(trace.left[head], logits))
+
+    @property
+    def weight(self) -> Float[Tensor, "vocabulary d_model"]:
+        """The output head's matrix. Raises UnsupportedSite where it is stored in fewer bits."""
+        weight = self.head.weight
+        if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.ndim != 2:
+            raise UnsupportedSite("the output head is stored in fewer bits, so what is written cannot be told apart")
+        return weight
+
+    def bias(self, tokens: Tensor) -> Tensor:
+        """The head's own bias of these tokens, 0 where it has none."""
+        bias = getattr(self.head, "bias", None)
+        return (
+            torch.zeros(tokens.shape, dtype=self.weight.dtype) if bias is None else bias[tokens.to(bias.device)].cpu()
+        )
+
+
+def _normed(module: nn.Module, behind: Tensor, read: Tensor, trace: Trace) -> bool:
+    """Whether a module takes what the last layer gives, and gives what the head reads, but for a factor."""
+    if not trace.once(module) or module not in trace.left or list(module.children()):
+        return False
+    given, made = trace.entered[module], trace.left[module]
+    same = given.shape == behind.shape and bool((given == behind.to(given.device)).all())
+    return same and made.shape == read.shape and _factor(made, read) is not None
+
+
+def _factor(values: Tensor, other: Tensor) -> float | None:
+    """What the values are multiplied with to give the others; None where they are not multiples."""
+    if values.shape != other.shape:
+        return None
+    a, b = values.double().flatten().cpu(), other.double().flatten().cpu()
+    factor = float(a @ b / (a @ a))
+    close = float((b - factor * a).norm()) <= EXACT.get(values.dtype, 1e-4) * float(b.norm())
+    return (1.0 if abs(factor - 1) < 1e-6 else factor) if close and factor else None
+
+
+def post_norm(place: Place) -> nn.Module | None:
+    """The norm through which a layer adds an output to the stream; None where the place is not such a module."""
+    plain = not list(place.module.children()) and all(p.ndim < 2 for p in place.module.parameters())
+    return place.module if plain and place.site in (Site.ATTENTION_OUTPUT, Site.MLP_OUTPUT) else None

@@ -1,0 +1,160 @@
+"""The diagram: the set as a layered circuit in SVG, layers upwards, arrows as wide as the effect."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from cotrace.components import Component
+from cotrace.readout.explanation import Card, Explanation
+from cotrace.readout.records import NEGLIGIBLE
+from cotrace.readout.words import main_look
+from cotrace.visible import visible
+
+WIDTH, HEIGHT, GAP, RISE, MARGIN = 132, 56, 18, 74, 12
+"""Pixels: a node, the space between two of a row and between two rows, and around everything."""
+WIDEST = 11.0
+ANSWER = "answer"
+LETTERS = 21
+"""Signs that fit in a node's line."""
+
+
+@dataclass(frozen=True)
+class _Line:
+    """An arrow to draw."""
+
+    source: str
+    target: str
+    effect: float
+    kind: str
+    words: str
+
+
+def anchor(component: str) -> str:
+    """Where the card of a member stands in a page."""
+    return "card-" + re.sub(r"\W", "-", component)
+
+
+def diagram_svg(found: Explanation, *, linked: bool = False) -> str:
+    """The diagram; ``linked``: nodes lead to the members' cards in the same page."""
+    rows = _rows(found)
+    widest = max(len(row) for row in rows)
+    width = 2 * MARGIN + widest * WIDTH + (widest - 1) * GAP
+    height = 2 * MARGIN + len(rows) * HEIGHT + (len(rows) - 1) * RISE
+    at = dict(_placed(rows, width, height))
+    lines = list(_lines(found))
+    largest = max((abs(line.effect) for line in lines), default=1.0) or 1.0
+    body = [_arrow(line, at, largest, i) for i, line in enumerate(lines)]
+    body += [_node(found, name, *at[name], linked=linked) for row in rows for name in row]
+    about = f"{found.k} members by layer, arrows as wide as the effect: {'; '.join(line.words for line in lines)}"
+    return (
+        f'<svg class="circuit" xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}" role="{"group" if linked else "img"}" aria-label="{_text(about)}" '
+        f'font-family="inherit" font-size="12" fill="currentColor">{_ENDS}{"".join(body)}</svg>'
+    )
+
+
+_ENDS = (
+    '<defs><marker id="circuit-to" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="9" markerHeight="9" orient="auto" '
+    'markerUnits="userSpaceOnUse"><path d="M0 0L8 4L0 8z" fill="context-stroke"/></marker>'
+    '<marker id="circuit-bar" viewBox="0 0 8 14" refX="4" refY="7" markerWidth="8" markerHeight="14" orient="auto" '
+    'markerUnits="userSpaceOnUse"><path d="M2 0H5V14H2z" fill="context-stroke"/></marker></defs>'
+)
+
+
+def _rows(found: Explanation) -> list[list[str]]:
+    """Names by layer, the last layer first, below the answer."""
+    layers: dict[int, list[str]] = {}
+    for name in found.components:
+        layers.setdefault(Component.parse(name).layer, []).append(name)
+    return [[ANSWER], *(layers[layer] for layer in sorted(layers, reverse=True))]
+
+
+def _placed(rows: Sequence[Sequence[str]], width: float, height: float) -> Iterator[tuple[str, tuple[float, float]]]:
+    """Each node's upper left corner; rows are set in the middle."""
+    for i, row in enumerate(rows):
+        wide = len(row) * WIDTH + (len(row) - 1) * GAP
+        for j, name in enumerate(row):
+            yield name, ((width - wide) / 2 + j * (WIDTH + GAP), MARGIN + i * (HEIGHT + RISE))
+
+
+def _lines(found: Explanation) -> Iterator[_Line]:
+    """The arrows that are more than next to nothing, the widest first so that the others lie on top."""
+    shown = [arrow for arrow in found.arrows if arrow.given is None or arrow.kind == "redundant"]
+    lines = [
+        _Line(a.source, a.target, a.effect, a.kind, _said(a.source, a.target, a.effect, a.kind, a.given)) for a in shown
+    ]
+    least = NEGLIGIBLE * max((abs(card.alone.effect) for card in found.cards), default=0.0)
+    direct = [(c.component, c.direct) for c in found.cards if c.direct is not None and abs(c.direct) > least]
+    lines += [_Line(name, ANSWER, effect, "", _said(name, ANSWER, effect)) for name, effect in direct]
+    yield from sorted(lines, key=lambda line: -abs(line.effect))
+
+
+def _said(source: str, target: str, effect: float, kind: str = "", given: str | None = None) -> str:
+    more = f", with {given} swapped" if given else f", {kind}" if kind else ""
+    return f"{source} to {target} {effect:+.2g}{more}"
+
+
+def _arrow(line: _Line, at: Mapping[str, tuple[float, float]], largest: float, i: int) -> str:
+    """A curve from the middle of the source's upper edge; those that pass over a row swing aside."""
+    (x0, y0), (x1, y1) = at[line.source], at[line.target]
+    start, end = (x0 + WIDTH / 2, y0), (x1 + WIDTH / 2, y1 + HEIGHT + 2)
+    rows = round((y0 - y1) / (HEIGHT + RISE))
+    aside = 0 if rows < 2 else (WIDTH * 0.62) * (1 if i % 2 else -1)
+    if rows == 0:  # of one layer: from attention to the MLP, side by side
+        start, end = (
+            (x0 + (WIDTH if x1 > x0 else 0), y0 + HEIGHT / 2),
+            (x1 + (0 if x1 > x0 else WIDTH), y1 + HEIGHT / 2),
+        )
+        path = f"M{start[0]:.0f} {start[1]:.0f}L{end[0]:.0f} {end[1]:.0f}"
+    else:
+        middle = (start[1] + end[1]) / 2
+        path = (
+            f"M{start[0]:.0f} {start[1]:.0f}C{start[0] + aside:.0f} {middle:.0f} {end[0] + aside:.0f} {middle:.0f} "
+            f"{end[0]:.0f} {end[1]:.0f}"
+        )
+    wide = max(1.0, WIDEST * abs(line.effect) / largest)
+    dashes = {"inhibiting": ' stroke-dasharray="2 3"', "redundant": ' stroke-dasharray="9 5"'}.get(line.kind, "")
+    mark = "circuit-bar" if line.kind == "inhibiting" else "circuit-to"
+    return (
+        f'<path class="arrow {line.kind or "plain"}" d="{path}" fill="none" stroke="currentColor" '
+        f'stroke-opacity="0.55" stroke-width="{wide:.1f}"{dashes} marker-end="url(#{mark})"><title>{_text(line.words)}</title></path>'
+    )
+
+
+def _node(found: Explanation, name: str, x: float, y: float, *, linked: bool) -> str:
+    lines = ["the answer", found.metric.replace("_", " ")] if name == ANSWER else list(_about(found.card(name)))
+    words = "".join(
+        f'<text x="{x + WIDTH / 2:.0f}" y="{y + 17 + 15 * i:.0f}" text-anchor="middle" '
+        f'font-weight="{"normal" if i else "bold"}">{_text(_cut(line))}</text>'
+        for i, line in enumerate(lines)
+    )
+    frame = (
+        f'<rect x="{x:.0f}" y="{y:.0f}" width="{WIDTH}" height="{HEIGHT}" rx="6" fill="Canvas" stroke="currentColor" '
+        'class="node"/>'
+    )
+    title = "" if name == ANSWER else f"<title>{_text(found.card(name).words)}</title>"
+    group = f"<g>{title}{frame}{words}</g>"
+    return f'<a href="#{anchor(name)}">{group}</a>' if linked and name != ANSWER else group
+
+
+def _about(card: Card) -> Iterator[str]:
+    """A node's lines: its name, what it is or reads, and what it does."""
+    yield card.component
+    named, look = card.read.behaviour, main_look(card)
+    if named is not None:
+        yield f"{named.name} {named.random:.2f}"
+    elif look is not None:
+        yield f"{look.query} to {look.key} {look.base:.2f}" if look.key else f"at {look.query}"
+    mark = " (against)" if card.alone.inhibits else ""
+    yield f"{card.alone.effect:+.2g}{mark}"
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= LETTERS else f"{line[: LETTERS - 1]}…"
+
+
+def _text(words: str) -> str:
+    return escape(visible(words), quote=True)

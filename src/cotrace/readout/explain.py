@@ -1,0 +1,242 @@
+"""``ct.explain``: what the members of a set do, measured on the pairs that no search has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from cotrace.arguments import check_kind, checked
+from cotrace.components import Component
+from cotrace.errors import InputError
+from cotrace.problem import LanguageProblem
+from cotrace.problem.pairs import PairProblem
+from cotrace.readout.changes import Changes, Progress, quiet
+from cotrace.readout.explanation import Card, Explanation
+from cotrace.readout.ov import ov_maps
+from cotrace.readout.paths import follow, most_runs
+from cotrace.readout.positions import act
+from cotrace.readout.reads import HEADS, read
+from cotrace.readout.records import Acting, Contributions, Example, Ov, Paths, Read, Written
+from cotrace.readout.words import words_of
+from cotrace.readout.writes import Writes, check_inside, writer_of
+from cotrace.results import Frontier, members_of
+from cotrace.statistics import Interval, mean_intervals
+
+MOST_GROUPS = 24
+"""Groups of positions at which members are swapped, at most."""
+CAPTURES = 6
+"""Forward-equivalents of captures and random tokens, at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplanationPlan:
+    """What an explanation will cost, before it is made."""
+
+    components: tuple[str, ...]
+    pairs: str
+    """Which pairs the figures will be of."""
+    groups: int
+    """Groups of positions, at most."""
+    forward_equivalents: int
+    """At most: 4 k^2 + 100 is never exceeded."""
+
+    def __str__(self) -> str:
+        return (
+            f"explaining {len(self.components)} components on {self.pairs}: at most {self.forward_equivalents:,} "
+            "forward-equivalents"
+        )
+
+
+@checked("ct.readout.predict")
+def predict(problem: LanguageProblem, selection: Any, *, k: int | None = None) -> ExplanationPlan:
+    """Return what ``explain`` will do and cost; nothing is run. Raises InputError as ``explain`` does."""
+    members = _members(problem, selection, k)
+    most, groups = _cost(len(members))
+    judged = "heldout" if problem.heldout is not None else "training"
+    size = problem.counted_parts[judged].size
+    return ExplanationPlan(
+        components=tuple(map(str, members)),
+        pairs=f"{size} {'held-out' if judged == 'heldout' else 'training'} pairs",
+        groups=groups,
+        forward_equivalents=most,
+    )
+
+
+def _cost(k: int) -> tuple[int, int]:
+    """Forward-equivalents at most, and how many groups of positions that leaves room for."""
+    fixed = most_runs(k) + (2 * k + 1) + CAPTURES
+    groups = max(0, min(MOST_GROUPS, (4 * k**2 + 100 - fixed) // k))
+    return fixed + groups * k, groups
+
+
+@checked("ct.explain")
+def explain(
+    problem: LanguageProblem,
+    selection: Any,
+    *,
+    k: int | None = None,
+    known: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Explanation:
+    """Say what a set does: what its members read and write, where they act, and who feeds whom.
+
+    ``selection``: a Selection, component names, or a Frontier, of which ``k`` names the size (by default the smallest
+    with 90 % of the best effect). Figures are of the held-out pairs, or of the training pairs where none are; whatever
+    the problem's mode, a member that is swapped takes the donor's value and all others run on. ``known``: role -> names
+    or a Selection, shown beside (a circuit of ``ct.known`` gives its ``roles``). ``progress`` is told what is done, how
+    many pairs of it, of how many. Costs at most 4 k^2 + 100 forward-equivalents: see ``ct.readout.predict``. Raises
+    InputError for members outside the space.
+    """
+    members = _members(problem, selection, k)
+    roles = _known(known)
+    return _Explainer(problem, members, roles, progress or quiet).made()
+
+
+def _members(problem: LanguageProblem, selection: Any, k: int | None) -> tuple[Component, ...]:
+    """The members, in the order of the space. Raises InputError."""
+    if isinstance(selection, Frontier):
+        selection = selection.enough() if k is None else selection.at(k)
+    elif k is not None:
+        raise InputError("ct.explain: k is the size of a frontier's selection; give a Frontier, or leave k out")
+    members = members_of("ct.explain", "selection", selection)
+    if not members:
+        raise InputError("ct.explain: the selection is empty; name at least one component, such as L9.head6")
+    check_inside("ct.explain", members, problem.space.names, problem.space.outline)
+    return tuple(problem.space[i] for i in problem.space.indices(set(members)))
+
+
+def _known(known: Mapping[str, Any] | None) -> dict[str, list[str]]:
+    """Name of a head or other unit -> roles that others have given it."""
+    check_kind("ct.explain", "known", known, Mapping[str, Any] | None)
+    found: dict[str, list[str]] = {}
+    for role, names in (known or {}).items():
+        for member in members_of("ct.explain", f"known[{role!r}]", names):
+            found.setdefault(str(replace(member, role="all")), []).append(role)
+    return found
+
+
+class _Explainer:
+    def __init__(
+        self,
+        problem: LanguageProblem,
+        members: Sequence[Component],
+        known: Mapping[str, Sequence[str]],
+        progress: Progress,
+    ) -> None:
+        self.problem, self.members, self.known, self.progress = problem, members, known, progress
+        chooses = Changes.of(problem, "training", progress)
+        judged = chooses if problem.heldout is None else Changes.of(problem, "held-out", progress)
+        self.changes, self.chooses = judged, chooses
+        self.notes: list[str] = []
+
+    def made(self) -> Explanation:
+        """Everything, one part after the other."""
+        _, groups = _cost(len(self.members))
+        paths = follow(self.changes, self.chooses, self.members)
+        acting, cost = act(self.problem, self.changes, self.members, groups)
+        written, direct, table = self._written()
+        reads, examples, ov = self._read()
+        cards = self._cards(paths, acting, written, direct, reads, ov)
+        whole = None if table is None else self.changes.units_mean(table.logit_difference, table.pairs)
+        several = any(len(pair.answers) > 1 for pair in self.changes.part.scorer.pairs)
+        said = tuple(replace(card, words=words_of(card, paths, self.problem.metric, whole, several)) for card in cards)
+        if paths.partial:
+            self.notes.append(f"query, key and value are not told apart for {', '.join(paths.partial)}")
+        spent = self.changes.spent + cost + (self.chooses.spent if self.chooses is not self.changes else 0)
+        return Explanation(
+            model=self.problem.model.name,
+            task=self.problem.task,
+            metric=self.problem.metric,
+            donors=str(self.problem.question["donors"]),
+            pairs=paths.pairs,
+            cards=said,
+            paths=paths,
+            logit_difference=whole,
+            parts=() if table is None else tuple(self._parts(table)),
+            examples=tuple(examples),
+            notes=tuple(self.notes),
+            forward_equivalents=spent + CAPTURES,
+            contributions=table,
+        )
+
+    def _parts(self, table: Contributions) -> list[tuple[str, float]]:
+        means = [self.changes.units_mean(row, table.pairs) for row in table.table]
+        return list(zip(table.names, means, strict=True))
+
+    def _read(self) -> tuple[list[Read], Sequence[Example], dict[str, Ov]]:
+        scorer = self.changes.part.scorer
+        self.progress("what they read", 0, self.changes.part.size)
+        reads, examples, lacking = read(self.problem, self.members, scorer.pairs)
+        self.notes += lacking.values()
+        looked = {one.component: [token for token, _ in one.tokens[:3]] for one in reads}
+        heads = [member for member in self.members if member.site in HEADS]
+        ov = ov_maps(scorer, self.writer, heads, scorer.pairs, looked) if heads and self.writer else {}
+        self.progress("what they read", self.changes.part.size, self.changes.part.size)
+        return reads, examples, ov
+
+    def _written(self) -> tuple[list[Written], list[tuple[float | None, Interval | None]], Contributions | None]:
+        """What members write, the direct part of their effects, and the table of contributions."""
+        writer = writer_of(self.problem.model)
+        self.writer = None if isinstance(writer, str) else writer
+        if isinstance(writer, str):
+            self.notes.append(f"what members write and do directly is left out: {writer}")
+            return [Written(component=str(m)) for m in self.members], [(None, None)] * len(self.members), None
+        part = self.changes.part
+        scorers = [part.scorer, *(draw.scorer for draw in (part.draws if isinstance(part, PairProblem) else ()))]
+        tick = self.changes.ticking("what they write")
+        runs = [Writes(scorer, self.members, writer).run(tick) for scorer in scorers]
+        part.charge(2 * len(self.members) + 1)
+        self.changes.spent += 2 * len(self.members) + 1
+        self.notes += [*runs[0].unseen.values(), *([runs[0].nonlinear] if runs[0].nonlinear else [])]
+        if runs[0].writer.unembedding.logit_scale is None:
+            self.notes.append("parts are of the logits before the model's cap on them")
+        weight = part.weights.double().cpu()
+        written = [runs[0].member(i, weight) for i in range(len(self.members))]
+        return written, self._direct(runs), runs[0].contributions
+
+    def _direct(self, runs: Sequence[Writes]) -> list[tuple[float | None, Interval | None]]:
+        part, units = self.changes.part, self.changes.units
+        if not isinstance(part, PairProblem):
+            values = [float(part.change(scores)) for scores in runs[0].direct]
+            return [(None if np.isnan(value) else value, None) for value in values]
+        made = [part.metric.effects(run.direct, run.scorer.base, part.answers) for run in runs]
+        effects = torch.stack(made).mean(0).double().cpu().numpy()
+        known = ~np.isnan(effects).any(1)
+        intervals = iter(mean_intervals(effects[known], units))
+        return [
+            (units.mean(row), next(intervals)) if there else (None, None)
+            for row, there in zip(effects, known, strict=True)
+        ]
+
+    def _cards(
+        self,
+        paths: Paths,
+        acting: Sequence[Acting],
+        written: Sequence[Written],
+        direct: Sequence[tuple[float | None, Interval | None]],
+        reads: Sequence[Read],
+        ov: Mapping[str, Ov],
+    ) -> list[Card]:
+        """One for each member, in the order of layers."""
+        own = {str(member): i for i, member in enumerate(self.members)}
+        cards = []
+        for alone in paths.members:
+            i = own[alone.component]
+            cards.append(
+                Card(
+                    component=alone.component,
+                    alone=alone,
+                    read=reads[i],
+                    written=written[i],
+                    direct=direct[i][0],
+                    direct_interval=direct[i][1],
+                    acting=tuple(one for one in acting if one.component == alone.component),
+                    ov=ov.get(alone.component),
+                    known=tuple(self.known.get(str(replace(self.members[i], role="all")), ())),
+                )
+            )
+        return cards

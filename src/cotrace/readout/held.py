@@ -1,0 +1,311 @@
+"""Held runs: some components are swapped, and one may be held at the value that it has in another run.
+
+That is what path patching needs: with B held at the value that it has when A is swapped, and all else as in the base
+run, the metric moves by what A does through B (Wang et al. 2022, arXiv 2211.00593; Goldowsky-Dill et al. 2023, arXiv
+2304.05969).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from cotrace.batches import Layout
+from cotrace.components import Component, Site
+from cotrace.interventions import Entry, Stations
+from cotrace.models import Place
+from cotrace.models.internals import AttentionCall, attention_handler
+from cotrace.models.taps import Edit
+from cotrace.problem.batching import Replan, release
+from cotrace.problem.scorer import Scorer
+
+Part = Literal["all", "query", "key", "value"]
+"""What of a component is held: all that it gives, or what a head makes of another query, key or value."""
+PARTS: tuple[Part, ...] = ("query", "key", "value")
+Swapped = frozenset[Component]
+
+
+@dataclass(frozen=True)
+class Hold:
+    """One component takes the value that it has when some others are swapped."""
+
+    member: Component
+    source: Swapped
+    part: Part = "all"
+
+
+@dataclass(frozen=True)
+class Run:
+    """Components that take the donor's value, and at most one that is held."""
+
+    swapped: Swapped = frozenset()
+    hold: Hold | None = None
+
+
+def plain_and_held(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+    """The runs in which nothing is held, with those that others take values from; and those others. Each once."""
+    sources = [Run(run.hold.source) for run in runs if run.hold is not None]
+    plain = dict.fromkeys([*sources, *(run for run in runs if run.hold is None)])
+    return list(plain), list(dict.fromkeys(run for run in runs if run.hold is not None))
+
+
+def passes_of(runs: Sequence[Run]) -> int:
+    """Forward passes over all pairs that these runs take together."""
+    return sum(map(len, plain_and_held(runs)))
+
+
+Key = tuple[Swapped, Component, Part]
+Values = dict[Key, Tensor]
+
+
+def over_layouts(scorer: Scorer, work: Callable[[Layout], None], tick: Callable[[int], None] | None = None) -> None:
+    """Do a work on every batch of a scorer's pairs; one that does not fit in memory is done in smaller parts.
+
+    ``tick`` is told how many examples are done.
+    """
+    scorer.check_state()
+    done = 0
+    for layout in scorer.layouts(None):
+        _work(scorer, work, layout)
+        done += len(layout.examples)
+        if tick is not None:
+            tick(done)
+
+
+def _work(scorer: Scorer, work: Callable[[Layout], None], layout: Layout) -> None:
+    try:
+        work(layout)
+        return
+    except Replan:
+        pass
+    release(scorer.model.device)
+    for smaller in scorer.layouts(layout.examples):
+        _work(scorer, work, smaller)
+
+
+@dataclass(eq=False)
+class HeldRuns:
+    """Carries such runs out on the pairs of a scorer, as many side by side as its batches hold."""
+
+    scorer: Scorer
+    _places: dict[Component, Place] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def scores(
+        self, runs: Sequence[Run], tick: Callable[[int], None] | None = None
+    ) -> Float[Tensor, "run example answer"]:
+        """Scores of every answer in each run, examples in file order; ``tick`` is told how many examples are done."""
+        scorer = self.scorer
+        table = torch.zeros(len(runs), len(scorer.pairs), scorer.columns, dtype=scorer.model.compute_dtype)
+
+        def fill(layout: Layout) -> None:
+            found = sum(self._pass(runs, one) for one in layout.passes)
+            table[:, torch.tensor(layout.examples)] = torch.as_tensor(found)
+
+        over_layouts(scorer, fill, tick)
+        return table
+
+    def parted(self, member: Component) -> bool:
+        """Whether a head's query, key and value can be held one by one: its family's attention can be called again."""
+        return member.site is Site.HEAD_OUTPUT and self.place(member).tap == "attention"
+
+    def place(self, member: Component) -> Place:
+        """Where a component lives."""
+        if member not in self._places:
+            self._places[member] = self.scorer.model.places(member.site)[member.layer]
+        return self._places[member]
+
+    def _pass(self, runs: Sequence[Run], layout: Layout) -> Float[Tensor, "run example answer"]:
+        """First the runs in which nothing is held, and what others take from them; then those others."""
+        layout = replace(layout, beside=()) if layout.beside else layout
+        wanted: dict[Swapped, list[tuple[Component, Part]]] = defaultdict(list)
+        for hold in dict.fromkeys(run.hold for run in runs):
+            if hold is not None:
+                wanted[hold.source].append((hold.member, hold.part))
+        plain, held = plain_and_held(runs)
+        starts = {run: _first(run, [member for member, _ in wanted.get(run.swapped, ())]) for run in plain}
+        starts |= {run: _first(run) for run in held}
+        stations, values = self._stations(set(starts.values()), layout), Values()
+        found: dict[Run, Tensor] = {}
+        for some, entry in self._chunks(plain, starts, stations, layout):
+            found |= zip(some, self._run(some, entry, layout, _Recorder(self, some, wanted, values)), strict=True)
+        for some, entry in self._chunks(held, starts, stations, layout):
+            found |= zip(some, self._run(some, entry, layout, _Holder(self, some, values, layout)), strict=True)
+        return torch.stack([found[run] for run in runs])
+
+    def _stations(self, starts: set[int], layout: Layout) -> Stations:
+        """The stream that enters each layer in which some run begins to differ, where runs may start there."""
+        stations = Stations(starts - {0} if self.scorer.packing.shortcuts else ())
+        if stations.wanted:
+            with self.scorer.passing(layout):
+                self.scorer.run(self._masks([Run()]), layout, stations=stations)
+        return stations
+
+    def _chunks(
+        self, runs: Sequence[Run], starts: Mapping[Run, int], stations: Stations, layout: Layout
+    ) -> Iterator[tuple[Sequence[Run], Entry | None]]:
+        """Runs that fit in one forward pass and start in one layer, with the stream that enters it."""
+        step = max(1, self.scorer.batching.tokens // layout.cells)
+        groups: dict[int, list[Run]] = defaultdict(list)
+        for run in runs:
+            groups[starts[run] if stations.wanted else 0].append(run)
+        for layer, some in sorted(groups.items()):
+            for at in range(0, len(some), step):
+                yield some[at : at + step], stations.entries.get(layer)
+
+    def _run(
+        self, runs: Sequence[Run], entry: Entry | None, layout: Layout, extra: _Recorder | _Holder
+    ) -> Float[Tensor, "run example answer"]:
+        scorer = self.scorer
+        with scorer.passing(layout, len(runs)), extra.attention():
+            return scorer.run(self._masks(runs), layout, entry=entry, more=extra.edits())
+
+    def _masks(self, runs: Sequence[Run]) -> Float[Tensor, "run n"]:
+        space, kind = self.scorer.space, self.scorer.model.compute_dtype
+        return torch.stack([torch.from_numpy(space.indicator(run.swapped)).to(kind) for run in runs])
+
+
+def _first(run: Run, taken: Iterable[Component] = ()) -> int:
+    """The lowest layer in which a run differs from the base run, or in which something is taken from it."""
+    held = [] if run.hold is None else [run.hold.member]
+    return min((member.layer for member in (*run.swapped, *held, *taken)), default=0)
+
+
+class _Attending:
+    """What is done with the queries, keys and values of attention modules, if anything."""
+
+    def __init__(self, held: HeldRuns, copies: int) -> None:
+        self.held, self.copies = held, copies
+        self.heads: dict[nn.Module, list[tuple[int, Key]]] = defaultdict(list)
+        """Attention module -> (copy, what is taken or put there)."""
+
+    def attention(self) -> AbstractContextManager[None]:
+        """In force while the model runs."""
+        scorer = self.held.scorer
+        if not self.heads:
+            return nullcontext()
+        return attention_handler(scorer.model.module, self.handle, eager=scorer.eager)
+
+    def handle(self, module: nn.Module, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
+        """The call, looked at or changed."""
+        raise NotImplementedError
+
+
+class _Recorder(_Attending):
+    """Keeps what others are to take from runs in which nothing is held."""
+
+    def __init__(
+        self,
+        held: HeldRuns,
+        runs: Sequence[Run],
+        wanted: dict[Swapped, list[tuple[Component, Part]]],
+        values: Values,
+    ) -> None:
+        super().__init__(held, len(runs))
+        self.values = values
+        self.wholes: dict[Place, list[tuple[int, Key]]] = defaultdict(list)
+        for copy, run in enumerate(runs):
+            for member, part in wanted.get(run.swapped, ()):
+                place, key = held.place(member), (run.swapped, member, part)
+                if part == "all":
+                    self.wholes[place].append((copy, key))
+                else:
+                    self.heads[place.module].append((copy, key))
+
+    def edits(self) -> list[tuple[Place, Edit]]:
+        return [(place, self._keep(place, entries)) for place, entries in self.wholes.items()]
+
+    def _keep(self, place: Place, entries: Sequence[tuple[int, Key]]) -> Edit:
+        def keep(own: Tensor) -> Tensor:
+            units = by_unit(place, own, self.copies)
+            for copy, key in entries:
+                self.values[key] = units[copy, key[1].unit or 0].clone()
+            return own
+
+        return keep
+
+    def handle(self, module: nn.Module, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
+        for copy, key in self.heads.get(module, ()):
+            given = {"query": call.query, "key": call.key, "value": call.value}[key[2]]
+            self.values[key] = _of_head(given, call, key[1], self.copies)[copy].clone()
+        return call.original()
+
+
+class _Holder(_Attending):
+    """Puts values of other runs in."""
+
+    def __init__(self, held: HeldRuns, runs: Sequence[Run], values: Values, layout: Layout) -> None:
+        super().__init__(held, len(runs))
+        self.values, self.layout = values, layout
+        self.wholes: dict[Place, list[tuple[int, Key]]] = defaultdict(list)
+        for copy, run in enumerate(runs):
+            assert run.hold is not None
+            place, key = held.place(run.hold.member), (run.hold.source, run.hold.member, run.hold.part)
+            if run.hold.part == "all":
+                self.wholes[place].append((copy, key))
+            else:
+                self.heads[place.module].append((copy, key))
+
+    def edits(self) -> list[tuple[Place, Edit]]:
+        return [(place, self._put(place, entries)) for place, entries in self.wholes.items()]
+
+    def _put(self, place: Place, entries: Sequence[tuple[int, Key]]) -> Edit:
+        def put(own: Tensor) -> Tensor:
+            changed = _own(own)
+            units = by_unit(place, changed, self.copies)
+            for copy, key in entries:
+                at = copy, key[1].unit or 0
+                units[at] = self._where(key[1], place, units[at], self.values[key])
+            return changed
+
+        return put
+
+    def _where(self, member: Component, place: Place, own: Tensor, other: Tensor) -> Tensor:
+        """The other value at the positions of the member's role, which are all unless it names one."""
+        if member.role == "all":
+            return other
+        flags = self.layout.roles[member.role].to(own.device)
+        return torch.where(flags[..., None] if place.tap == "pattern" else flags.reshape(-1, 1), other, own)
+
+    def handle(self, module: nn.Module, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
+        output, weights = call.original()
+        if not (entries := self.heads.get(module, ())):
+            return output, weights
+        given = {"query": _own(call.query), "key": _own(call.key), "value": _own(call.value)}
+        for copy, key in entries:
+            _of_head(given[key[2]], call, key[1], self.copies)[copy] = self.values[key]
+        again = call.again(given["query"], given["key"], given["value"])[0]
+        output = _own(output)
+        own, new = (t.reshape(self.copies, -1, *t.shape[-2:]).transpose(1, 2) for t in (output, again))
+        for copy, (_, member, _) in entries:
+            at = copy, member.unit or 0
+            own[at] = self._where(member, self.held.place(member), own[at], new[at])
+        return output, weights
+
+
+def by_unit(place: Place, value: Tensor, copies: int) -> Float[Tensor, "copy unit ..."]:
+    """What stands at a place by copy and unit: [token, width] of each, of a pattern [row, query, key].
+
+    A view where the value is contiguous.
+    """
+    if place.tap == "pattern":
+        return value.reshape(copies, -1, *value.shape[1:]).transpose(1, 2)
+    return value.reshape(copies, -1, place.units, place.width).transpose(1, 2)
+
+
+def _own(value: Tensor) -> Tensor:
+    """A copy that may be written to through views."""
+    return value.clone(memory_format=torch.contiguous_format)
+
+
+def _of_head(given: Tensor, call: AttentionCall, member: Component, copies: int) -> Float[Tensor, "copy row pos d"]:
+    """A query head's part of queries, or the part of keys or values that it shares with its group."""
+    group = call.query.shape[1] // given.shape[1]
+    return given.reshape(copies, -1, *given.shape[1:])[:, :, (member.unit or 0) // group]

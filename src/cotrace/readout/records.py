@@ -1,0 +1,239 @@
+"""What an explanation is made of, as plain records: numbers and words, no model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from cotrace.statistics import Interval, covers
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NEGLIGIBLE = 0.05
+"""Share of the set's effect, or for an arrow of its source's, below which an effect counts as none."""
+REST = "beginning of text"
+NAMED = 0.4
+"""Attention from which a behaviour is named."""
+ALL, LAST = "all", "last"
+CHANGED, FIRST, OTHER = "changed", "first", "other"
+EARLIER = "earlier"
+Kind = Literal["", "inhibiting", "redundant"]
+Token = tuple[str, float]
+"""Text, and the logit above the vocabulary's mean."""
+
+
+def is_single(where: str) -> bool:
+    """Whether a group is one position from the end, or all before those, and no role."""
+    return where == EARLIER or (where[:1] == "-" and where[1:].isdigit())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """How much a head attends from one group of positions to another; of another member, how active it is there."""
+
+    query: str
+    """Where it looks from; of a member without attention, where it is active."""
+    key: str
+    """Empty where the member does not attend."""
+    base: float
+    donor: float | None
+    """None where donor values are no run of a prompt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Behaviour:
+    """A head's mean attention to the tokens that a head of some kind looks at."""
+
+    name: str
+    random: float | None
+    """On random tokens that are repeated once; None where the model's prompts are too short for them."""
+    base: float | None
+    """On the base prompts; None where they have no such token."""
+    donor: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """What one member reads."""
+
+    component: str
+    attends: bool
+    looks: tuple[Look, ...] = ()
+    """Strongest first."""
+    tokens: tuple[Token, ...] = ()
+    """Most attended tokens from the last position, with their mean weight; of another member those where it is most
+    active, with its mean size there."""
+    behaviours: tuple[Behaviour, ...] = ()
+
+    @property
+    def behaviour(self) -> Behaviour | None:
+        """The one that the head is named by: the strongest on random tokens, where that is strong enough.
+
+        Many heads rest on the first token where they have nothing to do: one is named by that only where it looks there
+        from the last position of these prompts too.
+        """
+        strong = [one for one in self.behaviours if (one.random or 0.0) >= NAMED]
+        named = [one for one in strong if one.name != REST]
+        if not named and any(one.query == LAST and one.key == FIRST and one.base >= NAMED for one in self.looks):
+            named = strong
+        return max(named, key=lambda one: one.random or 0.0, default=None)
+
+    def look(self, query: str = LAST) -> Look | None:
+        """The strongest look from there."""
+        return next((one for one in self.looks if one.query == query), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One pair's attention patterns, to be shown."""
+
+    pair: str
+    run: str
+    tokens: tuple[str, ...]
+    patterns: Mapping[str, tuple[tuple[float, ...], ...]]
+    """Head -> [query, key], rounded."""
+
+
+@dataclass(frozen=True)
+class Contributions:
+    """The logit difference between each pair's answers as a sum over all that is added to the stream."""
+
+    pairs: tuple[str, ...]
+    names: tuple[str, ...]
+    """``embeddings``, each head and MLP, and the biases."""
+    table: Float[np.ndarray, "part pair"]
+    logit_difference: Float[np.ndarray, "pair"]
+    """Of the right answer against the others' mean, where their tokens first differ; of an only answer against the
+    mean of the vocabulary. Before a cap on logits, where the model has one."""
+    capped: bool = False
+    """Whether the model does more to its logits than scale them: then this is of the logits before that."""
+
+    def frame(self) -> pd.DataFrame:
+        """One row for each part and a column for each pair, with the sum last."""
+        import pandas as pd
+
+        rows = np.concatenate([self.table, self.table.sum(0, keepdims=True)])
+        return pd.DataFrame(rows, index=pd.Index([*self.names, "sum"], name="part"), columns=list(self.pairs))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What one member writes; numbers that the model does not allow are None, and the explanation says why."""
+
+    component: str
+    base: float | None = None
+    """Its part in the logit difference of the base run, mean over pairs."""
+    donor: float | None = None
+    """The same of the value that it has when it is swapped, at the base run's scales."""
+    promoted: tuple[Token, ...] = ()
+    """Tokens whose logits what it writes on these pairs raises most."""
+    suppressed: tuple[Token, ...] = ()
+
+    @property
+    def difference(self) -> float | None:
+        """What a swap does to its part."""
+        return None if self.base is None or self.donor is None else self.donor - self.base
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moved:
+    """What a head writes when it attends to one token alone."""
+
+    token: str
+    raises: tuple[str, ...]
+    """Tokens whose logits that raises most, strongest first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ov:
+    """What a head makes of what it looks at."""
+
+    copies: float
+    """Share of the prompts' tokens (without the first) whose own logit attending to them raises among the five most."""
+    moved: tuple[Moved, ...] = ()
+    """Of the tokens that it attends to most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Acting:
+    """What a member's swap does at some positions alone."""
+
+    component: str
+    where: str
+    """A role, or how many tokens from the end (``-1`` is the last, ``earlier`` all before those named)."""
+    effect: float
+    interval: Interval | None
+    pairs: int
+    """In how many pairs there is such a position with a donor's value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrow:
+    """What one member does through a later one."""
+
+    source: str
+    target: str
+    effect: float
+    """Change of the metric when the target alone takes the value that it has when the source is swapped."""
+    interval: Interval | None
+    """Over pairs; None where there are too few, or the metric has no effect of each."""
+    share: float | None
+    """Of what the source does in all, under the same condition; None where that is next to nothing."""
+    given: str | None = None
+    """The member that is swapped throughout, because source or target stands in for it; None for the base run."""
+    parts: dict[str, float] = field(default_factory=dict)
+    """The same where only the target head's ``query``, ``key`` or ``value`` changes; they need not add up."""
+    kind: Kind = ""
+    """``inhibiting``: takes back some of what the source does otherwise. ``redundant``: seen only with ``given``."""
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether it is more than next to nothing, and its interval (where there is one) does not cover 0."""
+        return self.share is not None and abs(self.share) >= NEGLIGIBLE and not covers(self.interval)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alone:
+    """What swapping one member does."""
+
+    component: str
+    effect: float
+    interval: Interval | None
+    partner: str | None = None
+    """The member once which is swapped this one does much more; None where there is none."""
+    with_partner: float | None = None
+    """What this one then does."""
+    partner_interval: Interval | None = None
+    taken_back: bool = False
+    """Whether it does more then because the partner takes back what it does, and not because they are redundant."""
+    inhibits: bool = False
+    """Whether it moves the metric against what the whole set does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paths:
+    """The set as a circuit."""
+
+    together: float
+    """The metric's change when the whole set is swapped."""
+    together_interval: Interval | None
+    members: tuple[Alone, ...]
+    arrows: tuple[Arrow, ...]
+    """Every ordered pair, in order of layers, those with a condition last."""
+    pairs: str
+    """Such as ``24 held-out pairs``."""
+    partial: tuple[str, ...] = ()
+    """Members whose query, key and value are not told apart, because their family's attention is not called so."""
+
+    def arrow(self, source: str, target: str, given: str | None = None) -> Arrow | None:
+        """The arrow between two members; None where the first is not before the second."""
+        return next((a for a in self.arrows if (a.source, a.target, a.given) == (source, target, given)), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)

@@ -1,0 +1,235 @@
+"""What members write: against a computation by hand from a family's own weights, and against the model's logits."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cotrace.components import Component
+from cotrace.models import LanguageModel, wrap
+from cotrace.problem import LanguageProblem
+from cotrace.readout.writes import Writer, Writes, differing
+from tests import tiny
+from tests.families import tiny_model
+from tests.handmade import PLANTED
+from tests.readout.test_paths import hooks, keeping, putting, where
+
+TASK = tiny.task(answer_tokens=(1, 1))
+
+
+@cache
+def model(family: str) -> LanguageModel:
+    if family in tiny.FAMILIES:
+        return tiny.model(family)
+    module = tiny_model(family)
+    for parameter in module.parameters():
+        parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    return wrap(module.double(), tiny.tokenizer(), name=family)
+
+
+def written(family: str, task: Any, *names: str, **options: Any) -> Writes:
+    sites = ["head_output", "mlp_neuron"]
+    problem = LanguageProblem(model(family), task, sites=sites, holdout=0, **options)
+    return Writes(problem.training.scorer, list(map(Component.parse, names)), Writer(problem.model)).run()
+
+
+class Run:
+    """One prompt through a model, and what its weights make of it, written down for each family."""
+
+    def __init__(self, family: str, prompt: str) -> None:
+        self.family, self.model = family, model(family)
+        ids = torch.tensor([self.model.require_tokenizer()(prompt)["input_ids"]])
+        self.seen: dict[nn.Module, list[Tensor]] = {m: [] for m in (*self.projections, *self.downs, self.norm)}
+        with hooks(*((module, keeping(into)) for module, into in self.seen.items())), torch.no_grad():
+            self.logits = self.model.module(input_ids=ids).logits[0, -1].double()
+
+    @property
+    def blocks(self) -> Any:
+        module: Any = self.model.module
+        return module.transformer.h if self.family == "gpt2" else module.model.layers
+
+    @property
+    def projections(self) -> list[nn.Module]:
+        return [b.attn.c_proj if self.family == "gpt2" else b.self_attn.o_proj for b in self.blocks]
+
+    @property
+    def downs(self) -> list[nn.Module]:
+        return [b.mlp.c_proj if self.family == "gpt2" else b.mlp.down_proj for b in self.blocks]
+
+    @property
+    def norm(self) -> Any:
+        module: Any = self.model.module
+        return module.transformer.ln_f if self.family == "gpt2" else module.model.norm
+
+    def given(self, module: nn.Module) -> Tensor:
+        return self.seen[module][0][0, -1]
+
+    def matrix(self, module: Any) -> Tensor:
+        """[in, out]"""
+        weight: Tensor = module.weight
+        return weight if self.family == "gpt2" else weight.T
+
+    def normed(self, norm: Any, at: Tensor, values: Tensor) -> Tensor:
+        """LayerNorm, or RMSNorm with weight w (Llama) or 1 + w (Gemma), at the scale that it has at ``at``."""
+        if self.family == "gpt2":
+            spread = (at.var(-1, unbiased=False) + norm.eps).sqrt()
+            return norm.weight * (values - values.mean(-1, keepdim=True)) / spread
+        size = (at.square().mean(-1) + self.model.module.config.rms_norm_eps).sqrt()
+        return (1 + norm.weight if self.family == "gemma2" else norm.weight) * values / size
+
+    def post(self, layer: int, name: str, whole: Tensor, values: Tensor) -> Tensor:
+        """Gemma's norm behind attention and MLP; nothing in the others."""
+        return self.normed(getattr(self.blocks[layer], name), whole, values) if self.family == "gemma2" else values
+
+    def to_logits(self, values: Tensor) -> Tensor:
+        """What a vector in the stream does to the logits, at the final norm's own scale."""
+        head: Tensor = self.model.module.lm_head.weight
+        return self.normed(self.norm, self.given(self.norm), values) @ head.T
+
+    def head(self, layer: int, unit: int, x: Tensor | None = None) -> Tensor:
+        matrix, own = self.projections[layer], self.model.layers[layer].d_head
+        x = self.given(matrix) if x is None else x
+        part = slice(unit * own, (unit + 1) * own)
+        whole = self.given(matrix) @ self.matrix(matrix)
+        if self.family == "gpt2":
+            whole = whole + matrix.bias
+        return self.post(layer, "post_attention_layernorm", whole, x[part] @ self.matrix(matrix)[part])
+
+    def neuron(self, layer: int, unit: int) -> Tensor:
+        matrix = self.downs[layer]
+        whole = self.given(matrix) @ self.matrix(matrix)
+        row = self.given(matrix)[unit] * self.matrix(matrix)[unit]
+        return self.post(layer, "post_feedforward_layernorm", whole, row)
+
+
+def tokens(family: str, pair: Any) -> tuple[int, int]:
+    words = model(family).require_tokenizer()
+    right, wrong = (words(pair.answers[i])["input_ids"][0] for i in (pair.target, 1 - pair.target))
+    return right, wrong
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
+@torch.no_grad()
+def test_contributions_are_those_of_the_weights_and_add_up(family: str) -> None:
+    """Within 1e-5 of a computation by hand; the sum within 1e-4 of the logit difference (before Gemma's cap)."""
+    found = written(family, TASK, "L1.head2", "L0.neuron5")
+    table = found.contributions
+    assert table is not None
+    assert table.names[0] == "embeddings"
+    cap = getattr(model(family).module.config, "final_logit_softcapping", None)
+    assert table.capped == (cap is not None)
+    for e, pair in enumerate(TASK.pairs):
+        run, (right, wrong) = Run(family, pair.base), tokens(family, pair)
+
+        def difference(logits: Tensor, right: int = right, wrong: int = wrong) -> float:
+            return float(logits[right] - logits[wrong])
+
+        raw = run.logits if cap is None else cap * torch.atanh(run.logits / cap)
+        assert table.logit_difference[e] == pytest.approx(difference(raw), abs=1e-5)
+        assert table.table[:, e].sum() == pytest.approx(difference(raw), abs=1e-4)
+        for layer, unit in ((0, 0), (1, 2)):
+            row = table.names.index(f"L{layer}.head{unit}")
+            expected = difference(run.to_logits(run.head(layer, unit)))
+            assert abs(expected) > 1e-3
+            assert table.table[row, e] == pytest.approx(expected, abs=1e-5)
+    values = [difference(run.to_logits(run.neuron(0, 5))) for run, difference in _each(family)]
+    assert found.member(1, torch.ones(len(TASK.pairs))).base == pytest.approx(sum(values) / len(values), abs=1e-5)
+
+
+def _each(family: str) -> Any:
+    for pair in TASK.pairs:
+        right, wrong = tokens(family, pair)
+        yield Run(family, pair.base), lambda logits, r=right, w=wrong: float(logits[r] - logits[w])
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
+@torch.no_grad()
+def test_a_donors_part_and_the_promoted_tokens(family: str) -> None:
+    """The value of the donor run through the base run's scales; tokens by the mean of what is written."""
+    told = written(family, TASK, "L1.head2").member(0, torch.ones(len(TASK.pairs)))
+    parts, logits = [], torch.zeros(60, dtype=torch.float64)
+    for (run, difference), pair in zip(_each(family), TASK.pairs, strict=True):
+        donor = Run(family, pair.counterfactual or "")
+        other = run.head(1, 2, donor.given(donor.projections[1]))
+        parts.append(difference(run.to_logits(other)))
+        logits += run.to_logits(run.head(1, 2))[:60] / len(TASK.pairs)
+    assert told.donor == pytest.approx(sum(parts) / len(parts), abs=1e-5)
+    assert told.difference == pytest.approx((told.donor or 0) - (told.base or 0))
+    order = logits.argsort(descending=True)
+    known = [name for name, _ in told.promoted if name.startswith("w")]
+    assert known[0] == f"w{int(order[0])}"
+    known = [name for name, _ in told.suppressed if name.startswith("w")]
+    assert known[0] == f"w{int(order[-1])}"
+
+
+@torch.no_grad()
+def test_the_direct_effect_leaves_every_later_layer_as_it_was() -> None:
+    """By hand: what the head's swap adds in its own layer, put in front of the final norm of the base run."""
+    found = written("gpt2", TASK, "L0.head1").direct[0]
+    module: Any = model("gpt2").module
+    (matrix, at), norm = where(model("gpt2"), Component.parse("L0.head1")), module.transformer.ln_f
+    for e, (pair, (run, _)) in enumerate(zip(TASK.pairs, _each("gpt2"), strict=True)):
+        donor = Run("gpt2", pair.counterfactual or "")
+        change = (donor.given(matrix) - run.given(matrix))[at] @ matrix.weight[at]
+        log_p = module.lm_head(norm(run.given(norm) + change)).log_softmax(-1)
+        words = model("gpt2").require_tokenizer()
+        expected = [float(log_p[words(answer)["input_ids"][0]]) for answer in pair.answers]
+        assert found[e].tolist() == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "granite", "cohere", "olmo2", "bloom", "gpt_neox", "opt", "gpt_oss"])
+def test_parts_add_up_in_other_families(family: str) -> None:
+    """Norms behind attention, multipliers, scaled logits, parallel layers, experts: the sum is the logit difference."""
+    some = model(family) if family != "gpt_oss" else wrap(tiny_model(family), tiny.tokenizer(), name=family)
+    problem = LanguageProblem(some, TASK, sites=["head_output"], holdout=0)
+    found = Writes(problem.training.scorer, [problem.space[1]], Writer(some)).run()
+    table, scores = found.contributions, problem.training.scorer.base
+    assert table is not None, found.nonlinear
+    assert not table.capped
+    target = torch.tensor([pair.target for pair in TASK.pairs])[:, None]
+    difference = (scores.gather(1, target) - scores.gather(1, 1 - target))[:, 0]
+    assert table.table.sum(0) == pytest.approx(difference.double().numpy(), abs=1e-4)
+    assert table.logit_difference == pytest.approx(difference.double().numpy(), abs=1e-4)
+    assert sum(".head" in name for name in table.names) == sum(layer.heads for layer in some.layers)
+
+
+def test_answers_of_several_tokens_are_told_apart_where_they_first_differ() -> None:
+    assert differing([(5, 6), (5, 7, 8)], 0) == (1, [7])
+    assert differing([(5,), (4,), (3,)], 1) == (0, [5, 3])
+    assert differing([(5, 6)], 0) == (0, [])
+    assert differing([(5,), (5, 6)], 0) is None
+
+
+def test_packing_changes_nothing() -> None:
+    names = ("L0.head1", "L1.neuron2")
+    task = tiny.task(answer_tokens=(2, 3))
+    whole, plain, small = (
+        written("llama", task, *names, **more) for more in ({}, {"pack": False}, {"batch_tokens": 7})
+    )
+    assert whole.contributions is not None
+    for other in (plain, small):
+        assert other.contributions is not None
+        assert other.contributions.table == pytest.approx(whole.contributions.table, abs=1e-6)
+        torch.testing.assert_close(other.direct, whole.direct, atol=1e-6, rtol=0)
+        for i in range(2):
+            one, two = (w.member(i, torch.ones(6)) for w in (whole, other))
+            assert (one.base, one.donor) == pytest.approx((two.base, two.donor), abs=1e-6)
+
+
+def test_in_the_induction_pair_only_the_second_head_writes_the_answer() -> None:
+    one = PLANTED["induction"]()
+    problem = LanguageProblem(one.model, one.task, sites=["head_output"], holdout=0)
+    found = Writes(problem.training.scorer, problem.space[:], Writer(one.model)).run()
+    assert found.contributions is not None
+    rows = dict(zip(found.contributions.names, found.contributions.table.mean(1), strict=True))
+    whole = found.contributions.logit_difference.mean()
+    assert rows["L1.head1"] == pytest.approx(whole, rel=0.02)
+    assert abs(rows["L0.head2"]) < 1e-9
+    base = problem.training.scorer.base
+    direct = (found.direct - base).abs().amax((1, 2))
+    assert direct[2] < 1e-9
+    assert direct[5] > 1
