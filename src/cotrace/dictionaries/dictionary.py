@@ -138,17 +138,28 @@ class Dictionary:
     ) -> Float[Tensor, "*token d_out"]:
         """The reconstruction from activations. ``values``, those encoded, are needed where the input is normed or
         a skip goes by the features. Raises InputError where they are missing."""
-        found = activations @ self.decoder + self.offset
-        if values is None:
-            if self.norm != "none" or self.skip is not None:
-                raise InputError(f"dictionary {self.name}: give decode the values that were encoded, which it needs")
-            return found
+        if values is None and (self.norm != "none" or self.skip is not None):
+            raise InputError(f"dictionary {self.name}: give decode the values that were encoded, which it needs")
+        found = activations @ self.decoder
+        return found + self.offset if values is None else self._completed(found, values.to(self.encoder.dtype))
+
+    def reconstruct(self, values: Float[Tensor, "*token d_in"]) -> Float[Tensor, "*token d_out"]:
+        """The reconstruction of values: ``decode`` of ``encode``, without the zeros in between."""
         values = values.to(self.encoder.dtype)
+        found = self.encode(values).decoded(self.decoder)
+        return self._completed(found.reshape(*values.shape[:-1], self.d_out), values)
+
+    def _completed(
+        self, found: Float[Tensor, "*token d_out"], values: Float[Tensor, "*token d_in"]
+    ) -> Float[Tensor, "*token d_out"]:
+        """Decoded features with all that a reconstruction has beside them."""
+        found = found + self.offset
         if self.skip is not None:
             found = found + values @ self.skip.T
-        if self.norm == "layer_norm" and not self.is_transcoder:
-            return found * self.size_of(values) + values.mean(-1, keepdim=True)
-        return found * self.size_of(values)
+        if self.is_transcoder or self.norm == "none":
+            return found
+        found = found * self.size_of(values)
+        return found + values.mean(-1, keepdim=True) if self.norm == "layer_norm" else found
 
     def size_of(self, values: Float[Tensor, "*token d_in"]) -> Float[Tensor, "*token 1"]:
         """By how much each token's decoded features are larger than the decoder's rows: the norm of its input."""

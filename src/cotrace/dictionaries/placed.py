@@ -93,8 +93,7 @@ class PlacedDictionary:
         Differentiable in the values; only of some ``features`` where asked.
         """
         dictionary = self.dictionary
-        values = values.to(dictionary.encoder.dtype)
-        values = values if self.unscaled is None else self.unscaled(values)
+        values = self.encodable(values)
         asked = self.active if features is None else features
         found = dictionary.encode(values, asked)
         if dictionary.k is not None and asked is not None:
@@ -104,6 +103,11 @@ class PlacedDictionary:
         if dictionary.norm == "none" or dictionary.is_transcoder:
             return found
         return found.weighted(dictionary.size_of(values)[:, 0][found.token])
+
+    def encodable(self, values: Float[Tensor, "token d_in"]) -> Float[Tensor, "token d_in"]:
+        """Values of the place that is read, as the dictionary takes them."""
+        values = values.to(self.dictionary.encoder.dtype)
+        return values if self.unscaled is None else self.unscaled(values)
 
     def telling(self, active: Int[Tensor, "some"]) -> PlacedDictionary:
         """The same with only these features told apart."""

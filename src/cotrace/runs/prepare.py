@@ -70,7 +70,7 @@ def prepare(
     task = suited_task(config, task, model)
     check_size(config, len(space_of(model, config.sites or task.sites, config.roles or ("all",))))
     problem = pose(config, model, task)
-    ensure(model, problem.space.sites)
+    ensure(problem.model, problem.space.sites)
     return Prepared(config, task, model, problem, built)
 
 
