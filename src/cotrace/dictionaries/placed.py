@@ -87,6 +87,13 @@ class PlacedDictionary:
         """The places whose values it needs, each once."""
         return tuple(dict.fromkeys((self.read, self.write)))
 
+    @property
+    def about(self) -> dict[str, str | int | None]:
+        """What identifies it, as plain data: where it is, its size, and the hash of its weight file."""
+        one = self.dictionary
+        named = {"name": one.name, "architecture": one.architecture, "hook": one.hook, "hook_out": one.hook_out}
+        return named | {"layer": self.layer, "features": one.size, "sha256": one.sha256, "neuronpedia": one.neuronpedia}
+
     def entries(self, values: Float[Tensor, "token d_in"], features: Int[Tensor, "some"] | None = None) -> Entries:
         """What the features told apart add to the value, in units of the decoder's rows, from values as they are read.
 
