@@ -1,3 +1,4 @@
+from . import dictionaries as dictionaries
 from . import editing as editing
 from . import errors as errors
 from . import evaluation as evaluation
@@ -10,6 +11,7 @@ from . import tasks as tasks
 from .components import Component as Component
 from .components import ComponentSpace as ComponentSpace
 from .components import Site as Site
+from .dictionaries import load_dictionaries as load_dictionaries
 from .editing import apply as apply
 from .evaluation import Evaluation as Evaluation
 from .evidence import evaluate as evaluate

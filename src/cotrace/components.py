@@ -39,6 +39,8 @@ class Site(StrEnum):
     MLP_COORDINATE = "mlp_coordinate"
     EXPERT = "expert"
     RESIDUAL = "residual"
+    FEATURE = "feature"
+    ERROR = "error"
 
     @classmethod
     def named(cls, name: str | Site) -> Site:
@@ -70,8 +72,12 @@ TAGS: Mapping[Site, str] = {
     Site.MLP_COORDINATE: "coord",
     Site.EXPERT: "expert",
     Site.RESIDUAL: "resid",
+    Site.FEATURE: "feature",
+    Site.ERROR: "error",
 }
-WHOLE_LAYER = frozenset({Site.ATTENTION_OUTPUT, Site.MLP_OUTPUT, Site.RESIDUAL})
+WHOLE_LAYER = frozenset({Site.ATTENTION_OUTPUT, Site.MLP_OUTPUT, Site.RESIDUAL, Site.ERROR})
+OF_DICTIONARIES = frozenset({Site.FEATURE, Site.ERROR})
+"""Sites that a model has where a dictionary is put into it: they are parts of another site's value."""
 SITE_OF_TAG: Mapping[str, Site] = {tag: site for site, tag in TAGS.items()}
 
 _FULL = re.compile(r"L(?P<layer>\d{1,9})\.(?P<tag>[a-z]+)(?P<unit>\d{1,9})?(?:@(?P<role>[A-Za-z_][\w-]*))?")
@@ -234,7 +240,7 @@ class ComponentSpace(Sequence[Component]):
 
 
 HELD: Mapping[Site, frozenset[Site]] = {
-    Site.RESIDUAL: frozenset(Site) - {Site.RESIDUAL},
+    Site.RESIDUAL: frozenset(Site) - {Site.RESIDUAL} - OF_DICTIONARIES,
     Site.ATTENTION_OUTPUT: frozenset({Site.ATTENTION_PATTERN, Site.HEAD_OUTPUT, Site.KV_GROUP}),
     Site.KV_GROUP: frozenset({Site.ATTENTION_PATTERN, Site.HEAD_OUTPUT}),
     Site.HEAD_OUTPUT: frozenset({Site.ATTENTION_PATTERN}),

@@ -42,7 +42,7 @@ def trace(
         level_named(evaluation)  # a wrong name is said before the search is paid for
     problem = LanguageProblem(model, task, **problem_options)
     _ = problem.direction  # where there is none that is said before anything is searched
-    ensure(model, problem.space.sites)
+    ensure(problem.model, problem.space.sites)
     found = chosen(problem, progress)
     if evaluation == "none":
         return found

@@ -1,6 +1,7 @@
 """Donors: where the values that are swapped in come from."""
 
 from cotrace.arguments import door
+from cotrace.donors.features import donors_of
 from cotrace.donors.parse import donor_source, donor_words
 from cotrace.donors.record import record
 from cotrace.donors.sources import (
@@ -32,6 +33,7 @@ __all__ = [
     "check_sites",
     "donor_source",
     "donor_words",
+    "donors_of",
     "record",
 ]
 

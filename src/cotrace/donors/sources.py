@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cotrace.batches import EncodedPair, Encoding, Layout, Packing, Refusal, donor_tokens, shared_prefix
 from cotrace.components import Component, ComponentSpace, Site
+from cotrace.dictionaries.placed import PlacedDictionary
 from cotrace.donors.record import Perturb, record
 from cotrace.donors.store import ConstantDonors, Donors, PositionDonors, RecordedDonors, ScaledDonors
 from cotrace.errors import AlignmentError, InputError, UnsupportedSite
@@ -33,6 +34,8 @@ class Setting:
     packing: Packing
     keep: Keep = in_memory
     """Gives the room that recorded values are kept in."""
+    errors: frozenset[PlacedDictionary] = frozenset()
+    """Dictionaries whose error is in the space."""
 
 
 @runtime_checkable
@@ -223,6 +226,13 @@ class Mean(_NoPrefix):
         return (self if self.reference else replace(self, reference=seen)), encoding
 
     def donors(self, setting: Setting, pairs: Sequence[EncodedPair]) -> Donors:
+        recorded = self.recorded(setting, pairs)
+        if self.per_position:
+            return PositionDonors(_position_means(recorded))
+        return ConstantDonors({place: values.mean(0) for place, values in recorded.values.items()})
+
+    def recorded(self, setting: Setting, pairs: Sequence[EncodedPair]) -> RecordedDonors:
+        """The values that are averaged. Raises InputError where a position has none."""
         reference = self.reference or pairs
         if self.per_position and setting.packing.patch_answers:
             raise InputError(
@@ -232,21 +242,17 @@ class Mean(_NoPrefix):
         longer = max(len(pair.prompt) for pair in reference) > max(len(pair.prompt) for pair in pairs)
         packed = setting.packing.packed and not longer
         packing = replace(setting.packing, patch_answers=False, packed=packed)
-        recorded = record(setting.model, reference, setting.places, packing)
-        if not self.per_position:
-            return ConstantDonors({place: values.mean(0) for place, values in recorded.values.items()})
-        needed = max(len(pair.prompt) for pair in pairs)
-        longest = int(recorded.lengths.max())
-        if longest < needed:
+        found = record(setting.model, reference, setting.places, packing)
+        needed, longest = max(len(pair.prompt) for pair in pairs), int(found.lengths.max())
+        if self.per_position and longest < needed:
             raise InputError(
                 f"mean by position: the longest reference prompt has {longest} tokens, a pair has {needed}"
             )
-        return PositionDonors(_position_means(recorded))
+        return found
 
 
 def _position_means(recorded: RecordedDonors) -> dict[Place, Tensor]:
-    lengths = recorded.lengths
-    position = torch.cat([torch.arange(int(length)) for length in lengths])
+    position = recorded.positions
     count = torch.bincount(position)
     means = {}
     for place, values in recorded.values.items():
@@ -323,11 +329,12 @@ class Vector(_Alone, _NoPrefix):
         values = {p: torch.zeros(p.units, p.width, dtype=setting.model.dtype) for p in setting.places}
         for component in setting.space:
             place = table[component.site, component.layer]
-            values[place][component.unit or 0] = _vector(given, component, place.width)
+            values[place][component.unit or 0] = vector_of(given, component, place.width)
         return ConstantDonors({place: value.flatten() for place, value in values.items()})
 
 
-def _vector(given: Mapping[Component, Tensor], component: Component, width: int) -> Tensor:
+def vector_of(given: Mapping[Component, Tensor], component: Component, width: int) -> Tensor:
+    """The tensor that is given for a component. Raises InputError where there is none of that width."""
     if component not in given:
         raise InputError(f"donors='vector': no tensor for {component}; give one of shape [{width}] for each component")
     if tuple(given[component].shape) != (width,):

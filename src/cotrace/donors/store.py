@@ -51,6 +51,11 @@ class RecordedDonors:
     def nbytes(self) -> int:
         return sum(t.numel() * t.element_size() for t in (*self.values.values(), *self.patterns.values()))
 
+    @property
+    def positions(self) -> Int[Tensor, "token"]:
+        """The position of each token in its prompt."""
+        return torch.cat([torch.arange(int(length)) for length in self.lengths])
+
     def patches(self, layout: Layout, spots: Sequence[Spot]) -> dict[Spot, Patch]:
         roles = {role for place, role in spots if place in self.patterns}
         rows: dict[str, tuple[Tensor, Tensor]] = {}

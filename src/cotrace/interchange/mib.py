@@ -29,6 +29,8 @@ WHY = {
     Site.MLP_NEURON: "its neurons are coordinates of the residual stream, not hidden neurons",
     Site.MLP_COORDINATE: "cotrace writes whole nodes only",
     Site.EXPERT: "its nodes are whole MLPs",
+    Site.FEATURE: "its nodes are heads and MLPs, not features of a dictionary",
+    Site.ERROR: "its nodes are heads and MLPs, not parts of a dictionary",
     Site.RESIDUAL: "the residual stream is its edges, no node",
 }
 

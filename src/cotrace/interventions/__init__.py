@@ -1,15 +1,21 @@
 """Interventions: the soft blend, applied while a model runs over a layout."""
 
-from cotrace.interventions.blend import Patch, PatternPatch, ScalePatch, ValuePatch, blend, block_mask
+from cotrace.interventions.blend import PatternPatch, PlainPatch, ScalePatch, ValuePatch, blend, block_mask
+from cotrace.interventions.feature_patch import DonorFeatures, FeaturePatch, taps_of
 from cotrace.interventions.forward import forward
 from cotrace.interventions.frozen import frozen
 from cotrace.interventions.prefix import PrefixCache, keep_prefixes
 from cotrace.interventions.shortcut import Entry, Stations
 
+Patch = PlainPatch | FeaturePatch
+
 __all__ = [
+    "DonorFeatures",
     "Entry",
+    "FeaturePatch",
     "Patch",
     "PatternPatch",
+    "PlainPatch",
     "PrefixCache",
     "ScalePatch",
     "Stations",
@@ -19,4 +25,5 @@ __all__ = [
     "forward",
     "frozen",
     "keep_prefixes",
+    "taps_of",
 ]

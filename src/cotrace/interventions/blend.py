@@ -108,7 +108,7 @@ class PatternPatch:
         return apply
 
 
-Patch = ValuePatch | ScalePatch | PatternPatch
+PlainPatch = ValuePatch | ScalePatch | PatternPatch
 
 
 def block_mask(

@@ -5,22 +5,25 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cotrace.arguments import checked, guarded, names_of
-from cotrace.components import ComponentSpace, Site
+from cotrace.components import OF_DICTIONARIES, ComponentSpace, Site
 from cotrace.errors import ModelError, UnsupportedSite
 from cotrace.models.anatomy import dissect
 from cotrace.models.internals import compute_device, fresh_frequencies, keep_gradients, rope_limits
 from cotrace.models.places import Layer, Place
 from cotrace.models.unwrap import unwrapped
+
+if TYPE_CHECKING:
+    from cotrace.dictionaries import Dictionaries, Dictionary, PlacedDictionary
 
 POSITION_OFFSETS = (0, 1, 2)
 """Rows that families keep in front of the first position (OPT two), so that a table has so many more."""
@@ -35,6 +38,8 @@ class LanguageModel:
     tokenizer: PreTrainedTokenizerBase | None = field(repr=False)
     name: str
     revision: str | None = None
+    dictionaries: tuple[PlacedDictionary, ...] = ()
+    """Dictionaries at their places, one of a layer: what the sites ``feature`` and ``error`` are made of."""
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
@@ -70,10 +75,41 @@ class LanguageModel:
 
     def places(self, site: Site) -> dict[int, Place]:
         """Layer -> where the site lives. Raises UnsupportedSite, naming the sites that the model has."""
+        if site in OF_DICTIONARIES:
+            return self._parts_of_dictionaries(site)
         found = {layer.index: place for layer in self.layers if (place := layer.place(site)) is not None}
         if not found:
             raise UnsupportedSite(f"{self.name} has no {site}; it has {', '.join(self.sites)}")
         return found
+
+    def _parts_of_dictionaries(self, site: Site) -> dict[int, Place]:
+        if not self.dictionaries:
+            raise UnsupportedSite(
+                f"{self.name} has no {site}, which is a part of a dictionary: give dictionaries=ct.load_dictionaries("
+                "FOLDER)"
+            )
+        return {one.layer: one.features if site is Site.FEATURE else one.error for one in self.dictionaries}
+
+    def with_dictionaries(self, dictionaries: Dictionaries | Sequence[Dictionary]) -> LanguageModel:
+        """The same model with these dictionaries at their places, instead of those that it had.
+
+        Raises InputError for one of another model, width or hook, or two of one layer; UnsupportedSite.
+        """
+        from cotrace.dictionaries.placed import placed  # what is placed knows of models
+
+        found = placed(self, dictionaries, getattr(dictionaries, "trained_on", None))
+        return self.holding(found)
+
+    def holding(self, dictionaries: tuple[PlacedDictionary, ...]) -> LanguageModel:
+        """The same model, not taken apart anew, with dictionaries that have their places."""
+        other = replace(self, dictionaries=dictionaries)
+        vars(other)["layers"] = self.layers
+        return other
+
+    def plain_sites(self, sites: Sequence[Site]) -> tuple[Site, ...]:
+        """The sites, features and errors as the sites whose values they are parts of; each once."""
+        own = tuple(one.site for one in self.dictionaries)
+        return tuple(dict.fromkeys(s for site in sites for s in (own if site in OF_DICTIONARIES else (site,))))
 
     @cached_property
     def most_tokens(self) -> int | None:

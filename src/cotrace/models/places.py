@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
 from cotrace.components import Site
+
+if TYPE_CHECKING:
+    from cotrace.dictionaries.placed import PlacedDictionary
 
 Tap = Literal["input", "output", "attention", "pattern", "experts"]
 
@@ -33,6 +36,8 @@ class Place:
     factor: float = 1.0
     """What the layer multiplies the tensor with before it adds it to the residual stream; values at the place are
     multiplied already: they are what is added."""
+    dictionary: PlacedDictionary | Any = None
+    """The dictionary whose features, or whose error, are the components; None where values are taken as they are."""
 
     def __str__(self) -> str:
         return f"L{self.layer} {self.site}"

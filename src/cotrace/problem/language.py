@@ -16,13 +16,15 @@ from cotrace import markup
 from cotrace.arguments import check_seed, checked, guarded, names_of
 from cotrace.batches import Align, Bos, EncodedPair, Encoding, Packing, Refusal
 from cotrace.batches.roles import ALL
-from cotrace.components import Component, ComponentSpace, Site
+from cotrace.components import OF_DICTIONARIES, Component, ComponentSpace, Site
+from cotrace.dictionaries import Dictionaries, Dictionary
 from cotrace.donors import DonorSource, Mean, check_sites, donor_source, donor_words
 from cotrace.errors import InputError
 from cotrace.interventions.storage import Storage
 from cotrace.metrics import AnyMetric, metric_named
 from cotrace.models import LanguageModel
 from cotrace.models.unchanged import ModelState
+from cotrace.problem.active import PoorDictionary, Told, active_features
 from cotrace.problem.aim import aim, target_of
 from cotrace.problem.batching import Batching, Checkpointing
 from cotrace.problem.breakdown import Breakdown, breakdown
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Positions = Literal["prompt", "prompt+answer"]
+FEATURES = (Site.FEATURE,)
+"""The sites where dictionaries are given and no site is."""
 
 
 class RefusedPairs(UserWarning):
@@ -78,7 +82,9 @@ class LanguageProblem:
     ``search_pairs`` lets searches see that many training pairs only, drawn by seed; the frontier is of all.
     ``memory`` (``"4GB"``, ``0.5`` of what is free) bounds donor values and kept prefixes: what goes beyond it is on
     disk, or computed anew. ``checkpointing`` (``auto``: when memory runs out) computes activations again in the
-    backward pass. Raises CotraceError subclasses for bad input.
+    backward pass. ``dictionaries`` (``ct.load_dictionaries``) make the sites ``feature``, the features that are active
+    in the base or donor run of a training pair (``features`` says how many), and ``error``, all that they leave; they
+    are in ``model`` from then on. Raises CotraceError subclasses for bad input.
     """
 
     @checked("ct.LanguageProblem")
@@ -89,6 +95,7 @@ class LanguageProblem:
         *,
         sites: Sequence[str | Site | Component] | ComponentSpace | Frontier | Selection | None = None,
         layers: Layers = None,
+        dictionaries: Dictionaries | Sequence[Dictionary] | None = None,
         donors: str | DonorSource | None = None,
         metric: str | AnyMetric | Callable[..., Any] | None = None,
         mode: Mode = "swap",
@@ -112,9 +119,14 @@ class LanguageProblem:
         check_seed("ct.LanguageProblem", seed)
         check_memory(memory)
         roles = names_of("ct.LanguageProblem", "roles", roles)
-        self.model, self._task, self.mode = model, task, mode
+        if dictionaries is not None:
+            model = model.with_dictionaries(dictionaries)
+            sites = FEATURES if sites is None else sites
+        self._task, self.mode = task, mode
         chosen, wanted = aim(metric_named(metric or task.metric), direction, mode)
-        self.space = space_of(model, sites if sites is not None else task.sites, roles, layers)
+        self.model, self.space = model, space_of(model, sites if sites is not None else task.sites, roles, layers)
+        if dictionaries is not None and OF_DICTIONARIES.isdisjoint(self.space.sites):
+            raise InputError("dictionaries are given, and no site is feature or error: name it in sites, or leave them out")
         source = donor_source(donors or task.donors)
         check_sites(source, self.space, align)
         if words := overlap_words(self.space, source, mode):
@@ -147,12 +159,13 @@ class LanguageProblem:
         packing = choose_packing(model, self.encoding.pairs, batch_tokens, pack, reference)
         packing = replace(packing, patch_answers=positions == "prompt+answer")
         check_frequencies(self.encoding.pairs, packing)
+        self.features = () if isinstance(sites, ComponentSpace) else self._tell_features(settled, packing)
         self._batching = Batching(packing.batch_tokens, checkpointing)
         self._storage = Storage(memory_budget(memory, model.device))
         mean = task.score == "mean"
         self._build(
             Builder(
-                model,
+                self.model,
                 self.space,
                 self.donors,
                 packing,
@@ -188,6 +201,22 @@ class LanguageProblem:
         self._some = builder.part(pairs(settled.subset)) if settled.subset else None
         if self._some is not None:
             self._some.use_cost(self.training.cost, self._some.size / self.training.size)
+
+    def _tell_features(self, settled: Settled, packing: Packing) -> tuple[Told, ...]:
+        """Take the features that are active on the training pairs as components; what is known of each dictionary."""
+        if Site.FEATURE not in self.space.sites:
+            return ()
+        pairs = [self.encoding.pairs[i] for i in settled.training]
+        found = active_features(self.model, self.space, self.donors, packing, pairs)
+        self.model, self.space = found.model, found.space
+        for told in (one for one in found.told if one.explained < 0):
+            warnings.warn(
+                f"dictionary {told.name} reconstructs L{told.layer} {told.site} worse than its mean does (explained "
+                f"variance {told.explained:.2f}): check that it belongs to this model and hook",
+                PoorDictionary,
+                stacklevel=4,
+            )
+        return found.told
 
     def _with_prefixes(self, encoding: Encoding, packing: Packing) -> Encoding:
         keeps = packing.keeps_prefix
@@ -297,6 +326,9 @@ class LanguageProblem:
         """The question in words, with the full swap and the direction; first of all where no effect is shown."""
         swap = self.full_swap
         moves = f"{swap.caution}{self.coverage.words}{swap.words}"
+        if self.features:
+            told = " and ".join(one.words for one in self.features)
+            moves += f". Features: {told}, those active in the base or donor run of a training pair"
         if self._direction is None:
             return f"{moves}. A search for k of {self.space.outline} needs a direction: give {DIRECTIONS}."
         aim = {"maximise": "largest", "minimise": "smallest"}[self._direction]

@@ -11,7 +11,7 @@ import numpy as np
 from cotrace.batches import EncodedPair, Packing, answer_layouts
 from cotrace.batches.encode import bare_prompts
 from cotrace.components import ComponentSpace
-from cotrace.donors import Counterfactual, DonorSource, Noise, Resample, Setting
+from cotrace.donors import Counterfactual, DonorSource, Noise, Resample, Setting, donors_of
 from cotrace.donors.again import RecomputedDonors
 from cotrace.donors.record import recorded_bytes
 from cotrace.donors.store import Donors
@@ -54,13 +54,19 @@ class Builder:
         """Every place that the space has components at, once."""
         return tuple(dict.fromkeys(place for place, _ in block_spots(self.model, self.space)))
 
+    @property
+    def hosts(self) -> tuple[Place, ...]:
+        """The places whose values a run records: those of dictionaries in the stead of their features."""
+        pairs = ((place,) if place.dictionary is None else place.dictionary.hosts for place in self.places)
+        return tuple(dict.fromkeys(place for hosts in pairs for place in hosts))
+
     def least_memory(self, pairs: Sequence[EncodedPair]) -> int:
         """Bytes of donor values that the largest forward pass over these pairs needs at once."""
         if not isinstance(self.source, RECORDED):
             return 0
         layouts = answer_layouts(pairs, range(len(pairs)), self.packing.holding(self.batching.tokens))
         some = ([pairs[example] for example in layout.examples] for layout in layouts)
-        return max(recorded_bytes(few, self.places, self.packing, self.model.dtype) for few in some)
+        return max(recorded_bytes(few, self.hosts, self.packing, self.model.dtype) for few in some)
 
     def part(self, pairs: Sequence[EncodedPair]) -> PairProblem | SetProblem:
         """The problem on these pairs. Raises InputError, ModelError."""
@@ -107,10 +113,12 @@ class Builder:
         setting = Setting(self.model, self.space, self.places, self._packing, self.storage)
         try:
             with self.storage.together():
-                return source.donors(setting, pairs)
+                return donors_of(source, setting, pairs)
         except NoRoom:
-            self.storage.used["recomputed"] += recorded_bytes(pairs, self.places, self.packing, self.model.dtype)
-            return RecomputedDonors(partial(source.donors, replace(setting, keep=in_memory)), pairs, self.packing)
+            self.storage.used["recomputed"] += recorded_bytes(pairs, self.hosts, self.packing, self.model.dtype)
+            return RecomputedDonors(
+                partial(donors_of, source, replace(setting, keep=in_memory)), pairs, self.packing
+            )
 
     @property
     def _packing(self) -> Packing:

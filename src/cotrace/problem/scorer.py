@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from copy import copy
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -16,7 +17,7 @@ from cotrace.components import ComponentSpace
 from cotrace.donors import Donors
 from cotrace.donors.store import Spot
 from cotrace.errors import NonFiniteError
-from cotrace.interventions import Entry, Patch, PrefixCache, Stations, block_mask, forward
+from cotrace.interventions import Entry, FeaturePatch, Patch, PrefixCache, Stations, block_mask, forward, taps_of
 from cotrace.metrics.metric import Reads
 from cotrace.models import LanguageModel
 from cotrace.models.taps import TapList
@@ -226,12 +227,13 @@ class Scorer:
         """The edits of every block from a layer on that some mask touches; a block of zeros changes nothing."""
         masks = masks.to(self.model.device)
         touched = masks.detach().any(0) if not masks.requires_grad else torch.ones(len(self.space), dtype=torch.bool)
-        taps = []
+        taps: list[Any] = []
         for block, spot in zip(self.space.blocks, self.spots, strict=True):
             if block.layer >= start and touched[block.start : block.stop].any():
                 z = block_mask(masks, block.start, block.units, spot[0].units)
-                taps.append((spot[0], patches[spot].edit(z)))
-        return taps
+                patch = patches[spot]
+                taps.append((patch, z) if isinstance(patch, FeaturePatch) else (spot[0], patch.edit(z)))
+        return taps_of(taps)
 
     def _read(self, logits: Float[Tensor, "mask read vocab"], layout: Layout) -> Float[Tensor, "mask example answer"]:
         """What the metric reads: log p of each answer, summed or averaged over its tokens, or logits."""

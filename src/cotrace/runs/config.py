@@ -62,6 +62,11 @@ class RunConfig:
     most 20). Default: the task's own."""
     layers: Annotated[str | None, QUESTION] = None
     """Layers to choose from, such as 8..16 (both included) or 0,3,8..16. Default: all."""
+    dictionaries: Annotated[str | None, QUESTION] = None
+    """Folder, or id on the Hugging Face hub, of sparse autoencoders or transcoders: with them the sites feature (the
+    default then) and error can be traced."""
+    dictionaries_of: Annotated[str | None, QUESTION] = None
+    """The model that they were trained on, where it is another name for this one or the model that it was made from."""
     donors: Annotated[str | None, QUESTION] = None
     """Where the values that are swapped in come from, such as counterfactual, noise=0.6, mean=task or vector=FILE.
     Default: the task's own."""
@@ -129,6 +134,8 @@ class RunConfig:
         directions = ("maximise", "minimise")
         if self.direction not in (None, *directions) and not str(self.direction).startswith("target="):
             raise unknown("direction", self.direction, (*directions, "target=NUMBER"))
+        if self.dictionaries_of and not self.dictionaries:
+            raise InputError("dictionaries_of says what dictionaries were trained on, and none are given: give both")
         if not 0 <= self.holdout < 1:  # not a number fails too
             raise InputError(f"holdout is {self.holdout}: give a share of at least 0 and below 1")
         if not 0 <= self.audit < 1:

@@ -30,7 +30,7 @@ NOT_FROM_FILES = {
 """What only the user may ask for, and what a file that does so cannot do."""
 NOT_STORED = ("out", *NOT_FROM_FILES)
 """A config lies in the folder that it would name."""
-PATHS = ("model", "task", "data", "donors", "metric")
+PATHS = ("model", "task", "data", "dictionaries", "donors", "metric")
 """Fields that may name a file or a folder."""
 SHIPPED = shipped.NAME
 """The name of the model that comes with the package, whatever folder bears it too."""

@@ -33,6 +33,7 @@ HASHED = (
     ("chat template", "chat_template"),
     ("metric", "metric_file"),
     ("donor", "donor_file"),
+    ("dictionaries", "dictionaries"),
 )
 """What the record has a hash of, and under which key."""
 AUDIT = "evaluation-audit.json"
@@ -92,7 +93,7 @@ def check_same(folder: Path, prepared: Prepared) -> None:
     check_same_data(folder, prepared.task)
     check_same_model(folder, prepared.config, prepared.model)
     for what, field in HASHED:
-        if _hash_of(stored.get(field)) != _hash_of(now[field]):
+        if _hash_of(stored.get(field)) != _hash_of(now.get(field)):
             raise InputError(
                 f"the {what} differs from that of {folder}: sha256 {_short(_hash_of(now[field]))}, the run had "
                 f"{_short(_hash_of(stored.get(field)))}; restore it, or trace again"
@@ -133,6 +134,8 @@ def check_same_model(folder: Path, config: RunConfig, model: LanguageModel) -> N
 
 def _hash_of(entry: object) -> object:
     """The hash itself, or that of a file's entry: its path and the state of its repository do not matter."""
+    if isinstance(entry, list):
+        return ", ".join(str(_hash_of(one)) for one in entry)
     return entry.get("sha256") if isinstance(entry, dict) else entry
 
 

@@ -13,13 +13,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from cotrace import search, shipped, tasks
 from cotrace.batches import check_counterfactual, check_role
-from cotrace.components import ComponentSpace, Site
+from cotrace.components import OF_DICTIONARIES, ComponentSpace, Site
+from cotrace.dictionaries import load_dictionaries
 from cotrace.donors import Noise, check_sites, donor_source
 from cotrace.errors import InputError, unknown
 from cotrace.metrics import Answers, AnyMetric, metric_named
 from cotrace.models import LanguageModel, load_model
 from cotrace.problem.aim import aim
-from cotrace.problem.language import LanguageProblem
+from cotrace.problem.language import FEATURES, LanguageProblem
 from cotrace.problem.memory import check_memory
 from cotrace.problem.spaces import entries_of, shortlist, space_of
 from cotrace.problem.summary import NoDirection
@@ -69,16 +70,23 @@ def prepare(
     model = load(config)
     use_threads(config, model)
     task = suited_task(config, task, model)
-    check_size(config, len(space_of(model, config.sites or task.sites, config.roles or ("all",), config.layers)))
+    check_size(config, len(space_of(model, sites_of(config, task), config.roles or ("all",), config.layers)))
     problem = pose(config, model, task)
-    ensure(model, problem.space.sites)
+    check_size(config, len(problem.space))  # of a dictionary only the features that are active count
+    ensure(problem.model, problem.space.sites)
     return Prepared(config, task, model, problem, built)
 
 
 def check_names(config: RunConfig, task: Task) -> None:
     """Refuse what no model could mend, before one is loaded. Raises InputError, UnknownName, UnsupportedSite."""
-    entries = entries_of(config.sites or task.sites)
+    entries = entries_of(sites_of(config, task))
     sites = dict.fromkeys(site for entry in entries for site in entry.sites)
+    if bool(config.dictionaries) == OF_DICTIONARIES.isdisjoint(sites):
+        raise InputError(
+            "dictionaries are given, and no site is feature or error: name it in sites, or leave them out"
+            if config.dictionaries
+            else "the sites feature and error are parts of a dictionary: give dictionaries as well"
+        )
     aim(check_metric(config.metric, task), config.direction, config.mode)
     source = donor_source(config.donors or task.donors)
     check_sites(source, ComponentSpace.build({site: {0: 1} for site in sites}), config.align)
@@ -101,6 +109,11 @@ def check_names(config: RunConfig, task: Task) -> None:
         split_parts(task.pairs, config.holdout, config.seed, audit=config.audit, by=config.split_by)
 
 
+def sites_of(config: RunConfig, task: Task) -> Sequence[str | Site]:
+    """The sites asked for; where none are, features if there are dictionaries, else the task's own."""
+    return config.sites or (FEATURES if config.dictionaries else task.sites)
+
+
 def check_metric(metric: str | None, task: Task) -> AnyMetric:
     """The metric asked for, or the task's own. Raises UnknownName, InputError where pairs lack what it needs."""
     found = metric_named(metric or task.metric)
@@ -111,6 +124,7 @@ def check_metric(metric: str | None, task: Task) -> AnyMetric:
 def settled(config: RunConfig, searches: Sequence[str]) -> RunConfig:
     """The configuration with searches filled in and local paths that hold from any working folder."""
     data = None if config.data is None else _absolute(config.data)
+    dictionaries = None if config.dictionaries is None else _absolute(config.dictionaries)
     names = config.searches or tuple(searches)
     for listed in (names, config.sites):
         if len(set(listed)) < len(listed):
@@ -125,7 +139,7 @@ def settled(config: RunConfig, searches: Sequence[str]) -> RunConfig:
     model = _absolute(config.model)
     sites = tuple(name for site in config.sites for name in _listed(site))
     config = replace(config, searches=names, model=model, task=task, data=data, donors=donors, sites=sites)
-    return replace(config, metric=metric, offload_folder=offload)
+    return replace(config, metric=metric, offload_folder=offload, dictionaries=dictionaries)
 
 
 def _listed(site: str) -> list[str]:
@@ -194,8 +208,9 @@ def chosen_by_model(config: RunConfig) -> bool:
 
 
 def load(config: RunConfig) -> LanguageModel:
-    """The model that the configuration names. Raises ModelError."""
-    return load_model(
+    """The model that the configuration names, with its dictionaries. Raises ModelError, InputError."""
+    found = config.dictionaries and load_dictionaries(config.dictionaries, trained_on=config.dictionaries_of)
+    model = load_model(
         config.model,
         dtype=config.dtype,
         device=config.device,
@@ -205,6 +220,7 @@ def load(config: RunConfig) -> LanguageModel:
         quantise=config.quantise,
         trust_remote_code=config.trust_remote_code or TRUSTED.get(),
     )
+    return model.with_dictionaries(found) if found else model
 
 
 def check_threads(count: int | None) -> None:
@@ -226,7 +242,7 @@ def pose(config: RunConfig, model: LanguageModel, task: Task) -> LanguageProblem
     problem = LanguageProblem(
         model,
         task,
-        sites=list(config.sites) or None,
+        sites=list(sites_of(config, task)),
         layers=config.layers,
         donors=config.donors,
         metric=config.metric,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +17,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from transformers import PreTrainedTokenizerBase
 
 from cotrace import __version__
+from cotrace.dictionaries import PlacedDictionary
 from cotrace.models import LanguageModel
 from cotrace.runs.command import COMMAND
 from cotrace.runs.config import RunConfig
@@ -57,7 +59,12 @@ def record(prepared: Prepared) -> dict[str, Any]:
         "versions": versions(),
         "platform": platform.platform(),
         "command": list(COMMAND.get()),
-    }
+    } | _dictionaries_record(problem.model.dictionaries)
+
+
+def _dictionaries_record(held: Sequence[PlacedDictionary]) -> dict[str, Any]:
+    """What identifies each dictionary: where it is, its size, and the hash of its weight file; nothing without any."""
+    return {"dictionaries": [placed.about for placed in held]} if held else {}
 
 
 def determinism(device: torch.device) -> str:

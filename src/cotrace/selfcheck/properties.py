@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cotrace.batches import FrequencyLimit
 from cotrace.components import Site
-from cotrace.interventions import Patch, PatternPatch, ValuePatch
+from cotrace.interventions import PatternPatch, PlainPatch, ValuePatch
 from cotrace.models import Place
 from cotrace.models.added import EXACT
 from cotrace.models.taps import Edit
@@ -123,7 +123,7 @@ def _swapped(probe: Probe, donors: Mapping[Place, Tensor]) -> tuple[Tensor, dict
     return logits, {place: deviation(after[place].chunk(2)[1], expected[place]) for place in places}
 
 
-def _patch(place: Place, donor: Tensor) -> Patch:
+def _patch(place: Place, donor: Tensor) -> PlainPatch:
     """The engine's patch that puts another run's values at every token of the place."""
     if place.tap == "pattern":
         return PatternPatch(place, donor, torch.ones_like(donor[:, :1]))

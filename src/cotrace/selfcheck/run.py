@@ -42,6 +42,7 @@ def check(
     chosen = model.sites if sites is None else tuple(Site.named(site) for site in names_of("ct.check", "sites", sites))
     for site in chosen:
         model.places(site)
+    chosen = model.plain_sites(chosen)
     return CheckReport(
         model=model.name,
         dtype=str(model.dtype).removeprefix("torch."),
@@ -80,7 +81,7 @@ _checked: WeakKeyDictionary[LanguageModel, set[Site]] = WeakKeyDictionary()
 def ensure(model: LanguageModel, sites: Sequence[str | Site] | None = None) -> None:
     """Check the sites of a run that have not been checked yet. Raises CheckFailed: what broke, where, by how much."""
     done = _checked.setdefault(model, set())
-    chosen = model.sites if sites is None else tuple(Site.named(site) for site in sites)
+    chosen = model.plain_sites(model.sites if sites is None else tuple(Site.named(site) for site in sites))
     if new := [site for site in chosen if site not in done]:
         report = check(model, sites=new)
         if not report.ok:

@@ -32,6 +32,8 @@ UNIT_WORDS = {
     "mlp_output": "MLP layers",
     "residual": "layers",
     "expert": "experts",
+    "feature": "features",
+    "error": "errors of dictionaries",
 }
 PERCENT = re.compile(r"(?<=\d)%")
 

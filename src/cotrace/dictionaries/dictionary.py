@@ -1,0 +1,212 @@
+"""Dictionary: a sparse autoencoder or transcoder, as what it does to a value: a few active features, and a rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cotrace.arguments import guarded
+from cotrace.dictionaries.entries import Entries, joined
+from cotrace.errors import InputError, NonFiniteError
+
+Norm = Literal["none", "constant_norm_rescale", "layer_norm"]
+NORMS: tuple[Norm, ...] = ("none", "constant_norm_rescale", "layer_norm")
+SMALLEST_STD = 1e-5
+CHUNK = 1 << 25
+"""Activations, zeros too, that are computed at a time."""
+
+
+@guarded("ct.Dictionary", fields=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Dictionary:
+    """A dictionary of features at one place of a model, or from one place to another (a transcoder).
+
+    A feature's pre-activation is ``encoder @ (normed input - shift) + bias``. It is active where that is above 0 and
+    above its threshold, or, with ``k``, above 0 and among the k largest of the token; its activation is then the
+    pre-activation itself. Gated dictionaries are of this form (Rajamanoharan et al., 2024, arXiv 2404.16014).
+    """
+
+    name: str
+    """What messages call it."""
+    hook: str
+    """The place that it reads, as TransformerLens or the model itself names it."""
+    hook_out: str
+    """The place that it writes; the one that it reads, unless it is a transcoder."""
+    encoder: Float[Tensor, "feature d_in"] = field(repr=False)
+    bias: Float[Tensor, "feature"] = field(repr=False)
+    decoder: Float[Tensor, "feature d_out"] = field(repr=False)
+    offset: Float[Tensor, "d_out"] = field(repr=False)
+    """What a reconstruction has beside its features: the decoder's bias."""
+    shift: Float[Tensor, "d_in"] | None = field(default=None, repr=False)
+    """What is taken from the normed input first."""
+    threshold: Float[Tensor, "feature"] | None = field(default=None, repr=False)
+    k: int | None = None
+    skip: Float[Tensor, "d_out d_in"] | None = field(default=None, repr=False)
+    """A transcoder's linear way past its features."""
+    norm: Norm = "none"
+    """What is done to the input of each token, and undone in the reconstruction."""
+    architecture: str = "standard"
+    model_name: str | None = None
+    """The model that it was trained on."""
+    neuronpedia: str | None = None
+    """Its id there, such as gpt2-small/8-res-jb."""
+    sha256: str | None = None
+    """Of the file that holds its weights."""
+
+    def __post_init__(self) -> None:
+        n = len(self.bias)
+        shapes = {
+            "encoder": (n, self.d_in),
+            "decoder": (n, self.d_out),
+            "offset": (self.d_out,),
+            "shift": (self.d_in,),
+            "threshold": (n,),
+            "skip": (self.d_out, self.d_in),
+        }
+        for name, shape in shapes.items():
+            found = getattr(self, name)
+            if found is not None and tuple(found.shape) != shape:
+                raise InputError(
+                    f"dictionary {self.name}: its {name} has shape {list(found.shape)}, not {list(shape)} as the rest "
+                    "says; get the file again"
+                )
+        for name, tensor in self.tensors.items():
+            if not bool(torch.isfinite(tensor).all()):
+                raise NonFiniteError(
+                    f"dictionary {self.name}: its {name} holds values that are not finite; get the file again, or "
+                    "train it anew"
+                )
+        if self.k is not None and not 0 < self.k <= n:
+            raise InputError(f"dictionary {self.name}: k is {self.k}, and it has {n} features; correct its cfg.json")
+
+    @property
+    def size(self) -> int:
+        """How many features it has."""
+        return len(self.bias)
+
+    @property
+    def d_in(self) -> int:
+        """Numbers of the place that it reads."""
+        return self.encoder.shape[1]
+
+    @property
+    def d_out(self) -> int:
+        """Numbers of the place that it writes."""
+        return self.decoder.shape[1]
+
+    @property
+    def is_transcoder(self) -> bool:
+        """Whether it reads one place and writes another."""
+        return self.hook != self.hook_out
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Its weights by name; those that it lacks left out."""
+        found = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> Dictionary:
+        """The same with weights there and of that type."""
+        moved: dict[str, Any] = {name: tensor.detach().to(device, dtype) for name, tensor in self.tensors.items()}
+        return replace(self, **moved)
+
+    def encode(
+        self, values: Float[Tensor, "*token d_in"], features: Int[Tensor, "some"] | None = None
+    ) -> Entries:
+        """Active features of each token, differentiable in the values; only of some ``features`` where asked.
+
+        Tokens with several axes are counted as one flat list.
+        """
+        rows = self._normed(values.reshape(-1, self.d_in).to(self.encoder.dtype))
+        with torch.no_grad():
+            found = joined([self._active(part, features) for part in rows.split(self._chunk(features))])
+        if not rows.requires_grad:
+            return found
+        return replace(found, value=_Slopes.apply(rows, found.value, found, self.encoder))
+
+    def activations(self, values: Float[Tensor, "*token d_in"]) -> Float[Tensor, "*token feature"]:
+        """Activations of all features of each token, as SAELens' ``encode`` gives them."""
+        return self.encode(values).dense(self.size).reshape(*values.shape[:-1], self.size)
+
+    def decode(
+        self, activations: Float[Tensor, "*token feature"], values: Float[Tensor, "*token d_in"] | None = None
+    ) -> Float[Tensor, "*token d_out"]:
+        """The reconstruction from activations. ``values``, those encoded, are needed where the input is normed or
+        a skip goes by the features. Raises InputError where they are missing."""
+        if values is None and (self.norm != "none" or self.skip is not None):
+            raise InputError(f"dictionary {self.name}: give decode the values that were encoded, which it needs")
+        found = activations @ self.decoder
+        return found + self.offset if values is None else self._completed(found, values.to(self.encoder.dtype))
+
+    def reconstruct(self, values: Float[Tensor, "*token d_in"]) -> Float[Tensor, "*token d_out"]:
+        """The reconstruction of values: ``decode`` of ``encode``, without the zeros in between."""
+        values = values.to(self.encoder.dtype)
+        found = self.encode(values).decoded(self.decoder)
+        return self._completed(found.reshape(*values.shape[:-1], self.d_out), values)
+
+    def _completed(
+        self, found: Float[Tensor, "*token d_out"], values: Float[Tensor, "*token d_in"]
+    ) -> Float[Tensor, "*token d_out"]:
+        """Decoded features with all that a reconstruction has beside them."""
+        found = found + self.offset
+        if self.skip is not None:
+            found = found + values @ self.skip.T
+        if self.is_transcoder or self.norm == "none":
+            return found
+        found = found * self.size_of(values)
+        return found + values.mean(-1, keepdim=True) if self.norm == "layer_norm" else found
+
+    def size_of(self, values: Float[Tensor, "*token d_in"]) -> Float[Tensor, "*token 1"]:
+        """By how much each token's decoded features are larger than the decoder's rows: the norm of its input."""
+        if self.norm == "none" or self.is_transcoder:
+            return values.new_ones(*values.shape[:-1], 1)
+        if self.norm == "constant_norm_rescale":
+            return values.norm(dim=-1, keepdim=True) / self.d_in**0.5
+        return values.std(-1, keepdim=True)
+
+    def _normed(self, values: Float[Tensor, "token d_in"]) -> Float[Tensor, "token d_in"]:
+        if self.norm == "constant_norm_rescale":
+            values = values * (self.d_in**0.5 / values.norm(dim=-1, keepdim=True).clamp(min=1e-12))
+        elif self.norm == "layer_norm":
+            centred = values - values.mean(-1, keepdim=True)
+            values = centred / (values.std(-1, keepdim=True) + SMALLEST_STD)
+        return values if self.shift is None else values - self.shift
+
+    def _active(self, rows: Float[Tensor, "token d_in"], features: Int[Tensor, "some"] | None) -> Entries:
+        """Active features of normed rows."""
+        if self.k is not None:
+            return self._largest(rows)
+        some = slice(None) if features is None else features
+        raw = torch.addmm(self.bias[some], rows, self.encoder[some].T)
+        active = raw > 0 if self.threshold is None else raw > self.threshold[some].clamp(min=0)
+        token, column = torch.nonzero(active, as_tuple=True)
+        return Entries(token, column if features is None else features[column], raw[token, column], len(rows))
+
+    def _largest(self, rows: Float[Tensor, "token d_in"]) -> Entries:
+        raw = torch.addmm(self.bias, rows, self.encoder.T)
+        value, feature = raw.topk(self.k or 1, dim=-1)
+        token, place = torch.nonzero(value > 0, as_tuple=True)
+        return Entries(token, feature[token, place], value[token, place], len(rows))
+
+    def _chunk(self, features: Int[Tensor, "some"] | None) -> int:
+        """Tokens at a time."""
+        count = self.size if features is None or self.k is not None else len(features)
+        return max(1, CHUNK // max(count, 1))
+
+
+class _Slopes(torch.autograd.Function):
+    """Activations as they are; their gradient goes to the input through the encoder's rows of those active."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, value: Tensor, found: Entries, encoder: Tensor) -> Tensor:
+        ctx.found, ctx.encoder = found, encoder
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        return replace(ctx.found, value=slope).decoded(ctx.encoder), None, None, None

@@ -1,0 +1,144 @@
+"""``load_dictionaries``: from a folder, or an id of the Hugging Face hub."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import overload
+
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from cotrace.arguments import checked, guarded
+from cotrace.dictionaries.dictionary import Dictionary
+from cotrace.dictionaries.dictionary_file import CFG, NPZ, WEIGHTS, Found, found_in, layer_of, pickled, read_dictionary
+from cotrace.errors import InputError
+from cotrace.models.language_model import LanguageModel
+
+MOST = 64
+"""Dictionaries that are fetched from the hub without being told apart further."""
+
+
+@guarded("ct.Dictionaries", fields=False)
+class Dictionaries(Sequence[Dictionary]):
+    """Dictionaries of one model, one of a layer; ``model.with_dictionaries`` and ``LanguageProblem`` take them."""
+
+    def __init__(self, dictionaries: Sequence[Dictionary], *, trained_on: str | None = None) -> None:
+        self._held = tuple(dictionaries)
+        self.trained_on = trained_on
+        """A name that the files may have for the model, beside its own."""
+
+    @overload
+    def __getitem__(self, index: int) -> Dictionary: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Dictionary]: ...
+    def __getitem__(self, index: int | slice) -> Dictionary | Sequence[Dictionary]:
+        return self._held[index]
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def on(self, model: LanguageModel) -> LanguageModel:
+        """The model with these dictionaries at their places. Raises InputError, UnsupportedSite."""
+        return model.with_dictionaries(self)
+
+    def __repr__(self) -> str:
+        return f"Dictionaries({', '.join(f'{d.name}: {d.size} at {d.hook_out}' for d in self)})"
+
+
+@checked("ct.load_dictionaries")
+def load_dictionaries(
+    folder_or_id: str | Path,
+    *,
+    layers: int | Sequence[int] | None = None,
+    hook: str | None = None,
+    trained_on: str | None = None,
+    revision: str | None = None,
+) -> Dictionaries:
+    """Sparse autoencoders and transcoders, from a folder (and those below it) or an id of the Hugging Face hub.
+
+    Read are SAELens' ``cfg.json`` with safetensors and Gemma Scope's ``params.npz``; pickles are refused. ``layers``
+    keeps those of these layers, as their hooks count them; ``hook`` keeps those whose hook has that name or ends with
+    it, and says where one belongs whose files do not. ``trained_on`` is the model that they were trained on, where
+    that is another name for yours or a model that yours was made from. An id may go on with a folder:
+    ``owner/name/layer_5``. Raises InputError, UnknownName, NonFiniteError.
+    """
+    path = Path(folder_or_id)
+    folder = path if path.exists() or path.suffix in (".pt", ".pth") else _fetched(str(folder_or_id), revision, layers)
+    found = [one for one in found_in(folder, hook) if _wanted(one, layers, hook)]
+    if not found:
+        offered = ", ".join(dict.fromkeys(one.hook for one in found_in(folder, hook)))
+        raise InputError(f"dictionaries {folder_or_id}: none is at {_words(layers, hook)}; it has {offered}")
+    return Dictionaries([read_dictionary(one) for one in found], trained_on=trained_on)
+
+
+def _wanted(found: Found, layers: int | Sequence[int] | None, hook: str | None) -> bool:
+    name = str(found.cfg.get("hook_name_out") or found.hook)
+    by_hook = hook is None or any(one == hook or one.endswith(f".{hook}") for one in (found.hook, name))
+    return by_hook and (layers is None or layer_of(name) in _listed(layers))
+
+
+def _listed(layers: int | Sequence[int]) -> tuple[int, ...]:
+    return (layers,) if isinstance(layers, int) else tuple(layers)
+
+
+def _words(layers: int | Sequence[int] | None, hook: str | None) -> str:
+    where = [] if layers is None else [f"layer {' or '.join(map(str, _listed(layers)))}"]
+    return " and ".join([*where, *([hook] if hook else [])])
+
+
+def _fetched(name: str, revision: str | None, layers: int | Sequence[int] | None) -> Path:
+    """The hub's dictionaries of that id, on this machine. Raises InputError."""
+    owner, _, rest = name.partition("/")
+    repository, _, below = rest.partition("/")
+    identity = f"{owner}/{repository}"
+    if not repository:
+        raise InputError(f"dictionaries {name}: there is no such folder, and an id of the hub is owner/name")
+    try:
+        files = HfApi().list_repo_files(identity, revision=revision)
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        return _kept(identity, revision, below, str(error).strip().split("\n")[0])
+    try:
+        return _download(identity, revision, below, files, layers)
+    except (HfHubHTTPError, OSError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"dictionaries {name}: cannot be fetched ({reason}); give a folder of them") from None
+
+
+def _kept(identity: str, revision: str | None, below: str, reason: str) -> Path:
+    """The copy in the local cache, where the hub does not answer."""
+    try:
+        return Path(snapshot_download(identity, revision=revision, local_files_only=True)) / below
+    except (LocalEntryNotFoundError, HFValidationError, OSError, ValueError):
+        raise InputError(
+            f"dictionaries {identity}: there is no such folder, and the hub does not give them ({reason}); give a "
+            "folder of dictionaries, or mend the network"
+        ) from None
+
+
+def _download(
+    identity: str, revision: str | None, below: str, files: Sequence[str], layers: int | Sequence[int] | None
+) -> Path:
+    inside = [file for file in files if not below or file.startswith(f"{below}/")]
+    places = sorted({file.rpartition("/")[0] for file in inside if file.rpartition("/")[2] in (CFG, NPZ)})
+    if not places:
+        pickles = [file for file in inside if file.endswith((".pt", ".pth"))]
+        if pickles:
+            raise pickled(Path(identity) / pickles[0])
+        raise InputError(f"dictionaries {identity}/{below}: neither {CFG} nor {NPZ} is there; it is another repository")
+    if layers is not None:
+        numbered = [place for place in places if (at := layer_of(place.replace("/", ".").replace("layer_", "")))]
+        places = [p for p in places if p not in numbered or any(f"_{i}" in p or f".{i}." in p for i in _listed(layers))]
+    if len(places) > MOST:
+        raise InputError(
+            f"dictionaries {identity}/{below}: it holds {len(places)}, {places[0]} the first; name one folder of them"
+        )
+    path = Path()
+    for place in places:
+        for file in (file for file in inside if file.rpartition("/")[0] == place):
+            if file.endswith((CFG, NPZ, WEIGHTS)) or file.endswith("sae.safetensors"):
+                path = Path(hf_hub_download(identity, file, revision=revision))
+    root = path
+    while root.name and root.parent.name != "snapshots":
+        root = root.parent
+    return root / below
