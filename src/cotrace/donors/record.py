@@ -34,7 +34,7 @@ def record(
     store = _empty_store(model, pairs, places, packing, keep)
     for layout in (layout for whole in donor_layouts(pairs, packing) for layout in whole.passes):
         edits = [(place, _recorder(store, place, layout)) for place in places]
-        with torch.no_grad(), _perturbed(model, layout, perturb):
+        with torch.no_grad(), perturbed(model, layout, perturb):
             forward(model, layout, edits)
     return store
 
@@ -64,7 +64,7 @@ def recorded_bytes(pairs: Sequence[EncodedPair], places: Sequence[Place], packin
 
 
 @contextmanager
-def _perturbed(model: LanguageModel, layout: Layout, perturb: Perturb | None) -> Iterator[None]:
+def perturbed(model: LanguageModel, layout: Layout, perturb: Perturb | None) -> Iterator[None]:
     """Token embeddings as ``perturb`` makes them; as before afterwards."""
     if perturb is None:
         yield

@@ -1,6 +1,6 @@
 """Interventions: the soft blend, applied while a model runs over a layout."""
 
-from cotrace.interventions.blend import Patch, PatternPatch, ScalePatch, ValuePatch, blend, block_mask
+from cotrace.interventions.blend import Patch, PatternPatch, ScalePatch, ShiftPatch, ValuePatch, blend, block_mask
 from cotrace.interventions.forward import forward
 from cotrace.interventions.frozen import frozen
 from cotrace.interventions.prefix import PrefixCache, keep_prefixes
@@ -12,6 +12,7 @@ __all__ = [
     "PatternPatch",
     "PrefixCache",
     "ScalePatch",
+    "ShiftPatch",
     "Stations",
     "ValuePatch",
     "blend",

@@ -62,7 +62,7 @@ SEARCHES: Mapping[str, tuple[str, ...]] = {
             "2403.00745",
         ),
     ),
-    "hard_concrete": (
+    "hardconcrete": (
         _paper(
             "louizos2018learning",
             "Learning Sparse Neural Networks through L0 Regularization",
@@ -76,6 +76,26 @@ SEARCHES: Mapping[str, tuple[str, ...]] = {
             "Cao, Steven and Sanh, Victor and Rush, Alexander M.",
             "Proceedings of NAACL-HLT",
             2021,
+        ),
+    ),
+    "matryoshka": (
+        _arxiv(
+            "arora2026matryoshka",
+            "Matryoshka attribution: Learning to attribute language model outputs to representations and weights",
+            "Arora, Aryaman and Acharya, Kirill and Hu, Nathan and Zhang, Yanzhe and Goodman, Noah and Jurafsky, Dan "
+            "and Potts, Christopher",
+            2026,
+            "2609.25518",
+        ),
+    ),
+    "ensemble": (
+        _arxiv(
+            "mondorf2025ensemble",
+            "BlackboxNLP-2025 MIB Shared Task: Exploring Ensemble Strategies for Circuit Localization Methods",
+            "Mondorf, Philipp and Wang, Mingyang and Gerstner, Sebastian and Hakimi, Ahmad Dawar and Liu, Yihong and "
+            "Veloso, Leonor and Zhou, Shijia and Sch{\\"u}tze, Hinrich and Plank, Barbara",
+            2025,
+            "2510.06811",
         ),
     ),
     "annealing": (
