@@ -54,6 +54,7 @@ MODEL: dict[str, tuple[str, Any]] = {
     "device_map": ("auto", "auto"),
     "offload_folder": ("off", str(Path("off").resolve())),
     "quantise": ("8bit", "8bit"),
+    "gguf": ("small.gguf", "small.gguf"),
     "trust_remote_code": ("", True),
 }
 TASK: dict[str, tuple[str, Any]] = {
@@ -63,7 +64,7 @@ TASK: dict[str, tuple[str, Any]] = {
     "task_options": ("9", 9),
 }
 TYPED = {"task_options": "task-option.size", "template_options": "template-option.enable_thinking"}
-CALLED = {"task_options": "size", "template_options": "template_arguments"}
+CALLED = {"gguf": "gguf_file", "task_options": "size", "template_options": "template_arguments"}
 SEARCH = {"searches", "max_size", "search_options", "evaluation", "threads", "checkpoint_every_s", "out"}
 """Fields of the search and of the run, which need no problem; the other tests of the commands have them."""
 

@@ -15,6 +15,8 @@ from cotrace.runs.config import FLAG, MODEL, QUESTION, RunConfig
 TASK_OPTIONS = ("several", "leading_space", "statistics")
 """Arguments of tasks that errors name."""
 PYTHON = (
+    (r"gguf_file='([^']*)'", r"--gguf \1"),
+    (r"\bgguf_file\b", "--gguf"),
     (r"apply\(\) at run time", "cotrace generate, which applies it at run time"),
     (r",? or (give )?cotrace\.donors\.\w+\([^)]*\)", ""),
     (r" \([a-z_]+=True\)", ""),
@@ -57,6 +59,8 @@ class Source:
     """Folder for the weights that device_map leaves on disk. Default: a temporary one."""
     quantise: Annotated[Literal["8bit", "4bit"] | None, MODEL] = None
     """Keep the weights in 8 or 4 bits (needs bitsandbytes); activations stay of type dtype."""
+    gguf: Annotated[str | None, MODEL] = None
+    """Name of a GGUF file in the model's folder: its weights, read as floating point (needs gguf and accelerate)."""
     trust_remote_code: Annotated[bool, FLAG] = False
     """Run the code that comes with the model. Only for code that you have read."""
     data: Annotated[str | None, QUESTION] = None

@@ -93,7 +93,7 @@ SEARCHES: Mapping[str, tuple[str, ...]] = {
             "mondorf2025ensemble",
             "BlackboxNLP-2025 MIB Shared Task: Exploring Ensemble Strategies for Circuit Localization Methods",
             "Mondorf, Philipp and Wang, Mingyang and Gerstner, Sebastian and Hakimi, Ahmad Dawar and Liu, Yihong and "
-            "Veloso, Leonor and Zhou, Shijia and Sch{\\"u}tze, Hinrich and Plank, Barbara",
+            "Veloso, Leonor and Zhou, Shijia and Schuetze, Hinrich and Plank, Barbara",
             2025,
             "2510.06811",
         ),
