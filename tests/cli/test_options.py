@@ -14,6 +14,7 @@ from cotrace import tasks
 from cotrace.batches import ALIGNMENTS
 from cotrace.cli import answer, check, demo, edit, evaluate, export, generate, measure, search_commands, see, trust
 from cotrace.cli import tasks as task_commands
+from cotrace.cli import transfer as carry
 from cotrace.cli.app import COMMANDS
 from cotrace.cli.main import run
 from cotrace.cli.options import Source
@@ -124,6 +125,7 @@ TARGETS: dict[str, tuple[Any, str]] = {
     "measure": (measure, "measure"),
     "check": (check, "check"),
     "evaluate": (evaluate, "evaluate_run"),
+    "transfer": (carry, "transfer"),
     "report": (see, "report"),
     "figure": (see, "figure"),
     "generate": (generate, "generated"),
@@ -167,6 +169,17 @@ ASKED: dict[str, dict[str, Any]] = {
         "intervals": True,
         "dry-run": True,
         "json": True,
+    },
+    "transfer": {
+        "": "r",
+        "to": ("t1", "t2"),
+        "k": 17,
+        "search": "s",
+        "data": "d",
+        "metric": "accuracy",
+        "direction": "minimise",
+        "controls": 21,
+        "json": "j.json",
     },
     "report": {"": "r", "redact": True, "search": "s", "out": "o"},
     "figure": {"": "r", "kind": "map", "format": "svg", "k": 17, "search": "s", "width": "column", "out": "o"},
@@ -215,7 +228,7 @@ ASKED: dict[str, dict[str, Any]] = {
 }
 APART = {"show", "source", "options", "config", "trust_remote_code", "sizes", "factors"}
 """Parameters that other tests type: sizes and factors go with neither k nor donor."""
-SPELLED = {"as_json": "json", "to": "format", "form": "format"}
+SPELLED = {"as_json": "json", "to": "format", "form": "format", "target": "to"}
 
 
 def test_every_command_and_parameter_is_tried() -> None:

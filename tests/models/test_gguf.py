@@ -9,11 +9,11 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from transformers import Qwen3ForCausalLM
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from cotrace.errors import InputError, ModelError
 from cotrace.models import gguf_file, load_model, model_config
-from tests.tiny import model
+from tests.tiny import LLAMA
 
 NAMES = {
     "self_attn.q_proj": "attn_q",
@@ -79,8 +79,12 @@ def rounded(values: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def net() -> Qwen3ForCausalLM:
-    found: Qwen3ForCausalLM = model("qwen3", torch.float32).module
-    return found
+    """Heads of 128 numbers, which is what transformers takes Qwen3's in a GGUF file to have."""
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 128}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = Qwen3ForCausalLM(Qwen3Config(**{**LLAMA, **heads}, initializer_range=0.3)).eval()
+    return net
 
 
 @pytest.mark.parametrize("bits", [False, True])
@@ -110,7 +114,7 @@ def test_what_cannot_be_read_is_refused_in_one_line(
     refusals: list[tuple[type[Exception], str, dict[str, Any]]] = [
         (ModelError, "no GGUF file small.ggu in the folder .*: it holds .*small.gguf", {"gguf_file": "small.ggu"}),
         (ModelError, "cannot read strange.gguf: .*architecture wavenet.*safetensors", {"gguf_file": "strange.gguf"}),
-        (ModelError, "cannot read short.gguf: it is damaged or cut short", {"gguf_file": "short.gguf"}),
+        (ModelError, "cannot read short.gguf: it is damaged, cut short", {"gguf_file": "short.gguf"}),
         (ModelError, "is no GGUF file, which begins with the letters GGUF", {"gguf_file": "text.gguf"}),
         (InputError, "give one of the two", {"gguf_file": "small.gguf", "quantise": "8bit"}),
         (ModelError, "holds no config.json", {}),

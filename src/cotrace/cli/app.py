@@ -20,6 +20,7 @@ COMMANDS = (
     search_commands.check,
     search_commands.resume,
     result_commands.evaluate,
+    result_commands.transfer,
     result_commands.report,
     result_commands.figure,
     result_commands.generate,

@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from struct import error as StructError  # noqa: N812
 from typing import Any
 
 from cotrace.errors import InputError, ModelError
 
 MAGIC = b"GGUF"
 NEEDED = ("gguf", "accelerate")
+UNREADABLE = (OSError, ValueError, KeyError, IndexError, RuntimeError, StructError)
+"""What parsing raises, among them for tensors of other shapes than the architecture's (RuntimeError)."""
 
 
 def gguf_options(folder: str | Path, gguf_file: str | None, quantise: str | None) -> dict[str, Any]:
@@ -50,7 +53,7 @@ def reading(name: str | None) -> Iterator[None]:
     """Around whatever parses a GGUF file: what goes wrong becomes one ModelError. Nothing without a name."""
     try:
         yield
-    except (OSError, ValueError, KeyError, IndexError, NotImplementedError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         if name is None:
             raise
         what = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
@@ -59,7 +62,7 @@ def reading(name: str | None) -> Iterator[None]:
                 f"cannot read {name}: {what} (it is transformers that reads GGUF files). Give the same model in "
                 "safetensors"
             ) from error
-        raise ModelError(f"cannot read {name}: it is damaged or cut short ({what}); fetch it again") from error
+        raise ModelError(f"cannot read {name}: it is damaged, cut short or not what transformers expects ({what}); fetch it again") from error
 
 
 def stored_types(path: Path) -> str:

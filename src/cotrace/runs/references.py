@@ -155,6 +155,13 @@ TASKS: Mapping[str, str] = {
         2023,
         "2305.00586",
     ),
+    "factual_gender": _arxiv(
+        "veloso2026gknow",
+        "GKnow: Measuring the Entanglement of Gender Bias and Factual Gender",
+        "Veloso, Leonor and Schuetze, Hinrich",
+        2026,
+        "2605.12299",
+    ),
     "agreement": _arxiv(
         "linzen2016assessing",
         "Assessing the Ability of LSTMs to Learn Syntax-Sensitive Dependencies",

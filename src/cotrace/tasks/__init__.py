@@ -5,6 +5,7 @@ from cotrace.tasks.agreement import agreement
 from cotrace.tasks.auto_circuit import auto_circuit
 from cotrace.tasks.binding import binding
 from cotrace.tasks.counterfact import counterfact
+from cotrace.tasks.factual_gender import factual_gender
 from cotrace.tasks.greater_than import greater_than
 from cotrace.tasks.info import TaskInfo
 from cotrace.tasks.ioi import ioi
@@ -27,6 +28,7 @@ __all__ = [
     "demo_bias",
     "demo_conflict",
     "demo_copying",
+    "factual_gender",
     "greater_than",
     "ioi",
     "jsonl",
