@@ -13,6 +13,7 @@ import pytest
 from cotrace import tasks
 from cotrace.batches import ALIGNMENTS
 from cotrace.cli import answer, check, demo, edit, evaluate, export, generate, measure, search_commands, see, trust
+from cotrace.cli import reproduce as again
 from cotrace.cli import tasks as task_commands
 from cotrace.cli import transfer as carry
 from cotrace.cli.app import COMMANDS
@@ -124,6 +125,7 @@ TARGETS: dict[str, tuple[Any, str]] = {
     "resume": (answer, "resume"),
     "measure": (measure, "measure"),
     "check": (check, "check"),
+    "reproduce": (again, "reproduce"),
     "evaluate": (evaluate, "evaluate_run"),
     "transfer": (carry, "transfer"),
     "report": (see, "report"),
@@ -143,6 +145,16 @@ ASKED: dict[str, dict[str, Any]] = {
     "compare": {"dry-run": True, "json": True},
     "resume": {"": "r", "batch-tokens": 77},
     "measure": {"": ("m", "t"), "metric": "accuracy", "by": "group", "json": "j.json"},
+    "reproduce": {
+        "": "paper",
+        "model": "m",
+        "settings": "winobias",
+        "methods": "topk",
+        "search-pairs": 19,
+        "max-size": 23,
+        "seed": 29,
+        "out": "o",
+    },
     "check": {
         "": "m",
         "task": "t",

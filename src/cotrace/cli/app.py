@@ -19,6 +19,7 @@ COMMANDS = (
     search_commands.measure,
     search_commands.check,
     search_commands.resume,
+    search_commands.reproduce,
     result_commands.evaluate,
     result_commands.transfer,
     result_commands.report,

@@ -70,6 +70,11 @@ class Source:
     conventions: Annotated[Literal["corrected", "paper"] | None, QUESTION] = None
     """How a benchmark is read and scored: corrected or paper."""
 
+    @property
+    def of_model(self) -> dict[str, Any]:
+        """What is said of the model, without what is said of data."""
+        return {name: value for name, value in asdict(self).items() if name not in ("data", "split", "conventions")}
+
     def config(self, **asked: Any) -> RunConfig:
         """The configuration of a run that asks this."""
         return RunConfig(**asdict(self), **asked)

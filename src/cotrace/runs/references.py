@@ -162,6 +162,13 @@ TASKS: Mapping[str, str] = {
         2026,
         "2605.12299",
     ),
+    "mib": _arxiv(
+        "mueller2025mib",
+        "MIB: A Mechanistic Interpretability Benchmark",
+        "Mueller, Aaron and others",
+        2025,
+        "2504.13151",
+    ),
     "agreement": _arxiv(
         "linzen2016assessing",
         "Assessing the Ability of LSTMs to Learn Syntax-Sensitive Dependencies",

@@ -9,6 +9,7 @@ from cotrace.tasks.factual_gender import factual_gender
 from cotrace.tasks.greater_than import greater_than
 from cotrace.tasks.info import TaskInfo
 from cotrace.tasks.ioi import ioi
+from cotrace.tasks.mib import mib
 from cotrace.tasks.own import demo_agreement, demo_bias, demo_conflict, demo_copying, jsonl
 from cotrace.tasks.preview import preview
 from cotrace.tasks.professions import professions
@@ -33,6 +34,7 @@ __all__ = [
     "ioi",
     "jsonl",
     "load",
+    "mib",
     "named",
     "preview",
     "professions",
