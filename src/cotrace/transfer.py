@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Bool
 
 from cotrace.arguments import check_kind, check_seed, checked
@@ -114,7 +113,9 @@ class Transfer:
             ("everything", self.full_effect, self.full_interval),
         ]
         cells = [(name, number(e), interval_text(i) or "", self._share(e)) for name, e, i in rows]
-        title = f"k = {self.k} on {self.target} ({self.target_model}), {self.metric}, {self.mode}, {self.judged_on} pairs"
+        title = (
+            f"k = {self.k} on {self.target} ({self.target_model}), {self.metric}, {self.mode}, {self.judged_on} pairs"
+        )
         return Table(title, HEADS, cells, frozenset({0}))
 
     def _share(self, effect: float) -> str:
@@ -151,7 +152,9 @@ def transfer(
         raise InputError(f"ct.transfer: controls is {controls}; give at least 1 random set")
     chosen = selection_of(result, k)
     if isinstance(result, Frontier) and result.mode != problem.mode:
-        raise InputError(f"ct.transfer: the set is of mode {result.mode!r}, the target of {problem.mode!r}: ask the same")
+        raise InputError(
+            f"ct.transfer: the set is of mode {result.mode!r}, the target of {problem.mode!r}: ask the same"
+        )
     check_members(problem, chosen.members, result.space if isinstance(result, Frontier) else problem.space)
     before = problem.cost.forward_equivalents
     own = _own(problem, chosen.k, search)

@@ -12,7 +12,18 @@ from cotrace.cli.reproduce import SETTINGS, Asked, Setting
 from cotrace.runs.stored import StoredRun
 from tests.tiny import SHARED, needs_shared
 
-ASKED = ["reproduce", "paper", "--model", "shipped", "--methods", "topk,random", "--max-size", "2", "--search-pairs", "8"]
+ASKED = [
+    "reproduce",
+    "paper",
+    "--model",
+    "shipped",
+    "--methods",
+    "topk,random",
+    "--max-size",
+    "2",
+    "--search-pairs",
+    "8",
+]
 
 
 def test_a_setting_is_run_once(

@@ -1,4 +1,4 @@
-"""GGUF files: the weights that they keep, as floating point, are the model that runs; what cannot be read is one line."""
+"""GGUF files: the weights that they keep, as floats, are the model that runs; what cannot be read is one line."""
 
 from __future__ import annotations
 
@@ -83,8 +83,7 @@ def net() -> Qwen3ForCausalLM:
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 128}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net = Qwen3ForCausalLM(Qwen3Config(**{**LLAMA, **heads}, initializer_range=0.3)).eval()
-    return net
+        return Qwen3ForCausalLM(Qwen3Config(**{**LLAMA, **heads}, initializer_range=0.3)).eval()
 
 
 @pytest.mark.parametrize("bits", [False, True])
@@ -123,7 +122,7 @@ def test_what_cannot_be_read_is_refused_in_one_line(
         with pytest.raises(kind, match=words) as refused:
             load_model(tmp_path, **options)
         assert "\n" not in str(refused.value)
-    with pytest.raises(ModelError, match="is a GGUF file: give the folder .*, and gguf_file='small.gguf'"):
+    with pytest.raises(ModelError, match=r"is a GGUF file: give the folder .*, and gguf_file='small.gguf'"):
         load_model(path)
     with pytest.raises(ModelError, match="it holds none; give model the folder that the file is in"):
         load_model("some/model", gguf_file="small.gguf")

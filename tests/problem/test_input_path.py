@@ -28,10 +28,8 @@ def by_hand(problem: ct.LanguageProblem, share: float) -> torch.Tensor:
     net, table = problem.model.module, problem.model.module.get_input_embeddings()
     total = torch.zeros(12, dtype=torch.float64)
     for pair in problem.encoding.pairs:
-        seen: list[list[torch.Tensor]] = []
-        for inputs in (table(torch.tensor([p])) for p in (pair.prompt, pair.donor)):
-            seen.append(run(net, inputs)[1])
         ends = [table(torch.tensor([p])).detach() for p in (pair.prompt, pair.donor)]
+        seen = [run(net, inputs)[1] for inputs in ends]
         logits, values = run(net, torch.lerp(ends[0], ends[1], share))
         log_p = logits[0, -1].log_softmax(-1)
         target = pair.pair.target

@@ -1,4 +1,4 @@
-"""``cotrace reproduce paper``: the settings of Yan et al. 2026 (arXiv 2606.03085), its methods and ours, side by side."""
+"""``cotrace reproduce paper``: the settings of Yan et al. 2026 (arXiv 2606.03085), its methods and ours."""
 
 from __future__ import annotations
 
@@ -141,11 +141,10 @@ def page(asked: Asked) -> str:
     lines = [
         "# The paper's settings again",
         "",
-        "Yan et al. 2026, *Multi-component Causal Tracing in Large Language Models* (arXiv 2606.03085): its settings, as its",
-        "own code has the pairs, sites and scores (`conventions=paper`), with its method (`pgbct`: a path of 6 penalties, 30",
-        "epochs), its baselines, and ours. Effects are of held-out pairs, which no method saw; k is the number of components.",
-        "The paper's own figures are of other models than most of those that this is run on; where yours is one of them, read",
-        "them in the paper: this page holds what was measured here only.",
+        "Yan et al. 2026, *Multi-component Causal Tracing in Large Language Models* (arXiv 2606.03085): its settings,",
+        "as its own code has the pairs, sites and scores (`conventions=paper`), with its method (`pgbct`: a path of 6",
+        "penalties, 30 epochs), its baselines, and ours. Effects are of held-out pairs, which no method saw; k is the",
+        "number of components. This page holds what was measured here only; the paper's own figures are in the paper.",
     ]
     for name in asked.names:
         folder = Path(asked.out) / name

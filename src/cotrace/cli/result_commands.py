@@ -117,8 +117,8 @@ def transfer(
     run
         Folder of a finished run.
     target
-        A task by name or file, a model's folder or id, or a split of the run's task; several are judged one by one. Where a
-        word may be more than one of them: task=WORD, model=WORD or split=WORD.
+        A task by name or file, a model's folder or id, or a split of the run's task; several are judged one by one.
+        Where a word may be more than one of them: task=WORD, model=WORD or split=WORD.
     k
         Size of the selection. Default: the smallest with 90 % of the best training effect.
     search

@@ -99,8 +99,10 @@ def kind_of(target: str, config: RunConfig) -> tuple[str, str]:
     }
     kinds = [kind for kind, fits in ways.items() if fits()]
     if len(kinds) != 1:
-        what = f"may be a {' or a '.join(kinds)}" if kinds else f"is no task, no model's folder or id, and no split of {config.task}"
-        raise InputError(
-            f"--to {target} {what}: write one of task=, model= and split= in front of it"
+        what = (
+            f"may be a {' or a '.join(kinds)}"
+            if kinds
+            else f"is no task, no model's folder or id, and no split of {config.task}"
         )
+        raise InputError(f"--to {target} {what}: write one of task=, model= and split= in front of it")
     return kinds[0], target

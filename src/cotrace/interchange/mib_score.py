@@ -1,7 +1,7 @@
 """CPR and CMD as MIB's own evaluation integrates them (Mueller et al. 2025, arXiv 2504.13151).
 
-Its grid is ten shares of the scored nodes, rounded down, from a thousandth to all; both areas are trapezoids between the
-first and the last share. ``evaluation.curves`` integrates from nothing to everything instead, over the sizes found.
+Its grid is ten shares of the scored nodes, rounded down, from a thousandth to all; both areas are trapezoids between
+the first and the last share. ``evaluation.curves`` integrates from nothing to everything, over the sizes found.
 """
 
 from __future__ import annotations
@@ -40,13 +40,15 @@ class MibScore:
 def mib_score(problem: Problem, frontier: Frontier) -> MibScore:
     """CPR and CMD of a frontier's ranking (that which its circuit is written with) on a problem's pairs.
 
-    Give the problem's ``heldout`` part for unseen pairs. At each share the best nodes keep running and all others take the
-    donor's value; f is (M - M(none)) / (M(all) - M(none)). Costs one forward-equivalent for each different size.
+    Give the problem's ``heldout`` part for unseen pairs. At each share the best nodes keep running and all others take
+    the donor's value; f is (M - M(none)) / (M(all) - M(none)). Costs one forward-equivalent for each different size.
     Raises InputError for another space, DegenerateError where keeping all is no different from keeping none.
     """
     check_kind("interchange.mib_score", "frontier", frontier, Frontier)
     if frontier.space.components != problem.space.components:
-        raise InputError(f"mib_score: the frontier is of {frontier.space.outline}, the problem of {problem.space.outline}")
+        raise InputError(
+            f"mib_score: the frontier is of {frontier.space.outline}, the problem of {problem.space.outline}"
+        )
     scores = ranking(frontier)
     order = sorted(range(len(problem.space)), key=lambda i: (-scores[problem.space[i]], i))
     sizes = [int(share * len(order)) for share in SHARES]

@@ -62,11 +62,13 @@ def reading(name: str | None) -> Iterator[None]:
                 f"cannot read {name}: {what} (it is transformers that reads GGUF files). Give the same model in "
                 "safetensors"
             ) from error
-        raise ModelError(f"cannot read {name}: it is damaged, cut short or not what transformers expects ({what}); fetch it again") from error
+        raise ModelError(
+            f"cannot read {name}: it is damaged, cut short or not what transformers expects ({what}); fetch it again"
+        ) from error
 
 
 def stored_types(path: Path) -> str:
-    """How many tensors a file keeps in which type, in words: ``Q4_1 (210), F32 (61)``. Loaded, all are floating point."""
+    """How many tensors a file keeps in which type, in words: ``Q4_1 (210), F32 (61)``; loaded, all are floats."""
     from gguf import GGUFReader
 
     counts = Counter(tensor.tensor_type.name for tensor in GGUFReader(str(path)).tensors)

@@ -190,5 +190,7 @@ class PairProblem(ScoredPairs[Metric]):
 def input_gradient(part: ScoredPairs[Any], share: float, examples: Examples = None) -> Float[Tensor, "n"]:
     """``PairProblem.input_gradient``. Raises InputError for a metric of the whole set."""
     if not isinstance(part, PairProblem):
-        raise InputError(f"{part.metric.name} is one number for the whole set: interpolated inputs need effects of pairs")
+        raise InputError(
+            f"{part.metric.name} is one number for the whole set: interpolated inputs need effects of pairs"
+        )
     return part.input_gradient(share, examples)

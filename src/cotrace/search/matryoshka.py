@@ -1,9 +1,9 @@
 """Matryoshka: one score for each component, learned so that its order is good at every size.
 
-Source: Arora, Acharya, Hu, Zhang, Goodman, Jurafsky, Potts, Matryoshka attribution: Learning to attribute language model
-outputs to representations and weights, 2026 (arXiv 2609.25518): the sigmoid top-k mask at a size drawn anew in every
-step, scores from zero, temperature 0.5, Adam at 0.05, 500 steps, sizes drawn evenly or evenly on a log scale. A start
-from attribution scores is the sequential ensemble of Mondorf et al. 2025 (arXiv 2510.06811).
+Source: Arora, Acharya, Hu, Zhang, Goodman, Jurafsky, Potts, Matryoshka attribution: Learning to attribute language
+model outputs to representations and weights, 2026 (arXiv 2609.25518): the sigmoid top-k mask at a size drawn anew in
+every step, scores from zero, temperature 0.5, Adam at 0.05, 500 steps, sizes drawn evenly or evenly on a log scale. A
+start from attribution scores is the sequential ensemble of Mondorf et al. 2025 (arXiv 2510.06811).
 """
 
 from __future__ import annotations

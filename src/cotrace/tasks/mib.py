@@ -38,8 +38,8 @@ def mib(path: str | Path, *, counterfactual: str | None = None, operator: str | 
     """Rows of one MIB task as pairs, judged by the logit difference, as its circuits are.
 
     Answers are tokens of their own, as MIB takes them (``encoding="alone"``): the right one first, then that of the
-    counterfactual. ``counterfactual`` names another of the rows' counterfactuals (default: the one that MIB's evaluation
-    takes); ``operator`` keeps one kind of arithmetic, ``+`` or ``-``. Rows without that counterfactual are listed in
+    counterfactual. ``counterfactual`` names another of the rows' counterfactuals (default: the one that MIB's own
+    evaluation takes); ``operator`` keeps one kind of arithmetic, ``+`` or ``-``. Rows without that counterfactual are listed in
     ``skipped``. Raises InputError.
     """
     rows = _rows(Path(path))
@@ -86,8 +86,8 @@ def _kind(row: Mapping[str, Any], where: str) -> str:
         if form.field in row and any(name.endswith("_counterfactual") for name in row):
             return kind
     raise InputError(
-        f"{where}: its rows are of no MIB task: they have {', '.join(sorted(row)) or 'no field'}; expected is 'prompt' with "
-        "'metadata' (IOI), 'operator' (arithmetic) or 'answerKey' (MCQA, ARC), and counterfactuals"
+        f"{where}: its rows are of no MIB task: they have {', '.join(sorted(row)) or 'no field'}; expected is 'prompt' "
+        "with 'metadata' (IOI), 'operator' (arithmetic) or 'answerKey' (MCQA, ARC), and counterfactuals"
     )
 
 
