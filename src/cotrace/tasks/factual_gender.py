@@ -1,7 +1,7 @@
 """Factual gender: "The mother said that" -> she, not he; what a bias must not be confused with.
 
 Veloso and Schuetze 2026, *GKnow: Measuring the Entanglement of Gender Bias and Factual Gender* (arXiv 2605.12299), tell
-a stereotype from a word that means a gender, and find the parts that make both entangled. Generated; the words are ours.
+a stereotype from a word that means a gender, and find both entangled. Generated; the words are ours.
 """
 
 from __future__ import annotations

@@ -39,8 +39,8 @@ def mib(path: str | Path, *, counterfactual: str | None = None, operator: str | 
 
     Answers are tokens of their own, as MIB takes them (``encoding="alone"``): the right one first, then that of the
     counterfactual. ``counterfactual`` names another of the rows' counterfactuals (default: the one that MIB's own
-    evaluation takes); ``operator`` keeps one kind of arithmetic, ``+`` or ``-``. Rows without that counterfactual are listed in
-    ``skipped``. Raises InputError.
+    evaluation takes); ``operator`` keeps one kind of arithmetic, ``+`` or ``-``. Rows without that counterfactual are
+    listed in ``skipped``. Raises InputError.
     """
     rows = _rows(Path(path))
     kind = _kind(rows[0], str(path))
