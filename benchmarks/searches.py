@@ -26,6 +26,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "fast": {"effort": "fast"},
     "thorough": {"effort": "thorough"},
     "path": {"path": 12},
+    "inputs": {"at": "inputs"},
+    "published": {"of": ("none", "inputs", "integrated")},
+    "warm": {"start": "integrated"},
 }
 TIE_OF_PEAK, TIE_OF_OWN = 0.003, 0.03
 """Within 0.3 % of greedy's peak and within 3 % of its value at that size two effects are a tie."""
@@ -33,7 +36,7 @@ TIE_OF_PEAK, TIE_OF_OWN = 0.003, 0.03
 BELOW = 0.01
 """Share of the peak that a paired interval may lie below greedy."""
 
-RANDOM = ("random", "annealing", "hardconcrete", "pgbct")
+RANDOM = ("random", "annealing", "hardconcrete", "matryoshka", "pgbct")
 """Searches that draw: run under several seeds."""
 
 Maker = Callable[[Mode], Problem]

@@ -32,5 +32,7 @@ from .results import Selection as Selection
 from .selfcheck import CheckReport as CheckReport
 from .selfcheck import check as check
 from .tracing import trace as trace
+from .transfer import Transfer as Transfer
+from .transfer import transfer as transfer
 
 __version__: str

@@ -13,7 +13,9 @@ import pytest
 from cotrace import tasks
 from cotrace.batches import ALIGNMENTS
 from cotrace.cli import answer, check, demo, edit, evaluate, export, generate, measure, search_commands, see, trust
+from cotrace.cli import reproduce as again
 from cotrace.cli import tasks as task_commands
+from cotrace.cli import transfer as carry
 from cotrace.cli.app import COMMANDS
 from cotrace.cli.main import run
 from cotrace.cli.options import Source
@@ -55,6 +57,7 @@ MODEL: dict[str, tuple[str, Any]] = {
     "device_map": ("auto", "auto"),
     "offload_folder": ("off", str(Path("off").resolve())),
     "quantise": ("8bit", "8bit"),
+    "gguf": ("small.gguf", "small.gguf"),
     "trust_remote_code": ("", True),
 }
 TASK: dict[str, tuple[str, Any]] = {
@@ -64,7 +67,7 @@ TASK: dict[str, tuple[str, Any]] = {
     "task_options": ("9", 9),
 }
 TYPED = {"task_options": "task-option.size", "template_options": "template-option.enable_thinking"}
-CALLED = {"task_options": "size", "template_options": "template_arguments"}
+CALLED = {"gguf": "gguf_file", "task_options": "size", "template_options": "template_arguments"}
 SEARCH = {"searches", "max_size", "search_options", "evaluation", "threads", "checkpoint_every_s", "out"}
 """Fields of the search and of the run, which need no problem; the other tests of the commands have them."""
 
@@ -125,7 +128,9 @@ TARGETS: dict[str, tuple[Any, str]] = {
     "resume": (answer, "resume"),
     "measure": (measure, "measure"),
     "check": (check, "check"),
+    "reproduce": (again, "reproduce"),
     "evaluate": (evaluate, "evaluate_run"),
+    "transfer": (carry, "transfer"),
     "report": (see, "report"),
     "figure": (see, "figure"),
     "generate": (generate, "generated"),
@@ -143,6 +148,16 @@ ASKED: dict[str, dict[str, Any]] = {
     "compare": {"dry-run": True, "json": True},
     "resume": {"": "r", "batch-tokens": 77},
     "measure": {"": ("m", "t"), "metric": "accuracy", "by": "group", "json": "j.json"},
+    "reproduce": {
+        "": "paper",
+        "model": "m",
+        "settings": "winobias",
+        "methods": "topk",
+        "search-pairs": 19,
+        "max-size": 23,
+        "seed": 29,
+        "out": "o",
+    },
     "check": {
         "": "m",
         "task": "t",
@@ -169,6 +184,17 @@ ASKED: dict[str, dict[str, Any]] = {
         "intervals": True,
         "dry-run": True,
         "json": True,
+    },
+    "transfer": {
+        "": "r",
+        "to": ("t1", "t2"),
+        "k": 17,
+        "search": "s",
+        "data": "d",
+        "metric": "accuracy",
+        "direction": "minimise",
+        "controls": 21,
+        "json": "j.json",
     },
     "report": {"": "r", "redact": True, "search": "s", "out": "o"},
     "figure": {"": "r", "kind": "map", "format": "svg", "k": 17, "search": "s", "width": "column", "out": "o"},
@@ -217,7 +243,7 @@ ASKED: dict[str, dict[str, Any]] = {
 }
 APART = {"show", "source", "options", "config", "trust_remote_code", "sizes", "factors", "constraint"}
 """Parameters that other tests type: sizes, factors and constraints go with neither k nor donor."""
-SPELLED = {"as_json": "json", "to": "format", "form": "format"}
+SPELLED = {"as_json": "json", "to": "format", "form": "format", "target": "to"}
 
 
 def test_every_command_and_parameter_is_tried() -> None:

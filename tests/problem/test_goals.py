@@ -15,7 +15,19 @@ from cotrace.evaluation.views import Part, Without
 from cotrace.problem.goals import Constrained, Constraint, WeightedSum
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier
-from cotrace.search import PGBCT, Annealing, Attribution, Exhaustive, Floating, Greedy, Pursuit, Random, TopK
+from cotrace.search import (
+    PGBCT,
+    Annealing,
+    Attribution,
+    Ensemble,
+    Exhaustive,
+    Floating,
+    Greedy,
+    Matryoshka,
+    Pursuit,
+    Random,
+    TopK,
+)
 from tests.problems import ClosedForm, modular, pairwise
 
 N = 10
@@ -56,6 +68,8 @@ SEARCHES = [
     Attribution(),
     Random(),
     Annealing(),
+    Matryoshka(updates=30),
+    Ensemble(),
     PGBCT(path=6, epochs=2),
     Exhaustive(),
 ]

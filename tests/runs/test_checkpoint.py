@@ -21,7 +21,7 @@ from tests.problems import ClosedForm, saturating
 from tests.report.frontiers import SETS
 from tests.report.frontiers import frontier as by_hand
 
-OPTIONS = {"pgbct": {"l1": (0.01, 0.1), "batch_size": 3}, "annealing": {"proposals": 6}}
+OPTIONS = {"pgbct": {"l1": (0.01, 0.1), "batch_size": 3}, "annealing": {"proposals": 6}, "matryoshka": {"updates": 12}}
 
 
 def problem() -> ClosedForm:

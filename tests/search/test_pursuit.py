@@ -11,7 +11,19 @@ from torch import Tensor
 
 from cotrace.errors import DegenerateError, InputError, UnknownName
 from cotrace.problem.protocol import Mode
-from cotrace.search import PGBCT, Attribution, Exhaustive, Greedy, HardConcrete, Limits, Pursuit, Search, TopK, solve
+from cotrace.search import (
+    PGBCT,
+    Attribution,
+    Exhaustive,
+    Greedy,
+    HardConcrete,
+    Limits,
+    Matryoshka,
+    Pursuit,
+    Search,
+    TopK,
+    solve,
+)
 from cotrace.search.sizes import geometric
 from tests.problems import ClosedForm, Formula, all_of, any_of, heads, modular, pairwise, saturating
 
@@ -174,7 +186,9 @@ def test_sizes_between_stops_cost_one_evaluation_each() -> None:
     assert worst >= -0.05 * max(best), "a filled size is not far below the stop before it"
 
 
-@pytest.mark.parametrize("search", [Pursuit(), Attribution(), HardConcrete(epochs=1, lambdas=(1.0,))])
+@pytest.mark.parametrize(
+    "search", [Pursuit(), Attribution(), HardConcrete(epochs=1, lambdas=(1.0,)), Matryoshka(updates=2)]
+)
 def test_a_grid_is_said_where_there_are_more_sizes(search: Search) -> None:
     frontier = search(ClosedForm(modular([1.0 + i for i in range(300)]), 300))
     left_out = next(k for k in range(1, 300) if k not in frontier.sizes)

@@ -10,7 +10,7 @@ from safetensors.torch import load, save
 from cotrace.search import SEARCHES, SearchState, frontier, named
 from tests.problems import ClosedForm, saturating
 
-OPTIONS = {"pgbct": {"l1": (0.01, 0.1), "batch_size": 3}, "annealing": {"proposals": 6}}
+OPTIONS = {"pgbct": {"l1": (0.01, 0.1), "batch_size": 3}, "annealing": {"proposals": 6}, "matryoshka": {"updates": 12}}
 
 
 def stored(state: SearchState) -> SearchState:

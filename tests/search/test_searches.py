@@ -17,10 +17,12 @@ from cotrace.search import (
     SEARCHES,
     Annealing,
     Attribution,
+    Ensemble,
     Exhaustive,
     Floating,
     Greedy,
     HardConcrete,
+    Matryoshka,
     Random,
     TopK,
     named,
@@ -28,6 +30,7 @@ from cotrace.search import (
 )
 from cotrace.search.archive import chosen_of, key_of, keys_of
 from cotrace.search.hard_concrete import gates, open_gates
+from cotrace.search.matryoshka import soft_top
 from cotrace.search.sizes import geometric
 from tests.problems import ClosedForm, all_of, modular, pairwise, saturating
 from tests.search.test_pursuit import brute
@@ -37,6 +40,7 @@ SORTED = np.cumsum(sorted(WEIGHTS, reverse=True))
 LIGHT: dict[str, dict[str, Any]] = {
     "random": {"draws": 200},
     "pgbct": {"path": 12, "epochs": 6},
+    "matryoshka": {"updates": 60},
 }
 
 
@@ -55,13 +59,15 @@ def test_additive_effects_are_solved_exactly(name: str, direction: Any, mode: Mo
     assert frontier.forward_equivalents <= getattr(search, "most_cost", search.predicted_cost)(7)
 
 
-@pytest.mark.parametrize("name", ["greedy", "topk", "attribution", "exhaustive", "random", "annealing"])
+@pytest.mark.parametrize(
+    "name", ["greedy", "topk", "attribution", "ensemble", "matryoshka", "exhaustive", "random", "annealing"]
+)
 def test_cost_is_what_the_problem_counted(name: str) -> None:
     problem = ClosedForm(pairwise(9, 1.0, 1), 9)
     problem.cost.charge(7)
     frontier = named(name)(problem)
     assert frontier.forward_equivalents == problem.cost.forward_equivalents - 7
-    if name in ("greedy", "exhaustive", "topk", "attribution"):
+    if name in ("greedy", "exhaustive", "topk", "attribution", "ensemble", "matryoshka"):
         assert frontier.forward_equivalents == named(name).predicted_cost(9)
 
 
@@ -181,6 +187,94 @@ def test_hard_concrete_finds_the_planted_set() -> None:
     problem = ClosedForm(lambda s: all_of(s, [1, 4, 6]) + 0.01 * s.sum(1), 9)
     frontier = HardConcrete(epochs=40, batch_size=8)(problem)
     assert frontier.at(3).components == ["L0.head1", "L1.head0", "L1.head2"]
+
+
+@pytest.mark.parametrize("k", [0.5, 1.0, 2.7, 4.0, 5.5])
+@pytest.mark.parametrize("temperature", [0.05, 0.5, 3.0])
+def test_a_soft_top_k_holds_k_and_its_gradient_is_that_of_finite_differences(k: float, temperature: float) -> None:
+    scores = torch.tensor([0.4, -1.0, 0.3, 2.0, 0.0, 0.35], dtype=torch.float64)
+    weights = torch.tensor([1.0, -2.0, 0.5, 3.0, -1.0, 0.7], dtype=torch.float64)
+    assert float(soft_top(scores, k, temperature).sum()) == pytest.approx(k, abs=1e-9)
+    order = torch.argsort(soft_top(scores, k, temperature), descending=True)
+    assert order.tolist() == torch.argsort(scores, descending=True).tolist()
+    leaf = scores.clone().requires_grad_()
+    (slope,) = torch.autograd.grad((soft_top(leaf, k, temperature) * weights).sum(), leaf)
+    steps = 1e-6 * torch.eye(6, dtype=torch.float64)
+    ends = [[float((soft_top(scores + s * e, k, temperature) * weights).sum()) for e in steps] for s in (1, -1)]
+    finite = (np.array(ends[0]) - np.array(ends[1])) / 2e-6
+    assert slope.tolist() == pytest.approx(finite.tolist(), abs=1e-5 * max(1.0, np.abs(finite).max()))
+    assert float(slope.sum()) == pytest.approx(0.0, abs=1e-9), "scores that rise together change no order"
+
+
+def test_a_cold_soft_top_k_is_the_hard_one() -> None:
+    scores = torch.tensor([0.4, -1.0, 0.3, 2.0, 0.0])
+    assert soft_top(scores, 3, 0.001).tolist() == pytest.approx([1, 0, 1, 1, 0], abs=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["swap", "keep"])
+def test_matryoshka_sees_what_its_first_gradient_does_not(mode: Mode) -> None:
+    """With nothing chosen an AND has no slope; soft sets of random sizes have."""
+    problem = ClosedForm(lambda s: all_of(s, [1, 4]) + 0.05 * s[:, 0] + 0.01 * s.sum(1), 6, mode=mode)
+    assert Attribution(at="none")(problem).at(2).components == ["L0.head0", "L0.head1"]
+    for options in ({}, {"budgets": "log"}, {"final_temperature": 0.1}, {"start": "integrated"}):
+        frontier = Matryoshka(updates=100, **options)(problem)  # type: ignore[arg-type]
+        assert frontier.at(2).components == ["L0.head1", "L1.head0"], options
+
+
+def test_matryoshka_by_hand() -> None:
+    """One step of Adam from nothing moves every score by lr, in the direction of its part against the mean."""
+    first = next(Matryoshka(updates=1, lr=0.3).steps(ClosedForm(modular([3.0, 1.0, 2.5, -1.0]), 4)))
+    assert first.z.tolist() == pytest.approx([0.3, -0.3, 0.3, -0.3], abs=1e-6)  # of a mean of 1.375
+    assert first.spent == 2
+
+
+def test_matryoshka_cools_and_draws_within_its_sizes() -> None:
+    search = Matryoshka(updates=5, temperature=1.0, final_temperature=0.01)
+    assert [search._temperature(i) for i in range(5)] == pytest.approx([1.0, 10**-0.5, 0.1, 10**-1.5, 0.01])
+    for budgets, middle in (("uniform", (1 + 64) / 2), ("log", 8.0)):
+        drawn = np.array([Matryoshka(budgets=budgets)._budget(64, step) for step in range(2000)])
+        assert drawn.min() >= 1
+        assert drawn.max() <= 64
+        assert np.median(drawn) == pytest.approx(middle, rel=0.1)
+
+
+def test_matryoshka_draws_from_its_seed() -> None:
+    rows = [
+        list(Matryoshka(updates=9, seed=seed).steps(ClosedForm(pairwise(9, 1.0, 2), 9)))[-1].z for seed in (0, 0, 1)
+    ]
+    assert torch.equal(rows[0], rows[1])
+    assert not torch.equal(rows[0], rows[2])
+
+
+def test_ensembles_combine_scores() -> None:
+    """An AND has a slope at all only, an OR at none only: what all methods agree on is what is additive."""
+    problem = ClosedForm(lambda s: s[:, 0] * s[:, 1] + (1 - (1 - s[:, 2]) * (1 - s[:, 3])) + 0.45 * s[:, 4], 6)
+    of = ("none", "all")
+    states = list(Ensemble(of=of).steps(problem))
+    expected = torch.tensor([[0, 0, 1, 1, 0.45, 0], [1, 1, 0, 0, 0.45, 0]])
+    assert torch.allclose(states[-1].tensors["scores"], expected, atol=1e-6)
+    assert Ensemble(of=of, combine="min")(problem).at(1).components == ["L1.head0"]
+    assert Ensemble(of=of, combine="max")(problem).at(4).components == ["L0.head0", "L0.head1", "L0.head2", "L0.head3"]
+    assert Ensemble(of=of, combine="mean")(problem).at(2).components == ["L0.head0", "L0.head1"]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Matryoshka(updates=0), "matryoshka: updates is 0; give a number of at least 1"),
+        (lambda: Matryoshka(temperature=0.0), "matryoshka: temperature is 0.0; give a number above 0"),
+        (lambda: Matryoshka(final_temperature=-1.0), "final_temperature is -1.0; give a number above 0"),
+        (lambda: Matryoshka(budgets="unifrm"), "did you mean 'uniform'"),
+        (lambda: Matryoshka(start="input"), "did you mean 'inputs'"),
+        (lambda: Ensemble(of=("none",)), "give at least two different methods"),
+        (lambda: Ensemble(of=("none", "dropped")), "unknown method of an ensemble 'dropped'"),
+        (lambda: Ensemble(combine="median"), "unknown combination of scores 'median'"),
+        (lambda: Attribution(at="inputs")(ClosedForm(modular(WEIGHTS), 7)), "has no inputs to interpolate"),
+    ],
+)
+def test_bad_settings_of_learned_and_combined_scores(make: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        make()
 
 
 def test_ties_go_to_the_lowest_indices() -> None:

@@ -13,9 +13,9 @@ import pytest
 
 from cotrace.errors import InputError, UnknownName
 from cotrace.prompts import Task
-from cotrace.tasks import agreement, binding, greater_than, ioi
+from cotrace.tasks import agreement, binding, factual_gender, greater_than, ioi
 
-GENERATORS = [ioi, greater_than, agreement, binding]
+GENERATORS = [ioi, greater_than, agreement, binding, factual_gender]
 
 
 @pytest.mark.parametrize("generate", GENERATORS)
@@ -193,3 +193,15 @@ def test_binding_is_balanced_by_first_digit(desideratum: str, digits: int) -> No
 def test_binding_of_an_unknown_desideratum() -> None:
     with pytest.raises(UnknownName, match="unknown desideratum 'values': did you mean 'value'"):
         binding(desideratum="values")
+
+
+def test_factual_gender_is_balanced_and_right() -> None:
+    task = factual_gender(size=100)
+    assert sum(pair.group == "female" for pair in task.pairs) == 50
+    for pair in task.pairs:
+        woman, man = pair.split_group.split("/")
+        base, other = (woman, man) if pair.group == "female" else (man, woman)
+        assert pair.base.replace(f" {base} ", f" {other} ") == pair.counterfactual
+        assert pair.answers[pair.target] == (" she" if pair.group == "female" else " he")
+        start, stop = pair.spans["subject"]
+        assert pair.base[start:stop] == base == pair.subject

@@ -154,7 +154,10 @@ def check_foreign(sets: Sets, frontier: Frontier) -> None:
 def check_circuit(circuit: known.Circuit, config: RunConfig) -> None:
     """Raise InputError where a published circuit is of another model: by its configuration, weights are not loaded."""
     trusted = config.trust_remote_code or TRUSTED.get()
-    circuit.check(config.model, model_config(config.model, revision=config.revision, trust_remote_code=trusted))
+    circuit.check(
+        config.model,
+        model_config(config.model, revision=config.revision, trust_remote_code=trusted, gguf_file=config.gguf),
+    )
 
 
 def check_audit(stored: StoredRun) -> None:

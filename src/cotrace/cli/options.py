@@ -15,6 +15,8 @@ from cotrace.runs.config import FLAG, MODEL, QUESTION, RunConfig
 TASK_OPTIONS = ("several", "leading_space", "statistics")
 """Arguments of tasks that errors name."""
 PYTHON = (
+    (r"gguf_file='([^']*)'", r"--gguf \1"),
+    (r"\bgguf_file\b", "--gguf"),
     (r"apply\(\) at run time", "cotrace generate, which applies it at run time"),
     (r",? or (give )?cotrace\.donors\.\w+\([^)]*\)", ""),
     (r" \([a-z_]+=True\)", ""),
@@ -59,6 +61,8 @@ class Source:
     """Folder for the weights that device_map leaves on disk. Default: a temporary one."""
     quantise: Annotated[Literal["8bit", "4bit"] | None, MODEL] = None
     """Keep the weights in 8 or 4 bits (needs bitsandbytes); activations stay of type dtype."""
+    gguf: Annotated[str | None, MODEL] = None
+    """Name of a GGUF file in the model's folder: its weights, read as floating point (needs gguf and accelerate)."""
     trust_remote_code: Annotated[bool, FLAG] = False
     """Run the code that comes with the model. Only for code that you have read."""
     data: Annotated[str | None, QUESTION] = None
@@ -67,6 +71,11 @@ class Source:
     """The benchmark's own part, such as dev or test."""
     conventions: Annotated[Literal["corrected", "paper"] | None, QUESTION] = None
     """How a benchmark is read and scored: corrected or paper."""
+
+    @property
+    def of_model(self) -> dict[str, Any]:
+        """What is said of the model, without what is said of data."""
+        return {name: value for name, value in asdict(self).items() if name not in ("data", "split", "conventions")}
 
     def config(self, **asked: Any) -> RunConfig:
         """The configuration of a run that asks this."""

@@ -133,6 +133,56 @@ def explain(
         module.explain_run(run, k=k, search=search, circuits=known, dry_run=dry_run, quiet=show.quiet, as_json=as_json)
 
 
+def transfer(
+    run: str,
+    *,
+    target: Annotated[tuple[str, ...], Parameter(name="--to")],
+    k: int | None = None,
+    search: str | None = None,
+    data: str | None = None,
+    metric: str | None = None,
+    direction: str | None = None,
+    controls: int = 39,
+    json: str | None = None,
+    trust_remote_code: Trusting = False,
+    show: Showing = SHOWN,
+) -> None:
+    """Say whether a run's set carries over: to another task, another split, or another checkpoint.
+
+    Parameters
+    ----------
+    run
+        Folder of a finished run.
+    target
+        A task by name or file, a model's folder or id, or a split of the run's task; several are judged one by one.
+        Where a word may be more than one of them: task=WORD, model=WORD or split=WORD.
+    k
+        Size of the selection. Default: the smallest with 90 % of the best training effect.
+    search
+        Which of the run's searches. Default: the first.
+    data
+        File or folder with the data of a task that is named.
+    metric
+        What is measured on a task that is named. Default: that task's own.
+    direction
+        Which way the target's metric should move: maximise or minimise. Default: as swapping everything moves it there.
+    controls
+        How many random sets of the same composition it is compared with.
+    json
+        New file for the figures; - for stdout and nothing else there.
+    trust_remote_code
+        Run the code that comes with the run's model, which no file may ask for. Only for code that you have read.
+    """
+    from cotrace.cli import transfer as module
+    from cotrace.runs.trusted import trusting
+
+    asked = module.Asked(
+        to=target, k=k, search=search, data=data, metric=metric, direction=direction, controls=controls
+    )
+    with trusting(trust_remote_code):
+        module.transfer(run, asked, json_path=json, quiet=show.quiet)
+
+
 def report(
     run: str,
     *,

@@ -132,6 +132,59 @@ def measure(
     module.measure(config, by=by, json_path=json, quiet=show.quiet)
 
 
+def reproduce(
+    what: Literal["paper"],
+    *,
+    model: str,
+    settings: tuple[str, ...] = (),
+    methods: tuple[str, ...] = (),
+    search_pairs: int | None = None,
+    max_size: int | None = None,
+    seed: int = 0,
+    out: str = "reproduction",
+    source: Sourced = PLAIN,
+    show: Showing = SHOWN,
+) -> None:
+    """Run the settings of the paper with its methods and ours: a run, a table and a figure each, on one page.
+
+    What was begun before is gone on with, and what is finished is left as it is.
+
+    Parameters
+    ----------
+    what
+        paper: Yan et al. 2026, arXiv 2606.03085.
+    model
+        Hugging Face id or folder of a decoder.
+    settings
+        winobias, winogender, professions, counterfact and binding, separated by commas. Default: all. --data holds one
+        folder for each of the first four.
+    methods
+        Searches, separated by commas. Default: pgbct,greedy,topk,random,pursuit,matryoshka.
+    search_pairs
+        Search on this many training pairs only, for small machines. Default: all.
+    max_size
+        Largest number of components. Default: all.
+    seed
+        Seed of the holdout and of the searches that draw.
+    out
+        Folder for the runs and the page.
+    """
+    from cotrace.cli import reproduce as module
+
+    words = {"settings": settings, "methods": methods}
+    split = {name: tuple(one for part in parts for one in part.split(",") if one) for name, parts in words.items()}
+    asked = module.Asked(
+        **split,
+        data=source.data,
+        search_pairs=search_pairs,
+        max_size=max_size,
+        seed=seed,
+        out=out,
+        model={"model": model} | source.of_model,
+    )
+    module.reproduce(asked, quiet=show.quiet)
+
+
 def check(
     model: str,
     *,

@@ -1,6 +1,14 @@
 """Interventions: the soft blend, applied while a model runs over a layout."""
 
-from cotrace.interventions.blend import PatternPatch, PlainPatch, ScalePatch, ValuePatch, blend, block_mask
+from cotrace.interventions.blend import (
+    PatternPatch,
+    PlainPatch,
+    ScalePatch,
+    ShiftPatch,
+    ValuePatch,
+    blend,
+    block_mask,
+)
 from cotrace.interventions.feature_patch import DonorFeatures, FeaturePatch, taps_of
 from cotrace.interventions.forward import forward
 from cotrace.interventions.frozen import frozen
@@ -18,6 +26,7 @@ __all__ = [
     "PlainPatch",
     "PrefixCache",
     "ScalePatch",
+    "ShiftPatch",
     "Stations",
     "ValuePatch",
     "blend",

@@ -71,6 +71,28 @@ class ScalePatch:
 
 
 @dataclass(frozen=True, eq=False)
+class ShiftPatch:
+    """A fixed difference that is added to the own value."""
+
+    place: Place
+    tokens: Int[Tensor, "token"]
+    """Flat positions (row * T + pos) that are shifted."""
+    shift: Float[Tensor, "token feature"]
+
+    def edit(self, z: Float[Tensor, "copy unit"]) -> Edit:
+        """Add the share z of the difference: own + z shift."""
+        copies, units = z.shape
+
+        def apply(own: Tensor) -> Tensor:
+            flat = own.reshape(copies, -1, units, self.place.width)
+            tokens, share = self.tokens.to(own.device), z.to(own)[:, None, :, None]
+            shift = self.shift.to(own).reshape(1, -1, units, self.place.width)
+            return flat.index_add(1, tokens, share * shift).reshape(own.shape)
+
+        return apply
+
+
+@dataclass(frozen=True, eq=False)
 class PatternPatch:
     """Donor attention weights for the prompts of a layout at one place."""
 
@@ -108,7 +130,7 @@ class PatternPatch:
         return apply
 
 
-PlainPatch = ValuePatch | ScalePatch | PatternPatch
+PlainPatch = ValuePatch | ScalePatch | ShiftPatch | PatternPatch
 
 
 def block_mask(

@@ -25,6 +25,7 @@ from transformers import (
 from cotrace import shipped
 from cotrace.arguments import checked
 from cotrace.errors import InputError, ModelError, unknown
+from cotrace.models.gguf_file import gguf_options, reading
 from cotrace.models.hub import hub_options
 from cotrace.models.internals import run_experts_eagerly
 from cotrace.models.language_model import LanguageModel, label_of, wrap
@@ -48,6 +49,7 @@ def load_model(
     revision: str | None = None,
     quantise: str | None = None,
     trust_remote_code: bool = False,
+    gguf_file: str | None = None,
 ) -> LanguageModel:
     """Load a decoder and its tokenizer from a Hugging Face id or a local folder. Raises ModelError, InputError.
 
@@ -57,21 +59,23 @@ def load_model(
     it. ``quantise`` (``"8bit"``, ``"4bit"``) keeps the weights small through bitsandbytes; activations stay of type
     ``dtype``. ``device_map`` (``"auto"``, or module names and devices) spreads the layers over devices, main memory
     and disk (``offload_folder``: a temporary one unless given); it needs accelerate. Donors and masks follow each
-    layer's device.
+    layer's device. ``gguf_file`` is the name of a GGUF file in the local folder ``name``: its weights, whatever bits it
+    keeps them in, are read as floating point of type ``dtype``; it needs gguf and accelerate.
     """
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}  # unsaid, transformers would ask at the terminal
     options |= {"revision": revision} if revision else {}
     if device_map is not None and (quantise or str(device) != "cpu"):
         other = f"quantise={quantise} keeps them on one device" if quantise else f"device={str(device)!r} does too"
         raise InputError(f"device_map says where the weights are, and {other}: give one of the two")
-    target, source = _device(device), _source(name)
+    target, source = _device(device), _source(name, gguf_file)
+    options |= gguf_options(source, gguf_file, quantise)
     placed = _placement(device_map, offload_folder) | _quantisation(quantise, _dtype(dtype), target)
     options |= hub_options(source, revision)
     try:
-        AutoConfig.from_pretrained(source, **options)  # a folder's own code is refused here, before any weight
-        module = AutoModelForCausalLM.from_pretrained(
-            source, dtype=_dtype(dtype), use_safetensors=True, **options, **placed
-        )
+        with reading(gguf_file):
+            AutoConfig.from_pretrained(source, **options)  # a folder's own code is refused here, before any weight
+            kept = {} if gguf_file else {"use_safetensors": True}
+            module = AutoModelForCausalLM.from_pretrained(source, dtype=_dtype(dtype), **kept, **options, **placed)
     except SafetensorError as error:
         raise ModelError(
             f"cannot load the model {str(name)!r}: its weights are damaged or cut short ({_first_line(error)}); fetch "
@@ -82,16 +86,23 @@ def load_model(
     if module.dtype == torch.float64:
         run_experts_eagerly(module)
     return wrap(
-        module if placed else module.to(target), _tokenizer(source, options), name=label_of(name), revision=revision
+        module if placed else module.to(target),
+        _tokenizer(source, options),
+        name=gguf_file or label_of(name),
+        revision=revision,
     )
 
 
-def model_config(name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedConfig:
-    """A model's configuration, without its weights. Raises ModelError."""
-    source = _source(name)
+def model_config(
+    name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False, gguf_file: str | None = None
+) -> PreTrainedConfig:
+    """A model's configuration, without its weights. Raises ModelError, InputError."""
+    source = _source(name, gguf_file)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code} | ({"revision": revision} if revision else {})
+    options |= gguf_options(source, gguf_file, None)
     try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(source, **options, **hub_options(source, revision))
+        with reading(gguf_file):
+            config: PreTrainedConfig = AutoConfig.from_pretrained(source, **options, **hub_options(source, revision))
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"cannot load the model {str(name)!r}: {_reason(error)}") from error
     return config
@@ -132,7 +143,7 @@ def _quantisation(quantise: str | None, dtype: torch.dtype, device: torch.device
     return {"quantization_config": config, "device_map": {"": str(device)}}
 
 
-def _source(name: str | Path) -> str:
+def _source(name: str | Path, gguf_file: str | None = None) -> str:
     """The folder or id; of the model that ships, its folder."""
     name = shipped.model_folder(name)
     path = Path(name)
@@ -140,7 +151,9 @@ def _source(name: str | Path) -> str:
         raise ModelError("the model has no name: give a Hugging Face id, the folder of a saved model, or shipped")
     if not path.is_dir() and get_close_matches(str(name), [shipped.NAME], cutoff=0.8):
         raise unknown("model", name, [shipped.NAME, "a folder", "a Hugging Face id"])
-    if path.is_dir() and not (path / "config.json").is_file():
+    if gguf_file is None and path.suffix == ".gguf" and path.is_file():
+        raise ModelError(f"{path} is a GGUF file: give the folder {path.parent}, and gguf_file='{path.name}'")
+    if gguf_file is None and path.is_dir() and not (path / "config.json").is_file():
         raise ModelError(f"the folder {path} holds no config.json: it is not a saved Hugging Face model")
     looks_local = path.is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") > 1
     if looks_local and not path.is_dir():

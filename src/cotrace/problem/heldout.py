@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from cotrace.arguments import guarded
-from cotrace.problem.pairs import PairProblem
+from cotrace.problem.pairs import PairProblem, input_gradient
 from cotrace.problem.protocol import Direction
 from cotrace.problem.summary import full_swap
 from cotrace.problem.whole import SetProblem
@@ -27,6 +27,7 @@ class Heldout:
         self.metric, self.task, self.summary = whole.metric, f"{whole.task} ({name})", whole.summary
         self.size, self.cost, self.ids = part.size, part.cost, part.ids
         self.effects, self.value, self.gradient = part.effects, part.value, part.gradient
+        self.input_gradient = partial(input_gradient, part)
         self.scores, self.side_values = part.scores, part.side_values
         self.reported, self.surrogate, self.target = part.reported, whole.surrogate, whole.target
         self.value_and_effects = part.value_and_effects

@@ -33,7 +33,7 @@ from cotrace.problem.coverage import Coverage
 from cotrace.problem.heldout import Heldout
 from cotrace.problem.memory import check_budget, check_memory, memory_budget
 from cotrace.problem.packing import check_frequencies, choose_packing
-from cotrace.problem.pairs import PairProblem
+from cotrace.problem.pairs import PairProblem, input_gradient
 from cotrace.problem.parts import Builder
 from cotrace.problem.plan import Plan, plan_of
 from cotrace.problem.posing import Division, Settled, Writing, check_options, overlap_words, settle
@@ -364,6 +364,14 @@ class LanguageProblem:
     ) -> Float[Tensor, "n"]:
         """Exact gradient of the mean of ``objective(effects)``, or of the reported aggregate where None."""
         return self.training.gradient(z, objective, examples)
+
+    def input_gradient(self, share: float, examples: Examples = None) -> Float[Tensor, "n"]:
+        """Gradient along donor minus base activations, with token embeddings so much the donor's: EAP-IG on nodes.
+
+        ``share`` 0 is the base prompt, 1 the counterfactual. Raises InputError for a metric of the whole set, and where
+        donors are not counterfactual runs of equal length.
+        """
+        return input_gradient(self.training, share, examples)
 
     @property
     def reported_base(self) -> float:

@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cotrace.arguments import guarded
-from cotrace.errors import NonFiniteError
+from cotrace.errors import InputError, NonFiniteError
 from cotrace.metrics import Metric
+from cotrace.problem.input_path import InputPath
 from cotrace.problem.protocol import Cost, Examples, Loss, Mode
 from cotrace.problem.scored import ScoredPairs
 from cotrace.problem.scorer import BatchLoss, Scorer
@@ -115,6 +116,21 @@ class PairProblem(ScoredPairs[Metric]):
 
         return self._averaged([part.slope(z, loss, some) for part in (self, *self.draws)])
 
+    @cached_property
+    def input_path(self) -> InputPath:
+        """Where inputs stand between base and donor prompt. Raises InputError where no donor prompt is aligned."""
+        return InputPath.of(self.scorer)
+
+    def input_gradient(self, share: float, examples: Examples = None) -> Float[Tensor, "n"]:
+        """Gradient of the mean effect along donor minus base activations, with inputs so much the donor's (EAP-IG)."""
+        some = self.some(examples)
+        self.charge(2 * self.share(some))
+
+        def loss(scores: Tensor, few: Sequence[int]) -> Tensor:
+            return self._loss(self._changes(scores, few), few, None, some)
+
+        return self.input_path.slope(share, loss, some)
+
     def _averaged_slope(self, z: Tensor, objective: Loss, some: list[int] | None) -> Float[Tensor, "n"]:
         """By the chain rule, as the objective is of changes averaged over draws. A gradient costs 3 for each draw."""
         index = list(range(self.size)) if some is None else some
@@ -169,3 +185,12 @@ class PairProblem(ScoredPairs[Metric]):
                 f"pair {pair.id}: the effect on {self.metric.name} is not finite; metric='log_odds' has no overflow"
             )
         return effects
+
+
+def input_gradient(part: ScoredPairs[Any], share: float, examples: Examples = None) -> Float[Tensor, "n"]:
+    """``PairProblem.input_gradient``. Raises InputError for a metric of the whole set."""
+    if not isinstance(part, PairProblem):
+        raise InputError(
+            f"{part.metric.name} is one number for the whole set: interpolated inputs need effects of pairs"
+        )
+    return part.input_gradient(share, examples)

@@ -113,6 +113,8 @@ def _sentences(run: StoredRun, config: RunConfig, record: Mapping[str, Any]) -> 
 
 
 def _numbers(config: RunConfig) -> str:
+    if config.gguf is not None:
+        return f"{config.dtype}, weights as the GGUF file {config.gguf} keeps them, read as floating point"
     return config.dtype if config.quantise is None else f"{config.dtype}, weights quantised to {config.quantise}"
 
 

@@ -43,6 +43,8 @@ class RunConfig:
     """Folder for the weights that device_map leaves on disk. Default: a temporary one."""
     quantise: Annotated[Literal["8bit", "4bit"] | None, MODEL] = None
     """Keep the weights in 8 or 4 bits (needs bitsandbytes); activations stay of type dtype."""
+    gguf: Annotated[str | None, MODEL] = None
+    """Name of a GGUF file in the model's folder: its weights, read as floating point (needs gguf and accelerate)."""
     trust_remote_code: Annotated[bool, FLAG] = False
     """Run the code that comes with the model. Only for code that you have read."""
 

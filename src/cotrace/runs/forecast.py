@@ -19,6 +19,7 @@ WITHIN = 0.5
 GRADIENT_SHARE: Mapping[str, float] = {
     "pgbct": 1.0,
     "hardconcrete": 1.0,
+    "matryoshka": 1.0,
     "pursuit": 0.6,
 }
 """Share of a search's forward-equivalents that gradients take; all others only evaluate."""

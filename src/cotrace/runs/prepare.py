@@ -219,6 +219,7 @@ def load(config: RunConfig) -> LanguageModel:
         revision=config.revision,
         quantise=config.quantise,
         trust_remote_code=config.trust_remote_code or TRUSTED.get(),
+        gguf_file=config.gguf,
     )
     return model.with_dictionaries(found) if found else model
 

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from cotrace import __version__
 from cotrace.dictionaries import PlacedDictionary
 from cotrace.models import LanguageModel
+from cotrace.models.gguf_file import stored_types
 from cotrace.runs.command import COMMAND
 from cotrace.runs.config import RunConfig
 from cotrace.runs.origin import donor_origin, origin_of
@@ -83,7 +84,8 @@ def model_record(asked: RunConfig, model: LanguageModel) -> dict[str, str | None
     return {
         "architecture": type(model.module).__name__,
         "commit": getattr(config, "_commit_hash", None),
-        "weights_sha256": None if folder is None else weights_sha256(folder),
+        "weights_sha256": None if folder is None else weights_sha256(folder, asked.gguf),
+        "weights_stored": None if folder is None or asked.gguf is None else stored_types(folder / asked.gguf),
         "attention": getattr(config, "_attn_implementation", None),
     }
 
@@ -101,10 +103,10 @@ def weights_folder(asked: RunConfig, model: LanguageModel) -> Path | None:
         return None
 
 
-def weights_sha256(folder: Path) -> str:
-    """One hash over the names and contents of the folder's safetensors files."""
+def weights_sha256(folder: Path, gguf: str | None = None) -> str:
+    """One hash over the names and contents of the folder's safetensors files, or of its GGUF file of that name."""
     total = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in sorted(folder.glob("*.safetensors")) if gguf is None else [folder / gguf]:
         with path.open("rb") as file:
             total.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest()

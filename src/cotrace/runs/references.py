@@ -62,7 +62,7 @@ SEARCHES: Mapping[str, tuple[str, ...]] = {
             "2403.00745",
         ),
     ),
-    "hard_concrete": (
+    "hardconcrete": (
         _paper(
             "louizos2018learning",
             "Learning Sparse Neural Networks through L0 Regularization",
@@ -76,6 +76,26 @@ SEARCHES: Mapping[str, tuple[str, ...]] = {
             "Cao, Steven and Sanh, Victor and Rush, Alexander M.",
             "Proceedings of NAACL-HLT",
             2021,
+        ),
+    ),
+    "matryoshka": (
+        _arxiv(
+            "arora2026matryoshka",
+            "Matryoshka attribution: Learning to attribute language model outputs to representations and weights",
+            "Arora, Aryaman and Acharya, Kirill and Hu, Nathan and Zhang, Yanzhe and Goodman, Noah and Jurafsky, Dan "
+            "and Potts, Christopher",
+            2026,
+            "2609.25518",
+        ),
+    ),
+    "ensemble": (
+        _arxiv(
+            "mondorf2025ensemble",
+            "BlackboxNLP-2025 MIB Shared Task: Exploring Ensemble Strategies for Circuit Localization Methods",
+            "Mondorf, Philipp and Wang, Mingyang and Gerstner, Sebastian and Hakimi, Ahmad Dawar and Liu, Yihong and "
+            "Veloso, Leonor and Zhou, Shijia and Schuetze, Hinrich and Plank, Barbara",
+            2025,
+            "2510.06811",
         ),
     ),
     "annealing": (
@@ -134,6 +154,20 @@ TASKS: Mapping[str, str] = {
         "Hanna, Michael and Liu, Ollie and Variengien, Alexandre",
         2023,
         "2305.00586",
+    ),
+    "factual_gender": _arxiv(
+        "veloso2026gknow",
+        "GKnow: Measuring the Entanglement of Gender Bias and Factual Gender",
+        "Veloso, Leonor and Schuetze, Hinrich",
+        2026,
+        "2605.12299",
+    ),
+    "mib": _arxiv(
+        "mueller2025mib",
+        "MIB: A Mechanistic Interpretability Benchmark",
+        "Mueller, Aaron and others",
+        2025,
+        "2504.13151",
     ),
     "agreement": _arxiv(
         "linzen2016assessing",

@@ -11,10 +11,12 @@ from cotrace.search.annealing import Annealing
 from cotrace.search.attribution import Attribution
 from cotrace.search.controls import Random, Spread, spread
 from cotrace.search.driver import Limits, Search, frontier, solve
+from cotrace.search.ensemble import Ensemble
 from cotrace.search.exhaustive import Exhaustive
 from cotrace.search.floating import Floating
 from cotrace.search.greedy import Greedy
 from cotrace.search.hard_concrete import HardConcrete
+from cotrace.search.matryoshka import Matryoshka
 from cotrace.search.pgbct import PGBCT
 from cotrace.search.pursuit import Pursuit
 from cotrace.search.state import SearchState
@@ -29,6 +31,8 @@ SEARCHES: Mapping[str, type[Any]] = {
         Floating,
         TopK,
         Attribution,
+        Ensemble,
+        Matryoshka,
         HardConcrete,
         Annealing,
         Random,
@@ -42,11 +46,13 @@ __all__ = [
     "SEARCHES",
     "Annealing",
     "Attribution",
+    "Ensemble",
     "Exhaustive",
     "Floating",
     "Greedy",
     "HardConcrete",
     "Limits",
+    "Matryoshka",
     "Pursuit",
     "Random",
     "Search",

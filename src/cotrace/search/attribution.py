@@ -1,8 +1,9 @@
 """Attribution: components ranked by gradient x (donor - own), which is the gradient along the mask.
 
 Sources: attribution patching, Nanda 2023, and Syed, Rager, Conmy, arXiv 2310.10348 (the gradient at z = 0); integrated
-gradients, Sundararajan, Taly, Yan, ICML 2017, along z as in Hanna, Pezzelle, Belinkov, arXiv 2403.17806; bootstrapped
-over examples as in the MIB shared task at BlackboxNLP 2025. AtP* (Kramar et al., arXiv 2403.00745) has two corrections:
+gradients, Sundararajan, Taly, Yan, ICML 2017, along z, or along the inputs (EAP-IG, Hanna, Pezzelle, Belinkov, arXiv
+2403.17806); bootstrapped over examples as in the MIB shared task at BlackboxNLP 2025. AtP* (Kramar et al., arXiv
+2403.00745) has two corrections:
 GradDrop, here with the donor's values in the dropped layer (``dropped``), and one for queries and keys where the
 softmax is saturated; every site here lies behind the softmax, so of that nothing is to correct.
 """
@@ -31,7 +32,7 @@ from cotrace.statistics import Units
 
 MOST_LAYERS = 128
 """Layers counted where the cost is predicted from N alone."""
-POINTS = ("none", "all", "integrated", "dropped")
+POINTS = ("none", "all", "integrated", "inputs", "dropped")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,8 @@ class Attribution:
     max_size: int | None = None
     """Largest k; None for N."""
     at: str = "integrated"
-    """``none``, ``all``, ``integrated``; or ``dropped``: mask 0 but for one layer at a time, sizes averaged (AtP*)."""
+    """``none``, ``all``, ``integrated``; ``inputs``: token embeddings interpolated, no activation (EAP-IG on nodes); or
+    ``dropped``: mask 0 but for one layer at a time, sizes averaged (AtP*)."""
     points: int = 5
     """Midpoints of the integral."""
     sizes: tuple[int, ...] | None = None
@@ -108,8 +110,7 @@ class Attribution:
         return [function.mask((layers == layer).float()) for layer in sorted(set(layers.tolist()))]
 
     def _path(self) -> list[float]:
-        ends = {"none": [0.0], "all": [1.0]}
-        return ends.get(self.at) or [(i + 0.5) / self.points for i in range(self.points)]
+        return path(self.at, self.points)
 
     def _grid(self, n: int) -> list[int]:
         return nested_sizes(self.name, self.sizes, largest(self.name, self.max_size, n))
@@ -126,6 +127,8 @@ class Attribution:
     def _slopes(
         self, function: SetFunction, point: Float[Tensor, "n"], folds: list[list[int] | None]
     ) -> Float[Tensor, "fold n"]:
+        if self.at == "inputs":  # the share of the donor's embeddings, the same whatever the mode
+            return torch.stack([function.input_gradient(float(point[0]), fold) for fold in folds])
         return torch.stack([function.soft_gradient(point, fold) for fold in folds])
 
     def _rank(
@@ -142,6 +145,19 @@ class Attribution:
         totals = drawn.float() @ own
         means = (drawn.float() * sizes) @ slopes / totals[:, None]
         return means[totals > 0].quantile(self.quantile, dim=0)
+
+
+def path(at: str, points: int) -> list[float]:
+    """Shares, of every component or of the inputs, at which gradients are averaged: an end, or midpoints between."""
+    ends = {"none": [0.0], "all": [1.0]}
+    return ends.get(at) or [(i + 0.5) / points for i in range(points)]
+
+
+def slope_at(function: SetFunction, at: str, share: float) -> Float[Tensor, "n"]:
+    """The gradient with so much of every component chosen, or of the inputs the donor's."""
+    if at == "inputs":
+        return function.input_gradient(share)
+    return function.soft_gradient(torch.full((function.n,), share))
 
 
 def signed(sums: Float[Tensor, "row n"]) -> Float[Tensor, "fold n"]:

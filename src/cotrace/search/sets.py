@@ -127,12 +127,23 @@ class SetFunction:
         """Gradient of the score with respect to the soft chosen indicator s."""
         return self.sign * self._slope(s, None, examples)
 
+    def input_gradient(self, share: float, examples: Examples = None) -> Float[Tensor, "n"]:
+        """Gradient of the score along donor minus base activations, with inputs so much the donor's. InputError."""
+        taken = getattr(self.problem, "input_gradient", None)
+        if taken is None:
+            raise InputError(f"{self.search}: {self.problem.task} has no inputs to interpolate; use at='integrated'")
+        return self.sign * self._oriented(taken(share, examples))
+
     def loss_gradient(self, s: Float[Tensor, "n"], loss: Loss, examples: Examples = None) -> Float[Tensor, "n"]:
         """Gradient of the mean loss of the effects with respect to s."""
         return self._slope(s, loss, examples)
 
     def _slope(self, s: Float[Tensor, "n"], loss: Loss | None, examples: Examples) -> Float[Tensor, "n"]:
-        slope = self.problem.gradient(self.mask(s), objective=loss, examples=examples).detach().float().cpu()
+        return self._oriented(self.problem.gradient(self.mask(s), objective=loss, examples=examples))
+
+    def _oriented(self, slope: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+        """A gradient along masks as one along chosen indicators. Raises NonFiniteError."""
+        slope = slope.detach().float().cpu()
         if not bool(torch.isfinite(slope).all()):
             where = self.problem.space.names[int((~torch.isfinite(slope)).nonzero()[0])]
             raise NonFiniteError(f"the gradient at {where} is not finite: check the metric and the dtype")

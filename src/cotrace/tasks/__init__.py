@@ -5,9 +5,11 @@ from cotrace.tasks.agreement import agreement
 from cotrace.tasks.auto_circuit import auto_circuit
 from cotrace.tasks.binding import binding
 from cotrace.tasks.counterfact import counterfact
+from cotrace.tasks.factual_gender import factual_gender
 from cotrace.tasks.greater_than import greater_than
 from cotrace.tasks.info import TaskInfo
 from cotrace.tasks.ioi import ioi
+from cotrace.tasks.mib import mib
 from cotrace.tasks.own import demo_agreement, demo_bias, demo_conflict, demo_copying, jsonl
 from cotrace.tasks.preview import preview
 from cotrace.tasks.professions import professions
@@ -27,10 +29,12 @@ __all__ = [
     "demo_bias",
     "demo_conflict",
     "demo_copying",
+    "factual_gender",
     "greater_than",
     "ioi",
     "jsonl",
     "load",
+    "mib",
     "named",
     "preview",
     "professions",

@@ -13,17 +13,30 @@ from cotrace.tasks.agreement import INFO as AGREEMENT
 from cotrace.tasks.auto_circuit import INFO as AUTO_CIRCUIT
 from cotrace.tasks.binding import INFO as BINDING
 from cotrace.tasks.counterfact import INFO as COUNTERFACT
+from cotrace.tasks.factual_gender import INFO as FACTUAL_GENDER
 from cotrace.tasks.greater_than import INFO as GREATER_THAN
 from cotrace.tasks.info import TaskInfo
 from cotrace.tasks.ioi import INFO as IOI
+from cotrace.tasks.mib import INFO as MIB
 from cotrace.tasks.own import INFOS as OWN
 from cotrace.tasks.professions import INFO as PROFESSIONS
 from cotrace.tasks.text import INFO as TEXT
 from cotrace.tasks.winobias import INFO as WINOBIAS
 from cotrace.tasks.winogender import INFO as WINOGENDER
 
-_BENCHMARKS = (WINOBIAS, WINOGENDER, PROFESSIONS, COUNTERFACT, IOI, GREATER_THAN, AGREEMENT, BINDING, TEXT)
-TASKS: Mapping[str, TaskInfo] = {info.name: info for info in (*_BENCHMARKS, AUTO_CIRCUIT, *OWN)}
+_BENCHMARKS = (
+    WINOBIAS,
+    WINOGENDER,
+    PROFESSIONS,
+    COUNTERFACT,
+    IOI,
+    GREATER_THAN,
+    AGREEMENT,
+    BINDING,
+    FACTUAL_GENDER,
+    TEXT,
+)
+TASKS: Mapping[str, TaskInfo] = {info.name: info for info in (*_BENCHMARKS, MIB, AUTO_CIRCUIT, *OWN)}
 """Name -> what is known of the task."""
 FORMATS = {".json": "auto_circuit"} | dict.fromkeys((".jsonl", ".ndjson", ".csv", ".tsv"), "jsonl")
 """Ending of a file's name -> the task that reads it."""

@@ -1,0 +1,1 @@
+"""Audits of a real pretrained model that anyone can run: ``make gallery``."""

@@ -1,0 +1,183 @@
+"""``cotrace reproduce paper``: the settings of Yan et al. 2026 (arXiv 2606.03085), its methods and ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cotrace.cli.answer import answer, resume
+from cotrace.cli.closing import columns
+from cotrace.cli.figures import material_of
+from cotrace.cli.screen import Screen
+from cotrace.errors import InputError, unknown
+from cotrace.report import drawn
+from cotrace.results import Frontier
+from cotrace.results.tables import number
+from cotrace.runs.config import RunConfig
+from cotrace.runs.directory import CONFIG, write_atomically
+from cotrace.runs.prepare import check_names, load_task
+from cotrace.runs.resume import Begun
+from cotrace.runs.stored import StoredRun
+from cotrace.tasks import named
+
+METHODS = ("pgbct", "greedy", "topk", "random", "pursuit", "matryoshka")
+"""The paper's method, the baselines that it is compared with there, then ours and the field's newest."""
+PAGE = "README.md"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One of the paper's settings: its data, sites and donors, as its own code has them."""
+
+    task: str
+    sites: tuple[str, ...]
+    about: str
+    own: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether the user has to bring the benchmark's files."""
+        return named(self.task).data_use != "none"
+
+
+PAPER = {"conventions": "paper"}
+SETTINGS: Mapping[str, Setting] = {
+    "winobias": Setting("winobias", ("attention_pattern",), "gender bias, attention heads", {**PAPER, "split": "dev"}),
+    "winogender": Setting("winogender", ("attention_pattern",), "gender bias, attention heads", PAPER),
+    "professions": Setting("professions", ("mlp_coordinate",), "gender bias, MLP outputs", PAPER),
+    "counterfact": Setting("counterfact", ("mlp_coordinate",), "facts under noise, MLP outputs", PAPER),
+    "binding": Setting("binding", ("head_output",), "a variable's value, attention heads"),
+}
+"""Name -> setting."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is reproduced, on what."""
+
+    settings: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    data: str | None = None
+    search_pairs: int | None = None
+    max_size: int | None = None
+    seed: int = 0
+    out: str = "reproduction"
+    model: Mapping[str, Any] = field(default_factory=dict)
+    """The model's own options of a run."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The settings asked for, in the paper's order. Raises UnknownName."""
+        for name in self.settings:
+            if name not in SETTINGS:
+                raise unknown("setting of the paper", name, SETTINGS)
+        return tuple(name for name in SETTINGS if name in self.settings or not self.settings)
+
+    def config(self, name: str) -> RunConfig:
+        """The run of one setting. Raises InputError where its data are not there."""
+        setting = SETTINGS[name]
+        options: dict[str, Any] = {**self.model, **setting.own, "task": setting.task, "sites": setting.sites}
+        if setting.needs_data:
+            options["data"] = str(self._folder(name))
+        return RunConfig(
+            **options,
+            searches=self.methods or METHODS,
+            search_pairs=self.search_pairs,
+            max_size=self.max_size,
+            search_options={"pgbct": {"path": 6, "epochs": 30}} if "pgbct" in (self.methods or METHODS) else {},
+            seed=self.seed,
+            out=str(Path(self.out) / name),
+        )
+
+    def _folder(self, name: str) -> Path:
+        if self.data is None:
+            raise InputError(
+                f"setting {name} needs the benchmark's files: give --data a folder with one folder a setting "
+                f"({', '.join(one for one in self.names if SETTINGS[one].needs_data)}), or leave it out of --settings"
+            )
+        folder = Path(self.data) / name
+        if not folder.is_dir():
+            raise InputError(f"there is no folder {folder} for setting {name}: put {named(name).data} there")
+        return folder
+
+
+def reproduce(asked: Asked, *, quiet: bool = False) -> None:
+    """Run every setting that is not finished, each in a folder of its own, and write the page. Raises CotraceError."""
+    configs = {name: asked.config(name) for name in asked.names}
+    for config in configs.values():  # every name and file is seen before the first model is loaded
+        check_names(config, load_task(config))
+    screen = Screen(quiet)
+    for name, config in configs.items():
+        folder = Path(str(config.out))
+        screen.say(f"\n{name}: {SETTINGS[name].about}")
+        one(config, folder, quiet=quiet)
+        write_atomically(folder.parent / f"{name}.svg", drawn(material_of(str(folder)), "compare", "svg"))
+        write_atomically(folder.parent / PAGE, page(asked).encode())
+    screen.say(f"\nWritten to {Path(asked.out) / PAGE}")
+
+
+def one(config: RunConfig, folder: Path, *, quiet: bool) -> None:
+    """One run: begun, gone on with, or left as it is where it is finished. Raises InputError for another question's."""
+    if not (folder / CONFIG).is_file():
+        answer(config, METHODS, quiet=quiet)
+        return
+    begun = Begun.read(folder)
+    for what in ("model", "searches", "search_pairs", "max_size", "seed"):
+        was, now = getattr(begun.config, what), getattr(config, what)
+        if what == "model" and Path(now).exists():
+            now = str(Path(now).resolve())
+        if was != now:
+            raise InputError(
+                f"{folder} is of {what} {was}, and {now} is asked for: give another --out, or the same again to go on"
+            )
+    if not begun.is_finished:
+        resume(str(folder), quiet=quiet)
+
+
+def page(asked: Asked) -> str:
+    """What is done so far, one table and one figure a setting, as Markdown."""
+    lines = [
+        "# The paper's settings again",
+        "",
+        "Yan et al. 2026, *Multi-component Causal Tracing in Large Language Models* (arXiv 2606.03085): its settings,",
+        "as its own code has the pairs, sites and scores (`conventions=paper`), with its method (`pgbct`: a path of 6",
+        "penalties, 30 epochs), its baselines, and ours. Effects are of held-out pairs, which no method saw; k is the",
+        "number of components. This page holds what was measured here only; the paper's own figures are in the paper.",
+    ]
+    for name in asked.names:
+        folder = Path(asked.out) / name
+        if (folder / "manifest.json").is_file():
+            lines += ["", *section(name, StoredRun.read(folder))]
+    return "\n".join(lines) + "\n"
+
+
+def section(name: str, run: StoredRun) -> list[str]:
+    """One setting: question, table, figure."""
+    first = run.frontiers[0]
+    sizes = columns(run.frontiers)
+    rule = ["---"] * (2 + len(sizes))
+    rows = [["method", "cost", *(f"k = {k}" for k in sizes)], rule, *(row(one, sizes) for one in run.frontiers)]
+    everything = first.full_effect if first.full_effect_heldout is None else first.full_effect_heldout
+    return [
+        f"## {name}: {SETTINGS[name].about}",
+        "",
+        f"{first.model}, {first.metric}, N = {len(first.space)} ({first.space.outline}). {first.summary}",
+        f"Everything swapped: {number(everything)} held out.",
+        "",
+        *(f"| {' | '.join(cells)} |" for cells in rows),
+        "",
+        f"![held-out effect by size]({name}.svg)",
+    ]
+
+
+def row(frontier: Frontier, sizes: Sequence[int]) -> list[str]:
+    """The best set of at most each size, by its held-out effect where there is one."""
+    cells = []
+    for k in sizes:
+        within = [one for one in frontier if one.k <= k]
+        best = max(within, key=lambda one: frontier.sign * (one.effect or 0.0), default=None)
+        effect = None if best is None else best.effect if best.effect_heldout is None else best.effect_heldout
+        cells.append(number(effect) or "-")
+    return [frontier.search, f"{frontier.forward_equivalents:,.0f}", *cells]

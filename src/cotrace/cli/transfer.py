@@ -1,0 +1,108 @@
+"""``cotrace transfer``: a run's set on another task, split or checkpoint."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cotrace import tasks
+from cotrace.cli.figures_json import STDOUT, check_figures, write_figures
+from cotrace.cli.libraries import own_threads, quiet_libraries
+from cotrace.cli.screen import Screen
+from cotrace.errors import InputError
+from cotrace.models import LanguageModel
+from cotrace.results import Frontier
+from cotrace.runs.config import RunConfig
+from cotrace.runs.prepare import check_names, load, load_task, pose, settled, use_threads
+from cotrace.runs.stored import StoredRun
+from cotrace.selfcheck import ensure
+from cotrace.tasks.registry import is_file
+from cotrace.transfer import Transfer, selection_of
+from cotrace.transfer import transfer as judge
+
+KINDS = ("task", "model", "split")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """How a set is judged elsewhere."""
+
+    to: tuple[str, ...]
+    k: int | None = None
+    search: str | None = None
+    data: str | None = None
+    metric: str | None = None
+    direction: str | None = None
+    controls: int = 39
+
+    def __post_init__(self) -> None:
+        if not self.to:
+            raise InputError("nothing to carry the set to: give --to a task, a model or a split")
+        if self.controls < 1:
+            raise InputError(f"--controls is {self.controls}: give at least 1 random set")
+
+
+@own_threads()
+def transfer(run: str, asked: Asked, *, json_path: str | None, quiet: bool = False) -> None:
+    """Judge the run's set on each target, one after the other; every name and file is checked first."""
+    check_figures(json_path)
+    stored = StoredRun.read(run)
+    frontier = stored.frontier(asked.search)
+    chosen = selection_of(frontier, asked.k)
+    targets = {target: settled(aimed(stored, frontier, target, asked), ("pursuit",)) for target in asked.to}
+    data = {target: load_task(config) for target, config in targets.items()}
+    for target, config in targets.items():
+        check_names(config, data[target])
+    screen = Screen(quiet, as_json=json_path == STDOUT)
+    quiet_libraries()
+    models: dict[tuple[str, ...], LanguageModel] = {}
+    found: dict[str, Transfer] = {}
+    for target, config in targets.items():
+        key = (config.model, str(config.revision))
+        if key not in models:
+            screen.note(f"loading {config.model}")
+            models = {key: load(config)}
+        use_threads(config, models[key])
+        problem = pose(replace(config, donors=config.donors or data[target].donors), models[key], data[target])
+        ensure(models[key], problem.space.sites)
+        found[target] = judge(frontier, problem, k=chosen.k, controls=asked.controls, seed=config.seed)
+        screen.say(found[target].table())
+        screen.say(f"\n{found[target].verdict}\n")
+    write_figures(json_path, {target: one.to_dict() for target, one in found.items()}, screen)
+
+
+def aimed(stored: StoredRun, frontier: Frontier, target: str, asked: Asked) -> RunConfig:
+    """The run's question put to the target; what belongs to the run's own data is the new data's own."""
+    kind, name = kind_of(target, stored.config)
+    same = replace(stored.config, sites=tuple(frontier.space.sites), direction=asked.direction, search_options={})
+    same = replace(same, searches=(), max_size=None, audit=0.0, search_pairs=None, out=None)
+    if kind == "model":
+        local = Path(name).is_dir()
+        return replace(same, model=name, revision=None, gguf=same.gguf if local and same.gguf else None)
+    metric = asked.metric or same.metric
+    if kind == "split":
+        return replace(same, split=name, metric=metric)
+    own = {"split": None, "conventions": None, "task_options": {}, "donors": None, "split_by": None}
+    return replace(same, task=name, data=asked.data, metric=asked.metric, template_options={}, **own)  # type: ignore[arg-type]
+
+
+def kind_of(target: str, config: RunConfig) -> tuple[str, str]:
+    """Whether a target is a task, a model or a split, and its name; ``task=``, ``model=`` and ``split=`` say it."""
+    if found := re.fullmatch(rf"({'|'.join(KINDS)})=(.+)", target):
+        return found[1], found[2]
+    ways: Mapping[str, Callable[[], bool]] = {
+        "task": lambda: target in tasks.TASKS or (is_file(target) and Path(target).is_file()),
+        "model": lambda: target == "shipped" or Path(target).is_dir() or ("/" in target and not is_file(target)),
+        "split": lambda: config.task in tasks.TASKS and target in tasks.named(config.task).splits,
+    }
+    kinds = [kind for kind, fits in ways.items() if fits()]
+    if len(kinds) != 1:
+        what = (
+            f"may be a {' or a '.join(kinds)}"
+            if kinds
+            else f"is no task, no model's folder or id, and no split of {config.task}"
+        )
+        raise InputError(f"--to {target} {what}: write one of task=, model= and split= in front of it")
+    return kinds[0], target

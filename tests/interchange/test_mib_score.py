@@ -1,0 +1,50 @@
+"""MIB's areas against its formula written out as a loop, on a problem whose faithfulness is known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cotrace.errors import DegenerateError, InputError
+from cotrace.interchange import mib_score
+from cotrace.search import Greedy
+from tests.problems import ClosedForm, modular
+
+WEIGHTS = [float(2 ** (i % 5)) - 3.0 for i in range(40)]
+GRID = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
+
+
+def areas_by_hand(f: list[float]) -> tuple[float, float]:
+    under = away = 0.0
+    for i in range(len(f) - 1):
+        width = GRID[i + 1] - GRID[i]
+        under += width * (f[i] + f[i + 1]) / 2
+        away += width * (abs(1 - f[i]) + abs(1 - f[i + 1])) / 2
+    return under, away
+
+
+@pytest.mark.parametrize("mode", ["swap", "keep"])
+def test_areas_are_those_of_its_evaluation(mode: Any) -> None:
+    total = sum(WEIGHTS)
+    scale = 1.0 if mode == "swap" else 1 / total
+    problem = ClosedForm(modular([scale * w for w in WEIGHTS]), 40, mode=mode)
+    frontier = Greedy()(problem)
+    before = problem.cost.forward_equivalents
+    found = mib_score(problem, frontier)
+    assert problem.cost.forward_equivalents - before == 8, "seven different sizes, and everything"
+    best = sorted(WEIGHTS, reverse=True)
+    assert found.sizes == tuple(int(share * 40) for share in GRID) == (0, 0, 0, 0, 0, 2, 4, 8, 20, 40)
+    f = [sum(best[:k]) / total for k in found.sizes]
+    assert found.faithfulness == pytest.approx(f, abs=1e-6)
+    assert (found.cpr, found.cmd) == pytest.approx(areas_by_hand(f), abs=1e-6)
+    assert found.cpr > 1, "some components work against the rest"
+
+
+def test_refusals() -> None:
+    flat = ClosedForm(lambda s: s[:, 0] * (1 - s[:, 1]), 4)
+    frontier = Greedy()(flat)
+    with pytest.raises(DegenerateError, match="faithfulness has nothing to be a share of"):
+        mib_score(flat, frontier)
+    with pytest.raises(InputError, match=r"the frontier is of .*, the problem of"):
+        mib_score(ClosedForm(modular([1.0] * 5), 5), frontier)

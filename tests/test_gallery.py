@@ -1,0 +1,65 @@
+"""The gallery's audits: complete, with pairs that can be read and commands that the command line takes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cotrace.cli.main import run
+from cotrace.errors import CotraceError
+from cotrace.prompts.jsonl import read_pairs
+from cotrace.runs import prepare
+from gallery.__main__ import command, main, pairs_file
+from gallery.recipes import AUDITS, Audit
+from tests.tiny import SHARED, needs_shared
+
+
+def given(out: Path, **options: Any) -> argparse.Namespace:
+    base = {"model": "some/model", "gguf": None, "data": str(SHARED / "data"), "out": str(out), "full": False}
+    return argparse.Namespace(**base | {"fewest": 1} | options)
+
+
+def test_at_least_eight_audits_each_with_what_it_does_not_show() -> None:
+    assert len({audit.name for audit in AUDITS}) == len(AUDITS) >= 8
+    assert all(audit.question.endswith(("?", ".")) and audit.not_shown for audit in AUDITS)
+    assert sum(audit.constrained is not None for audit in AUDITS) == 1
+    assert sum(audit.pairs is not None for audit in AUDITS) == 2
+
+
+@pytest.mark.parametrize("audit", [audit for audit in AUDITS if audit.pairs], ids=lambda audit: audit.name)
+def test_pairs_of_our_own_are_pairs(audit: Audit, tmp_path: Path) -> None:
+    path = pairs_file(audit, given(tmp_path))
+    assert path is not None
+    pairs = read_pairs(path)
+    assert len(pairs) >= 24
+    assert len({pair.split_group for pair in pairs}) >= 4, "a split needs groups"
+    for pair in pairs:
+        assert pair.messages != pair.counterfactual_messages
+        words = json.dumps(pair.messages), json.dumps(pair.counterfactual_messages)
+        assert sum(a != b for a, b in zip(words[0].split(), words[1].split(), strict=True)) == 1
+
+
+@needs_shared
+@pytest.mark.parametrize(
+    "audit", [audit for audit in AUDITS if not audit.known and not audit.constrained], ids=lambda audit: audit.name
+)
+@pytest.mark.parametrize("full", [False, True])
+def test_every_command_comes_as_far_as_the_model(
+    audit: Audit, full: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def arrived(*_: Any, **options: Any) -> Any:
+        raise CotraceError(f"the model is asked for, {options['gguf_file']}")
+
+    monkeypatch.setattr(prepare, "load_model", arrived)
+    asked = command(audit, given(tmp_path, full=full, gguf="small.gguf"), tmp_path / "run")
+    assert run(asked) == 2
+    assert "the model is asked for, small.gguf" in capsys.readouterr().err
+
+
+def test_without_data_only_what_needs_none_is_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--model", str(tmp_path), "--out", str(tmp_path / "o"), "--only", "winobias"]) == 0
+    assert "winobias: left out, as it needs --data" in capsys.readouterr().out
