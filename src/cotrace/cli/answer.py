@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cotrace.cli.closing import closing
-from cotrace.cli.data import plan_data, run_data
+from cotrace.cli.data import plan_data, run_data, stored_data
 from cotrace.cli.dry_run import dry_run_tables, plan_line
 from cotrace.cli.evaluate import judged, say_verdict
 from cotrace.cli.figures import figures
@@ -54,17 +54,17 @@ def answer(
         screen.say(prepared.problem.summary)
         for table in dry_run_tables(prepared):
             screen.say(table)
-        screen.data(lambda: plan_data(prepared))
+        screen.data("trace", lambda: plan_data(prepared), dry_run=True)
         return
     run(prepared, directory or RunDirectory.next_free(f"runs/{name_of(prepared)}"), screen)
 
 
 @own_threads()
-def resume(folder: str, *, batch_tokens: int | None = None, quiet: bool = False) -> None:
+def resume(folder: str, *, batch_tokens: int | None = None, quiet: bool = False, as_json: bool = False) -> None:
     """Go on with a run where its last checkpoint stands, with smaller batches where asked for. Raises CotraceError."""
     if batch_tokens is not None and batch_tokens < 1:
         raise InputError(f"batch tokens is {batch_tokens}: give at least 1")
-    begun, screen = Begun.read(folder), Screen(quiet)
+    begun, screen = Begun.read(folder), Screen(quiet, as_json)
     if _finished(begun, screen):
         begun.tidy()
         return
@@ -77,6 +77,7 @@ def _finished(begun: Begun, screen: Screen) -> bool:
     """Whether there is nothing to resume, which is said."""
     if begun.is_finished:
         screen.say(f"{begun.folder} is finished: there is nothing to resume")
+        screen.data("resume", lambda: stored_data(begun.folder))
     return begun.is_finished
 
 
@@ -144,7 +145,7 @@ def finish(prepared: Prepared, keeper: Keeper, screen: Screen) -> None:
     keeper.finish()
     written = sorted([*Manifest.read(keeper.run).files, MANIFEST])
     screen.say(f"\nWritten to {keeper.run}: {', '.join(written)}")
-    screen.data(lambda: run_data(keeper.run, written, frontiers, evaluation))
+    screen.data("trace", lambda: run_data(keeper.run, written, frontiers, evaluation))
 
 
 def search_all(prepared: Prepared, keeper: Keeper, screen: Screen) -> list[Frontier]:

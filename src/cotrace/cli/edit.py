@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from cotrace import report
 from cotrace.cli.figures import TRADEOFF
@@ -94,11 +95,18 @@ def spread(sizes: Sequence[int], most: int = 16) -> list[int]:
 
 @own_threads()
 def edit(
-    run: str, asked: Asked, out: str, *, search: str | None = None, model: str | None = None, quiet: bool = False
+    run: str,
+    asked: Asked,
+    out: str,
+    *,
+    search: str | None = None,
+    model: str | None = None,
+    quiet: bool = False,
+    as_json: bool = False,
 ) -> None:
     """Choose, fold, measure, save. Raises CotraceError before anything is written."""
     path = check_free(out)
-    screen = Screen(quiet)
+    screen = Screen(quiet, as_json)
     quiet_libraries()
     reopened = Reopened.read(run, model=model, search=search)
     watched = sides(asked.neutral, asked.second_tasks)
@@ -134,6 +142,19 @@ def edit(
         add_files(reopened.run.path, {TRADEOFF: found.to_json()})
     screen.say(f"Largest difference between folded and hooked log-probabilities: {difference:.2g}")
     screen.say(f"Written to {path}: {' '.join(selection.components)}")
+    screen.data(
+        "edit",
+        lambda: {
+            "written": str(path),
+            "k": selection.k,
+            "donor": donor,
+            "components": selection.components,
+            "unseen": reopened.holds_out,
+            "outcomes": [asdict(one) for one in outcomes],
+            "largest_difference": difference,
+            "tradeoff": None if found is None else json.loads(found.to_json()),
+        },
+    )
 
 
 def _tradeoff(

@@ -119,7 +119,7 @@ def evaluate_run(run: str, asked: Asked, *, dry_run: bool = False, quiet: bool =
     check_units(prepared, asked)
     plan = say_plan(prepared, frontiers[0], asked, screen)
     if dry_run:
-        screen.data(lambda: asdict(plan))
+        screen.data("evaluate", lambda: asdict(plan), dry_run=True)
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TooFewPairs)  # the verdict says it
@@ -130,7 +130,7 @@ def evaluate_run(run: str, asked: Asked, *, dry_run: bool = False, quiet: bool =
     path = store_evaluation(stored.path, found)
     screen.say(f"\nWritten to {path}")
     folds = say_folds(prepared, frontiers[0].search, asked.folds, screen) if asked.folds else None
-    screen.data(lambda: evaluation_data(path, found, folds))
+    screen.data("evaluate", lambda: evaluation_data(path, found, folds))
 
 
 def check_foreign(sets: Sets, frontier: Frontier) -> None:

@@ -122,21 +122,25 @@ WHOLE = ("csv", "effects")
 """Formats of the whole frontier."""
 
 
-def export(run: str, format_: str, *, k: int | None, search: str | None, out: str | None, quiet: bool) -> None:
+def export(
+    run: str, format_: str, *, k: int | None, search: str | None, out: str | None, quiet: bool, as_json: bool = False
+) -> None:
     """Write the selection to a new file, or without one to stdout. Raises CotraceError."""
     path = None if out in (None, "-") else new_file(str(out))
     if k is not None and format_ in WHOLE:
         raise InputError(f"--format {format_} holds every size: leave --k out")
     source = Source.read(run, search, k)
-    screen = Screen(quiet)
+    screen = Screen(quiet, as_json)
     content = FORMATS[format_](source)
     if format_ not in WHOLE:  # whose cells are visible already, and whose lines end as CSV's do
         content = visible(content.decode()).encode()
-    if path is None:
-        screen.raw(content.decode())
-    else:
+    if path is not None:
         write_atomically(path, content)
         screen.say(f"Written to {path}")
+    elif not as_json:
+        screen.raw(content.decode())
+    written = {"written": None if path is None else str(path), "content": content.decode() if path is None else None}
+    screen.data("export", lambda: {"format": format_, **written})
 
 
 def _json(data: Any) -> bytes:

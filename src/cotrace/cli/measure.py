@@ -11,14 +11,14 @@ from cotrace.runs.config import RunConfig
 from cotrace.runs.prepare import check_metric, load, load_task, suited_task
 
 
-def measure(config: RunConfig, *, by: str | None, json_path: str | None, quiet: bool = False) -> None:
+def measure(config: RunConfig, *, by: Sequence[str], json_path: str | None, quiet: bool = False) -> None:
     """Measure, show, and write the figures where asked. Raises CotraceError."""
     check_figures(json_path)
     screen = Screen(quiet, as_json=json_path == STDOUT)
     quiet_libraries()
     task = load_task(config)
     check_metric(config.metric, task)
-    fields = None if by is None else [field for field in by.split(",") if field]
+    fields = list(by) or None
     for field in fields or ():
         values_of(task.pairs, field)
     screen.note(f"loading {config.model}")
@@ -28,4 +28,4 @@ def measure(config: RunConfig, *, by: str | None, json_path: str | None, quiet: 
     screen.say(found.table())
     for note in found.notes:
         screen.say(note)
-    write_figures(json_path, found.to_dict(), screen)
+    write_figures("measure", json_path, found.to_dict(), screen)

@@ -1,7 +1,7 @@
 """Donors: where the values that are swapped in come from."""
 
 from cotrace.arguments import door
-from cotrace.donors.parse import donor_source, donor_words
+from cotrace.donors.parse import donor_file, donor_source, donor_words
 from cotrace.donors.record import record
 from cotrace.donors.sources import (
     Counterfactual,
@@ -30,6 +30,7 @@ __all__ = [
     "Vector",
     "Zero",
     "check_sites",
+    "donor_file",
     "donor_source",
     "donor_words",
     "record",

@@ -114,7 +114,7 @@ class Measurement:
     def from_dict(cls, data: Mapping[str, Any]) -> Measurement:
         """Inverse of ``to_dict``, also after a way through JSON."""
         rows = tuple(Row(**{name: _tuple(value) for name, value in row.items()}) for row in data["rows"])
-        rest = {name: _tuple(value) for name, value in data.items() if name not in ("rows", "refused")}
+        rest = {name: _tuple(value) for name, value in data.items() if name not in ("rows", "refused", "schema")}
         return cls(rows=rows, refused=tuple(map(_tuple, data["refused"])), **rest)
 
 

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from cotrace import search, shipped, tasks
 from cotrace.batches import check_counterfactual, check_role
 from cotrace.components import ComponentSpace, Site
-from cotrace.donors import Noise, check_sites, donor_source
+from cotrace.donors import Noise, check_sites, donor_file, donor_source
 from cotrace.errors import InputError, unknown
 from cotrace.metrics import Answers, AnyMetric, metric_named
 from cotrace.models import LanguageModel, load_model
@@ -116,7 +116,7 @@ def settled(config: RunConfig, searches: Sequence[str]) -> RunConfig:
         if name not in names:
             raise InputError(f"search option {name!r}: the searches of this run are {', '.join(names)}")
     metric = None if config.metric is None else _absolute_file(config.metric)
-    donors = None if config.donors is None else _absolute_vector(config.donors)
+    donors = None if config.donors is None else _absolute_tensors(config.donors)
     task = _absolute(config.task) if is_file(config.task) else config.task
     offload = None if config.offload_folder is None else str(Path(config.offload_folder).resolve())
     model = _absolute(config.model)
@@ -130,10 +130,10 @@ def _absolute_file(metric: str) -> str:
     return f"{_absolute(path)}:{function}" if colon and path.endswith(".py") else metric
 
 
-def _absolute_vector(donors: str) -> str:
-    """Tensors of the user's own, as vector=FILE, with a path that holds from any working folder."""
-    name, _, path = donors.partition("=")
-    return f"{name}={_absolute(path)}" if name == "vector" and path else donors
+def _absolute_tensors(donors: str) -> str:
+    """Tensors of the user's own, as vector=FILE or noise=FILE, with a path that holds from any working folder."""
+    found = donor_file(donors)
+    return donors if found is None else f"{found[0]}={_absolute(found[1])}"
 
 
 def _absolute(value: str) -> str:
