@@ -78,7 +78,17 @@ TASK: dict[str, tuple[str, Any]] = {
 }
 TYPED = {"task_options": "task-option.size", "template_options": "template-option.enable_thinking"}
 CALLED = {"task_options": "size", "template_options": "template_arguments"}
-SEARCH = {"searches", "max_size", "search_options", "evaluation", "threads", "checkpoint_every_s", "out"}
+SEARCH = {
+    "constraints",
+    "plus",
+    "searches",
+    "max_size",
+    "search_options",
+    "evaluation",
+    "threads",
+    "checkpoint_every_s",
+    "out",
+}
 """Fields of the search and of the run, which need no problem; the other tests of the commands have them."""
 
 
@@ -211,7 +221,6 @@ ASKED: dict[str, dict[str, Any]] = {
         "search": "s",
         "model": "m",
         "out": "o",
-        "json": True,
     },
     "edit": {
         "": "r",

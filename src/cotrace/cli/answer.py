@@ -48,10 +48,9 @@ def answer(
     directory = RunDirectory.claim(config.out) if config.out else None
     screen = Screen(quiet, as_json)
     quiet_libraries()
-    screen.note(f"loading {config.model}")
-    prepared = prepare(config, searches)
+    prepared = prepare(config, searches, say=screen.note)
     if dry_run:
-        screen.say(prepared.problem.summary)
+        screen.say(prepared.goal.summary)
         for table in dry_run_tables(prepared):
             screen.say(table)
         screen.data("trace", lambda: plan_data(prepared), dry_run=True)
@@ -88,9 +87,9 @@ def go_on(begun: Begun, screen: Screen) -> None:
     checkpoints = begun.checkpoints
     state = checkpoints.load()
     prepared = begun.prepared(state)
-    screen.say(prepared.problem.summary)
+    screen.say(prepared.goal.summary)
     for done in state.frontiers:  # by its hashes the problem is the one that they were measured on
-        remember(prepared.problem, done.effects, done.effects_heldout)
+        remember(prepared.goal, done.effects, done.effects_heldout)
     sweep(begun.folder)
     screen.note("no checkpoint: from the beginning" if state.is_new else f"going on after step {len(state.steps)}")
     keep(prepared, keeper_of(prepared, begun.folder, checkpoints, state), screen)
@@ -104,7 +103,7 @@ def name_of(prepared: Prepared) -> str:
 
 def run(prepared: Prepared, directory: RunDirectory, screen: Screen) -> None:
     """Say the plan, make the run's folder, then search, show and write."""
-    screen.say(prepared.problem.summary)  # first, as it may say that there is nothing to explain
+    screen.say(prepared.goal.summary)  # first, as it may say that there is nothing to explain
     if not screen.quiet:
         screen.note(plan_line(prepared))
     with directory.begun(write_config(prepared.config, record(prepared))) as path:
@@ -160,12 +159,12 @@ def search_all(prepared: Prepared, keeper: Keeper, screen: Screen) -> list[Front
 def search_once(prepared: Prepared, search: Search, keeper: Keeper, screen: Screen) -> Frontier:
     """One search from where it stands to its frontier, every step noted."""
     state = keeper.begin()
-    with watching(search, prepared.problem, screen) as watch:
-        found = solve(search, prepared.problem, state=state, progress=noting(watch, keeper))
+    with watching(search, prepared.goal, screen) as watch:
+        found = solve(search, prepared.goal, state=state, progress=noting(watch, keeper))
     found = replace(found, elapsed_s=keeper.elapsed_s)
     said = f"{search.name}: done, {found.forward_equivalents:,.0f} forward-equivalents in {found.elapsed_s:.1f} s"
     screen.note(said)
-    if advice := found.summary.removeprefix(prepared.problem.summary).strip(" ()"):
+    if advice := found.summary.removeprefix(prepared.goal.summary).strip(" ()"):
         screen.note(f"{search.name}: {advice}")
     keeper.log.say(said)
     return found

@@ -7,12 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from cotrace.cli.dry_run import forecast_of
 from cotrace.evaluation import CrossFit, Evaluation
 from cotrace.results import Frontier
 from cotrace.runs.added import read_evaluation
 from cotrace.runs.directory import MANIFEST
 from cotrace.runs.evidence import EVALUATION
-from cotrace.runs.forecast import forecast
 from cotrace.runs.manifest import Manifest, holds
 from cotrace.runs.prepare import Prepared
 from cotrace.runs.results import enough
@@ -50,10 +50,10 @@ def stored_data(folder: Path) -> Any:
 
 def plan_data(prepared: Prepared) -> Any:
     """What a run would do and cost."""
-    plan, found = prepared.problem.plan, forecast(prepared.problem, prepared.searches, prepared.config.evaluation)
+    plan, found = prepared.problem.plan, forecast_of(prepared)
     cost = {name: search.forward_equivalents for name, search in found.searches.items()}
     return {
-        "summary": prepared.problem.summary,
+        "summary": prepared.goal.summary,
         "plan": asdict(plan),
         "predicted_forward_equivalents": cost,
         "predicted_evaluation": found.evaluation,

@@ -182,7 +182,7 @@ def check_searches_again(stored: StoredRun, name: str) -> None:
 
 def check_units(prepared: Prepared, asked: Asked) -> None:
     """Raise InputError where there are too few pairs to search again on parts of them, before anything is evaluated."""
-    units = Units.of(prepared.problem)
+    units = Units.of(prepared.goal)
     if asked.stability and units.count < 3:
         raise InputError(f"--stability leaves some pairs out, and the run searched {units.words}: leave it out")
     if asked.folds > units.count:
@@ -205,7 +205,7 @@ def _judge(
     screen: Screen,
 ) -> Evaluation:
     return evaluate(
-        prepared.problem,
+        prepared.goal,
         frontiers,
         level=asked.level,
         k=asked.k,
@@ -238,10 +238,10 @@ def say_plan(prepared: Prepared, frontier: Frontier, asked: Asked, screen: Scree
     more: dict[str, Any] = {"smallest_p": asked.smallest_p, "every_size": asked.every_size}
     judged_on: dict[str, Any] = {"level": asked.level, "k": asked.k, "pairs": "audit" if asked.audit else "heldout"}
     if asked.intervals:
-        settled(prepared.problem, frontier, intervals=True, **judged_on, **more)
-    plan = predict(prepared.problem, frontier, **judged_on, **more)
+        settled(prepared.goal, frontier, intervals=True, **judged_on, **more)
+    plan = predict(prepared.goal, frontier, **judged_on, **more)
     screen.say(plan.table())
-    problem, search = prepared.problem, _search_of(prepared, frontier.search)
+    problem, search = prepared.goal, _search_of(prepared, frontier.search)
     if asked.stability and search is not None:
         cost = stability_cost(problem, frontier, search, asked.stability, seed=prepared.config.seed, **judged_on)
         screen.say(f"Searching again {asked.stability} times, and without members: at most {ceil(cost):,} more")
@@ -256,7 +256,7 @@ def say_folds(prepared: Prepared, name: str, folds: int, screen: Screen) -> Cros
     if search is None:
         raise InputError(f"cross-fitting searches again, and the run has no search {name!r}")
     told = cross_fit(
-        prepared.problem,
+        prepared.goal,
         search,
         count=folds,
         seed=prepared.config.seed,
@@ -280,7 +280,7 @@ def judged(
 
     What cannot be judged is said and does not cost the user the search.
     """
-    problem, level = prepared.problem, prepared.config.evaluation
+    problem, level = prepared.goal, prepared.config.evaluation
     if level == "none":
         return list(frontiers), None
     first, *others = (with_intervals(problem, one) for one in frontiers)

@@ -19,6 +19,7 @@ from cotrace.results import Frontier, Selection
 from cotrace.results.csv_text import frame_csv
 from cotrace.runs.directory import write_atomically
 from cotrace.runs.evidence import prepare_again, with_effects
+from cotrace.runs.goal import ids_of
 from cotrace.runs.prepare import load, use_threads
 from cotrace.runs.results import SHARE, enough
 from cotrace.runs.stored import StoredRun
@@ -101,10 +102,10 @@ def as_effects(source: Source) -> bytes:
 
     quiet_libraries()
     found = with_effects(source.run.path, source.frontier)
-    problem = prepare_again(source.run.path, source.run.question).problem
-    frames = [found.effects_frame(problem.training.ids).assign(part="training")]
+    problem = prepare_again(source.run.path, source.run.question).goal
+    frames = [found.effects_frame(ids_of(problem)).assign(part="training")]
     if problem.heldout is not None and found.effects_heldout is not None:
-        frames.append(found.effects_frame(problem.heldout.ids, heldout=True).assign(part="heldout"))
+        frames.append(found.effects_frame(ids_of(problem.heldout), heldout=True).assign(part="heldout"))
     return frame_csv(pd.concat(frames))
 
 

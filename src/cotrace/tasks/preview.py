@@ -20,7 +20,11 @@ Row = tuple[str, str, str, str]
 
 
 def preview(
-    task: Task, tokenizer: PreTrainedTokenizerBase | None = None, most: int = 5, *, align: Literal["exact", "ends", "spans"] = "exact"
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    most: int = 5,
+    *,
+    align: Literal["exact", "ends", "spans"] = "exact",
 ) -> Table:
     """The first ``most`` pairs; with a tokenizer as tokens set apart by |, chats rendered, and how they align.
 
