@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 from cotrace import markup
 
@@ -26,6 +28,20 @@ def in_notebook() -> bool:
 def is_watched() -> bool:
     """Whether somebody may be looking: in a notebook, or at a terminal. There progress is shown unless told not to."""
     return in_notebook() or (sys.stderr is not None and sys.stderr.isatty())
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the line of the user's that led here, however many of our own functions lie between."""
+    level, frame = 2, sys._getframe(1)  # noqa: SLF001  # warnings' own way to a frame; skip_file_prefixes is 3.12's
+    while frame.f_back is not None and _is_ours(frame):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
+
+
+def _is_ours(frame: FrameType) -> bool:
+    """Whether a frame is of this package, or of what checks its calls in the tests."""
+    room = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+    return room in ("cotrace", "jaxtyping", "beartype") or frame.f_code.co_filename.startswith("<@beartype")
 
 
 def duration(seconds: float) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -79,7 +80,9 @@ def _noise(value: str) -> Noise:
             "noise=0.6,draws=8,seed=1 or noise=FILE.safetensors"
         )
     std, role = _finite("noise", match["std"]), match["role"] or "all"
-    return Noise(multiple=std, role=role, **more) if match["x"] else Noise(std=std, role=role, **more)
+    seed, draws = more.get("seed", 0), more.get("draws", 1)
+    amounts: dict[str, Any] = {"multiple" if match["x"] else "std": std}
+    return Noise(role=role, seed=seed, draws=draws, **amounts)
 
 
 def _noise_setting(value: str, word: str) -> tuple[str, int]:

@@ -38,10 +38,10 @@ def measure(
     """Run the task's prompts without any intervention, and say what the model does with them.
 
     ``by`` names fields of the pairs to break the figures down by; default ``group`` where pairs have one. The donor
-    value is that of the metric after the counterfactual prompt itself. Intervals are BCa bootstrap over pairs, those of
-    one ``split_group`` together (of a group metric within groups), empty below 10 of them. ``progress`` shows how far it
-    is: True, False, or a function of what is done next, how many passes are done, and of how many; by default in
-    terminals and notebooks. Raises CotraceError.
+    value is that of the metric after the counterfactual prompt itself. Intervals are BCa bootstrap over pairs, those
+    of one ``split_group`` together (of a group metric within groups), empty below 10 of them. ``progress`` shows how
+    far it is: True, False, or a function of what is done next, how many passes are done, and of how many; by default
+    in terminals and notebooks. Raises CotraceError.
     """
     if not 0 < confidence < 1:
         raise InputError(f"confidence is {confidence}: give a share between 0 and 1, such as 0.95")

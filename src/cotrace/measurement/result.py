@@ -60,6 +60,9 @@ class Measurement:
     """(id, reason) of the pairs that could not be scored."""
     confidence: float = 0.95
 
+    def __repr__(self) -> str:
+        return f"Measurement({self.metric} of {self.model} on {self.task}, {len(self.rows)} rows)"
+
     def __getitem__(self, value: str) -> Row:
         """The row of that subgroup."""
         return next(row for row in self.rows if row.value == value)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import atexit
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from cotrace import shipped
 from cotrace.arguments import checked
@@ -69,9 +71,10 @@ def load_model(
     options |= hub_options(source, revision)
     try:
         AutoConfig.from_pretrained(source, **options)  # a folder's own code is refused here, before any weight
-        module = AutoModelForCausalLM.from_pretrained(
-            source, dtype=_dtype(dtype), use_safetensors=True, **options, **placed
-        )
+        with _quiet():
+            module = AutoModelForCausalLM.from_pretrained(
+                source, dtype=_dtype(dtype), use_safetensors=True, **options, **placed
+            )
     except SafetensorError as error:
         raise ModelError(
             f"cannot load the model {str(name)!r}: its weights are damaged or cut short ({_first_line(error)}); fetch "
@@ -84,6 +87,20 @@ def load_model(
     return wrap(
         module if placed else module.to(target), _tokenizer(source, options), name=label_of(name), revision=revision
     )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the loader's bars and notes, which say nothing of what is asked; as it was afterwards."""
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def model_config(name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedConfig:

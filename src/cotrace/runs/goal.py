@@ -125,7 +125,7 @@ def eps_of(bound: Side, side: LanguageProblem) -> float:
         return bound.amount
     if bound.metric == "nll":
         return math.log1p(bound.amount / 100)
-    level = abs(side.reported_base)
+    level: float = abs(side.inside.reported_base)
     if not level:
         raise InputError(f"{bound.words}: the level before is 0, of which there are no per cent; give the amount")
     return level * bound.amount / 100

@@ -42,7 +42,7 @@ class Shape:
         """None where the configuration does not name them as most do."""
         text = config.get_text_config()
         names = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size")
-        sizes = [getattr(text, name, None) for name in names]
+        sizes: list[Any] = [getattr(text, name, None) for name in names]
         if not all(isinstance(size, int) for size in sizes):
             return None
         layers, heads, width, vocabulary = sizes

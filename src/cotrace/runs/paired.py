@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
@@ -83,7 +84,7 @@ def _chance(k: int, other: int, n: int) -> float:
 
 def _both(
     one: tuple[Path, Frontier], a: Selection, other: tuple[Path, Frontier], b: Selection
-) -> dict[str, object] | None:
+) -> dict[str, Any] | None:
     """Effects of both sets on the pairs that both runs have in the same part, where they kept them."""
     for part in PARTS:
         mine, yours = _effects(*one, a, part), _effects(*other, b, part)
