@@ -68,7 +68,7 @@ def test_a_sum_is_that_of_python(bias: ct.LanguageProblem, tmp_path: Path) -> No
         (["--constraint", "demo_agreemnt<=1"], "did you mean 'demo_agreement'"),
         (["--constraint", "demo_agreement:acuracy<=1"], "did you mean 'accuracy'"),
         (["--plus", "demo_agreement"], "write WEIGHT*TASK:METRIC"),
-        (["--plus", "0.5*nowhere.jsonl"], "there is no file nowhere.jsonl"),
+        (["--plus", "0.5*nowhere.jsonl"], "nowhere.jsonl does not exist"),
     ],
 )
 def test_bad_goals_are_one_line_before_a_model_is_loaded(

@@ -195,7 +195,7 @@ ASKED: dict[str, dict[str, Any]] = {
         "dry-run": True,
         "json": True,
     },
-    "report": {"": "r", "redact": True, "search": "s", "out": "o", "json": True},
+    "report": {"": "r", "redact": True, "language": "de", "search": "s", "out": "o", "json": True},
     "figure": {
         "": "r",
         "kind": "map",

@@ -59,10 +59,10 @@ def test_warnings_are_at_the_line_of_the_user() -> None:
     task = ct.Task(name="words", pairs=tuple(pairs))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        ct.LanguageProblem(tiny.model("gpt2"), task, sites=["attention_output", "head_output"], direction="maximise")
+        ct.LanguageProblem(tiny.model("gpt2"), task, direction="maximise")
         ct.trace(tiny.model("gpt2"), task, search="topk", direction="maximise", max_size=2)
     said = [one for one in caught if one.category.__module__.startswith("cotrace")]
-    assert {one.category.__name__ for one in said} >= {"RefusedPairs", "NestedSites", "TooFewPairs"}
+    assert {one.category.__name__ for one in said} >= {"RefusedPairs", "TooFewPairs"}
     for one in said:
         assert Path(one.filename) == Path(__file__), one.category
         assert "ct." in Path(__file__).read_text().splitlines()[one.lineno - 1]

@@ -27,6 +27,7 @@ from cotrace.errors import DegenerateError, InputError
 from cotrace.metrics import GROUPS
 from cotrace.models import LanguageModel
 from cotrace.problem.side import high_loss, loss_of
+from cotrace.report.page import EDIT, Edited
 from cotrace.results import Selection
 from cotrace.results.csv_text import frame_csv
 from cotrace.results.outcomes import Outcome, Tradeoff, outcome_table
@@ -138,8 +139,9 @@ def edit(
     screen.say(outcome_table(f"k = {selection.k}, {donor}, {where}", outcomes))
     card = _card(reopened, selection, donor, outcomes, difference, asked, _texts(reopened.model, watched))
     save(edited, path, card.text(), card.record(), _files(found))
-    if found is not None:  # `cotrace report RUN` shows it
-        add_files(reopened.run.path, {TRADEOFF: found.to_json()})
+    told = Edited(selection.k, donor, reopened.holds_out, tuple(outcomes), difference)
+    shown = {EDIT: told.to_json()} | ({} if found is None else {TRADEOFF: found.to_json()})
+    add_files(reopened.run.path, shown)  # `cotrace report RUN` shows them
     screen.say(f"Largest difference between folded and hooked log-probabilities: {difference:.2g}")
     screen.say(f"Written to {path}: {' '.join(selection.components)}")
     screen.data(

@@ -96,6 +96,7 @@ def report(
     run: str,
     *,
     redact: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    language: Literal["en", "de"] = "en",
     search: str | None = None,
     out: str | None = None,
     show: Showing = SHOWN,
@@ -108,6 +109,8 @@ def report(
         Folder of a finished run.
     redact
         Leave ids in place of texts, for data that may not be handed on; written as report-redacted.html.
+    language
+        That of the first screen, which says the result in plain words: en or de.
     search
         Which search is shown in detail. Default: the first.
     out
@@ -115,7 +118,7 @@ def report(
     """
     from cotrace.cli import see as module
 
-    module.report(run, search=search, redact=redact, out=out, quiet=show.quiet, as_json=show.as_json)
+    module.report(run, search=search, redact=redact, language=language, out=out, quiet=show.quiet, as_json=show.as_json)
 
 
 def figure(

@@ -15,10 +15,12 @@ from cotrace.runs.manifest import add_files, holds
 from cotrace.runs.stored import StoredRun
 
 
-def report(run: str, *, search: str | None, redact: bool, out: str | None, quiet: bool, as_json: bool = False) -> None:
+def report(
+    run: str, *, search: str | None, redact: bool, language: str, out: str | None, quiet: bool, as_json: bool = False
+) -> None:
     """Write the report into the run's folder, or to a new file. Raises CotraceError."""
     path = None if out is None else new_file(out)
-    content = reports.report_html(material_of(run, search=search, redact=redact))
+    content = reports.report_html(material_of(run, search=search, redact=redact, language=language))
     if path is None:
         path = Path(run) / (REDACTED if redact else REPORT)
         add_files(path.parent, {path.name: content})

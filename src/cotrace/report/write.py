@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cotrace.arguments import check_kind
 from cotrace.errors import InputError
-from cotrace.report.page import Material, examples_of, report_html
+from cotrace.report.page import Material, examples_of, plain_of, report_html
 from cotrace.results import Frontier, Tradeoff
 
 if TYPE_CHECKING:
@@ -24,12 +25,13 @@ def write(
     evaluation: Evaluation | None = None,
     tradeoff: Tradeoff | None = None,
     redact: bool = False,
+    language: str = "en",
 ) -> Path:
     """Write ``report.html``: one file that loads nothing from anywhere. Of several frontiers the first is in detail.
 
     With the problem the pairs' texts are shown (ids alone where ``redact``), with an evaluation the verdict, with a
-    trade-off the edits. Raises InputError where the frontiers answer different questions, or the path is no place for a
-    file.
+    trade-off the edits. ``language`` is that of the first screen: en or de. Raises UnknownName,
+    InputError where the frontiers answer different questions, or the path is no place for a file.
     """
     check_kind("ct.report.write", "frontier", frontier, Frontier | Sequence[Frontier])
     check_kind("ct.report.write", "path", path, str | Path)
@@ -39,7 +41,10 @@ def write(
         examples=None if problem is None else examples_of(problem),
         tradeoff=tradeoff,
         redact=redact,
+        language=language,
     )
+    if problem is not None:
+        material = replace(material, plain=plain_of(problem, material.first, material.chosen))
     content = report_html(material)
     try:
         Path(path).write_bytes(content)

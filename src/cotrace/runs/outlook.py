@@ -12,7 +12,7 @@ import torch
 from cotrace.components import Site
 from cotrace.evaluation.levels import LEVELS, plan
 from cotrace.models import model_config
-from cotrace.prompts import Task
+from cotrace.prompts import PromptPair, Task
 from cotrace.prompts.pair import chat_words
 from cotrace.runs.config import RunConfig
 from cotrace.runs.trusted import TRUSTED
@@ -95,7 +95,8 @@ def outlook(config: RunConfig, task: Task, searches: Sequence[Search]) -> Outloo
     n *= len(config.roles or ("all",))
     pairs = max(1, round(len(task) * (1 - config.holdout - config.audit)))
     seen = min(pairs, config.search_pairs or pairs)
-    tokens = round(sum(map(_words, task.pairs)) / len(task) * pairs * TOKENS_PER_WORD)
+    shared = (config.donors or task.donors) == "counterfactual"
+    tokens = round(sum(_words(pair, shared) for pair in task.pairs) / len(task) * pairs * TOKENS_PER_WORD)
     cost = sum(search.predicted_cost(n) for search in searches) * (1 + len(config.plus) + len(config.constraints))
     cost = cost * seen / pairs + _judging(config, searches[0], n)
     seconds = None
@@ -105,10 +106,12 @@ def outlook(config: RunConfig, task: Task, searches: Sequence[Search]) -> Outloo
     return Outlook(pairs, n, tokens, cost, seconds)
 
 
-def _words(pair: Any) -> int:
-    """Words of a prompt and of all its answers."""
-    base = pair.base or chat_words(pair.messages)
-    return len(base.split()) + sum(max(1, len(answer.split())) for answer in pair.answers)
+def _words(pair: PromptPair, shared: bool) -> int:
+    """Words of a prompt and of all its answers; those that it shares with the donor's prompt are run only once."""
+    base = (pair.base or chat_words(pair.messages)).split()
+    other = (pair.counterfactual or "").split() if shared else []
+    same = next((i for i, words in enumerate(zip(base, other, strict=False)) if words[0] != words[1]), 0)
+    return len(base) - same + sum(max(1, len(answer.split())) for answer in pair.answers)
 
 
 def _judging(config: RunConfig, search: Search, n: int) -> float:
