@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 from cotrace.arguments import checked
@@ -16,6 +15,7 @@ from cotrace.results import Frontier
 from cotrace.search import named
 from cotrace.search.progress import Shown
 from cotrace.selfcheck import ensure
+from cotrace.showing import stepping, warn
 
 
 @checked("ct.trace", LanguageProblem)
@@ -34,20 +34,23 @@ def trace(
 
     The selections carry intervals and p-values of a ``quick`` evaluation, at most 143 forward-equivalents more;
     ``none`` leaves them out, and ``ct.evaluate`` says more. What cannot be judged is warned about.
-    ``progress`` shows a bar (True; by default in notebooks), or is called after every step.
+    ``progress`` shows a bar (True; by default in terminals and notebooks), or is called after every step.
     """
     sized = {} if max_size is None else {"max_size": max_size}  # pgbct has none: its penalties decide
     chosen = named(search, **sized, **(search_options or {}))
     if evaluation != "none":
         level_named(evaluation)  # a wrong name is said before the search is paid for
-    problem = LanguageProblem(model, task, **problem_options)
-    _ = problem.direction  # where there is none that is said before anything is searched
-    ensure(problem.model, problem.space.sites)
+    with stepping("trace", False if callable(progress) else progress) as step:
+        step("donor values and base scores", 0, 2)
+        problem = LanguageProblem(model, task, **problem_options)
+        _ = problem.direction  # where there is none that is said before anything is searched
+        step("whether patches are right on this model", 1, 2)
+        ensure(problem.model, problem.space.sites)
     found = chosen(problem, progress)
     if evaluation == "none":
         return found
     try:
         return applied(found, evaluate(problem, found, level=evaluation))
     except CotraceError as error:
-        warnings.warn(f"the result could not be judged: {error}", UserWarning, stacklevel=3)
+        warn(f"the result could not be judged: {error}", UserWarning)
         return found

@@ -12,7 +12,20 @@ import pytest
 
 from cotrace import tasks
 from cotrace.batches import ALIGNMENTS
-from cotrace.cli import answer, check, demo, edit, evaluate, export, generate, measure, search_commands, see, trust
+from cotrace.cli import (
+    answer,
+    check,
+    demo,
+    edit,
+    evaluate,
+    export,
+    generate,
+    measure,
+    result_commands,
+    search_commands,
+    see,
+    trust,
+)
 from cotrace.cli import reproduce as again
 from cotrace.cli import tasks as task_commands
 from cotrace.cli import transfer as carry
@@ -68,7 +81,17 @@ TASK: dict[str, tuple[str, Any]] = {
 }
 TYPED = {"task_options": "task-option.size", "template_options": "template-option.enable_thinking"}
 CALLED = {"gguf": "gguf_file", "task_options": "size", "template_options": "template_arguments"}
-SEARCH = {"searches", "max_size", "search_options", "evaluation", "threads", "checkpoint_every_s", "out"}
+SEARCH = {
+    "constraints",
+    "plus",
+    "searches",
+    "max_size",
+    "search_options",
+    "evaluation",
+    "threads",
+    "checkpoint_every_s",
+    "out",
+}
 """Fields of the search and of the run, which need no problem; the other tests of the commands have them."""
 
 
@@ -139,14 +162,16 @@ TARGETS: dict[str, tuple[Any, str]] = {
     "diff": (trust, "compare_runs"),
     "verify": (trust, "verify_run"),
     "cite": (trust, "cite_run"),
+    "schema": (trust, "print_schema"),
+    "open_report": (see, "open_report"),
     "show_task": (task_commands, "show_task"),
 }
 """Command -> the function of the heavy module that it calls."""
 ASKED: dict[str, dict[str, Any]] = {
-    "demo": {"out": "o"},
+    "demo": {"out": "o", "json": True},
     "trace": {"dry-run": True, "json": True},
     "compare": {"dry-run": True, "json": True},
-    "resume": {"": "r", "batch-tokens": 77},
+    "resume": {"": "r", "batch-tokens": 77, "json": True},
     "measure": {"": ("m", "t"), "metric": "accuracy", "by": "group", "json": "j.json"},
     "reproduce": {
         "": "paper",
@@ -196,8 +221,17 @@ ASKED: dict[str, dict[str, Any]] = {
         "controls": 21,
         "json": "j.json",
     },
-    "report": {"": "r", "redact": True, "search": "s", "out": "o"},
-    "figure": {"": "r", "kind": "map", "format": "svg", "k": 17, "search": "s", "width": "column", "out": "o"},
+    "report": {"": "r", "redact": True, "language": "de", "search": "s", "out": "o", "json": True},
+    "figure": {
+        "": "r",
+        "kind": "map",
+        "format": "svg",
+        "k": 17,
+        "search": "s",
+        "width": "column",
+        "out": "o",
+        "json": True,
+    },
     "generate": {
         "": "r",
         "k": 17,
@@ -226,11 +260,14 @@ ASKED: dict[str, dict[str, Any]] = {
         "lm-eval-limit": 13,
         "search": "s",
         "model": "m",
+        "json": True,
     },
-    "export": {"": "r", "format": "csv", "k": 17, "search": "s", "out": "o"},
+    "export": {"": "r", "format": "csv", "k": 17, "search": "s", "out": "o", "json": True},
     "diff": {"": ("r", "r2"), "json": True},
     "verify": {"": "r", "examples": 19, "model": "m", "json": True},
-    "cite": {"": "r"},
+    "cite": {"": "r", "json": True},
+    "schema": {"": "trace"},
+    "open_report": {"": "r", "json": True},
     "show_task": {
         "": "t",
         "data": "d",
@@ -239,6 +276,7 @@ ASKED: dict[str, dict[str, Any]] = {
         "model": "m",
         "most": 23,
         "align": "ends",
+        "json": True,
     },
 }
 APART = {"show", "source", "options", "config", "trust_remote_code", "sizes", "factors", "constraint"}
@@ -247,8 +285,8 @@ SPELLED = {"as_json": "json", "to": "format", "form": "format", "target": "to"}
 
 
 def test_every_command_and_parameter_is_tried() -> None:
-    assert {*(command.__name__ for command in COMMANDS), "show_task"} == {*TARGETS} == {*ASKED}
-    for command in (*COMMANDS, search_commands.show_task):
+    assert {*(command.__name__ for command in COMMANDS), "show_task", "open_report"} == {*TARGETS} == {*ASKED}
+    for command in (*COMMANDS, search_commands.show_task, result_commands.open_report):
         asked = ASKED[command.__name__]
         named = [name for name in inspect.signature(command).parameters if name not in APART]
         options = {SPELLED.get(name, name).replace("_", "-") for name in named}
@@ -270,14 +308,15 @@ def test_what_is_typed_arrives(
 
     monkeypatch.setattr(module, name, record)
     asked = ASKED[command]
-    first = ["tasks", "show"] if command == "show_task" else [command]
+    first = {"show_task": ["tasks", "show"], "open_report": ["open"]}.get(command, [command])
     if command in ("trace", "compare"):
         first += ["--model", "m", "--task", "t"]
-    assert run([*first, *typed(asked), "--quiet"]) == 0, capfd.readouterr().err
+    silent = [] if command == "schema" else ["--quiet"]
+    assert run([*first, *typed(asked), *silent]) == 0, capfd.readouterr().err
     missing = [value for value in flat(list(asked.values())) if value is not True and value not in given]
     assert not missing
     flags = [value for value in asked.values() if value is True]
-    quiet = 0 if command in ("cite", "show_task") else 1  # these have nothing that could be left unsaid
+    quiet = 0 if command in ("cite", "show_task", "schema") else 1  # these have nothing that could be left unsaid
     assert sum(value is True for value in given) == len(flags) + quiet
 
 

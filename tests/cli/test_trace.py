@@ -28,6 +28,7 @@ FILES = {
     "manifest.json",
     "map.png",
     "masks.safetensors",
+    "plain.json",
     "report.html",
     "selection.json",
 }

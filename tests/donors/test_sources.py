@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, Gemma3TextConfig
 
+import cotrace as ct
 from cotrace.donors import Mean, Noise, Vector, donor_source, donor_words
 from cotrace.donors.sources import embedding_std
 from cotrace.errors import AlignmentError, CotraceError, InputError, UnsupportedSite
@@ -307,7 +310,8 @@ def test_a_multiple_of_the_embeddings_std_is_of_what_enters_the_first_layer() ->
     assert embedding_std(plain) == pytest.approx(plain.module.get_input_embeddings().weight.std().item(), rel=1e-6)
 
 
-WORDS = "counterfactual noise=0.6 noise=3x@subject zero mean=task mean=position resample resample=7 scale=0.2"
+WORDS = "counterfactual noise=0.6 noise=3x@subject noise=0.6,draws=8,seed=1 zero mean=task mean=position resample"
+WORDS += " resample=7 scale=0.2"
 
 
 @pytest.mark.parametrize("words", WORDS.split())
@@ -319,4 +323,36 @@ def test_words_of_a_source_are_read_as_that_source(words: str) -> None:
 def test_words_say_what_no_option_can() -> None:
     given = Vector(values={"L0.head1": torch.zeros(8)})
     assert donor_words(given) == "vector (given by the user)"
-    assert donor_words(Noise(std=0.5, seed=2, draws=3)) == "noise=0.5 (seed 2, 3 draws)"
+    assert donor_words(Noise(std=0.5, seed=2, draws=3)) == "noise=0.5,draws=3,seed=2"
+
+
+def test_draws_seed_and_own_noise_as_text_are_those_of_python(model: LanguageModel, tmp_path: Path) -> None:
+    """Effects under the text are those of the same source made in Python; two draws are not one."""
+    task = tiny.task()
+
+    def effects(donors: Any) -> Tensor:
+        options = {"sites": ["mlp_neuron"], "holdout": 0, "direction": "maximise"}
+        problem = ct.LanguageProblem(model, task, donors=donors, **options)
+        return problem.effects(torch.ones(len(problem.space)))
+
+    twice = effects("noise=0.5,draws=2,seed=3")
+    assert torch.equal(twice, effects(Noise(std=0.5, draws=2, seed=3)))
+    assert not torch.allclose(twice, effects("noise=0.5,seed=3"))
+    width = model.module.get_input_embeddings().weight.shape[1]
+    own = {p.id: torch.randn(len(p.base.split()), width, dtype=torch.float64) for p in task.pairs}
+    save_file(own, tmp_path / "own.safetensors")
+    assert torch.equal(effects(f"noise={tmp_path / 'own.safetensors'}"), effects(Noise(tensors=own)))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("noise=0.5,drws=2", "did you mean 'draws'"),
+        ("noise=0.5,draws=two", "draws is a whole number"),
+        ("noise=nowhere.safetensors", "named by its id"),
+        ("noise=own.safetensors,draws=2", "leave draws out"),
+    ],
+)
+def test_noise_settings_that_are_none(words: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        donor_source(words)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cotrace.cli.closing import closing
-from cotrace.cli.data import plan_data, run_data
+from cotrace.cli.data import plan_data, run_data, stored_data
 from cotrace.cli.dry_run import dry_run_tables, plan_line
 from cotrace.cli.evaluate import judged, say_verdict
 from cotrace.cli.figures import figures
@@ -48,23 +48,22 @@ def answer(
     directory = RunDirectory.claim(config.out) if config.out else None
     screen = Screen(quiet, as_json)
     quiet_libraries()
-    screen.note(f"loading {config.model}")
-    prepared = prepare(config, searches)
+    prepared = prepare(config, searches, say=screen.note)
     if dry_run:
-        screen.say(prepared.problem.summary)
+        screen.say(prepared.goal.summary)
         for table in dry_run_tables(prepared):
             screen.say(table)
-        screen.data(lambda: plan_data(prepared))
+        screen.data("trace", lambda: plan_data(prepared), dry_run=True)
         return
     run(prepared, directory or RunDirectory.next_free(f"runs/{name_of(prepared)}"), screen)
 
 
 @own_threads()
-def resume(folder: str, *, batch_tokens: int | None = None, quiet: bool = False) -> None:
+def resume(folder: str, *, batch_tokens: int | None = None, quiet: bool = False, as_json: bool = False) -> None:
     """Go on with a run where its last checkpoint stands, with smaller batches where asked for. Raises CotraceError."""
     if batch_tokens is not None and batch_tokens < 1:
         raise InputError(f"batch tokens is {batch_tokens}: give at least 1")
-    begun, screen = Begun.read(folder), Screen(quiet)
+    begun, screen = Begun.read(folder), Screen(quiet, as_json)
     if _finished(begun, screen):
         begun.tidy()
         return
@@ -77,6 +76,7 @@ def _finished(begun: Begun, screen: Screen) -> bool:
     """Whether there is nothing to resume, which is said."""
     if begun.is_finished:
         screen.say(f"{begun.folder} is finished: there is nothing to resume")
+        screen.data("resume", lambda: stored_data(begun.folder))
     return begun.is_finished
 
 
@@ -87,9 +87,9 @@ def go_on(begun: Begun, screen: Screen) -> None:
     checkpoints = begun.checkpoints
     state = checkpoints.load()
     prepared = begun.prepared(state)
-    screen.say(prepared.problem.summary)
+    screen.say(prepared.goal.summary)
     for done in state.frontiers:  # by its hashes the problem is the one that they were measured on
-        remember(prepared.problem, done.effects, done.effects_heldout)
+        remember(prepared.goal, done.effects, done.effects_heldout)
     sweep(begun.folder)
     screen.note("no checkpoint: from the beginning" if state.is_new else f"going on after step {len(state.steps)}")
     keep(prepared, keeper_of(prepared, begun.folder, checkpoints, state), screen)
@@ -103,7 +103,7 @@ def name_of(prepared: Prepared) -> str:
 
 def run(prepared: Prepared, directory: RunDirectory, screen: Screen) -> None:
     """Say the plan, make the run's folder, then search, show and write."""
-    screen.say(prepared.problem.summary)  # first, as it may say that there is nothing to explain
+    screen.say(prepared.goal.summary)  # first, as it may say that there is nothing to explain
     if not screen.quiet:
         screen.note(plan_line(prepared))
     with directory.begun(write_config(prepared.config, record(prepared))) as path:
@@ -144,7 +144,7 @@ def finish(prepared: Prepared, keeper: Keeper, screen: Screen) -> None:
     keeper.finish()
     written = sorted([*Manifest.read(keeper.run).files, MANIFEST])
     screen.say(f"\nWritten to {keeper.run}: {', '.join(written)}")
-    screen.data(lambda: run_data(keeper.run, written, frontiers, evaluation))
+    screen.data("trace", lambda: run_data(keeper.run, written, frontiers, evaluation))
 
 
 def search_all(prepared: Prepared, keeper: Keeper, screen: Screen) -> list[Frontier]:
@@ -159,12 +159,12 @@ def search_all(prepared: Prepared, keeper: Keeper, screen: Screen) -> list[Front
 def search_once(prepared: Prepared, search: Search, keeper: Keeper, screen: Screen) -> Frontier:
     """One search from where it stands to its frontier, every step noted."""
     state = keeper.begin()
-    with watching(search, prepared.problem, screen) as watch:
-        found = solve(search, prepared.problem, state=state, progress=noting(watch, keeper))
+    with watching(search, prepared.goal, screen) as watch:
+        found = solve(search, prepared.goal, state=state, progress=noting(watch, keeper))
     found = replace(found, elapsed_s=keeper.elapsed_s)
     said = f"{search.name}: done, {found.forward_equivalents:,.0f} forward-equivalents in {found.elapsed_s:.1f} s"
     screen.note(said)
-    if advice := found.summary.removeprefix(prepared.problem.summary).strip(" ()"):
+    if advice := found.summary.removeprefix(prepared.goal.summary).strip(" ()"):
         screen.note(f"{search.name}: {advice}")
     keeper.log.say(said)
     return found

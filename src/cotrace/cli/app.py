@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from cyclopts import App, Parameter
 
 from cotrace import __version__
@@ -31,7 +33,21 @@ COMMANDS = (
     result_commands.diff,
     result_commands.verify,
     result_commands.cite,
+    result_commands.schema,
 )
+
+
+def completion(shell: Literal["bash", "zsh", "fish", "powershell"]) -> None:
+    """Print the completion script of a shell: write it to where the shell looks, or source it in its start file.
+
+    Parameters
+    ----------
+    shell
+        bash, zsh, fish or powershell.
+    """
+    from cotrace.cli.screen import Screen
+
+    Screen().raw(build().generate_completion(shell=shell) + "\n")
 
 
 def build() -> App:
@@ -50,5 +66,7 @@ def build() -> App:
     )
     for command in COMMANDS:
         app.command(command)
+    app.command(result_commands.open_report, name="open")
     app.command(search_commands.tasks())
+    app.command(completion)
     return app

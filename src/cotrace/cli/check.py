@@ -7,6 +7,7 @@ import transformers
 from cotrace.cli.figures_json import STDOUT, check_figures, write_figures
 from cotrace.cli.libraries import quiet_libraries
 from cotrace.cli.options import in_options
+from cotrace.cli.progress import steps
 from cotrace.cli.screen import Screen
 from cotrace.components import Site
 from cotrace.errors import InputError
@@ -34,14 +35,19 @@ def check(config: RunConfig, *, row: bool, json_path: str | None, quiet: bool = 
     model = load(config)
     use_threads(config, model)
     task = task and suited_task(config, task, model)
-    report = check_model(model, task, sites=config.sites or None, donors=config.donors, align=config.align)
+    sites = config.sites or [site.value for site in model.sites]
+    screen.note(f"to do: each property of the model and of {', '.join(sites)}, on prompts of random tokens")
+    with steps(screen) as step:
+        report = check_model(
+            model, task, sites=config.sites or None, donors=config.donors, align=config.align, progress=step
+        )
     if row:
         screen.say(markdown_row(report))
     else:
         rows = [tuple(in_options(str(cell)) for cell in row) for row in report.rows()]
         screen.say(Table(report.headline, HEADS, rows, left=frozenset({0, 1, 4})))
         screen.say(f"sites: {', '.join(report.sites)}")
-    write_figures(json_path, report.to_dict(), screen)
+    write_figures("check", json_path, report.to_dict(), screen)
     if not report.ok:
         raise CheckFailed(report.reason)
 

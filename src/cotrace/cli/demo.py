@@ -24,11 +24,11 @@ FOLDER = "cotrace-demo"
 
 
 @own_threads()
-def demo(out: str | None, quiet: bool = False) -> None:
+def demo(out: str | None, quiet: bool = False, as_json: bool = False) -> None:
     """Trace a planted bias in the model that ships with five searches, and say what is seen. Raises CotraceError."""
     began = time.perf_counter()
     directory = RunDirectory.claim(out) if out else RunDirectory.next_free(FOLDER)
-    screen = Screen(quiet)
+    screen = Screen(quiet, as_json)
     quiet_libraries()
     prepared = prepare(CONFIG)
     introduce(prepared, screen)

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from cotrace.results import Table
 from cotrace.runs.forecast import WITHIN, Forecast, forecast
+from cotrace.runs.goal import problems_of
 from cotrace.runs.prepare import Prepared
-from cotrace.search.progress import duration
+from cotrace.showing import duration
 
 UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 
@@ -23,7 +24,12 @@ def dry_run_tables(prepared: Prepared) -> Iterator[Table]:
 
 def forecast_of(prepared: Prepared) -> Forecast:
     """The forecast of a run."""
-    return forecast(prepared.problem, prepared.searches, prepared.config.evaluation)
+    return forecast(
+        prepared.problem,
+        prepared.searches,
+        prepared.config.evaluation,
+        others=list(problems_of(prepared.other or prepared.problem))[1:],
+    )
 
 
 def plan_line(prepared: Prepared) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from cotrace import report
 from cotrace.cli.figures import TRADEOFF
@@ -26,6 +27,7 @@ from cotrace.errors import DegenerateError, InputError
 from cotrace.metrics import GROUPS
 from cotrace.models import LanguageModel
 from cotrace.problem.side import high_loss, loss_of
+from cotrace.report.page import EDIT, Edited
 from cotrace.results import Selection
 from cotrace.results.csv_text import frame_csv
 from cotrace.results.outcomes import Outcome, Tradeoff, outcome_table
@@ -94,11 +96,18 @@ def spread(sizes: Sequence[int], most: int = 16) -> list[int]:
 
 @own_threads()
 def edit(
-    run: str, asked: Asked, out: str, *, search: str | None = None, model: str | None = None, quiet: bool = False
+    run: str,
+    asked: Asked,
+    out: str,
+    *,
+    search: str | None = None,
+    model: str | None = None,
+    quiet: bool = False,
+    as_json: bool = False,
 ) -> None:
     """Choose, fold, measure, save. Raises CotraceError before anything is written."""
     path = check_free(out)
-    screen = Screen(quiet)
+    screen = Screen(quiet, as_json)
     quiet_libraries()
     reopened = Reopened.read(run, model=model, search=search)
     watched = sides(asked.neutral, asked.second_tasks)
@@ -130,10 +139,24 @@ def edit(
     screen.say(outcome_table(f"k = {selection.k}, {donor}, {where}", outcomes))
     card = _card(reopened, selection, donor, outcomes, difference, asked, _texts(reopened.model, watched))
     save(edited, path, card.text(), card.record(), _files(found))
-    if found is not None:  # `cotrace report RUN` shows it
-        add_files(reopened.run.path, {TRADEOFF: found.to_json()})
+    told = Edited(selection.k, donor, reopened.holds_out, tuple(outcomes), difference)
+    shown = {EDIT: told.to_json()} | ({} if found is None else {TRADEOFF: found.to_json()})
+    add_files(reopened.run.path, shown)  # `cotrace report RUN` shows them
     screen.say(f"Largest difference between folded and hooked log-probabilities: {difference:.2g}")
     screen.say(f"Written to {path}: {' '.join(selection.components)}")
+    screen.data(
+        "edit",
+        lambda: {
+            "written": str(path),
+            "k": selection.k,
+            "donor": donor,
+            "components": selection.components,
+            "unseen": reopened.holds_out,
+            "outcomes": [asdict(one) for one in outcomes],
+            "largest_difference": difference,
+            "tradeoff": None if found is None else json.loads(found.to_json()),
+        },
+    )
 
 
 def _tradeoff(

@@ -119,7 +119,7 @@ def evaluate_run(run: str, asked: Asked, *, dry_run: bool = False, quiet: bool =
     check_units(prepared, asked)
     plan = say_plan(prepared, frontiers[0], asked, screen)
     if dry_run:
-        screen.data(lambda: asdict(plan))
+        screen.data("evaluate", lambda: asdict(plan), dry_run=True)
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TooFewPairs)  # the verdict says it
@@ -130,7 +130,7 @@ def evaluate_run(run: str, asked: Asked, *, dry_run: bool = False, quiet: bool =
     path = store_evaluation(stored.path, found)
     screen.say(f"\nWritten to {path}")
     folds = say_folds(prepared, frontiers[0].search, asked.folds, screen) if asked.folds else None
-    screen.data(lambda: evaluation_data(path, found, folds))
+    screen.data("evaluate", lambda: evaluation_data(path, found, folds))
 
 
 def check_foreign(sets: Sets, frontier: Frontier) -> None:
@@ -185,7 +185,7 @@ def check_searches_again(stored: StoredRun, name: str) -> None:
 
 def check_units(prepared: Prepared, asked: Asked) -> None:
     """Raise InputError where there are too few pairs to search again on parts of them, before anything is evaluated."""
-    units = Units.of(prepared.problem)
+    units = Units.of(prepared.goal)
     if asked.stability and units.count < 3:
         raise InputError(f"--stability leaves some pairs out, and the run searched {units.words}: leave it out")
     if asked.folds > units.count:
@@ -208,7 +208,7 @@ def _judge(
     screen: Screen,
 ) -> Evaluation:
     return evaluate(
-        prepared.problem,
+        prepared.goal,
         frontiers,
         level=asked.level,
         k=asked.k,
@@ -241,10 +241,10 @@ def say_plan(prepared: Prepared, frontier: Frontier, asked: Asked, screen: Scree
     more: dict[str, Any] = {"smallest_p": asked.smallest_p, "every_size": asked.every_size}
     judged_on: dict[str, Any] = {"level": asked.level, "k": asked.k, "pairs": "audit" if asked.audit else "heldout"}
     if asked.intervals:
-        settled(prepared.problem, frontier, intervals=True, **judged_on, **more)
-    plan = predict(prepared.problem, frontier, **judged_on, **more)
+        settled(prepared.goal, frontier, intervals=True, **judged_on, **more)
+    plan = predict(prepared.goal, frontier, **judged_on, **more)
     screen.say(plan.table())
-    problem, search = prepared.problem, _search_of(prepared, frontier.search)
+    problem, search = prepared.goal, _search_of(prepared, frontier.search)
     if asked.stability and search is not None:
         cost = stability_cost(problem, frontier, search, asked.stability, seed=prepared.config.seed, **judged_on)
         screen.say(f"Searching again {asked.stability} times, and without members: at most {ceil(cost):,} more")
@@ -259,7 +259,7 @@ def say_folds(prepared: Prepared, name: str, folds: int, screen: Screen) -> Cros
     if search is None:
         raise InputError(f"cross-fitting searches again, and the run has no search {name!r}")
     told = cross_fit(
-        prepared.problem,
+        prepared.goal,
         search,
         count=folds,
         seed=prepared.config.seed,
@@ -283,7 +283,7 @@ def judged(
 
     What cannot be judged is said and does not cost the user the search.
     """
-    problem, level = prepared.problem, prepared.config.evaluation
+    problem, level = prepared.goal, prepared.config.evaluation
     if level == "none":
         return list(frontiers), None
     first, *others = (with_intervals(problem, one) for one in frontiers)

@@ -19,6 +19,7 @@ from cotrace.results import Frontier, Selection
 from cotrace.results.csv_text import frame_csv
 from cotrace.runs.directory import write_atomically
 from cotrace.runs.evidence import prepare_again, with_effects
+from cotrace.runs.goal import ids_of
 from cotrace.runs.prepare import load, use_threads
 from cotrace.runs.results import SHARE, enough
 from cotrace.runs.stored import StoredRun
@@ -101,10 +102,10 @@ def as_effects(source: Source) -> bytes:
 
     quiet_libraries()
     found = with_effects(source.run.path, source.frontier)
-    problem = prepare_again(source.run.path, source.run.question).problem
-    frames = [found.effects_frame(problem.training.ids).assign(part="training")]
+    problem = prepare_again(source.run.path, source.run.question).goal
+    frames = [found.effects_frame(ids_of(problem)).assign(part="training")]
     if problem.heldout is not None and found.effects_heldout is not None:
-        frames.append(found.effects_frame(problem.heldout.ids, heldout=True).assign(part="heldout"))
+        frames.append(found.effects_frame(ids_of(problem.heldout), heldout=True).assign(part="heldout"))
     return frame_csv(pd.concat(frames))
 
 
@@ -122,21 +123,25 @@ WHOLE = ("csv", "effects")
 """Formats of the whole frontier."""
 
 
-def export(run: str, format_: str, *, k: int | None, search: str | None, out: str | None, quiet: bool) -> None:
+def export(
+    run: str, format_: str, *, k: int | None, search: str | None, out: str | None, quiet: bool, as_json: bool = False
+) -> None:
     """Write the selection to a new file, or without one to stdout. Raises CotraceError."""
     path = None if out in (None, "-") else new_file(str(out))
     if k is not None and format_ in WHOLE:
         raise InputError(f"--format {format_} holds every size: leave --k out")
     source = Source.read(run, search, k)
-    screen = Screen(quiet)
+    screen = Screen(quiet, as_json)
     content = FORMATS[format_](source)
     if format_ not in WHOLE:  # whose cells are visible already, and whose lines end as CSV's do
         content = visible(content.decode()).encode()
-    if path is None:
-        screen.raw(content.decode())
-    else:
+    if path is not None:
         write_atomically(path, content)
         screen.say(f"Written to {path}")
+    elif not as_json:
+        screen.raw(content.decode())
+    written = {"written": None if path is None else str(path), "content": content.decode() if path is None else None}
+    screen.data("export", lambda: {"format": format_, **written})
 
 
 def _json(data: Any) -> bytes:

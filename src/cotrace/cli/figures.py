@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cotrace import report
 from cotrace.evaluation import Evaluation
@@ -15,7 +15,7 @@ from cotrace.problem import LanguageProblem
 from cotrace.readout import Explanation
 from cotrace.readout.files import NAMES
 from cotrace.report import Material
-from cotrace.report.page import EXAMPLES, Examples
+from cotrace.report.page import EDIT, EXAMPLES, PLAIN, Edited, Examples, Plain
 from cotrace.results import Frontier, Tradeoff
 from cotrace.runs.added import read_evaluation, read_explanation, read_tradeoff
 from cotrace.runs.config_file import NOT_STORED, RECORD, read_run_config
@@ -24,6 +24,7 @@ from cotrace.runs.manifest import Manifest, holds
 from cotrace.runs.results import enough
 from cotrace.runs.stored import StoredRun
 
+T = TypeVar("T")
 REPORT, REDACTED = "report.html", "report-redacted.html"
 TRADEOFF = "tradeoff.json"
 FROM = (
@@ -35,6 +36,8 @@ FROM = (
     EXAMPLES,
     TRADEOFF,
     NAMES[0],
+    PLAIN,
+    EDIT,
 )
 """Files whose hashes the report shows, with those of the evaluations."""
 
@@ -46,7 +49,9 @@ def figures(
     first, examples = frontiers[0], report.examples_of(problem)
     judged = () if evaluation is None else (evaluation,)
     material = Material(tuple(frontiers), judged, examples=examples, config=config_of(folder))
-    return {
+    plain = report.plain_of(problem, first, material.chosen)
+    material = replace(material, plain=plain)
+    return ({} if plain is None else {PLAIN: plain.to_json()}) | {
         EXAMPLES: examples.to_json(),
         "frontier.png": report.to_png(report.frontier(frontiers)),
         "map.png": report.to_png(report.head_map(first, enough(first).k)),
@@ -61,7 +66,7 @@ def config_of(folder: Path) -> dict[str, Any]:
     return stored | {RECORD: dict(record)}
 
 
-def material_of(run: str | Path, *, search: str | None = None, redact: bool = False) -> Material:
+def material_of(run: str | Path, *, search: str | None = None, redact: bool = False, language: str = "en") -> Material:
     """All that a stored run knows of itself; the search that is named comes first. Raises InputError, DamagedRun."""
     stored = StoredRun.read(run)
     first = stored.frontier(search)
@@ -75,6 +80,9 @@ def material_of(run: str | Path, *, search: str | None = None, redact: bool = Fa
         config=config_of(stored.path),
         hashes=_hashes(stored.path),
         redact=redact,
+        plain=_read(stored.path, PLAIN, Plain.from_json),
+        edited=_read(stored.path, EDIT, Edited.from_json),
+        language=language,
     )
 
 
@@ -92,6 +100,11 @@ def _examples(folder: Path) -> Examples | None:
     if not holds(folder, EXAMPLES):
         return None
     return Examples.from_json(read_text(path).encode(), str(path))
+
+
+def _read(folder: Path, name: str, read: Callable[[str, str], T]) -> T | None:
+    """What a file of the run says; None where it is not there."""
+    return read(read_text(folder / name), str(folder / name)) if holds(folder, name) else None
 
 
 def _tradeoff(folder: Path) -> Tradeoff | None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from cotrace.cli.replies import reply
 from cotrace.cli.screen import Screen
 from cotrace.errors import InputError
 from cotrace.new_file import new_file
@@ -27,12 +28,12 @@ def check_figures(path: str | None) -> None:
         new_file(path, "--json")
 
 
-def write_figures(path: str | None, data: Any, screen: Screen) -> None:
-    """Write the figures where they were asked for."""
+def write_figures(command: str, path: str | None, data: Any, screen: Screen) -> None:
+    """Write the figures of a command where they were asked for."""
     if path == STDOUT:
-        screen.data(lambda: data)
+        screen.data(command, lambda: data)
     elif path is not None:
-        _write(Path(path).resolve(), (json.dumps(data, indent=1) + "\n").encode())
+        _write(Path(path).resolve(), (json.dumps(reply(command, data), indent=1) + "\n").encode())
 
 
 def _write(path: Path, content: bytes) -> None:

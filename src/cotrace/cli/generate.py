@@ -53,7 +53,7 @@ def generated(
         screen.say(outcome_table("The judge's score, intervals over prompts", [found.scores]))
     write_atomically(path, found.jsonl())
     screen.say(f"Written to {path}")
-    screen.data(lambda: {"schema": 1, "written": str(path), **found.to_dict()})
+    screen.data("generate", lambda: {"written": str(path), **found.to_dict()})
 
 
 def read_prompts(path: Path) -> Iterator[str]:

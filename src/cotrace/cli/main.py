@@ -40,7 +40,7 @@ def run(arguments: Sequence[str]) -> int:
         warnings.showwarning = _show_warning
         try:
             with terminated(), _said(arguments):
-                build()(list(arguments))
+                build()(spelled(arguments))
         except BrokenPipeError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # its reader has gone: flush into nothing
             if notes := getattr(error, "__notes__", ()):
@@ -53,6 +53,16 @@ def run(arguments: Sequence[str]) -> int:
             _say("; ".join([line, *getattr(error, "__notes__", ())]))
             return code
     return OK
+
+
+def spelled(arguments: Sequence[str]) -> list[str]:
+    """The words typed; ``--json`` without a file, where one may be named, means stdout."""
+    found = list(arguments)
+    if found[:1] in (["measure"], ["check"]):
+        for i, word in enumerate(found):
+            if word == "--json" and (i + 1 == len(found) or found[i + 1].startswith("-")):
+                found[i : i + 2] = ["--json=-", *(one for one in found[i + 1 : i + 2] if one != "-")]
+    return found
 
 
 def _explained(error: BaseException) -> tuple[str, int]:

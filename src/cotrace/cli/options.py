@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import Group, Parameter
+from cyclopts import Group, Parameter, Token
 
+from cotrace.errors import InputError
 from cotrace.runs.config import FLAG, MODEL, QUESTION, RunConfig
 
 TASK_OPTIONS = ("several", "leading_space", "statistics")
@@ -32,7 +33,7 @@ ON_SCREEN = Parameter(group=Group("What is shown", sort_key=5), negative="", sho
 
 
 @dataclass(frozen=True, kw_only=True)
-class Show:
+class Said:
     """What goes to the screen."""
 
     quiet: Annotated[bool, ON_SCREEN] = False
@@ -41,7 +42,15 @@ class Show:
     """Show the traceback of an error."""
 
 
-SHOWN = Show()
+@dataclass(frozen=True, kw_only=True)
+class Show(Said):
+    """The same, or JSON for programs in its stead."""
+
+    as_json: Annotated[bool, Parameter(name="--json", group=ON_SCREEN.group, negative="", show_default=False)] = False
+    """Print one JSON object on stdout, and nothing else there; `cotrace schema` says what is in it."""
+
+
+SAID, SHOWN = Said(), Show()
 """What is shown where nothing is said of it."""
 
 
@@ -89,12 +98,35 @@ Flat = Parameter(name="*")
 Sourced = Annotated[Source, Flat]
 Options = Annotated[RunConfig, Flat]
 Showing = Annotated[Show, Flat]
+Saying = Annotated[Said, Flat]
+"""For commands whose figures go to a file as well: their --json names it."""
 ConfigFile = Annotated[Path | None, Parameter(group=Group("The run", sort_key=4))]
 DryRun = Annotated[bool, Parameter(group=Group("The run", sort_key=4), negative="", show_default=False)]
 Trusting = Annotated[bool, Parameter(name="--trust-remote-code", negative="", show_default=False)]
 """Run the code that came with the run's model."""
-AsJson = Annotated[bool, Parameter(name="--json", group=ON_SCREEN.group, negative="", show_default=False)]
-"""Print one JSON object on stdout and nothing else there."""
+Names = Annotated[tuple[str, ...], Parameter(converter=lambda _, tokens: tuple(listed(tokens)), show_default=False)]
+"""Several, separated by commas or by naming the option again."""
+Whole = Annotated[tuple[int, ...], Parameter(converter=lambda _, tokens: numbers(tokens, int), show_default=False)]
+Real = Annotated[tuple[float, ...], Parameter(converter=lambda _, tokens: numbers(tokens, float), show_default=False)]
+
+
+def listed(tokens: Sequence[Token]) -> Iterator[str]:
+    """The words typed, taken apart at commas; what is a path as it stands is left whole."""
+    for token in tokens:
+        whole = Path(token.value).exists()
+        yield from [token.value] if whole else filter(None, map(str.strip, token.value.split(",")))
+
+
+def numbers(tokens: Sequence[Token], kind: type[Any]) -> tuple[Any, ...]:
+    """The same as numbers. Raises InputError naming the one that is none."""
+    found = []
+    for word in listed(tokens):
+        try:
+            found.append(kind(word))
+        except ValueError:
+            what = "a whole number" if kind is int else "a number"
+            raise InputError(f"{tokens[0].keyword}: {word!r} is not {what}; separate several by commas") from None
+    return tuple(found)
 
 
 def in_options(line: str) -> str:

@@ -19,8 +19,9 @@ from cotrace.components import sign_of
 from cotrace.problem.protocol import Problem
 from cotrace.runs.results import Step
 from cotrace.search import Search
-from cotrace.search.progress import best_of, duration, share_done
+from cotrace.search.progress import best_of, share_done
 from cotrace.search.state import SearchState
+from cotrace.showing import Steps, duration, left
 
 LINE_EVERY_S = 5.0
 
@@ -117,6 +118,38 @@ class Live:
         done = share_done(state, self._predicted)
         self._bar.update(self._task, completed=done, left=left and f"{left} left")
         self._told.plain = f"  {told(step, state)}"
+
+
+@contextmanager
+def steps(screen: Screen) -> Iterator[Steps]:
+    """What is called before every part of some work: a bar in a terminal, elsewhere a line every few seconds."""
+    if screen.quiet:
+        yield lambda what, done, of: None
+    elif screen.progress.is_terminal:
+        shown = bar()
+        task, began = shown.add_task("", total=1.0, left=""), time.perf_counter()
+
+        def move(what: str, done: int, of: int) -> None:
+            words = left(began, done, of).lstrip(", ")
+            shown.update(task, description=what, completed=done / max(1, of), left=words)
+
+        with RichLive(shown, console=screen.progress, transient=True, refresh_per_second=8):
+            yield move
+    else:
+        yield StepLines(screen)
+
+
+class StepLines:
+    """A plain line at the first step and then every few seconds."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen, self._began, self._last = screen, time.perf_counter(), -LINE_EVERY_S
+
+    def __call__(self, what: str, done: int, of: int) -> None:
+        """A line, if it is time for one."""
+        if time.monotonic() - self._last >= LINE_EVERY_S:
+            self._last = time.monotonic()
+            self._screen.note(f"{what} ({done + 1} of {of}){left(self._began, done, of)}")
 
 
 def told(step: Step, state: SearchState) -> str:

@@ -6,12 +6,11 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from cotrace.cli.options import SHOWN, AsJson, DryRun, Showing, Trusting
+from cotrace.cli.options import SHOWN, DryRun, Names, Real, Showing, Trusting, Whole
 
 Kind = Literal["frontier", "map", "layers", "interactions", "compare"]
 Form = Literal["png", "svg", "pdf"]
 Format = Literal["json", "mib", "transformer-lens", "nnsight", "names", "csv", "effects"]
-Json = Annotated[bool, Parameter(name="--json", negative="", show_default=False)]
 
 
 def evaluate(
@@ -20,18 +19,17 @@ def evaluate(
     level: Literal["quick", "standard", "full"] = "standard",
     k: int | None = None,
     search: str | None = None,
-    selection: tuple[str, ...] = (),
-    known: tuple[str, ...] = (),
+    selection: Names = (),
+    known: Names = (),
     audit: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     stability: int = 0,
     folds: int = 0,
     text: str | None = None,
-    side: tuple[str, ...] = (),
+    side: Names = (),
     smallest_p: float | None = None,
     every_size: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     intervals: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     dry_run: DryRun = False,
-    as_json: AsJson = False,
     trust_remote_code: Trusting = False,
     show: Showing = SHOWN,
 ) -> None:
@@ -48,9 +46,9 @@ def evaluate(
     search
         Which of the run's searches. Default: the first.
     selection
-        File with somebody else's set: component names, or JSON.
+        File with somebody else's set: component names, or JSON. Several by commas.
     known
-        Published circuit to compare with: ioi, greater_than or induction.
+        Published circuits to compare with, by commas: ioi, greater_than, induction.
     audit
         Judge on the audit pairs: the final figures, once.
     stability
@@ -60,7 +58,7 @@ def evaluate(
     text
         Neutral text of your own, one passage a line. Default: of the two that ship the one that the model knows better.
     side
-        Further task whose change is measured.
+        Further tasks whose change is measured, by commas.
     smallest_p
         Draw as many random sets as a p-value this small needs.
     every_size
@@ -69,8 +67,6 @@ def evaluate(
         Refuse where there are too few pairs for intervals, rather than leave them out.
     dry_run
         Say the plan and its cost, and stop.
-    as_json
-        Print the evaluation as one JSON object on stdout, and nothing else there.
     trust_remote_code
         Run the code that comes with the run's model, which no file may ask for. Only for code that you have read.
     """
@@ -93,7 +89,7 @@ def evaluate(
             every_size=every_size,
             intervals=intervals,
         )
-        module.evaluate_run(run, asked, dry_run=dry_run, quiet=show.quiet, as_json=as_json)
+        module.evaluate_run(run, asked, dry_run=dry_run, quiet=show.quiet, as_json=show.as_json)
 
 
 def explain(
@@ -187,6 +183,7 @@ def report(
     run: str,
     *,
     redact: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    language: Literal["en", "de"] = "en",
     search: str | None = None,
     out: str | None = None,
     show: Showing = SHOWN,
@@ -199,6 +196,8 @@ def report(
         Folder of a finished run.
     redact
         Leave ids in place of texts, for data that may not be handed on; written as report-redacted.html.
+    language
+        That of the first screen, which says the result in plain words: en or de.
     search
         Which search is shown in detail. Default: the first.
     out
@@ -206,7 +205,7 @@ def report(
     """
     from cotrace.cli import see as module
 
-    module.report(run, search=search, redact=redact, out=out, quiet=show.quiet)
+    module.report(run, search=search, redact=redact, language=language, out=out, quiet=show.quiet, as_json=show.as_json)
 
 
 def figure(
@@ -242,7 +241,9 @@ def figure(
     """
     from cotrace.cli import see as module
 
-    module.figure(run, kind=kind, form=form, k=k, search=search, width=width, out=out, quiet=show.quiet)
+    module.figure(
+        run, kind=kind, form=form, k=k, search=search, width=width, out=out, quiet=show.quiet, as_json=show.as_json
+    )
 
 
 def generate(
@@ -261,7 +262,6 @@ def generate(
     model: str | None = None,
     out: str | None = None,
     trust_remote_code: Trusting = False,
-    as_json: AsJson = False,
     show: Showing = SHOWN,
 ) -> None:
     """Continue prompts with the base model and with a run's selection edited, side by side.
@@ -296,8 +296,6 @@ def generate(
         New file for the continuations. Default: generated-kK.jsonl in the run's folder.
     trust_remote_code
         Run the code that comes with the run's model, which no file may ask for. Only for code that you have read.
-    as_json
-        Print one JSON object with the settings and the continuations on stdout, and nothing else there.
     """
     from cotrace.cli.generate import generated
     from cotrace.editing import Sampling
@@ -318,7 +316,7 @@ def generate(
             model=model,
             out=out,
             quiet=show.quiet,
-            as_json=as_json,
+            as_json=show.as_json,
         )
 
 
@@ -328,13 +326,13 @@ def edit(
     out: str,
     k: int | None = None,
     donor: str | None = None,
-    constraint: tuple[str, ...] = (),
-    sizes: tuple[int, ...] = (),
-    factors: tuple[float, ...] = (),
+    constraint: Names = (),
+    sizes: Whole = (),
+    factors: Real = (),
     metric: str | None = None,
     neutral: str | None = None,
-    second_task: tuple[str, ...] = (),
-    lm_eval: tuple[str, ...] = (),
+    second_task: Names = (),
+    lm_eval: Names = (),
     lm_eval_limit: int | None = None,
     search: str | None = None,
     model: str | None = None,
@@ -354,20 +352,20 @@ def edit(
     donor
         zero, scale=FACTOR, mean=task or vector=FILE.safetensors. Default: zero; with a constraint, several factors.
     constraint
-        A side effect and the most harm to it, as in neutral<=1%; the strongest edit within is taken. Repeatable.
+        A side effect and the most harm to it, as in neutral<=1%; the strongest edit within is taken. Several by commas.
     sizes
-        Sizes to choose from. Default with a constraint: sixteen of the run's.
+        Sizes to choose from, by commas. Default with a constraint: sixteen of the run's.
     factors
-        Factors of scale to choose from, from -1 to 2.
+        Factors of scale to choose from, from -1 to 2, by commas.
     metric
         What is to move, such as stereotype_gap. Default: the run's.
     neutral
         Text file with one passage a line, for the next-token loss. Default: of the two texts that ship the one that the
         model knows better.
     second_task
-        Task or JSON Lines file that should stay as it is. Repeatable.
+        Task or JSON Lines file that should stay as it is. Several by commas.
     lm_eval
-        Tasks of lm-evaluation-harness (pip install 'cotrace[harness]'), before and after. Repeatable.
+        Tasks of lm-evaluation-harness (pip install 'cotrace[harness]'), before and after. Several by commas.
     lm_eval_limit
         Most examples of each of them.
     search
@@ -395,7 +393,7 @@ def edit(
             harness_tasks=lm_eval,
             harness_limit=lm_eval_limit,
         )
-        run_edit(run, asked, out, search=search, model=model, quiet=show.quiet)
+        run_edit(run, asked, out, search=search, model=model, quiet=show.quiet, as_json=show.as_json)
 
 
 def export(
@@ -426,10 +424,10 @@ def export(
     """
     from cotrace.cli import export as module
 
-    module.export(run, to, k=k, search=search, out=out, quiet=show.quiet)
+    module.export(run, to, k=k, search=search, out=out, quiet=show.quiet, as_json=show.as_json)
 
 
-def diff(one: str, other: str, *, as_json: Json = False, show: Showing = SHOWN) -> None:
+def diff(one: str, other: str, *, show: Showing = SHOWN) -> None:
     """Say what differs between two runs, and whether their results agree.
 
     Parameters
@@ -438,12 +436,10 @@ def diff(one: str, other: str, *, as_json: Json = False, show: Showing = SHOWN) 
         Folder of a finished run.
     other
         Folder of another.
-    as_json
-        One JSON object on stdout, nothing else.
     """
     from cotrace.cli.trust import compare_runs
 
-    compare_runs(one, other, quiet=show.quiet, as_json=as_json)
+    compare_runs(one, other, quiet=show.quiet, as_json=show.as_json)
 
 
 def verify(
@@ -451,7 +447,6 @@ def verify(
     *,
     examples: int = 20,
     model: str | None = None,
-    as_json: Json = False,
     trust_remote_code: Trusting = False,
     show: Showing = SHOWN,
 ) -> None:
@@ -465,8 +460,6 @@ def verify(
         How many pairs of each part to compute again, for up to 16 selections of each search.
     model
         Where the run's model lies on this machine, if not where the run says.
-    as_json
-        One JSON object on stdout, nothing else.
     trust_remote_code
         Run the code that comes with the run's model, which no file may ask for. Only for code that you have read.
     """
@@ -474,7 +467,7 @@ def verify(
     from cotrace.runs.trusted import trusting
 
     with trusting(trust_remote_code):
-        verify_run(run, examples, model=model, quiet=show.quiet, as_json=as_json)
+        verify_run(run, examples, model=model, quiet=show.quiet, as_json=show.as_json)
 
 
 def cite(run: str, *, show: Showing = SHOWN) -> None:
@@ -487,4 +480,30 @@ def cite(run: str, *, show: Showing = SHOWN) -> None:
     """
     from cotrace.cli.trust import cite_run
 
-    cite_run(run)
+    cite_run(run, as_json=show.as_json)
+
+
+def open_report(run: str, *, show: Showing = SHOWN) -> None:
+    """Open the report of a run in the browser; it is written first where the run has none.
+
+    Parameters
+    ----------
+    run
+        Folder of a finished run.
+    """
+    from cotrace.cli import see as module
+
+    module.open_report(run, quiet=show.quiet, as_json=show.as_json)
+
+
+def schema(command: str | None = None) -> None:
+    """Print the JSON Schema of what --json prints, of one command or of all.
+
+    Parameters
+    ----------
+    command
+        Such as trace, or "tasks show". Default: all.
+    """
+    from cotrace.cli.trust import print_schema
+
+    print_schema(command)

@@ -56,10 +56,13 @@ class Screen:
             binary.write(text.encode())
             binary.flush()
 
-    def data(self, make: Callable[[], Any]) -> None:
-        """The one JSON object, where it is asked for."""
+    def data(self, command: str, make: Callable[[], Any], *, dry_run: bool = False) -> None:
+        """The one JSON object of a command, where it is asked for; it keeps to the documented form."""
         if self.as_json:
-            self.raw(visible_json(json.dumps(make(), ensure_ascii=False, allow_nan=False)) + "\n")
+            from cotrace.cli.replies import reply  # loads what no other output needs
+
+            plain = reply(command, make(), dry_run=dry_run)
+            self.raw(visible_json(json.dumps(plain, ensure_ascii=False, allow_nan=False)) + "\n")
 
     def title(self, text: str) -> None:
         """A heading with a line above."""

@@ -8,11 +8,13 @@ from cyclopts import App, Parameter
 
 from cotrace.cli.options import (
     PLAIN,
+    SAID,
     SHOWN,
-    AsJson,
     ConfigFile,
     DryRun,
+    Names,
     Options,
+    Saying,
     Showing,
     Sourced,
     Trusting,
@@ -29,7 +31,7 @@ def demo(*, out: str | None = None, show: Showing = SHOWN) -> None:
     """
     from cotrace.cli import demo as module
 
-    module.demo(out, quiet=show.quiet)
+    module.demo(out, quiet=show.quiet, as_json=show.as_json)
 
 
 def trace(
@@ -37,7 +39,6 @@ def trace(
     options: Options,
     config: ConfigFile = None,
     dry_run: DryRun = False,
-    as_json: AsJson = False,
     show: Showing = SHOWN,
 ) -> None:
     """Find the best set of components for every size k.
@@ -48,12 +49,10 @@ def trace(
         A config.yaml whose fields are used where no option says otherwise; replays a run.
     dry_run
         Say what would be done and what it would cost, and stop.
-    as_json
-        Print one JSON object with the frontier and the paths written on stdout, and nothing else there.
     """
     from cotrace.cli.answer import answer
 
-    answer(options, ("pursuit",), dry_run=dry_run, quiet=show.quiet, as_json=as_json)
+    answer(options, ("pursuit",), dry_run=dry_run, quiet=show.quiet, as_json=show.as_json)
 
 
 def compare(
@@ -61,7 +60,6 @@ def compare(
     options: Options,
     config: ConfigFile = None,
     dry_run: DryRun = False,
-    as_json: AsJson = False,
     show: Showing = SHOWN,
 ) -> None:
     """Put one question to several searches: frontiers in one figure, costs side by side.
@@ -72,12 +70,10 @@ def compare(
         A config.yaml whose fields are used where no option says otherwise; replays a run.
     dry_run
         Say what would be done and what it would cost, and stop.
-    as_json
-        Print one JSON object with the frontier and the paths written on stdout, and nothing else there.
     """
     from cotrace.cli.answer import COMPARED, answer
 
-    answer(options, COMPARED, dry_run=dry_run, quiet=show.quiet, as_json=as_json)
+    answer(options, COMPARED, dry_run=dry_run, quiet=show.quiet, as_json=show.as_json)
 
 
 def resume(
@@ -98,7 +94,7 @@ def resume(
     from cotrace.runs.trusted import trusting
 
     with trusting(trust_remote_code):
-        go_on(run, batch_tokens=batch_tokens, quiet=show.quiet)
+        go_on(run, batch_tokens=batch_tokens, quiet=show.quiet, as_json=show.as_json)
 
 
 def measure(
@@ -106,10 +102,10 @@ def measure(
     task: str,
     *,
     metric: str | None = None,
-    by: str | None = None,
+    by: Names = (),
     json: str | None = None,
     source: Sourced = PLAIN,
-    show: Showing = SHOWN,
+    show: Saying = SAID,
 ) -> None:
     """Say what the model does with a task, before any search: base and donor values, flips, by subgroup.
 
@@ -124,7 +120,7 @@ def measure(
     by
         Fields of the pairs to break the figures down by, separated by commas. Default: group.
     json
-        New file to write the figures to; --json=- prints them on stdout, and nothing else there.
+        Print the figures as one JSON object on stdout, and nothing else there; --json FILE writes them to a new file.
     """
     from cotrace.cli import measure as module
 
@@ -191,11 +187,11 @@ def check(
     task: str = "",
     donors: str | None = None,
     align: Literal["exact", "ends", "spans"] = "exact",
-    sites: tuple[str, ...] = (),
+    sites: Names = (),
     json: str | None = None,
     row: Annotated[bool, Parameter(negative="")] = False,
     source: Sourced = PLAIN,
-    show: Showing = SHOWN,
+    show: Saying = SAID,
 ) -> None:
     """Show that patches are right on a model: mask 0 changes nothing, mask 1 is the donor, nothing leaks.
 
@@ -212,7 +208,7 @@ def check(
     sites
         Sites to check. Default: all that the model has.
     json
-        New file to write the figures to; --json=- prints them on stdout, and nothing else there.
+        Print the figures as one JSON object on stdout, and nothing else there; --json FILE writes them to a new file.
     row
         Print one row for the table of checkpoints in the documentation instead.
     """
@@ -234,7 +230,7 @@ def list_tasks(*, show: Showing = SHOWN) -> None:
     """List the tasks: source, licence, metric, sites."""
     from cotrace.cli import tasks as module
 
-    module.list_tasks()
+    module.list_tasks(as_json=show.as_json)
 
 
 def show_task(
@@ -269,4 +265,13 @@ def show_task(
     """
     from cotrace.cli import tasks as module
 
-    module.show_task(name, data=data, split=split, conventions=conventions, model=model, most=most, align=align)
+    module.show_task(
+        name,
+        data=data,
+        split=split,
+        conventions=conventions,
+        model=model,
+        most=most,
+        align=align,
+        as_json=show.as_json,
+    )

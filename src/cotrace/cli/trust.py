@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from functools import partial
 
 from cotrace.cli.libraries import own_threads, quiet_libraries
+from cotrace.cli.replies import schemas
 from cotrace.cli.screen import Screen
 from cotrace.errors import NotReproduced
 from cotrace.runs.citation import cite
@@ -25,7 +28,7 @@ def compare_runs(one: str, other: str, *, quiet: bool = False, as_json: bool = F
     for search in found.only_one:
         screen.say(f"Only one of the runs has the search {search}.")
     screen.say(found.verdict)
-    screen.data(found.to_dict)
+    screen.data("diff", found.to_dict)
 
 
 @own_threads()
@@ -45,12 +48,21 @@ def verify_run(
     screen.say(found.table())
     for line in found.elsewhere:
         screen.say(f"This machine differs: {line}")
-    screen.data(found.to_dict)
+    screen.data("verify", found.to_dict)
     if found.outcome == "different":
         raise NotReproduced(f"{run}: {found.verdict} Compare versions and hardware with `cotrace diff` and a new run")
     screen.say(found.verdict)
 
 
-def cite_run(run: str) -> None:
+def cite_run(run: str, *, as_json: bool = False) -> None:
     """Print the paragraph and the entries, character by character: they are to be copied."""
-    Screen().raw(visible(cite(StoredRun.read(run)).text) + "\n")
+    screen, found = Screen(as_json=as_json), cite(StoredRun.read(run))
+    screen.data("cite", lambda: asdict(found))
+    if not as_json:
+        screen.raw(visible(found.text) + "\n")
+
+
+def print_schema(command: str | None) -> None:
+    """Print the JSON Schema of one command's reply, or of all. Raises UnknownName."""
+    found = schemas(command)
+    Screen().raw(json.dumps(found if command is None else found[command], indent=1) + "\n")

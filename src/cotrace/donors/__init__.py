@@ -2,7 +2,7 @@
 
 from cotrace.arguments import door
 from cotrace.donors.features import donors_of
-from cotrace.donors.parse import donor_source, donor_words
+from cotrace.donors.parse import donor_file, donor_source, donor_words
 from cotrace.donors.record import record
 from cotrace.donors.sources import (
     Counterfactual,
@@ -31,6 +31,7 @@ __all__ = [
     "Vector",
     "Zero",
     "check_sites",
+    "donor_file",
     "donor_source",
     "donor_words",
     "donors_of",

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -18,12 +19,14 @@ from cotrace.errors import InputError, unknown
 from cotrace.json_file import MOST_DIGITS, clipped
 
 _NOISE = re.compile(r"(?P<std>\d+(\.\d+)?)(?P<x>x?)(@(?P<role>[A-Za-z_][\w-]*))?")
+SUFFIX = ".safetensors"
 _NAMED = "with a tensor for each component, named as L9.head6"
 
 
 def donor_source(donors: str | DonorSource) -> DonorSource:
-    """The source of that name: counterfactual, noise=0.6, noise=3x@subject, zero, mean=task, mean=position, resample,
-    resample=SEED, scale=0.2, vector=FILE.safetensors. Raises UnknownName, InputError."""
+    """The source of that name: counterfactual, noise=0.6, noise=3x@subject,draws=8,seed=1, noise=FILE, zero, mean=task,
+    mean=position, resample, resample=SEED, scale=0.2, vector=FILE (.safetensors). Raises UnknownName, InputError.
+    """
     if not isinstance(donors, str):
         return donors
     name, _, value = donors.partition("=")
@@ -40,8 +43,8 @@ def donor_words(donors: str | DonorSource) -> str:
         case Noise(tensors=None):
             amount = f"{donors.std:g}" if donors.multiple is None else f"{donors.multiple:g}x"
             role = "" if donors.role == "all" else f"@{donors.role}"
-            more = f" (seed {donors.seed}, {donors.draws} draws)" if (donors.seed, donors.draws) != (0, 1) else ""
-            return f"noise={amount}{role}{more}"
+            draws = f",draws={donors.draws}" if donors.draws != 1 else ""
+            return f"noise={amount}{role}{draws}" + (f",seed={donors.seed}" if donors.seed else "")
         case Mean(reference=None):
             return "mean=position" if donors.per_position else "mean=task"
         case Resample(seed=seed) if seed:
@@ -63,13 +66,41 @@ def _plain(source: Callable[[], DonorSource]) -> Callable[[str], DonorSource]:
 
 
 def _noise(value: str) -> Noise:
-    match = _NOISE.fullmatch(value)
+    """Amount and place, then draws and seed; or a file that holds the noise itself."""
+    amount, *settings = value.split(",")
+    more = dict(_noise_setting(value, word) for word in settings)
+    if amount.endswith(SUFFIX):
+        if more:
+            raise InputError(f"donors='noise={value}': tensors are drawn already; leave {', '.join(more)} out")
+        return Noise(tensors=_noise_tensors(amount))
+    match = _NOISE.fullmatch(amount)
     if match is None:
         raise InputError(
-            f"donors='noise={value}': write noise=0.6 (std), noise=3x (times the embeddings') or noise=3x@subject"
+            f"donors='noise={value}': write noise=0.6 (std), noise=3x (times the embeddings'), noise=3x@subject, "
+            "noise=0.6,draws=8,seed=1 or noise=FILE.safetensors"
         )
-    amount, role = _finite("noise", match["std"]), match["role"] or "all"
-    return Noise(multiple=amount, role=role) if match["x"] else Noise(std=amount, role=role)
+    std, role = _finite("noise", match["std"]), match["role"] or "all"
+    seed, draws = more.get("seed", 0), more.get("draws", 1)
+    amounts: dict[str, Any] = {"multiple" if match["x"] else "std": std}
+    return Noise(role=role, seed=seed, draws=draws, **amounts)
+
+
+def _noise_setting(value: str, word: str) -> tuple[str, int]:
+    """``draws=8`` or ``seed=1``."""
+    name, _, number = word.strip().partition("=")
+    if name not in ("draws", "seed"):
+        raise InputError(f"donors='noise={value}': {unknown('setting of noise', name, ('draws', 'seed'))}")
+    if not number.isdecimal() or len(number) > MOST_DIGITS:
+        raise InputError(f"donors='noise={value}': {name} is a whole number, as in {name}=8")
+    return name, int(number)
+
+
+def _noise_tensors(path: str) -> dict[str, Tensor]:
+    """The noise of each pair by its id, [position, d_model]."""
+    found = _tensors(Path(path), "noise", "with one [position, d_model] tensor for each pair, named by its id")
+    for name, tensor in found.items():
+        _check_numbers(f"noise={path}", name, tensor)
+    return found
 
 
 def _mean(value: str) -> Mean:
@@ -112,18 +143,18 @@ def _vector(value: str) -> Vector:
             f"donors='vector' needs tensors: write vector=FILE.safetensors {_NAMED}, or give "
             "cotrace.donors.Vector(values={component: tensor})"
         )
-    values = _tensors(Path(value))
+    values = _tensors(Path(value), "vector", _NAMED)
     for name, tensor in values.items():
         _check_tensor(value, name, tensor)
     return Vector(values=values)
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
+def _tensors(path: Path, source: str, named: str) -> dict[str, Tensor]:
     try:
         return dict(load_file(path))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise InputError(
-            f"donors='vector={path}': cannot read it ({error}); give a .safetensors file {_NAMED}"
+            f"donors='{source}={path}': cannot read it ({error}); give a .safetensors file {named}"
         ) from None
 
 
@@ -133,10 +164,20 @@ def _check_tensor(path: str, name: str, tensor: Tensor) -> None:
         Component.parse(name)
     except InputError as error:
         raise InputError(f"donors='vector={path}': {error}; the file's tensors are named by components") from None
+    _check_numbers(f"vector={path}", name, tensor)
+
+
+def _check_numbers(donors: str, name: str, tensor: Tensor) -> None:
     if tensor.dtype not in NUMBERS:
-        raise InputError(f"donors='vector={path}': {name} is of type {tensor.dtype}; give floating-point numbers")
+        raise InputError(f"donors='{donors}': {name} is of type {tensor.dtype}; give floating-point numbers")
     if not tensor.isfinite().all():
-        raise InputError(f"donors='vector={path}': {name} holds values that are not finite; give numbers")
+        raise InputError(f"donors='{donors}': {name} holds values that are not finite; give numbers")
+
+
+def donor_file(donors: str | None) -> tuple[str, str] | None:
+    """``vector`` or ``noise`` and the file that holds the tensors; None where donors come from no file."""
+    name, _, value = (donors or "").partition("=")
+    return (name, value) if value and (name == "vector" or (name == "noise" and value.endswith(SUFFIX))) else None
 
 
 _PARSERS: Mapping[str, Callable[[str], DonorSource]] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from cotrace.problem.side import UnknownText, high_loss, loss_of
 from cotrace.prompts import Task
 from cotrace.results.outcomes import Harm
 from cotrace.shipped import SHIPS
+from cotrace.showing import warn
 from cotrace.tasks.text import suited, text
 
 NEUTRAL = "neutral"
@@ -43,7 +43,7 @@ class Side:
             return self
         task = suited(model, most=self.most) if self.suits else self.task
         if task.source.endswith(SHIPS) and (said := high_loss(model, task, loss_of(model, task))):
-            warnings.warn(said, UnknownText, stacklevel=3)
+            warn(said, UnknownText)
         return replace(self, task=task, settled=True)
 
     @property

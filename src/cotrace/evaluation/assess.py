@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +37,7 @@ from cotrace.problem.protocol import Problem
 from cotrace.results import AnySet, Frontier, Selection
 from cotrace.results.hard import HardFigure
 from cotrace.search.driver import is_clear, reported, reported_base
+from cotrace.showing import warn
 from cotrace.statistics import FEWEST_UNITS, RESAMPLES, Interval, Units, covers, need_units
 
 Progress = Callable[[str, int, int], None]
@@ -348,7 +348,7 @@ def _notes(case: Case) -> tuple[str, ...]:
         notes.append(_whole(case))
     if case.judge.has_intervals and not units.enough:
         notes.append(f"no intervals: they need at least {FEWEST_UNITS} independent pairs, and these are {units.words}")
-        warnings.warn(notes[-1], TooFewPairs, stacklevel=5)
+        warn(notes[-1], TooFewPairs)
     elif case.judge.no_ratio:
         notes.append("no intervals: that of the full swap's effect, which faithfulness is divided by, covers 0")
     if case.judge.missing:

@@ -81,6 +81,10 @@ class Evaluation:
     notes: tuple[str, ...] = ()
     """What could not be said, and why."""
 
+    def __repr__(self) -> str:
+        where = f"{self.metric} on {self.task}, {self.pairs} {self.judged_on} pairs"
+        return f"Evaluation({self.level}, {self.search}, k = {self.k}, {where})"
+
     @property
     def full_shown(self) -> bool:
         """Whether an effect can be told as a share of everything's: that is not within rounding, nor may it be 0."""

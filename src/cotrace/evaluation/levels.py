@@ -87,6 +87,9 @@ class EvaluationPlan:
     level: str
     steps: tuple[Step, ...]
 
+    def __repr__(self) -> str:
+        return f"EvaluationPlan({self.level}, at most {self.forward_equivalents:,} forward-equivalents)"
+
     @property
     def forward_equivalents(self) -> int:
         """What it costs at most, side problems and searches apart."""

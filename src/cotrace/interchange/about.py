@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -11,6 +10,7 @@ from cotrace.components import Component, ComponentSpace, Direction, Mode
 from cotrace.errors import InputError
 from cotrace.results import Frontier, Selection
 from cotrace.results.frontier import ORIGIN
+from cotrace.showing import warn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +46,7 @@ class About:
         if unknown := [name for name in ORIGIN if not known[name]]:
             fields = ", ".join(f"{name}=" for name in unknown)
             reason = "it was written by an earlier version, or its problem does not say"
-            warnings.warn(
-                f"the frontier has no {', '.join(unknown)} ({reason}); give {fields}", UserWarning, stacklevel=2
-            )
+            warn(f"the frontier has no {', '.join(unknown)} ({reason}); give {fields}", UserWarning)
         return cls(
             task=frontier.task,
             metric=frontier.metric,

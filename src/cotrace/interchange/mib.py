@@ -8,7 +8,6 @@ graph (Hanna et al. 2024, arXiv 2403.17806): ``cfg``, ``nodes`` (``input``, ``a3
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
@@ -19,6 +18,7 @@ from cotrace.interchange.about import About
 from cotrace.interchange.shape import Shape
 from cotrace.json_file import shortened
 from cotrace.results import Frontier, Selection
+from cotrace.showing import warn
 
 _HEAD, _MLP = re.compile(r"a(\d{1,9})\.h(\d{1,9})"), re.compile(r"m(\d{1,9})")
 ENDS = ("input", "logits")
@@ -95,11 +95,10 @@ def selection_of(data: Mapping[str, Any], where: str) -> Selection:
         )
     inside = {name: component for component, name in found}
     if "input" in nodes and "input" not in inside:
-        warnings.warn(
+        warn(
             f"{where}: the circuit leaves 'input' out, so its embeddings are corrupted; a selection leaves them as "
             "they are",
             UserWarning,
-            stacklevel=2,
         )
     _check_edges(data, inside, where)
     return Selection(members=members)

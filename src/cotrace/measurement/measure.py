@@ -20,6 +20,7 @@ from cotrace.models import LanguageModel
 from cotrace.prompts import Task
 from cotrace.prompts.fields import indices_by
 from cotrace.prompts.split import groups
+from cotrace.showing import Steps, stepping
 from cotrace.statistics import CONFIDENCE, Interval, Units, mean_interval, set_interval
 
 
@@ -32,19 +33,23 @@ def measure(
     by: str | Sequence[str] | None = None,
     confidence: float = CONFIDENCE,
     batch_tokens: int | None = None,
+    progress: Steps | bool | None = None,
 ) -> Measurement:
-    """What the model does with the task's prompts, without any intervention.
+    """Run the task's prompts without any intervention, and say what the model does with them.
 
     ``by`` names fields of the pairs to break the figures down by; default ``group`` where pairs have one. The donor
-    value is that of the metric after the counterfactual prompt itself. Intervals are BCa bootstrap over pairs, those of
-    one ``split_group`` together (of a group metric within groups), empty below 10 of them. Raises CotraceError.
+    value is that of the metric after the counterfactual prompt itself. Intervals are BCa bootstrap over pairs, those
+    of one ``split_group`` together (of a group metric within groups), empty below 10 of them. ``progress`` shows how
+    far it is: True, False, or a function of what is done next, how many passes are done, and of how many; by default
+    in terminals and notebooks. Raises CotraceError.
     """
     if not 0 < confidence < 1:
         raise InputError(f"confidence is {confidence}: give a share between 0 and 1, such as 0.95")
     if batch_tokens is not None and batch_tokens < 1:
         raise InputError(f"batch_tokens is {batch_tokens}: give at least 1")
     judged = metric_named(metric or task.metric)
-    runs = run(model, task, judged.reads, batch_tokens)
+    with stepping("measure", progress) as step:
+        runs = run(model, task, judged.reads, batch_tokens, step)
     answers = Answers.of(runs.pairs, runs.answers.dtype)
     try:
         judged.check(answers)

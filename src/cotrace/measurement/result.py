@@ -60,6 +60,9 @@ class Measurement:
     """(id, reason) of the pairs that could not be scored."""
     confidence: float = 0.95
 
+    def __repr__(self) -> str:
+        return f"Measurement({self.metric} of {self.model} on {self.task}, {len(self.rows)} rows)"
+
     def __getitem__(self, value: str) -> Row:
         """The row of that subgroup."""
         return next(row for row in self.rows if row.value == value)
@@ -114,7 +117,7 @@ class Measurement:
     def from_dict(cls, data: Mapping[str, Any]) -> Measurement:
         """Inverse of ``to_dict``, also after a way through JSON."""
         rows = tuple(Row(**{name: _tuple(value) for name, value in row.items()}) for row in data["rows"])
-        rest = {name: _tuple(value) for name, value in data.items() if name not in ("rows", "refused")}
+        rest = {name: _tuple(value) for name, value in data.items() if name not in ("rows", "refused", "schema")}
         return cls(rows=rows, refused=tuple(map(_tuple, data["refused"])), **rest)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -17,6 +18,7 @@ from cotrace.models import LanguageModel
 from cotrace.problem.packing import choose_packing
 from cotrace.problem.reading import answer_lengths, answer_scores, next_logits
 from cotrace.prompts import PromptPair, Task
+from cotrace.showing import Steps
 
 Table = Float[Tensor, "example column"]
 
@@ -37,17 +39,19 @@ class Runs:
     """(id, reason) of the pairs that cannot be scored."""
 
 
-def run(model: LanguageModel, task: Task, reads: Reads, batch_tokens: int | None) -> Runs:
+def run(model: LanguageModel, task: Task, reads: Reads, batch_tokens: int | None, step: Steps) -> Runs:
     """Run a task's prompts, without any intervention. Raises AlignmentError where no pair can be used."""
     base = _encode(model, task)
     donors = _encode(model, _on_counterfactuals(task)) if has_counterfactuals(task) else None
     both = set(base[0]) & set(donors[0]) if donors else set(base[0])
     kept = [base[0][name] for name in base[0] if name in both]
-    answers, read = _scores(model, task, kept, reads, batch_tokens)
+    answers, read = _scores(model, task, kept, reads, batch_tokens, partial(step, "base prompts"))
     donor_answers, donor_read = (None, None)
     if donors is not None:
         donor_pairs = [donors[0][name] for name in base[0] if name in both]
-        donor_answers, donor_read = _scores(model, task, donor_pairs, reads, batch_tokens)
+        donor_answers, donor_read = _scores(
+            model, task, donor_pairs, reads, batch_tokens, partial(step, "counterfactual prompts")
+        )
     refused = dict([*(donors[1] if donors else ()), *base[1]])
     own = {pair.id: pair for pair in task.pairs}
     pairs = tuple(own[encoded.pair.id] for encoded in kept)
@@ -88,14 +92,21 @@ def _passes(pairs: Sequence[EncodedPair], packing: Packing) -> list[Layout]:
 
 @torch.no_grad()
 def _scores(
-    model: LanguageModel, task: Task, pairs: Sequence[EncodedPair], reads: Reads, batch_tokens: int | None
+    model: LanguageModel,
+    task: Task,
+    pairs: Sequence[EncodedPair],
+    reads: Reads,
+    batch_tokens: int | None,
+    step: Callable[[int, int], None],
 ) -> tuple[Table, Float[Tensor, "example read"]]:
     """Answer scores, and what the metric reads."""
     packing = choose_packing(model, pairs, batch_tokens)
     lengths = answer_lengths(pairs)
     answers = torch.zeros(lengths.shape, dtype=model.compute_dtype)
     read: dict[int, Tensor] = {}
-    for layout in _passes(pairs, packing):
+    passes = _passes(pairs, packing)
+    for number, layout in enumerate(passes):
+        step(number, len(passes))
         logits = forward(model, layout, []).to(model.compute_dtype)
         answers[list(layout.examples)] += answer_scores(logits, layout)[0]
         if reads == "logits" and packing.frequencies is None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import atexit
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from cotrace import shipped
 from cotrace.arguments import checked
@@ -72,7 +74,7 @@ def load_model(
     placed = _placement(device_map, offload_folder) | _quantisation(quantise, _dtype(dtype), target)
     options |= hub_options(source, revision)
     try:
-        with reading(gguf_file):
+        with reading(gguf_file), _quiet():
             AutoConfig.from_pretrained(source, **options)  # a folder's own code is refused here, before any weight
             kept = {} if gguf_file else {"use_safetensors": True}
             module = AutoModelForCausalLM.from_pretrained(source, dtype=_dtype(dtype), **kept, **options, **placed)
@@ -91,6 +93,20 @@ def load_model(
         name=gguf_file or label_of(name),
         revision=revision,
     )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the loader's bars and notes, which say nothing of what is asked; as it was afterwards."""
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def model_config(

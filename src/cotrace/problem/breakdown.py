@@ -56,6 +56,9 @@ class Breakdown:
     rows: tuple[SubgroupEffect, ...]
     """One for each value of the field, and one for all pairs."""
 
+    def __repr__(self) -> str:
+        return f"Breakdown({self.metric} by {self.by}, {len(self.rows)} rows)"
+
     def table(self) -> Table:
         """The rows for people."""
         heads = (self.by, "pairs", "effect", "interval", "median", "moved", "base level", "level")

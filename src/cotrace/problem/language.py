@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +12,7 @@ from torch import Tensor
 
 from cotrace import markup
 from cotrace.arguments import check_seed, checked, guarded, names_of
-from cotrace.batches import Align, Bos, EncodedPair, Encoding, Packing, Refusal
+from cotrace.batches import Align, Bos, Encoding, Packing
 from cotrace.batches.roles import ALL
 from cotrace.components import OF_DICTIONARIES, Component, ComponentSpace, Site
 from cotrace.dictionaries import Dictionaries, Dictionary
@@ -25,24 +23,24 @@ from cotrace.metrics import AnyMetric, metric_named
 from cotrace.models import LanguageModel
 from cotrace.models.unchanged import ModelState
 from cotrace.problem.active import PoorDictionary, Told, active_features
-from cotrace.problem.aim import aim, target_of
+from cotrace.problem.aim import aim
 from cotrace.problem.batching import Batching, Checkpointing
 from cotrace.problem.breakdown import Breakdown, breakdown
 from cotrace.problem.capture import Captured, activations, attention
 from cotrace.problem.coverage import Coverage
 from cotrace.problem.heldout import Heldout
-from cotrace.problem.memory import check_budget, check_memory, memory_budget
+from cotrace.problem.inside import Inside, Parts
+from cotrace.problem.memory import check_memory, memory_budget
 from cotrace.problem.packing import check_frequencies, choose_packing
-from cotrace.problem.pairs import PairProblem, input_gradient
+from cotrace.problem.pairs import input_gradient
 from cotrace.problem.parts import Builder
-from cotrace.problem.plan import Plan, plan_of
 from cotrace.problem.posing import Division, Settled, Writing, check_options, overlap_words, settle
 from cotrace.problem.protocol import Cost, Direction, Examples, Loss, Mode
 from cotrace.problem.spaces import space_of
-from cotrace.problem.summary import DIRECTIONS, FullSwap, NoDirection, full_swap, preferred
-from cotrace.problem.whole import SetProblem
+from cotrace.problem.summary import DIRECTIONS, NoDirection, full_swap, preferred
 from cotrace.prompts import Task
 from cotrace.results import Frontier, Selection
+from cotrace.showing import warn
 from cotrace.site_names import Layers
 
 if TYPE_CHECKING:
@@ -122,7 +120,7 @@ class LanguageProblem:
         if dictionaries is not None:
             model = model.with_dictionaries(dictionaries)
             sites = FEATURES if sites is None else sites
-        self._task, self.mode = task, mode
+        self.mode = mode
         chosen, wanted = aim(metric_named(metric or task.metric), direction, mode)
         self.model, self.space = model, space_of(model, sites if sites is not None else task.sites, roles, layers)
         if dictionaries is not None and OF_DICTIONARIES.isdisjoint(self.space.sites):
@@ -130,202 +128,110 @@ class LanguageProblem:
         source = donor_source(donors or task.donors)
         check_sites(source, self.space, align)
         if words := overlap_words(self.space, source, mode):
-            warnings.warn(words, NestedSites, stacklevel=3)
-        self.manner: dict[str, Any] = {
-            "prepend_bos": prepend_bos,
-            "template_arguments": template_arguments,
-            "batch_tokens": batch_tokens,
-            "pack": pack,
-            "memory": memory,
-            "checkpointing": checkpointing,
-        }
-        """How prompts are written and passes are run: the same for whatever else is put to this model."""
+            warn(words, NestedSites)
         writing = Writing(align=align, prepend_bos=prepend_bos, template_arguments=template_arguments or {})
         division = Division(holdout=holdout, audit=audit, split_by=split_by, seed=seed, search_pairs=search_pairs)
         settled = settle(model, task, self.space, source, writing, division)
-        self.donors, self.encoding, self._groups = settled.donors, settled.encoding, settled.groups
-        self.question = {
-            "model": model.name,
-            "donors": donor_words(donors or task.donors),
-            "align": align,
-            "positions": positions,
-            "split": division.words,
-        }
-        """What results say of where they come from, beside metric, task and space."""
-        self.refused = _warn_of(self.encoding.refused, len(task))
-        if said := self.coverage.positions:
-            warnings.warn(said, PairsWithoutDonor, stacklevel=3)
-        reference = (self.donors.reference or ()) if isinstance(self.donors, Mean) else ()
-        packing = choose_packing(model, self.encoding.pairs, batch_tokens, pack, reference)
+        _warn_of(settled.encoding, self.space, task)
+        reference = (settled.donors.reference or ()) if isinstance(settled.donors, Mean) else ()
+        packing = choose_packing(model, settled.encoding.pairs, batch_tokens, pack, reference)
         packing = replace(packing, patch_answers=positions == "prompt+answer")
-        check_frequencies(self.encoding.pairs, packing)
+        check_frequencies(settled.encoding.pairs, packing)
         self.features = () if isinstance(sites, ComponentSpace) else self._tell_features(settled, packing)
-        self._batching = Batching(packing.batch_tokens, checkpointing)
-        self._storage = Storage(memory_budget(memory, model.device))
-        mean = task.score == "mean"
-        self._build(
-            Builder(
-                self.model,
-                self.space,
-                self.donors,
-                packing,
-                chosen,
-                mode,
-                mean,
-                self._batching,
-                self._storage,
-                ModelState.of(model),
-            ),
-            settled,
-            memory,
+        builder = Builder(
+            self.model,
+            self.space,
+            settled.donors,
+            packing,
+            chosen,
+            mode,
+            task.score == "mean",
+            Batching(packing.batch_tokens, checkpointing),
+            Storage(memory_budget(memory, model.device)),
+            ModelState.of(model),
         )
-        self.full_swap: FullSwap = full_swap(self.training, self.clusters)
-        self._direction = wanted or preferred(self.full_swap, mode, chosen)
+        parts = Parts.built(builder, settled, memory)
+        labels = [settled.groups[name] for name in parts.training.ids]
+        self.inside = Inside(
+            problem=self,
+            source_task=task,
+            manner={
+                "prepend_bos": prepend_bos,
+                "template_arguments": template_arguments,
+                "batch_tokens": batch_tokens,
+                "pack": pack,
+                "memory": memory,
+                "checkpointing": checkpointing,
+            },
+            donors=settled.donors,
+            encoding=settled.encoding,
+            refused=tuple(settled.encoding.refused),
+            question={
+                "model": model.name,
+                "donors": donor_words(donors or task.donors),
+                "align": align,
+                "positions": positions,
+                "split": division.words,
+            },
+            groups=settled.groups,
+            batching=builder.batching,
+            storage=builder.storage,
+            full_swap=full_swap(parts.training, labels),
+            **vars(parts),
+        )
+        """What the problem is built of, for who judges and stores it; not kept stable."""
+        self._direction = wanted or preferred(self.inside.full_swap, mode, chosen)
         if mode == "keep":
-            _ = self.training.swing
-
-    def _build(self, builder: Builder, settled: Settled, memory: str | float | int | None) -> None:
-        """Donor values and base scores of each part; those of the audit wait until they are asked for."""
-        encoding = (
-            self._with_prefixes(settled.encoding, builder.packing) if builder.packing.keep_prefix else settled.encoding
-        )
-
-        def pairs(indices: Sequence[int]) -> list[EncodedPair]:
-            return [encoding.pairs[i] for i in indices]
-
-        needed = [pairs(indices) for indices in (settled.training, settled.heldout) if indices]
-        check_budget(memory, self._storage.budget, max(map(builder.least_memory, needed)))
-        self.training = builder.part(pairs(settled.training))
-        self._held = builder.part(pairs(settled.heldout)) if settled.heldout else None
-        self._sealed = partial(builder.part, pairs(settled.audit)) if settled.audit else None
-        self._some = builder.part(pairs(settled.subset)) if settled.subset else None
-        if self._some is not None:
-            self._some.use_cost(self.training.cost, self._some.size / self.training.size)
+            _ = parts.training.swing
 
     def _tell_features(self, settled: Settled, packing: Packing) -> tuple[Told, ...]:
         """Take the features that are active on the training pairs as components; what is known of each dictionary."""
         if Site.FEATURE not in self.space.sites:
             return ()
-        pairs = [self.encoding.pairs[i] for i in settled.training]
-        found = active_features(self.model, self.space, self.donors, packing, pairs)
+        pairs = [settled.encoding.pairs[i] for i in settled.training]
+        found = active_features(self.model, self.space, settled.donors, packing, pairs)
         self.model, self.space = found.model, found.space
         for told in (one for one in found.told if one.explained < 0):
-            warnings.warn(
+            warn(
                 f"dictionary {told.name} reconstructs L{told.layer} {told.site} worse than its mean does (explained "
                 f"variance {told.explained:.2f}): check that it belongs to this model and hook",
                 PoorDictionary,
-                stacklevel=4,
             )
         return found.told
-
-    def _with_prefixes(self, encoding: Encoding, packing: Packing) -> Encoding:
-        keeps = packing.keeps_prefix
-        pairs = tuple(replace(pair, prefix=self.donors.prefix(pair) if keeps(pair) else 0) for pair in encoding.pairs)
-        return replace(encoding, pairs=pairs)
 
     @property
     def direction(self) -> Direction:
         """The one given, else that of the full swap. Raises NoDirection where it shows none."""
         if self._direction is None:
-            raise NoDirection(self.full_swap)
+            raise NoDirection(self.inside.full_swap)
         return self._direction
-
-    @property
-    def full_is_clear(self) -> bool:
-        """Whether the training pairs show that swapping everything moves the metric, beyond rounding and chance."""
-        return self.full_swap.is_clear
-
-    @property
-    def packing(self) -> Packing:
-        """How examples share rows, and how many tokens a forward pass holds now."""
-        return self.training.scorer.packing
-
-    @property
-    def batch_plan(self) -> dict[str, Any]:
-        """How the passes are cut, with every change since memory ran out, and where values are stored."""
-        return self._batching.to_dict() | {"stored": self.stored}
-
-    @property
-    def stored(self) -> dict[str, int]:
-        """Bytes of donor values and kept prefixes in ``memory``, on ``disk`` and ``recomputed``."""
-        return {where: self._storage.used[where] for where in ("memory", "disk", "recomputed")}
-
-    @property
-    def counted_parts(self) -> dict[str, PairProblem | SetProblem]:
-        """``training``, and ``heldout`` where pairs are: those that have a count of their own."""
-        return {"training": self.training} | ({} if self._held is None else {"heldout": self._held})
-
-    @property
-    def searched(self) -> LanguageProblem | Heldout:
-        """What searches see: the problem itself, or the same on ``search_pairs`` of its pairs."""
-        return self if self._some is None else Heldout(self, self._some, "subset")
 
     @property
     def heldout(self) -> Heldout | None:
         """The same problem on unseen pairs; None where nothing is held out."""
-        return None if self._held is None else Heldout(self, self._held)
-
-    @cached_property
-    def audit(self) -> Heldout | None:
-        """The same problem on the pairs that neither search nor choice has seen; built when first asked for."""
-        return None if self._sealed is None else Heldout(self, self._sealed(), "audit")
-
-    @property
-    def audit_size(self) -> int:
-        """How many pairs nothing touches until the end; counted without building them."""
-        return 0 if self._sealed is None else len(self._sealed.args[0])
-
-    def groups_of(self, ids: Sequence[str]) -> list[str]:
-        """What each of these pairs stays together with in a split: the units that intervals resample."""
-        return [self._groups[name] for name in ids]
-
-    @property
-    def clusters(self) -> list[str]:
-        """The group of each training pair."""
-        return self.groups_of(self.training.ids)
-
-    @property
-    def weights(self) -> Float[Tensor, "example"]:
-        """How much each training pair counts in the aggregate."""
-        return self.training.weights
-
-    @property
-    def strata(self) -> list[int] | None:
-        """The kind of each training pair, where a metric of the whole set compares several."""
-        return self.training.strata if isinstance(self.training, SetProblem) else None
-
-    @property
-    def source_task(self) -> Task:
-        """The task that the problem was made of."""
-        return self._task
+        return None if self.inside.held is None else Heldout(self, self.inside.held)
 
     @property
     def metric(self) -> str:
-        return self.training.metric.name
+        return self.inside.training.metric.name
 
     @property
     def task(self) -> str:
-        return self._task.name
+        return self.inside.source_task.name
 
     @property
     def size(self) -> int:
-        return self.training.size
+        return self.inside.training.size
 
     @property
     def cost(self) -> Cost:
-        return self.training.cost
-
-    @property
-    def coverage(self) -> Coverage:
-        """How many pairs were refused, by group, and how many have no donor position at a role."""
-        roles = list(dict.fromkeys(block.role for block in self.space.blocks))
-        return Coverage.of(self._task.pairs, self.refused, self.encoding.pairs, roles)
+        return self.inside.training.cost
 
     @property
     def summary(self) -> str:
         """The question in words, with the full swap and the direction; first of all where no effect is shown."""
-        swap = self.full_swap
-        moves = f"{swap.caution}{self.coverage.words}{swap.words}"
+        swap = self.inside.full_swap
+        moves = f"{swap.caution}{self.inside.coverage.words}{swap.words}"
         if self.features:
             told = " and ".join(one.words for one in self.features)
             moves += f". Features: {told}, those active in the base or donor run of a training pair"
@@ -335,35 +241,26 @@ class LanguageProblem:
         what = "restored by keeping" if self.mode == "keep" else "moved by swapping"
         return f"{moves}. Looking for the {aim} effect {what} k of {self.space.outline}."
 
-    @property
-    def plan(self) -> Plan:
-        """Pairs, tokens, components and memory."""
-        return plan_of(self)
-
     def scores(self, masks: Any, examples: Examples = None) -> Float[Tensor, "*mask example answer"]:
         """log p(answer | prompt) of every answer, under one mask or several."""
-        return self.training.scores(masks, examples)
+        return self.inside.training.scores(masks, examples)
 
     def effects(self, masks: Any, examples: Examples = None) -> Float[Tensor, "*mask example"]:
         """Per-example effect of one set (a mask [n], a Selection or component names) or several ([mask, n], or a list).
 
         ``examples``: indices of training pairs; None for all, in file order. Raises InputError.
         """
-        return self.training.effects(masks, examples)
+        return self.inside.training.effects(masks, examples)
 
     def value(self, masks: Any) -> Float[Tensor, "*mask"]:
         """The reported aggregate on all training pairs."""
-        return self.training.value(masks)
-
-    def value_and_effects(self, masks: Any) -> tuple[Float[Tensor, "*mask"], Float[Tensor, "*mask example"] | None]:
-        """Both from one evaluation; no effects where the metric has none of each pair."""
-        return self.training.value_and_effects(masks)
+        return self.inside.training.value(masks)
 
     def gradient(
         self, z: Float[Tensor, "n"], objective: Loss | None = None, examples: Examples = None
     ) -> Float[Tensor, "n"]:
         """Exact gradient of the mean of ``objective(effects)``, or of the reported aggregate where None."""
-        return self.training.gradient(z, objective, examples)
+        return self.inside.training.gradient(z, objective, examples)
 
     def input_gradient(self, share: float, examples: Examples = None) -> Float[Tensor, "n"]:
         """Gradient along donor minus base activations, with token embeddings so much the donor's: EAP-IG on nodes.
@@ -371,33 +268,14 @@ class LanguageProblem:
         ``share`` 0 is the base prompt, 1 the counterfactual. Raises InputError for a metric of the whole set, and where
         donors are not counterfactual runs of equal length.
         """
-        return input_gradient(self.training, share, examples)
-
-    @property
-    def reported_base(self) -> float:
-        """The metric's own level in the base run, as people read it."""
-        return self.training.reported_base
-
-    @property
-    def target(self) -> float | None:
-        """The level that is aimed at; None where the direction is up or down."""
-        return target_of(self.training.metric)
-
-    @property
-    def surrogate(self) -> bool:
-        """Whether searches see another quantity than ``reported``."""
-        return self.training.metric.surrogate
-
-    def reported(self, masks: Any) -> Float[Tensor, "*mask"]:
-        """The metric's own level under one mask or several, as people read it: hard where searches see a soft one."""
-        return self.training.reported(masks)
+        return input_gradient(self.inside.training, share, examples)
 
     def breakdown(self, masks: Any, by: str = "group", *, heldout: bool = False) -> Breakdown:
         """The effect of one mask, Selection or list of names on each subgroup: ``by`` is a field of the pairs."""
-        part = self._held if heldout else self.training
+        part = self.inside.held if heldout else self.inside.training
         if part is None:
             raise InputError("nothing is held out, so there is no held-out breakdown: build the problem with holdout")
-        return breakdown(part, masks, by, self.groups_of(part.ids))
+        return breakdown(part, masks, by, self.inside.groups_of(part.ids))
 
     def single_effects(
         self, exact: bool = True, *, progress: Callable[[int, int], None] | bool | None = None
@@ -438,15 +316,16 @@ class LanguageProblem:
         """
         return activations(self, names, pairs, run, out)
 
-    def redrawn(self, masks: Any, counts: Iterable[Any]) -> Float[Tensor, "mask draw"]:
-        """The value of a metric of the whole set on resampled training pairs: see ``SetProblem.redrawn``."""
-        if not isinstance(self.training, SetProblem):
-            raise InputError(f"{self.metric} has an effect of each pair: resample effects")
-        return self.training.redrawn(masks, counts)
-
     def side_values(self, masks: Any) -> Float[Tensor, "*mask side"]:
         """Values that constraints bound; no columns where there are none."""
-        return self.training.side_values(masks)
+        return self.inside.training.side_values(masks)
+
+    def __getattr__(self, name: str) -> Any:
+        """What is inside, under the names that problems may have beside the protocol's (see ``problem.protocol``)."""
+        inside = self.__dict__.get("inside")
+        if inside is None or name.startswith("_") or name == "problem" or name not in dir(inside):
+            raise AttributeError(f"a LanguageProblem has no attribute {name!r}")
+        return getattr(inside, name)
 
     def _repr_html_(self) -> str:
         facts = {
@@ -455,22 +334,25 @@ class LanguageProblem:
             "metric": self.metric,
             "mode": self.mode,
             "components": f"{len(self.space)}: {self.space.outline}",
-            "pairs searched": f"{self.searched.size} of {self.size}" if self._some else self.size,
-            "pairs held out": 0 if self._held is None else self._held.size,
-            "pairs refused": f"{len(self.refused)}; the first: {self.refused[0].reason}" if self.refused else "",
+            "pairs searched": f"{self.inside.searched.size} of {self.size}" if self.inside.some else self.size,
+            "pairs held out": 0 if self.inside.held is None else self.inside.held.size,
+            "pairs refused": f"{len(self.inside.refused)}; the first: {self.inside.refused[0].reason}"
+            if self.inside.refused
+            else "",
         }
         return markup.facts("Problem", facts) + markup.paragraph(self.summary)
 
     def __repr__(self) -> str:
         return (
             f"LanguageProblem({self.model.name}, {self.task}, {self.metric}, {self.mode}, {self.space.outline}, "
-            f"{self.size} pairs + {0 if self._held is None else self._held.size} held out)"
+            f"{self.size} pairs + {0 if self.inside.held is None else self.inside.held.size} held out)"
         )
 
 
-def _warn_of(refused: Sequence[Refusal], total: int) -> tuple[Refusal, ...]:
-    if refused:
-        warnings.warn(
-            f"{len(refused)} of {total} pairs refused; the first: {refused[0].reason}", RefusedPairs, stacklevel=4
-        )
-    return tuple(refused)
+def _warn_of(encoding: Encoding, space: ComponentSpace, task: Task) -> None:
+    """Say which pairs cannot be used, and where those that can take no donor's value."""
+    if refused := encoding.refused:
+        warn(f"{len(refused)} of {len(task)} pairs refused; the first: {refused[0].reason}", RefusedPairs)
+    roles = list(dict.fromkeys(block.role for block in space.blocks))
+    if said := Coverage.of(task.pairs, refused, encoding.pairs, roles).positions:
+        warn(said, PairsWithoutDonor)

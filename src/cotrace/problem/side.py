@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -19,6 +18,7 @@ from cotrace.problem.language import LanguageProblem
 from cotrace.problem.protocol import Problem
 from cotrace.prompts import Task
 from cotrace.shipped import SHIPS
+from cotrace.showing import warn
 
 SAME_FOR_ALL = (Zero, Scale, Vector, Mean)
 """Donors whose values do not depend on the prompt."""
@@ -68,7 +68,7 @@ def side_problem(
         **problem.manner,
     )
     if task.source.endswith(SHIPS) and (said := unknown_text(made)):
-        warnings.warn(said, UnknownText, stacklevel=4)
+        warn(said, UnknownText)
     return made
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ import numpy as np
 from cotrace.errors import InputError
 from cotrace.prompts.fields import values_of
 from cotrace.prompts.pair import PromptPair
+from cotrace.showing import warn
 
 
 class RepeatedPairs(UserWarning):
@@ -78,11 +78,10 @@ def warn_of_repeats(pairs: Sequence[PromptPair], parts: Sequence[frozenset[str]]
             across += [(name, pair.id)] if seen != side else []
     if across:
         few = ", ".join(" and ".join(couple) for couple in across[:2])
-        warnings.warn(
+        warn(
             f"{len(across)} pairs have the prompts of a pair on another side of the split ({few}), so what is held out "
             "has been seen: give such pairs one split_group, or name a field that they share, as split_by='FIELD'",
             RepeatedPairs,
-            stacklevel=5,
         )
 
 

@@ -61,6 +61,9 @@ class Task:
     def __len__(self) -> int:
         return len(self.pairs)
 
+    def __repr__(self) -> str:
+        return f"Task({self.name}, {len(self)} pairs, {self.metric})"
+
     @property
     def sha256(self) -> str:
         """Hash of the pairs and of how they are scored, for the record of a run."""

@@ -11,5 +11,6 @@ from .figures import to_png as to_png
 from .figures import tradeoff as tradeoff
 from .page import Material as Material
 from .page import examples_of as examples_of
+from .page import plain_of as plain_of
 from .page import report_html as report_html
 from .write import write as write

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cotrace.arguments import check_kind
 from cotrace.errors import InputError
-from cotrace.report.page import Material, examples_of, report_html
+from cotrace.report.page import Material, examples_of, plain_of, report_html
 from cotrace.results import Frontier, Tradeoff
 
 if TYPE_CHECKING:
@@ -26,12 +27,13 @@ def write(
     tradeoff: Tradeoff | None = None,
     explanation: Explanation | None = None,
     redact: bool = False,
+    language: str = "en",
 ) -> Path:
     """Write ``report.html``: one file that loads nothing from anywhere. Of several frontiers the first is in detail.
 
     With the problem the pairs' texts are shown (ids alone where ``redact``), with an evaluation the verdict, with a
-    trade-off the edits, with an explanation what the members do. Raises InputError where the frontiers answer different questions, or the path is no place for a
-    file.
+    trade-off the edits, with an explanation what the members do. ``language`` is that of the first screen: en or de.
+    Raises UnknownName, InputError where the frontiers answer different questions, or the path is no place for a file.
     """
     check_kind("ct.report.write", "frontier", frontier, Frontier | Sequence[Frontier])
     check_kind("ct.report.write", "path", path, str | Path)
@@ -42,7 +44,10 @@ def write(
         tradeoff=tradeoff,
         explanation=explanation,
         redact=redact,
+        language=language,
     )
+    if problem is not None:
+        material = replace(material, plain=plain_of(problem, material.first, material.chosen))
     content = report_html(material)
     try:
         Path(path).write_bytes(content)

@@ -100,6 +100,10 @@ class Frontier:
         if sizes != sorted(set(sizes)):
             raise InputError(f"a frontier holds one selection per k, ascending; got sizes {sizes}")
 
+    def __repr__(self) -> str:
+        sizes = f"k = {ranges(self.sizes)}"
+        return f"Frontier({self.search}, {self.metric} on {self.task}, {self.mode}, {self.direction}, {sizes})"
+
     def __iter__(self) -> Iterator[Selection]:
         return iter(self.selections)
 

@@ -123,6 +123,9 @@ class Tradeoff:
     def __len__(self) -> int:
         return len(self.points)
 
+    def __repr__(self) -> str:
+        return f"Tradeoff({self.metric} on {self.task}, {len(self)} edits)"
+
     @property
     def pareto(self) -> tuple[EditPoint, ...]:
         """The edits that no other beats, by harm and strength on held-out pairs."""

@@ -67,6 +67,11 @@ class Selection:
     def __post_init__(self) -> None:
         object.__setattr__(self, "members", tuple(self.members))
 
+    def __repr__(self) -> str:
+        shown = " ".join(self.components[:8]) + (" ..." if self.k > 8 else "")
+        effect = "" if self.effect is None else f", effect {self.effect:+.4g}"
+        return f"Selection(k = {self.k}: {shown}{effect})"
+
     @classmethod
     @checked("Selection.parse")
     def parse(cls, names: Iterable[str]) -> Selection:

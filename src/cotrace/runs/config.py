@@ -17,6 +17,7 @@ FLAG = Parameter(group=MODEL.group, negative="", show_default=False)
 QUESTION = Parameter(group=Group("The question", sort_key=2))
 TASK_OPTIONS = Parameter(group=QUESTION.group, name="--task-option", show_default=False)
 SITES = Parameter(group=QUESTION.group, show_default=False)
+CONSTRAINTS = Parameter(group=QUESTION.group, name=("--constraint", "--constraints"), show_default=False)
 TEMPLATE = Parameter(group=QUESTION.group, name="--template-option", show_default=False)
 SEARCH = Parameter(group=Group("The search", sort_key=3))
 SEARCHES = Parameter(group=SEARCH.group, name=("--search", "--searches"), show_default=False)
@@ -87,6 +88,12 @@ class RunConfig:
     """Where donors act: on the prompt, or on the answers as well."""
     prepend_bos: Annotated[Literal["auto", "yes", "no"], QUESTION] = "auto"
     """A token for the beginning in front of prompts: as the tokenizer does, always, or never."""
+    constraints: Annotated[tuple[str, ...], CONSTRAINTS] = ()
+    """What must stay as it is, by commas: TASK:METRIC<=AMOUNT (may rise by so much), >=-AMOUNT (may fall), +-AMOUNT
+    (either), as in 'neutral<=1%' (perplexity of a neutral text) or 'demo_agreement:accuracy+-0.01'."""
+    plus: Annotated[tuple[str, ...], SITES] = ()
+    """Further questions over the same components, whose values are added with a weight: WEIGHT*TASK:METRIC, by commas,
+    with :maximise or :minimise behind it. TASK is a name, a file, or `own`, the run's own pairs."""
     template_options: Annotated[dict[str, Any], TEMPLATE] = field(default_factory=dict)
     """What the chat template is told, as in --template-option.enable_thinking false."""
     holdout: Annotated[float, QUESTION] = 0.3
@@ -128,6 +135,8 @@ class RunConfig:
         object.__setattr__(self, "sites", _split(self.sites))
         object.__setattr__(self, "searches", _split(self.searches))
         object.__setattr__(self, "roles", _split(self.roles))
+        object.__setattr__(self, "constraints", _split(self.constraints))
+        object.__setattr__(self, "plus", _split(self.plus))
         object.__setattr__(self, "task_options", _literals(self.task_options))
         object.__setattr__(self, "template_options", _literals(self.template_options))
         own = {search: _literals(settings) for search, settings in self.search_options.items()}

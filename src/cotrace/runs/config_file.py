@@ -139,10 +139,14 @@ def _located(folder: Path, name: str, value: Any) -> Any:
     path, colon, function = value.rpartition(":") if name == "metric" else (value, "", "")
     if name == "task" and Path(value).suffix.lower() not in FORMATS:
         return value  # a folder may bear the name of a task
-    before = "vector=" if name == "donors" else ""
-    if not path.startswith(before):
-        return value  # nor are other donors files
-    path = path.removeprefix(before)
+    before = ""
+    if name == "donors":
+        from cotrace.donors import donor_file  # which loads torch
+
+        found = donor_file(value)
+        if found is None:
+            return value  # nor are other donors files
+        before, path = f"{found[0]}=", found[1]
     there = folder / path
     return f"{before}{there.resolve()}{colon}{function}" if path and value != SHIPPED and there.exists() else value
 

@@ -9,6 +9,7 @@ from typing import Any
 from cotrace.results import Frontier, Selection, Table
 from cotrace.runs.config_file import read_run_config
 from cotrace.runs.manifest import Manifest
+from cotrace.runs.paired import PairedEffects, paired, paired_table
 from cotrace.runs.stored import StoredRun
 
 RESULT_FILES = ("frontier.csv", "masks.safetensors")
@@ -68,6 +69,8 @@ class RunDifference:
     """Searches that only one of the runs has."""
     same_bytes: bool
     """Whether the result files are equal byte by byte."""
+    paired: tuple[PairedEffects, ...] = ()
+    """The answer of each search that both have: overlap of the sets, and their effects pair by pair."""
 
     @property
     def agree(self) -> bool:
@@ -95,6 +98,8 @@ class RunDifference:
             yield Table(
                 "Results", ("search", "verdict"), [(a.search, a.words) for a in self.agreements], frozenset({0, 1})
             )
+        if self.paired and not self.same_bytes:
+            yield paired_table(list(self.paired))
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, for JSON."""
@@ -113,6 +118,7 @@ def difference(one: StoredRun, other: StoredRun) -> RunDifference:
         changes=tuple(_changes(_entries(one), _entries(other))),
         agreements=tuple(_agreement(a, b) for a, b in shared),
         only_one=tuple(sorted(names)),
+        paired=tuple(paired(one, other)),
         same_bytes=all(name in files[0] and files[0][name] == files[1].get(name) for name in RESULT_FILES),
     )
 

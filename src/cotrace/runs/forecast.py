@@ -52,8 +52,16 @@ class Forecast:
         return sum(search.seconds for search in self.searches.values()) + self.evaluation_s
 
 
-def forecast(problem: LanguageProblem, searches: Sequence[Search], level: str = "none") -> Forecast:
+def forecast(
+    problem: LanguageProblem,
+    searches: Sequence[Search],
+    level: str = "none",
+    *,
+    others: Sequence[LanguageProblem] = (),
+) -> Forecast:
     """Predict the costs, and time one gradient and one evaluation for them. Nothing is counted as cost.
+
+    ``others`` are problems that every mask is put to as well: parts of a sum, and constraints.
 
     Raises InputError where a pass of one pair does not fit in memory.
     """
@@ -62,11 +70,15 @@ def forecast(problem: LanguageProblem, searches: Sequence[Search], level: str = 
     shares = [GRADIENT_SHARE.get(search.name, 0.0) for search in searches]
     evaluation_s = _evaluation_s(scorer)
     gradient_s = _gradient_s(scorer) if any(shares) else 0.0
+    for other in others:
+        evaluation_s += _evaluation_s(other.training.scorer)
+        gradient_s += _gradient_s(other.training.scorer) if any(shares) else 0.0
+    evaluation_s, gradient_s = (seconds / (1 + len(others)) for seconds in (evaluation_s, gradient_s))
     found = {}
     for search, share in zip(searches, shares, strict=True):
-        cost, most = _costs(problem, search)
+        cost, most = ((1 + len(others)) * one for one in _costs(problem, search))
         found[search.name] = SearchForecast(cost, most, cost * (share * gradient_s + (1 - share) * evaluation_s))
-    judging = _judging_cost(problem, level, searches[0])
+    judging = (1 + len(others)) * _judging_cost(problem, level, searches[0])
     return Forecast(found, judging, judging * evaluation_s * _cells(judge) / _cells(scorer))
 
 

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from cotrace.donors import donor_file
 from cotrace.runs.manifest import Fingerprint
 
 LONGEST_S = 10.0
@@ -23,11 +24,11 @@ def origin_of(metric: str | None) -> dict[str, Any] | None:
 
 
 def donor_origin(donors: str | None) -> dict[str, Any] | None:
-    """File, hash and git state of ``vector=FILE``; None for other donors."""
-    name, _, file = (donors or "").partition("=")
-    if name != "vector":
+    """File, hash and git state of ``vector=FILE`` and ``noise=FILE``; None for other donors."""
+    found = donor_file(donors)
+    if found is None:
         return None
-    path = Path(file).resolve()
+    path = Path(found[1]).resolve()
     return {"file": str(path), "sha256": Fingerprint.of_file(path).sha256} | git_state(path)
 
 

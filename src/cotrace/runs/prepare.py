@@ -15,10 +15,11 @@ from cotrace import search, shipped, tasks
 from cotrace.batches import check_counterfactual, check_role
 from cotrace.components import OF_DICTIONARIES, ComponentSpace, Site
 from cotrace.dictionaries import load_dictionaries
-from cotrace.donors import Noise, check_sites, donor_source
+from cotrace.donors import Noise, check_sites, donor_file, donor_source
 from cotrace.errors import InputError, unknown
 from cotrace.metrics import Answers, AnyMetric, metric_named
 from cotrace.models import LanguageModel, load_model
+from cotrace.problem import Problem
 from cotrace.problem.aim import aim
 from cotrace.problem.language import FEATURES, LanguageProblem
 from cotrace.problem.memory import check_memory
@@ -28,6 +29,8 @@ from cotrace.prompts import Task
 from cotrace.prompts.split import groups, split_parts
 from cotrace.runs.config import RunConfig
 from cotrace.runs.stored import StoredRun
+from cotrace.runs.goal import goal_of, located, sides_of
+from cotrace.runs.outlook import outlook
 from cotrace.runs.trusted import TRUSTED
 from cotrace.search import Search
 from cotrace.selfcheck import ensure
@@ -49,14 +52,26 @@ class Prepared:
     model: LanguageModel
     problem: LanguageProblem
     searches: tuple[Search, ...]
+    other: Problem | None = None
+    """The sum or the constrained problem that is searched in the stead of ``problem``."""
+
+    @property
+    def goal(self) -> Problem:
+        """What is searched and judged."""
+        return self.other or self.problem
 
 
 def prepare(
-    config: RunConfig, searches: Sequence[str] = ("pursuit",), *, check: Callable[[Task], None] | None = None
+    config: RunConfig,
+    searches: Sequence[str] = ("pursuit",),
+    *,
+    check: Callable[[Task], None] | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Prepared:
     """Load what the configuration names; ``searches`` is used where it names none. Raises CotraceError.
 
-    ``check`` is called with the data before the model is loaded, unless it is the model that chooses them.
+    ``check`` is called with the data before the model is loaded, unless it is the model that chooses them. ``say`` is
+    told what is done next, first of all what the run will do and how long it may take.
     """
     config = settled(config, searches)
     built = tuple(build_search(config, name) for name in config.searches)
@@ -67,14 +82,21 @@ def prepare(
     check_names(config, task)
     if check is not None and not chosen_by_model(config):
         check(task)
+    sides = sides_of(config, task)
+    if (ahead := outlook(config, task, built)) is not None:
+        say(ahead.words)
+    say(f"loading {config.model}")
     model = load(config)
     use_threads(config, model)
     task = suited_task(config, task, model)
     check_size(config, len(space_of(model, sites_of(config, task), config.roles or ("all",), config.layers)))
+    say(f"computing donor values and base scores of {len(task):,} pairs")
     problem = pose(config, model, task)
     check_size(config, len(problem.space))  # of a dictionary only the features that are active count
+    say("checking that patches are right on this model")
     ensure(problem.model, problem.space.sites)
-    return Prepared(config, task, model, problem, built)
+    goal = goal_of(config, problem, sides)
+    return Prepared(config, task, model, problem, built, None if goal is problem else goal)
 
 
 def check_names(config: RunConfig, task: Task) -> None:
@@ -132,8 +154,9 @@ def settled(config: RunConfig, searches: Sequence[str]) -> RunConfig:
     for name in config.search_options:
         if name not in names:
             raise InputError(f"search option {name!r}: the searches of this run are {', '.join(names)}")
+    config = replace(config, constraints=tuple(map(located, config.constraints)), plus=tuple(map(located, config.plus)))
     metric = None if config.metric is None else _absolute_file(config.metric)
-    donors = None if config.donors is None else _absolute_vector(config.donors)
+    donors = None if config.donors is None else _absolute_tensors(config.donors)
     task = _absolute(config.task) if is_file(config.task) else config.task
     offload = None if config.offload_folder is None else str(Path(config.offload_folder).resolve())
     model = _absolute(config.model)
@@ -157,10 +180,10 @@ def _absolute_file(metric: str) -> str:
     return f"{_absolute(path)}:{function}" if colon and path.endswith(".py") else metric
 
 
-def _absolute_vector(donors: str) -> str:
-    """Tensors of the user's own, as vector=FILE, with a path that holds from any working folder."""
-    name, _, path = donors.partition("=")
-    return f"{name}={_absolute(path)}" if name == "vector" and path else donors
+def _absolute_tensors(donors: str) -> str:
+    """Tensors of the user's own, as vector=FILE or noise=FILE, with a path that holds from any working folder."""
+    found = donor_file(donors)
+    return donors if found is None else f"{found[0]}={_absolute(found[1])}"
 
 
 def _absolute(value: str) -> str:

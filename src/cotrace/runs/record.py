@@ -35,9 +35,9 @@ def record(prepared: Prepared) -> dict[str, Any]:
     """Versions, hashes, sizes and the question in words."""
     problem, task = prepared.problem, prepared.task
     return {
-        "summary": problem.summary,
-        "metric": problem.metric,
-        "direction": problem.direction,
+        "summary": prepared.goal.summary,
+        "metric": prepared.goal.metric,
+        "direction": prepared.goal.direction,
         "components": len(problem.space),
         "space": problem.space.outline,
         "pairs_training": problem.size,

@@ -149,7 +149,7 @@ def verify(run: StoredRun, prepared: Prepared, examples: int, seed: int = 0) -> 
     check_same(run.path, prepared)
     frontiers = [with_effects(run.path, frontier) for frontier in run.frontiers]
     tolerance = TOLERANCES[prepared.config.dtype]
-    recomputed = [row for one in frontiers for row in _again(one, prepared.problem, examples, tolerance, seed)]
+    recomputed = [row for one in frontiers for row in _again(one, prepared.goal, examples, tolerance, seed)]
     return Verification(files, tuple(recomputed), tuple(_elsewhere(run)))
 
 

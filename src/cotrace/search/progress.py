@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import ClassVar, Protocol, runtime_checkable
 
-from cotrace import markup
 from cotrace.components import sign_of
 from cotrace.problem.protocol import Problem
 from cotrace.search.archive import Entry
 from cotrace.search.state import SearchState
+from cotrace.showing import EVERY_S, drawer, duration, is_watched
 
 Progress = Callable[[SearchState], None]
 Shown = Progress | bool | None
-"""A function called after every step; True for a bar, False for none, None for a bar in notebooks only."""
+"""A function called after every step; True for a bar, False for none, None for a bar in terminals and notebooks."""
 Counted = Callable[[int, int], None] | bool | None
 """The same for work that is counted: the function is called with how many are done, and of how many."""
-EVERY_S = 0.2
 
 
 @runtime_checkable
@@ -43,25 +41,11 @@ def share_done(state: SearchState, predicted: float) -> float:
     return min(max(state.spent / predicted, state.step / (state.total or 1)), 1.0)
 
 
-def duration(seconds: float) -> str:
-    """``12 s``, ``3 min``, ``2.5 h``."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-def in_notebook() -> bool:
-    """Whether a notebook's kernel runs this; IPython in a terminal is none."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None else None
-    return shell is not None and hasattr(shell, "kernel")
-
-
 @contextmanager
 def followed(search: Costed, problem: Problem, shown: Shown) -> Iterator[Progress | None]:
     """What is called after every step of a search: the function given, a bar, or nothing."""
     if shown is None:
-        shown = in_notebook()
+        shown = is_watched()
     if not isinstance(shown, bool):
         yield shown
     elif not shown:
@@ -108,7 +92,7 @@ class Bar:
         self._sign = sign_of(problem.direction)
         self._began, self._shown = time.perf_counter(), -EVERY_S
         self._last: SearchState | None = None
-        self._draw = _notebook_display() if in_notebook() else _terminal_line
+        self._draw = drawer()
 
     def __call__(self, state: SearchState) -> None:
         """Draw the state, a few times a second at most."""
@@ -131,29 +115,3 @@ class Bar:
         spent = 0.0 if self._last is None else self._last.spent
         elapsed = duration(time.perf_counter() - self._began)
         self._draw(None, f"{self._name}: {spent:,.0f} forward-equivalents in {elapsed}")
-
-
-Draw = Callable[[float | None, str], None]
-"""Shows a share done (None: ended) and words."""
-
-
-def _notebook_display() -> Draw:
-    from IPython.display import HTML, display
-
-    handle = display(HTML(""), display_id=True)
-
-    def draw(done: float | None, words: str) -> None:
-        bar = "" if done is None else f'<progress value="{done:.3f}" max="1" aria-label="share done"></progress> '
-        handle.update(HTML(f"<div>{bar}{markup.text(words)}</div>"))
-
-    return draw
-
-
-def _terminal_line(done: float | None, words: str) -> None:
-    """One line on stderr that is written over in a terminal; elsewhere the last words only."""
-    if sys.stderr.isatty():
-        share = "" if done is None else f"{done:4.0%} "
-        sys.stderr.write(f"\r\x1b[2K{share}{words}" + ("\n" if done is None else ""))
-    elif done is None:
-        sys.stderr.write(f"{words}\n")
-    sys.stderr.flush()

@@ -52,6 +52,9 @@ class CheckReport:
     sites: tuple[str, ...]
     findings: tuple[Finding, ...]
 
+    def __repr__(self) -> str:
+        return f"CheckReport({self.headline})"
+
     @property
     def ok(self) -> bool:
         """Whether every measured property holds."""

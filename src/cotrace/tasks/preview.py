@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cotrace.errors import AlignmentError, InputError, unknown
 from cotrace.prompts.pair import PromptPair, chat_words
@@ -20,7 +20,11 @@ Row = tuple[str, str, str, str]
 
 
 def preview(
-    task: Task, tokenizer: PreTrainedTokenizerBase | None = None, most: int = 5, *, align: Align = "exact"
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    most: int = 5,
+    *,
+    align: Literal["exact", "ends", "spans"] = "exact",
 ) -> Table:
     """The first ``most`` pairs; with a tokenizer as tokens set apart by |, chats rendered, and how they align.
 

@@ -1,9 +1,26 @@
 """The HTML report: what it is made of, and the page."""
 
 from cotrace.report.page.examples import EXAMPLES, Example, Examples, Piece, examples_of
+from cotrace.report.page.first import EDIT, Edited
 from cotrace.report.page.material import Material
+from cotrace.report.page.plain import PLAIN, Plain, plain_of
+from cotrace.report.page.sentences import LANGUAGES
 
-__all__ = ["EXAMPLES", "Example", "Examples", "Material", "Piece", "examples_of", "report_html"]
+__all__ = [
+    "EDIT",
+    "EXAMPLES",
+    "LANGUAGES",
+    "PLAIN",
+    "Edited",
+    "Example",
+    "Examples",
+    "Material",
+    "Piece",
+    "Plain",
+    "examples_of",
+    "plain_of",
+    "report_html",
+]
 
 
 def report_html(material: Material) -> bytes:

@@ -55,12 +55,13 @@ def title(material: Material) -> str:
     """The question in one line."""
     first = material.first
     model = material.config.get("model")
-    whose = f" in {_short(str(model))}" if model else ""
+    whose = f" in {short_name(str(model))}" if model else ""
     verb = "move" if first.mode == "swap" else "are enough for"
     return f"Which {parts_words(material)}{whose}, together, {verb} {first.metric.replace('_', ' ')} on {first.task}?"
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
+    """A model without the folders that it lies in."""
     if name == shipped.NAME:
         return "the model that ships with cotrace"
     return name.rstrip("/").rpartition("/")[2] if name.startswith(("/", ".")) else name

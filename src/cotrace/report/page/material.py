@@ -12,12 +12,15 @@ from jaxtyping import Float, Int
 
 from cotrace.errors import InputError
 from cotrace.report.page.examples import Example, Examples
+from cotrace.report.page.sentences import sentences
 from cotrace.results import Frontier, Selection, Tradeoff
 from cotrace.results.effects import EffectTable
 
 if TYPE_CHECKING:
     from cotrace.evaluation import Evaluation
     from cotrace.readout import Explanation
+    from cotrace.report.page.first import Edited
+    from cotrace.report.page.plain import Plain
 
 Places = Int[np.ndarray, "_"]
 """Mask indices of a set's members, ascending."""
@@ -43,8 +46,15 @@ class Material:
     """Name -> sha256 of the files that the page was made from."""
     redact: bool = False
     """Whether ids stand in place of texts."""
+    plain: Plain | None = None
+    """Shares of answers and rates by group, before and under the set that is judged."""
+    edited: Edited | None = None
+    """What the last edit of the run's selection did."""
+    language: str = "en"
+    """That of the first screen."""
 
     def __post_init__(self) -> None:
+        sentences(self.language)
         object.__setattr__(
             self, "frontiers", tuple(map(self._with_evidence, (one for one in self.frontiers if len(one))))
         )

@@ -20,10 +20,12 @@ from cotrace.readout.diagram import diagram_svg
 from cotrace.report.page import account, charts
 from cotrace.report.page.caveats import caveats
 from cotrace.report.page.effects import Effects
+from cotrace.report.page.first import first_screen, parts_words, percent, plain_of_chosen
 from cotrace.report.page.material import PART_WORDS, Material
 from cotrace.report.page.members import member_cards, pattern_data
 from cotrace.report.page.panels import Panel, panels_of
 from cotrace.report.page.rows import Row, rows_of, singles
+from cotrace.report.page.sentences import sentences
 from cotrace.report.page.sizes import Stops, blocks_data, rounded, search_data, stops_of
 from cotrace.report.words import figure_of, heading
 from cotrace.results.hard import HardFigure
@@ -88,6 +90,11 @@ def _context(material: Material) -> dict[str, Any]:
         "title": account.title(material),
         "question": account.question(material),
         "heading": heading(material.first),
+        "words": sentences(material.language),
+        "language": material.language,
+        "screen": first_screen(material),
+        "plain": plain_of_chosen(material),
+        "parts": parts_words(material, sentences(material.language)),
         "headlines": list(account.headlines(material)),
         "verdict": account.verdict(material),
         "lead": LEAD,
@@ -254,5 +261,9 @@ def _environment() -> Environment:
     made.filters["share"] = lambda value: "" if value is None else account.spaced(f"{value:.0%}")
     made.filters["hard"] = _hard
     made.filters["spaced"] = account.spaced
+    made.filters["percent"] = percent
+    made.filters["points"] = lambda value: f"{100 * value:+.1f}\u00a0%"
+    made.filters["range"] = lambda value: "" if value is None else f"[{percent(value[0])}, {percent(value[1])}]"
+    made.filters["spread"] = lambda value: "" if value is None else f"[{100 * value[0]:+.1f}, {100 * value[1]:+.1f}]"
     made.filters["between"] = lambda value: "" if value is None else "{:+.3g} to {:+.3g}".format(*value)
     return made

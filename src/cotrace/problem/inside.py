@@ -1,0 +1,189 @@
+"""Inside: what a LanguageProblem is built of, for who judges, stores and draws it; users need none of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from cotrace.batches import EncodedPair, Encoding, Packing, Refusal
+from cotrace.donors import DonorSource
+from cotrace.errors import InputError
+from cotrace.interventions.storage import Storage
+from cotrace.problem.aim import target_of
+from cotrace.problem.batching import Batching
+from cotrace.problem.coverage import Coverage
+from cotrace.problem.heldout import Heldout
+from cotrace.problem.memory import check_budget
+from cotrace.problem.pairs import PairProblem
+from cotrace.problem.parts import Builder
+from cotrace.problem.plan import Plan, plan_of
+from cotrace.problem.posing import Settled
+from cotrace.problem.summary import FullSwap
+from cotrace.problem.whole import SetProblem
+from cotrace.prompts import Task
+
+if TYPE_CHECKING:
+    from cotrace.problem.language import LanguageProblem
+
+Part = PairProblem | SetProblem
+
+
+@dataclass(eq=False, kw_only=True)
+class Parts:
+    """The problem on each list of pairs."""
+
+    training: Part
+    """The problem on the training pairs."""
+    held: Part | None
+    sealed: Callable[[], Part] | None
+    """Builds the part of the audit, which waits until it is asked for."""
+    audit_size: int
+    """How many pairs nothing touches until the end; counted without building them."""
+    some: Part | None
+    """The training pairs that searches see, where those are not all."""
+
+    @classmethod
+    def built(cls, builder: Builder, settled: Settled, memory: str | float | int | None) -> Parts:
+        """Donor values and base scores of each part; those of the audit wait. Raises InputError."""
+        encoding = _with_prefixes(settled.encoding, builder)
+
+        def pairs(indices: Sequence[int]) -> list[EncodedPair]:
+            return [encoding.pairs[i] for i in indices]
+
+        needed = [pairs(indices) for indices in (settled.training, settled.heldout) if indices]
+        check_budget(memory, builder.storage.budget, max(map(builder.least_memory, needed)))
+        training = builder.part(pairs(settled.training))
+        held = builder.part(pairs(settled.heldout)) if settled.heldout else None
+        sealed = partial(builder.part, pairs(settled.audit)) if settled.audit else None
+        some = builder.part(pairs(settled.subset)) if settled.subset else None
+        if some is not None:
+            some.use_cost(training.cost, some.size / training.size)
+        return cls(training=training, held=held, sealed=sealed, audit_size=len(settled.audit), some=some)
+
+
+def _with_prefixes(encoding: Encoding, builder: Builder) -> Encoding:
+    """The pairs with the prefix that is kept of each."""
+    if not builder.packing.keep_prefix:
+        return encoding
+    keeps = builder.packing.keeps_prefix
+    found = (replace(pair, prefix=builder.source.prefix(pair) if keeps(pair) else 0) for pair in encoding.pairs)
+    return replace(encoding, pairs=tuple(found))
+
+
+@dataclass(eq=False, kw_only=True)
+class Inside(Parts):
+    """The parts of a problem and what is known of them. Not kept stable from version to version."""
+
+    problem: LanguageProblem
+    source_task: Task
+    """The task that the problem was made of."""
+    manner: dict[str, Any]
+    """How prompts are written and passes are run: the same for whatever else is put to this model."""
+    donors: DonorSource
+    encoding: Encoding
+    refused: tuple[Refusal, ...]
+    question: Mapping[str, str]
+    """What results say of where they come from, beside metric, task and space."""
+    groups: Mapping[str, str]
+    batching: Batching
+    storage: Storage
+    full_swap: FullSwap
+
+    @property
+    def full_is_clear(self) -> bool:
+        """Whether the training pairs show that swapping everything moves the metric, beyond rounding and chance."""
+        return self.full_swap.is_clear
+
+    @property
+    def packing(self) -> Packing:
+        """How examples share rows, and how many tokens a forward pass holds now."""
+        return self.training.scorer.packing
+
+    @property
+    def batch_plan(self) -> dict[str, Any]:
+        """How the passes are cut, with every change since memory ran out, and where values are stored."""
+        return self.batching.to_dict() | {"stored": self.stored}
+
+    @property
+    def stored(self) -> dict[str, int]:
+        """Bytes of donor values and kept prefixes in ``memory``, on ``disk`` and ``recomputed``."""
+        return {where: self.storage.used[where] for where in ("memory", "disk", "recomputed")}
+
+    @property
+    def counted_parts(self) -> dict[str, PairProblem | SetProblem]:
+        """``training``, and ``heldout`` where pairs are: those that have a count of their own."""
+        return {"training": self.training} | ({} if self.held is None else {"heldout": self.held})
+
+    @property
+    def searched(self) -> LanguageProblem | Heldout:
+        """What searches see: the problem itself, or the same on ``search_pairs`` of its pairs."""
+        return self.problem if self.some is None else Heldout(self.problem, self.some, "subset")
+
+    @cached_property
+    def audit(self) -> Heldout | None:
+        """The same problem on the pairs that neither search nor choice has seen; built when first asked for."""
+        return None if self.sealed is None else Heldout(self.problem, self.sealed(), "audit")
+
+    def groups_of(self, ids: Sequence[str]) -> list[str]:
+        """What each of these pairs stays together with in a split: the units that intervals resample."""
+        return [self.groups[name] for name in ids]
+
+    @property
+    def clusters(self) -> list[str]:
+        """The group of each training pair."""
+        return self.groups_of(self.training.ids)
+
+    @property
+    def weights(self) -> Float[Tensor, "example"]:
+        """How much each training pair counts in the aggregate."""
+        return self.training.weights
+
+    @property
+    def strata(self) -> list[int] | None:
+        """The kind of each training pair, where a metric of the whole set compares several."""
+        return self.training.strata if isinstance(self.training, SetProblem) else None
+
+    @property
+    def coverage(self) -> Coverage:
+        """How many pairs were refused, by group, and how many have no donor position at a role."""
+        roles = list(dict.fromkeys(block.role for block in self.problem.space.blocks))
+        return Coverage.of(self.source_task.pairs, self.refused, self.encoding.pairs, roles)
+
+    @property
+    def plan(self) -> Plan:
+        """Pairs, tokens, components and memory."""
+        return plan_of(self.problem)
+
+    def value_and_effects(self, masks: Any) -> tuple[Float[Tensor, "*mask"], Float[Tensor, "*mask example"] | None]:
+        """Both from one evaluation; no effects where the metric has none of each pair."""
+        return self.training.value_and_effects(masks)
+
+    @property
+    def reported_base(self) -> float:
+        """The metric's own level in the base run, as people read it."""
+        return self.training.reported_base
+
+    @property
+    def target(self) -> float | None:
+        """The level that is aimed at; None where the direction is up or down."""
+        return target_of(self.training.metric)
+
+    @property
+    def surrogate(self) -> bool:
+        """Whether searches see another quantity than ``reported``."""
+        return self.training.metric.surrogate
+
+    def reported(self, masks: Any) -> Float[Tensor, "*mask"]:
+        """The metric's own level under one mask or several, as people read it: hard where searches see a soft one."""
+        return self.training.reported(masks)
+
+    def redrawn(self, masks: Any, counts: Iterable[Any]) -> Float[Tensor, "mask draw"]:
+        """The value of a metric of the whole set on resampled training pairs: see ``SetProblem.redrawn``."""
+        if not isinstance(self.training, SetProblem):
+            raise InputError(f"{self.training.metric.name} has an effect of each pair: resample effects")
+        return self.training.redrawn(masks, counts)

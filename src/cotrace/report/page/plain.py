@@ -1,0 +1,238 @@
+"""Plain figures of a result: shares of answers and rates by group, before and under the chosen set, with intervals.
+
+Probabilities are of the answers that a pair offers, so they add up to one; of a pair with one answer it is its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from cotrace.errors import InputError
+from cotrace.json_file import parse_json
+from cotrace.results import Frontier, Selection
+from cotrace.statistics import Interval, Units, mean_intervals
+from cotrace.visible import visible_json
+
+if TYPE_CHECKING:
+    from cotrace.problem import LanguageProblem
+    from cotrace.prompts import PromptPair
+
+PLAIN = "plain.json"
+"""Name of the file in a run's folder."""
+SAME = 0.9
+"""Share of the pairs that must offer the same answers for these to be spoken of by their words."""
+MOST_ANSWERS, MOST_GROUPS = 4, 24
+Table = Float[np.ndarray, "example answer"]
+Values = Float[np.ndarray, "example"]
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A share before and under the set, with 95 % intervals where there are enough pairs."""
+
+    pairs: int
+    before: float
+    after: float
+    before_interval: Interval | None = None
+    after_interval: Interval | None = None
+    change_interval: Interval | None = None
+
+    @property
+    def change(self) -> float:
+        """After less before."""
+        return self.after - self.before
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the interval of the change leaves 0 out."""
+        return self.change_interval is not None and not self.change_interval[0] <= 0 <= self.change_interval[1]
+
+
+@dataclass(frozen=True)
+class AnswerShift:
+    """The share of one answer. ``answer`` is empty where pairs offer different ones: then it is the target."""
+
+    answer: str
+    share: Shift
+
+
+@dataclass(frozen=True)
+class GroupShift:
+    """One group, or all pairs: how often the favourable answer is chosen, and how often the right one."""
+
+    group: str
+    rate: Shift | None
+    """None where pairs name no favourable answer."""
+    accuracy: Shift | None
+    """None where a pair has one answer only."""
+
+
+@dataclass(frozen=True)
+class Plain:
+    """The figures of one selection, on held-out pairs where there are some."""
+
+    search: str
+    components: tuple[str, ...]
+    part: str
+    """``heldout`` or ``training``."""
+    answers: tuple[AnswerShift, ...]
+    groups: tuple[GroupShift, ...]
+    """All pairs first; empty where there is neither a rate nor an accuracy."""
+    odds: Shift | None = None
+    """Log-odds of the target against the others; None where pairs have one answer."""
+
+    @property
+    def spoken(self) -> AnswerShift:
+        """The answer that is spoken of: the one whose share moves most, of two that move alike the one that rises."""
+        return max(self.answers, key=lambda one: (round(abs(one.share.change), 9), one.share.change))
+
+    def to_json(self) -> bytes:
+        """The content of ``plain.json``."""
+        text = json.dumps({"schema": 1, **asdict(self)}, ensure_ascii=False, allow_nan=False)
+        return (visible_json(text) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, text: str, where: str = PLAIN) -> Plain:
+        """Inverse of ``to_json``. Raises InputError for a file that is something else."""
+        try:
+            data: Any = parse_json(text, where)
+            answers = tuple(AnswerShift(str(one["answer"]), _shift(one["share"])) for one in data["answers"])
+            groups = tuple(
+                GroupShift(str(one["group"]), _maybe(one["rate"]), _maybe(one["accuracy"])) for one in data["groups"]
+            )
+            names = tuple(map(str, data["components"]))
+            made = cls(str(data["search"]), names, str(data["part"]), answers, groups, _maybe(data["odds"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(
+                f"{where} is not what a run writes ({error}); delete it for a report without shares of answers"
+            ) from None
+        if not made.answers:
+            raise InputError(f"{where} holds no answer; delete it for a report without shares of answers")
+        return made
+
+
+def _maybe(data: Any) -> Shift | None:
+    return None if data is None else _shift(data)
+
+
+def _shift(data: Mapping[str, Any]) -> Shift:
+    names = ("before_interval", "after_interval", "change_interval")
+    ends = [None if data[name] is None else (float(data[name][0]), float(data[name][1])) for name in names]
+    return Shift(int(data["pairs"]), float(data["before"]), float(data["after"]), *ends)
+
+
+def plain_of(problem: LanguageProblem, frontier: Frontier, selection: Selection) -> Plain | None:
+    """The figures of one selection, on unseen pairs where there are some; its one evaluation is not counted as cost.
+
+    None where the metric reads something else than scores of answers, and for several draws of noise, whose effects
+    are averaged but whose scores are not.
+    """
+    inside = problem.inside
+    part, name = (inside.training, "training") if inside.held is None else (inside.held, "heldout")
+    if part.metric.reads != "answers" or getattr(part, "draws", ()):
+        return None
+    known = {one.pair.id: one.pair for one in inside.encoding.pairs}
+    pairs = [known[one] for one in part.ids]
+    under = part.scorer.scores(part.masks(list(selection.components))[None], None)[0]
+    before, after = _numbers(part.scorer.base), _numbers(under)
+    units = Units.made(len(pairs), _numbers(part.weights), inside.groups_of(part.ids))
+    both = _Both(pairs, before, after, units)
+    return Plain(
+        frontier.search, tuple(selection.components), name, tuple(both.answers()), tuple(both.groups()), both.odds()
+    )
+
+
+def _numbers(table: Any) -> Float[np.ndarray, "..."]:
+    return np.asarray(table.detach().double().cpu())
+
+
+@dataclass(frozen=True)
+class _Both:
+    """Scores of a part's pairs before and under a set."""
+
+    pairs: Sequence[PromptPair]
+    before: Table
+    after: Table
+    units: Units
+
+    @property
+    def alone(self) -> bool:
+        """Whether some pair has one answer."""
+        return any(len(pair.answers) < 2 for pair in self.pairs)
+
+    def answers(self) -> Iterator[AnswerShift]:
+        """By their words where pairs offer the same, else that of the target."""
+        words = list(dict.fromkeys(answer for pair in self.pairs for answer in pair.answers))
+        shares = [self._shares(table) for table in (self.before, self.after)]
+        targets = [pair.answers[pair.target] for pair in self.pairs]
+        same = max(map(targets.count, set(targets))) >= SAME * len(targets)
+        if self.alone or len(words) > MOST_ANSWERS or not same:
+            at = [pair.target for pair in self.pairs]
+            yield AnswerShift("", self._shift(*(_at(table, at) for table in shares)))
+            return
+        for word in words:
+            yield AnswerShift(word, self._shift(*(self._of_word(table, word) for table in shares)))
+
+    def _of_word(self, table: Table, word: str) -> Values:
+        """The share of an answer by its words; 0 where a pair does not offer it."""
+        offered = [pair.answers for pair in self.pairs]
+        return np.array([row[one.index(word)] if word in one else 0.0 for row, one in zip(table, offered, strict=True)])
+
+    def groups(self) -> Iterator[GroupShift]:
+        """All pairs, then each group."""
+        if self.alone:
+            return
+        chosen = [self._chosen(table) for table in (self.before, self.after)]
+        right = np.array([pair.target if pair.label is None else pair.label for pair in self.pairs])
+        favoured = [pair.favourable for pair in self.pairs]
+        rated = None not in favoured
+        yield self._group("", range(len(self.pairs)), chosen, right, np.array(favoured) if rated else None)
+        names = sorted({pair.group for pair in self.pairs if pair.group is not None})
+        for name in names[:MOST_GROUPS]:
+            members = [i for i, pair in enumerate(self.pairs) if pair.group == name]
+            yield self._group(name, members, chosen, right, np.array(favoured) if rated else None)
+
+    def odds(self) -> Shift | None:
+        """Mean log-odds of the target against all other answers."""
+        if self.alone:
+            return None
+        at = [pair.target for pair in self.pairs]
+        shares = [np.clip(_at(self._shares(table), at), 1e-300, 1 - 1e-16) for table in (self.before, self.after)]
+        return self._shift(*(np.log(share) - np.log1p(-share) for share in shares))
+
+    def _group(self, name: str, members: Sequence[int], chosen: Sequence[Any], right: Any, favoured: Any) -> GroupShift:
+        rate = None if favoured is None else self._shift(*(one == favoured for one in chosen), members=members)
+        return GroupShift(name, rate, self._shift(*(one == right for one in chosen), members=members))
+
+    def _shares(self, table: Table) -> Table:
+        """Probability of each answer among those that the pair offers; of a single one its own."""
+        kept = np.array([[i < len(pair.answers) for i in range(table.shape[1])] for pair in self.pairs])
+        raw = np.where(kept, np.exp(table), 0.0)
+        if self.alone:
+            return raw
+        raw = np.where(kept, np.exp(table - table.max(1, keepdims=True, where=kept, initial=-np.inf)), 0.0)
+        return raw / raw.sum(1, keepdims=True)
+
+    def _chosen(self, table: Table) -> Any:
+        kept = np.array([[i < len(pair.answers) for i in range(table.shape[1])] for pair in self.pairs])
+        return np.where(kept, table, -np.inf).argmax(1)
+
+    def _shift(self, before: Any, after: Any, *, members: Sequence[int] | None = None) -> Shift:
+        some = list(range(len(self.pairs))) if members is None else list(members)
+        one, two = (np.asarray(values, float)[some] for values in (before, after))
+        weight = self.units.weight[some]
+        units = Units.made(len(some), weight, [str(self.units.unit[i]) for i in some])
+        ends = mean_intervals(np.stack([one, two, two - one]), units)
+        first, second = (float(np.average(values, weights=weight)) for values in (one, two))
+        return Shift(len(some), first, second, *ends)
+
+
+def _at(table: Table, index: Sequence[int]) -> Values:
+    """One column of each row."""
+    return np.asarray(table[np.arange(len(table)), list(index)])
