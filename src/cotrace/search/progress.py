@@ -63,8 +63,8 @@ def counting(name: str, total: int, shown: Counted) -> Iterator[Callable[[int], 
     """Inside, each call says that so many more of ``total`` are done: to the function given, a bar, or nobody."""
     done, began, last = 0, time.perf_counter(), -EVERY_S
     if shown is None:
-        shown = in_notebook()
-    draw = (_notebook_display() if in_notebook() else _terminal_line) if shown is True else None
+        shown = is_watched()
+    draw = drawer() if shown is True else None
 
     def count(more: int) -> None:
         nonlocal done, last
