@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from cotrace import shipped
 from cotrace.components import ComponentSpace
@@ -90,7 +90,7 @@ def _config(
     return RunConfig(
         model=_model_name(problem.model),
         revision=problem.model.revision,
-        dtype=str(problem.model.dtype).removeprefix("torch."),
+        dtype=cast("Any", str(problem.model.dtype).removeprefix("torch.")),
         device=str(problem.model.device),
         task=task,
         task_options={"score": data.score, "encoding": data.encoding},
@@ -159,7 +159,7 @@ def _pairs_name(task: str) -> str:
 
 def _pairs(task: Task) -> bytes:
     """The pairs as JSON Lines, which read back the same. Raises InputError where they would not."""
-    empty = (None, (), {}, "")
+    empty: tuple[Any, ...] = (None, (), {}, "")
     rows = [{name: value for name, value in asdict(pair).items() if value not in empty} for pair in task.pairs]
     content = "".join(visible_json(json.dumps(row, ensure_ascii=False)) + "\n" for row in rows).encode()
     again = replace(Task.from_records(json.loads(line) for line in content.splitlines()), **_scored(task))
