@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from cotrace.cli.closing import verdict as closing
-from cotrace.cli.figures import material_of
 from cotrace.cli.main import run as cotrace
 from cotrace.evaluation import Evaluation
 from cotrace.report.page import report_html
 from cotrace.report.page.account import record as record_of
 from cotrace.report.page.caveats import caveats
+from cotrace.run_folder.pictures import material_of
 from cotrace.runs.citation import cite
 from cotrace.runs.config_file import read_run_config
 from cotrace.runs.stored import StoredRun

@@ -6,10 +6,10 @@ import webbrowser
 from pathlib import Path
 
 from cotrace import report as reports
-from cotrace.cli.figures import REDACTED, REPORT, material_of
 from cotrace.cli.screen import Screen
 from cotrace.errors import InputError
 from cotrace.new_file import new_file
+from cotrace.run_folder.pictures import REDACTED, REPORT, material_of
 from cotrace.runs.directory import write_atomically
 from cotrace.runs.manifest import add_files, holds
 from cotrace.runs.stored import StoredRun

@@ -40,7 +40,7 @@ def single_effects(problem: Problem, exact: bool = True, *, progress: Counted = 
     n = len(problem.space)
     with counting("single effects", len(parts) * (n if exact else 1), progress) as count:
         found = [_exact(part, count) if exact else _by_gradient(part, count) for part in parts]
-    table = {name: [_field(one, name) for one in problem.space] for name in MEMBER_COLUMNS}
+    table: dict[str, Any] = {name: [_field(one, name) for one in problem.space] for name in MEMBER_COLUMNS}
     table["effect"] = found[0].effects.tolist()
     ends = np.array([interval or (math.nan, math.nan) for interval in found[0].intervals])
     table |= {"ci_low": ends[:, 0], "ci_high": ends[:, 1]}

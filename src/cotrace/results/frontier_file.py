@@ -93,8 +93,9 @@ def _from_arrays(path: Path) -> Frontier:
         about = (file.metadata() or {}).get("cotrace", "")
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     frontier = _parsed(parse_json(about, path.name))
-    tables = {name: EffectTable.from_arrays(len(frontier.space), part, arrays) for part, name in PARTS.items()}
-    return replace(frontier, **tables)
+    n = len(frontier.space)
+    seen, unseen = (EffectTable.from_arrays(n, part, arrays) for part in PARTS)
+    return replace(frontier, effects=seen, effects_heldout=unseen)
 
 
 def _parsed(data: Any) -> Frontier:
