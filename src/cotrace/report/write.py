@@ -30,8 +30,8 @@ def write(
     """Write ``report.html``: one file that loads nothing from anywhere. Of several frontiers the first is in detail.
 
     With the problem the pairs' texts are shown (ids alone where ``redact``), with an evaluation the verdict, with a
-    trade-off the edits, with an explanation what the members do. Raises InputError where the frontiers answer different questions, or the path is no place for a
-    file.
+    trade-off the edits, with an explanation what the members do. Raises InputError where the frontiers answer different
+    questions, or the path is no place for a file.
     """
     check_kind("ct.report.write", "frontier", frontier, Frontier | Sequence[Frontier])
     check_kind("ct.report.write", "path", path, str | Path)
