@@ -16,7 +16,7 @@ from cotrace.readout.writes import Writer, Writes, differing
 from tests import tiny
 from tests.families import tiny_model
 from tests.handmade import PLANTED
-from tests.readout.test_paths import hooks, keeping, putting, where
+from tests.readout.test_paths import hooks, keeping, where
 
 TASK = tiny.task(answer_tokens=(1, 1))
 

@@ -50,7 +50,7 @@ class Norm:
         if width % 2:
             weight[-1] = ((module(large * signs.roll(1)[None])[0] - bias) * signs.roll(1))[-1]
         shift = like.float().square().mean().sqrt().to(kind)
-        moved, still = module(like[:1] + shift), module(like[:1])
+        moved, still = module(like[:1] + shift) - bias, module(like[:1]) - bias
         found = cls(module, weight, bias, centred=bool((moved - still).norm() <= 1e-2 * still.norm()))
         found.check(like)
         return found
@@ -79,7 +79,9 @@ class Norm:
         if self.module is None:
             return torch.ones_like(at[:, :1])
         plain = self.weight * self._centre(at)
-        return ((self(at) - self.bias) * plain).sum(-1, keepdim=True) / plain.square().sum(-1, keepdim=True)
+        size = plain.square().sum(-1, keepdim=True)
+        scale = ((self(at) - self.bias) * plain).sum(-1, keepdim=True) / size
+        return torch.where(size > 0, scale, 1.0)  # of nothing, whatever the scale
 
     def weighted(self, values: Float[Tensor, "*part d_model"]) -> Float[Tensor, "*part d_model"]:
         """The values as the norm turns them, whatever its scale."""
@@ -147,7 +149,7 @@ def _normed(module: nn.Module, behind: Tensor, read: Tensor, trace: Trace) -> bo
     if not trace.once(module) or module not in trace.left or list(module.children()):
         return False
     given, made = trace.entered[module], trace.left[module]
-    same = given.shape == behind.shape and bool((given == behind.to(given.device)).all())
+    same = given.shape == behind.shape == made.shape and bool((given == behind.to(given.device)).all())
     return same and made.shape == read.shape and _factor(made, read) is not None
 
 

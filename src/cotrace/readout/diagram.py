@@ -120,7 +120,8 @@ def _arrow(line: _Line, at: Mapping[str, tuple[float, float]], largest: float, i
     mark = "circuit-bar" if line.kind == "inhibiting" else "circuit-to"
     return (
         f'<path class="arrow {line.kind or "plain"}" d="{path}" fill="none" stroke="currentColor" '
-        f'stroke-opacity="0.55" stroke-width="{wide:.1f}"{dashes} marker-end="url(#{mark})"><title>{_text(line.words)}</title></path>'
+        f'stroke-opacity="0.55" stroke-width="{wide:.1f}"{dashes} marker-end="url(#{mark})">'
+        f"<title>{_text(line.words)}</title></path>"
     )
 
 

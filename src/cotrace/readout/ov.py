@@ -14,11 +14,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cotrace.batches import EncodedPair, prompt_layouts, token_text
+from cotrace.batches import EncodedPair, Layout, prompt_layouts, token_text
 from cotrace.components import Component, Site
 from cotrace.interventions import forward
 from cotrace.models.internals import AttentionCall, attention_handler
 from cotrace.models.stream import Norm, post_norm
+from cotrace.models.taps import Edit
 from cotrace.problem.scorer import Scorer
 from cotrace.readout.records import Moved, Ov
 from cotrace.readout.writes import Writer
@@ -40,60 +41,68 @@ def ov_maps(
 ) -> dict[str, Ov]:
     """Of those heads whose values can be seen and go as they are into the output matrix; ``looked``: tokens of each."""
     pairs = pairs[:: -(-len(pairs) // PAIRS)]
-    found: dict[str, Ov] = {}
-    seen = _values(scorer, writer, heads, pairs)
-    for head in heads:
-        rows = seen.get(head)
-        if rows is None:
-            continue
-        values, tokens = rows
-        found[str(head)] = _map(writer, head, values, tokens, looked.get(str(head), ()))
-    return found
+    values = _Values(scorer, writer, heads)
+    return {
+        str(head): _map(writer, head, own, values.tokens, looked.get(str(head), ()))
+        for head, own in values.run(pairs).items()
+    }
 
 
-@torch.no_grad()
-def _values(
-    scorer: Scorer, writer: Writer, heads: Sequence[Component], pairs: Sequence[EncodedPair]
-) -> dict[Component, tuple[Float[Tensor, "token d_head"], list[int]]]:
-    """Each head's values of every token but the prompts' first, and the tokens."""
-    model = scorer.model
-    places = model.places(Site.HEAD_OUTPUT)
-    wanted = [head for head in heads if head.layer in writer.matrices and places[head.layer].tap == "attention"]
-    modules = {places[head.layer].module for head in wanted}
-    values: dict[Component, list[Tensor]] = defaultdict(list)
-    tokens: list[int] = []
-    plain: set[int] = {head.layer for head in wanted}
-    packing = replace(scorer.packing, packed=False)
-    for layout in prompt_layouts(pairs, range(len(pairs)), packing):
-        calls: dict[nn.Module, Tensor] = {}
-        given: dict[int, list[Tensor]] = defaultdict(list)
+class _Values:
+    """The values of each head on every token but the prompts' first."""
+
+    def __init__(self, scorer: Scorer, writer: Writer, heads: Sequence[Component]) -> None:
+        self.scorer, self.writer = scorer, writer
+        self.places = scorer.model.places(Site.HEAD_OUTPUT)
+        self.heads = [h for h in heads if h.layer in writer.matrices and self.places[h.layer].tap == "attention"]
+        self.gated: set[int] = set()
+        """Layers in which something stands between the heads and their matrix."""
+        self.tokens: list[int] = []
+        self.found: dict[Component, list[Tensor]] = {head: [] for head in self.heads}
+        self._calls: dict[nn.Module, Tensor] = {}
+        self._given: dict[int, Tensor] = {}
+
+    @torch.no_grad()
+    def run(self, pairs: Sequence[EncodedPair]) -> dict[Component, Float[Tensor, "token d_head"]]:
+        """Of the heads whose output goes as it is into the matrix behind them."""
+        model, eager = self.scorer.model, self.scorer.eager
+        layers = sorted({head.layer for head in self.heads})
+        taps = [(self.places[layer], self._keep(layer)) for layer in layers]
+        taps += [(self.writer.matrices[layer], self._compare(layer)) for layer in layers]
+        for layout in prompt_layouts(pairs, range(len(pairs)), replace(self.scorer.packing, packed=False)):
+            with attention_handler(model.module, self._note, eager=eager):
+                forward(model, layout, taps, eager=eager)
+            self._take(layout)
+        return {head: torch.cat(rows) for head, rows in self.found.items() if head.layer not in self.gated}
+
+    def _note(self, module: nn.Module, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
+        self._calls[module] = call.value
+        return call.original()
+
+    def _keep(self, layer: int) -> Edit:
+        def edit(own: Tensor) -> Tensor:
+            self._given[layer] = own
+            return own
+
+        return edit
+
+    def _compare(self, layer: int) -> Edit:
+        def edit(own: Tensor) -> Tensor:
+            if not torch.equal(own.flatten(), self._given[layer].flatten()):
+                self.gated.add(layer)
+            return own
+
+        return edit
+
+    def _take(self, layout: Layout) -> None:
         real = (layout.example >= 0) & (layout.position_ids > 0)
         where = torch.nonzero(real.flatten()).flatten()
-
-        def note(
-            module: nn.Module, call: AttentionCall, calls: dict[nn.Module, Tensor] = calls
-        ) -> tuple[Tensor, Tensor | None]:
-            if module in modules:
-                calls[module] = call.value
-            return call.original()
-
-        def keep(layer: int, given: dict[int, list[Tensor]] = given) -> object:
-            def edit(own: Tensor) -> Tensor:
-                given[layer].append(own.reshape(-1, places[layer].units * places[layer].width)[:1])
-                return own
-
-            return edit
-
-        taps = [(place, keep(layer)) for layer in plain for place in (places[layer], writer.matrices[layer])]
-        with attention_handler(model.module, note, eager=scorer.eager):
-            forward(model, layout, taps, eager=scorer.eager)
-        plain -= {layer for layer, (heads_, into) in given.items() if not torch.equal(heads_, into)}
-        tokens += layout.input_ids.flatten()[where].tolist()
-        for head in wanted:
-            call = calls[places[head.layer].module]
-            own = call[:, (head.unit or 0) // (places[head.layer].units // call.shape[1])]
-            values[head].append(own.flatten(0, 1)[where.to(own.device)])
-    return {head: (torch.cat(values[head]), tokens) for head in wanted if head.layer in plain}
+        self.tokens += layout.input_ids.flatten()[where].tolist()
+        for head in self.heads:
+            place = self.places[head.layer]
+            call = self._calls[place.module]
+            own = call[:, (head.unit or 0) // (place.units // call.shape[1])]
+            self.found[head].append(own.flatten(0, 1)[where.to(own.device)])
 
 
 @torch.no_grad()
@@ -105,14 +114,17 @@ def _map(
     start = (head.unit or 0) * place.width
     given[:, start : start + place.width] = values
     made = place.module(given) - place.module(torch.zeros_like(given))
-    post = Norm.of(post_norm(writer.added[head.layer, Site.ATTENTION_OUTPUT]), made)
-    final = Norm.of(ends.norm, made)
+    anything = torch.randn(made.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)[None]
+    post, final = (
+        Norm.of(norm, anything.to(made))
+        for norm in (post_norm(writer.added[head.layer, Site.ATTENTION_OUTPUT]), ends.norm)
+    )
     behind = final.weighted(post.weighted(made)).to(ends.weight)
     words = writer.model.require_tokenizer()
     copied, by_token = 0, defaultdict[str, list[Tensor]](list)
     for token, row in zip(tokens, behind, strict=True):
         logits = (ends.head(row[None]) - ends.head(torch.zeros_like(row[None])))[0].float().cpu()
-        copied += int((logits > logits[token]).sum()) < FIRST
+        copied += bool(logits[token] > logits.mean()) and int((logits > logits[token]).sum()) < FIRST
         name = token_text(words, token)
         if name in looked:
             by_token[name].append(logits)

@@ -7,7 +7,7 @@ al. 2022 (arXiv 2211.00593): a head's mean attention to the tokens that such a h
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from cotrace.batches import EncodedPair
 from cotrace.components import Component, Site
-from cotrace.interventions.frozen import frozen
 from cotrace.models import LanguageModel, tapped
 from cotrace.models.internals import fresh_frequencies
 from cotrace.models.language_model import evaluating
@@ -23,7 +22,7 @@ from cotrace.models.taps import Edit
 from cotrace.problem import LanguageProblem
 from cotrace.problem.capture import Captured
 from cotrace.readout.positions import Groups, prompt_groups
-from cotrace.readout.records import REST, Behaviour, Example, Look, Read, Token
+from cotrace.readout.records import Behaviour, Example, Look, Read, Token
 
 HEADS = (Site.HEAD_OUTPUT, Site.ATTENTION_PATTERN)
 BEHAVIOURS = ("previous token", "duplicate token", "induction", "beginning of text", "self")
@@ -48,7 +47,7 @@ def read(
             lacking[str(member)] = f"{member} has no attention pattern: {why}"
     heads = [member for member in members if member.site in HEADS and str(member) not in lacking]
     others = [member for member in members if member.site not in HEADS]
-    found = {}
+    found: dict[str, Read] = {}
     examples: list[Example] = []
     if heads:
         found |= _heads(problem, heads, pairs, examples)
@@ -80,7 +79,12 @@ def _heads(
             component=str(head),
             attends=True,
             looks=tuple(
-                Look(query=q, key=k, base=looks["base"].get((q, k), 0.0), donor=donor and donor.get((q, k), 0.0))
+                Look(
+                    query=q,
+                    key=k,
+                    base=looks["base"].get((q, k), 0.0),
+                    donor=None if donor is None else donor.get((q, k), 0.0),
+                )
                 for q, k in shown
             ),
             tokens=_attended(runs["base"], i),
@@ -159,7 +163,7 @@ def looked_at(tokens: Sequence[object]) -> dict[str, Float[Tensor, "query key"]]
     return {name: row.double() for name, row in zip(BEHAVIOURS, rows, strict=True)}
 
 
-def scores_of(patterns: Float[Tensor, "row query key"], tokens: Sequence[Sequence[object]]) -> dict[str, float]:
+def scores_of(patterns: Iterable[Tensor], tokens: Sequence[Sequence[object]]) -> dict[str, float]:
     """Behaviour -> mean attention over the queries at which it has something to look at."""
     sums: dict[str, list[float]] = defaultdict(list)
     for pattern, row in zip(patterns, tokens, strict=True):
@@ -213,10 +217,9 @@ def _patterns(
 
     places = model.places(Site.ATTENTION_PATTERN)
     taps = [(places[layer], keep(layer)) for layer in sorted({head.layer for head in heads})]
-    with evaluating(model.module), frozen(model.module), fresh_frequencies(model.module):
-        with tapped(model.module, taps, eager=True):
-            rows = ids.to(model.device)
-            model.module(input_ids=rows, attention_mask=torch.ones_like(rows), use_cache=False)
+    rows = ids.to(model.device)
+    with evaluating(model.module), fresh_frequencies(model.module), tapped(model.module, taps, eager=True):
+        model.module(input_ids=rows, attention_mask=torch.ones_like(rows), use_cache=False)
     return seen
 
 
@@ -240,7 +243,7 @@ def _others(problem: LanguageProblem, members: Sequence[Component], pairs: Seque
             component=name,
             attends=False,
             looks=tuple(
-                Look(query=where, key="", base=size, donor=donor and donor.get(where))
+                Look(query=where, key="", base=size, donor=None if donor is None else donor.get(where))
                 for where, size in sorted(base.items(), key=lambda row: -row[1])
             ),
             tokens=_most_active(runs["base"], ids, sizes["base"][name]),
