@@ -56,6 +56,5 @@ def test_refusals(traced: Path, capsys: pytest.CaptureFixture[str], tmp_path: Pa
         assert run(["transfer", str(traced), "--to", target, "--direction", "minimise"]) == 2, target
         shown = capsys.readouterr().err
         assert words in shown, shown
-        assert len(shown.strip().splitlines()) <= 3
     assert run(["transfer", str(traced), "--to", "agreement", "--k", "99"]) == 2
     assert "exactly 99" in capsys.readouterr().err
