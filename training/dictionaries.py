@@ -60,11 +60,13 @@ class Recipe:
     batch: int = 1024
     rate: float = 2e-3
     seed: int = 0
+    threads: int = 2
     out: Path = Path("dictionaries")
 
 
 def main(recipe: Recipe) -> None:
     """Train all, print what each is worth, write them."""
+    torch.set_num_threads(recipe.threads)
     model = ct.load_model(recipe.model)
     rows = texts(model, recipe)
     held, seen = rows[:HELD_ROWS], rows[HELD_ROWS:]
@@ -310,5 +312,4 @@ def _defaults() -> Iterator[tuple[str, object]]:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
     main(asked())

@@ -38,6 +38,11 @@ class FeatureValues:
         whole = 0 if self.whole is None else self.whole.numel() * self.whole.element_size()
         return whole + (0 if self.entries is None else self.entries.nbytes)
 
+    @property
+    def everywhere(self) -> DonorFeatures:
+        """What every token of any pass takes, where all take the same."""
+        return DonorFeatures(None, self.entries, self.whole, self.factor)
+
     def at(self, layout: Layout, tokens: Int[Tensor, "token"]) -> DonorFeatures:
         """What these tokens of a layout take."""
         if self.entries is None or self.rows == "all":

@@ -46,8 +46,8 @@ class FeaturePatch:
     """Which of the donor's tokens have the role; None for all of them."""
 
 
-Part = tuple[FeaturePatch, Float[Tensor, "copy unit"]]
-"""A patch and the mask of its units, one row for each copy of the rows side by side."""
+Part = tuple[FeaturePatch, Tensor]
+"""A patch and the mask [copy, unit] of its units, one row for each copy of the rows side by side."""
 
 
 def feature_taps(parts: Sequence[Part]) -> TapList:

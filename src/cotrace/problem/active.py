@@ -7,9 +7,8 @@ that searches see. The others are no components; what they add in some masked or
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any
 
 import torch
@@ -107,14 +106,13 @@ def _told(placed: PlacedDictionary, apart: PlacedDictionary, fit: _Fit) -> Told:
 
 def _space(space: ComponentSpace, units: Mapping[tuple[int, str], Sequence[int]]) -> ComponentSpace:
     """The space with the features of these units only."""
-    parts: list[Iterable[Component]] = []
+    parts: list[Component] = []
     for block in space.blocks:
         if block.site is Site.FEATURE:
-            some = units[block.layer, block.role]
-            parts.append(Component(Site.FEATURE, block.layer, unit, block.role) for unit in some)
+            parts += [Component(Site.FEATURE, block.layer, unit, block.role) for unit in units[block.layer, block.role]]
         else:
-            parts.append(space[block.start : block.stop])
-    return ComponentSpace(tuple(chain.from_iterable(parts)))
+            parts += space[block.start : block.stop]
+    return ComponentSpace(tuple(parts))
 
 
 @dataclass
