@@ -132,7 +132,7 @@ def test_layers_and_hooks_choose_among_several(tmp_path: Path) -> None:
     assert [one.hook for one in load_dictionaries(tmp_path, layers=0)] == ["blocks.0.hook_mlp_out"]
     assert len(load_dictionaries(tmp_path, hook="hook_mlp_out")) == 2
     assert len(load_dictionaries(tmp_path, hook="blocks.3.hook_resid_post")) == 1
-    with pytest.raises(InputError, match="none is at layer 7 and hook_z; it has blocks.0.hook_mlp_out"):
+    with pytest.raises(InputError, match=r"none is at layer 7 and hook_z; it has blocks.0.hook_mlp_out"):
         load_dictionaries(tmp_path, layers=[7], hook="hook_z")
 
 
@@ -199,7 +199,7 @@ def test_a_description_that_cannot_be_is_refused(change: dict[str, object], word
 
 
 def test_damaged_files_are_one_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="neither cfg.json nor params.npz is in it"):
+    with pytest.raises(InputError, match=r"neither cfg.json nor params.npz is in it"):
         load_dictionaries(tmp_path)
     with pytest.raises(InputError, match="there is no such folder, and an id of the hub is owner/name"):
         load_dictionaries("nowhere")
@@ -208,7 +208,7 @@ def test_damaged_files_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot read it"):
         load_dictionaries(folder)
     (folder / "sae_weights.safetensors").unlink()
-    with pytest.raises(InputError, match="has no sae_weights.safetensors beside its cfg.json"):
+    with pytest.raises(InputError, match=r"has no sae_weights.safetensors beside its cfg.json"):
         load_dictionaries(folder)
     (folder / "cfg.json").write_text("{")
     with pytest.raises(InputError, match="cannot read it"):

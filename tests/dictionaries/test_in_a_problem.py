@@ -37,7 +37,9 @@ PLACES: dict[str, tuple[Dictionary, str, int]] = {
         0,
     ),
 }
-EVEN = replace(TASK, pairs=tuple(replace(p, id=f"{p.id}-{seed}") for seed in (0, 1, 2) for p in tiny.task(3, seed=seed).pairs))
+EVEN = replace(
+    TASK, pairs=tuple(replace(p, id=f"{p.id}-{seed}") for seed in (0, 1, 2) for p in tiny.task(3, seed=seed).pairs)
+)
 """Three pairs of each length."""
 DONORS = ("counterfactual", "zero", "mean=task", "scale=0.3", "noise=0.5", "resample")
 
@@ -64,9 +66,7 @@ def check_whole(place: str, donors: str) -> None:
     """Mask 0 is the base run, mask 1 the site's own swap, on pairs that the space was made of and on unseen ones."""
     _, site, layer = PLACES[place]
     ours = problem(place, donors)
-    whole = ct.LanguageProblem(
-        MODEL, ours.source_task, sites=[site], donors=donors, holdout=0.34, direction="maximise"
-    )
+    whole = ct.LanguageProblem(MODEL, ours.source_task, sites=[site], donors=donors, holdout=0.34, direction="maximise")
     at_layer = torch.tensor([float(c.layer == layer) for c in whole.space], dtype=ALL)
     ones = torch.ones(len(ours.space), dtype=ALL)
     for mine, theirs in ((ours, whole), (ours.heldout, whole.heldout)):
@@ -77,15 +77,13 @@ def check_whole(place: str, donors: str) -> None:
         assert float(mine.effects(ones).abs().min()) > 1e-6
 
 
+@pytest.mark.filterwarnings("ignore")  # pairs are repeated on purpose
 def test_the_mean_by_position_is_taken_at_each_position() -> None:
     pairs = tuple(replace(pair, id=f"{pair.id}-{i}") for i in range(3) for pair in tiny.task(3, seed=4).pairs)
     task = replace(TASK, pairs=pairs)
     options = {"donors": "mean=position", "holdout": 0, "direction": "maximise"}
-    with pytest.warns(UserWarning):
-        ours = ct.LanguageProblem(
-            MODEL, task, dictionaries=[PLACES["MLP"][0]], sites=["feature", "error"], **options
-        )
-        whole = ct.LanguageProblem(MODEL, task, sites=["mlp_output"], **options)
+    ours = ct.LanguageProblem(MODEL, task, dictionaries=[PLACES["MLP"][0]], sites=["feature", "error"], **options)
+    whole = ct.LanguageProblem(MODEL, task, sites=["mlp_output"], **options)
     ones = torch.ones(len(ours.space), dtype=ALL)
     at_layer = torch.tensor([float(c.layer == 2) for c in whole.space], dtype=ALL)
     torch.testing.assert_close(ours.effects(ones), whole.effects(at_layer), rtol=0, atol=1e-9)
@@ -275,13 +273,13 @@ def refused(one: Dictionary | list[Dictionary], **rest: Any) -> Any:
 
 
 def test_a_dictionary_of_another_width_is_refused() -> None:
-    with pytest.raises(InputError, match="has 48 numbers at blocks.1.hook_mlp_out, and tiny-gpt2 has 32 there"):
+    with pytest.raises(InputError, match=r"has 48 numbers at blocks.1.hook_mlp_out, and tiny-gpt2 has 32 there"):
         refused(dictionary("blocks.1.hook_mlp_out", 0, width=48))
 
 
 def test_a_dictionary_of_another_model_is_refused_unless_it_is_said_to_be_the_same() -> None:
     one = replace(PLACES["MLP"][0], model_name="gemma-2-2b")
-    with pytest.raises(InputError, match="was trained on gemma-2-2b, and the model is tiny-gpt2; .*trained_on="):
+    with pytest.raises(InputError, match=r"was trained on gemma-2-2b, and the model is tiny-gpt2; .*trained_on="):
         refused(one)
     held = ct.dictionaries.Dictionaries([one], trained_on="google/gemma-2-2b")
     assert held.on(MODEL).dictionaries[0].layer == 2
@@ -302,7 +300,7 @@ def test_a_hook_that_the_model_has_not_is_refused(hook: str, error: type[Excepti
 
 
 def test_two_dictionaries_of_one_layer_are_refused() -> None:
-    with pytest.raises(InputError, match="both of layer 1, where a name such as L1.feature0 could be either's"):
+    with pytest.raises(InputError, match=r"both of layer 1, where a name such as L1.feature0 could be either's"):
         refused([dictionary("blocks.1.hook_mlp_out", 0), dictionary("blocks.1.hook_resid_post", 1)])
 
 

@@ -109,7 +109,7 @@ def test_edits_of_features_are_generated_with_and_not_folded() -> None:
         ct.editing.folded(HELD, ct.Selection.parse(["L1.feature3"]), "zero")
     with pytest.raises(UnsupportedSite, match="is a part of a dictionary"):
         ct.apply(MODEL, ct.Selection.parse(["L1.feature3"])).__enter__()
-    with pytest.raises(InputError, match="has no L1.feature40"):
+    with pytest.raises(InputError, match=r"has no L1.feature40"):
         ct.apply(HELD, ct.Selection.parse(["L1.feature40"])).__enter__()
 
 
@@ -184,7 +184,7 @@ def test_promoted_tokens_are_those_that_a_small_addition_to_the_last_stream_prom
         return found
 
     slope = (logits(1e-2) - logits(-1e-2)) / 2e-2
-    given = {token: value for token, value in card.promoted}
+    given = dict(card.promoted)
     for i in range(60):
         assert given[f"w{i}"] == pytest.approx(float(slope[i]), abs=1e-3)
     assert card.promoted[0][0] == f"w{int(slope.argmax())}"
@@ -204,7 +204,7 @@ def test_the_features_of_heads_are_those_whose_rows_lie_in_them() -> None:
 
 def test_what_cannot_be_described_is_refused() -> None:
     assert describe(HELD, ["L0.head1"], TEXTS) == []
-    with pytest.raises(InputError, match="has no L0.feature1"):
+    with pytest.raises(InputError, match=r"has no L0.feature1"):
         describe(HELD, ["L0.feature1"], TEXTS)
     with pytest.raises(InputError, match="there are no texts"):
         describe(HELD, ["L1.feature1"], [])

@@ -17,6 +17,7 @@ MODEL = tiny.model("gpt2")
 TASK = tiny.task()
 ALL = torch.float64
 
+
 def dictionary(hook: str, seed: int, *, hook_out: str | None = None, width: int = WIDTH, **rest: Any) -> Dictionary:
     """A random one, of which about half the features are active at a time."""
     draw = torch.Generator().manual_seed(seed)
@@ -57,7 +58,9 @@ MODULES: dict[str, Callable[[nn.Module], nn.Module]] = {
 
 
 @contextmanager
-def by_hand(dictionaries: Sequence[Dictionary], act: Callable[[int, Dictionary, Tensor, Tensor], Tensor]) -> Iterator[None]:
+def by_hand(
+    dictionaries: Sequence[Dictionary], act: Callable[[int, Dictionary, Tensor, Tensor], Tensor]
+) -> Iterator[None]:
     """Each dictionary's place goes on with ``act(layer, dictionary, read, written)``."""
     handles = []
     noted: dict[int, Tensor] = {}

@@ -163,8 +163,7 @@ def read_dictionary(found: Found) -> Dictionary:
         raise InputError(f"dictionary {name}: a transcoder's {CFG} must name hook_name_out, the place that it writes")
     if cfg.get("hook_head_index") is not None:
         raise InputError(
-            f"dictionary {name}: it reads head {cfg['hook_head_index']} alone; use one of all heads of a layer "
-            "(hook_z)"
+            f"dictionary {name}: it reads head {cfg['hook_head_index']} alone; use one of all heads of a layer (hook_z)"
         )
     parts = _encoder(kind, cfg, weights, name)
     _check_sizes(cfg, weights, name)
@@ -221,7 +220,7 @@ def _norm(cfg: Mapping[str, Any], name: str) -> Any:
 
 
 def _encoder(kind: str, cfg: Mapping[str, Any], weights: Mapping[str, Tensor], name: str) -> dict[str, Any]:
-    """Encoder, bias and rule in the form of ``Dictionary``, and ``rows``, by which the decoder's rows are multiplied."""
+    """Encoder, bias and rule in the form of ``Dictionary``; ``rows`` is what the decoder's rows are multiplied by."""
     encoder, ones = weights["W_enc"].T, torch.ones(len(weights["W_dec"]))
     rows = weights.get("finetuning_scaling_factor", ones)
     if kind == "gated":
@@ -302,9 +301,7 @@ def _arrays(path: Path) -> dict[str, Tensor]:
         with np.load(path, allow_pickle=False) as data:
             return {name: torch.from_numpy(np.ascontiguousarray(data[name])) for name in data.files}
     except Exception as error:  # zip, header and dtype errors are of many kinds
-        raise InputError(
-            f"{path}: cannot read it without pickle ({clipped(str(error))}); get the file again"
-        ) from None
+        raise InputError(f"{path}: cannot read it without pickle ({clipped(str(error))}); get the file again") from None
 
 
 def _sha256(path: Path) -> str:

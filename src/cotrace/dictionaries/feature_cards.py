@@ -180,7 +180,9 @@ def final_norm(model: LanguageModel) -> nn.Module:
         model.module(input_ids=probe_ids(model.module), use_cache=False)
     found = [m for m, out in gave.items() if read and out.shape == read[-1].shape and torch.equal(out, read[-1])]
     if not found:
-        raise UnsupportedSite(f"{model.name}: no norm before the unembedding is found, so promoted tokens are not known")
+        raise UnsupportedSite(
+            f"{model.name}: no norm before the unembedding is found, so promoted tokens are not known"
+        )
     return found[-1]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -140,7 +141,9 @@ def _alone(
     if isinstance(source, Vector):
         return _vector_values(source, placed, setting)
     decoder = placed.dictionary.decoder
-    return FeatureValues("all", _row(decoder.new_zeros(1, placed.dictionary.size)), decoder.new_zeros(1, decoder.shape[1]))
+    return FeatureValues(
+        "all", _row(decoder.new_zeros(1, placed.dictionary.size)), decoder.new_zeros(1, decoder.shape[1])
+    )
 
 
 def _row(values: Float[Tensor, "row feature"]) -> Entries:

@@ -87,7 +87,9 @@ def active_features(
     apart = {one: one.telling(torch.nonzero(_any(flags, one)).flatten()) for one in held}
     told = tuple(_told(one, apart[one], fits[one]) for one in held)
     other = model.holding(tuple(apart.get(one, one) for one in model.dictionaries))
-    return Active(other, _space(space, {(one.layer, role): units.tolist() for (one, role), units in found.items()}), told)
+    return Active(
+        other, _space(space, {(one.layer, role): units.tolist() for (one, role), units in found.items()}), told
+    )
 
 
 def _none(placed: PlacedDictionary) -> Bool[Tensor, "feature"]:
@@ -146,7 +148,11 @@ def _open(layout: Layout, role: str, prefixes: Tensor) -> Tensor:
 
 
 def _note_base(
-    model: LanguageModel, layouts: Sequence[Layout], flags: Flags, fits: Mapping[PlacedDictionary, _Fit], prefixes: Tensor
+    model: LanguageModel,
+    layouts: Sequence[Layout],
+    flags: Flags,
+    fits: Mapping[PlacedDictionary, _Fit],
+    prefixes: Tensor,
 ) -> None:
     """Flag what is active in the base run, and take the measure of the reconstructions."""
     for layout in layouts:
