@@ -1,18 +1,17 @@
-"""Trains small dictionaries: `python -m training.dictionaries --model shipped --kinds topk,jumprelu,transcoder --out DIR`.
+"""Trains small dictionaries: `python -m training.dictionaries --model shipped --out DIR`.
 
-Top-k and JumpReLU autoencoders and JumpReLU transcoders of one model, from a fixed seed, in minutes on two cores, written
-as SAELens writes them. A model that is not the one that ships is trained on text that it writes itself, so that no data
-are needed. What each is worth is printed: explained variance, active features, dead ones, and how much of the loss that is
-lost without the place comes back when its reconstruction stands there.
+Top-k and JumpReLU autoencoders and JumpReLU transcoders of one model, from a fixed seed, in minutes on two cores,
+written as SAELens writes them. For a model that is not the one that ships they are trained on text that it writes
+itself, so that no data are needed. What each is worth is printed: explained variance, active features, dead ones, and
+how much of the loss that is lost without the place comes back when its reconstruction stands there.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -60,11 +59,13 @@ class Recipe:
     batch: int = 1024
     rate: float = 2e-3
     seed: int = 0
+    threads: int = 2
     out: Path = Path("dictionaries")
 
 
 def main(recipe: Recipe) -> None:
     """Train all, print what each is worth, write them."""
+    torch.set_num_threads(recipe.threads)
     model = ct.load_model(recipe.model)
     rows = texts(model, recipe)
     held, seen = rows[:HELD_ROWS], rows[HELD_ROWS:]
@@ -105,7 +106,13 @@ def hooked(model: LanguageModel, kind: str, layer: int) -> PlacedDictionary:
     width = model.module.config.hidden_size
     one = torch.zeros(1, width)
     empty = Dictionary(
-        name=f"{kind}/layer_{layer}", hook=read, hook_out=write, encoder=one, bias=one[0, :1], decoder=one, offset=one[0]
+        name=f"{kind}/layer_{layer}",
+        hook=read,
+        hook_out=write,
+        encoder=one,
+        bias=one[0, :1],
+        decoder=one,
+        offset=one[0],
     )
     return placed(model, [empty])[0]
 
@@ -148,10 +155,11 @@ class Net:
     def __init__(self, read: Tensor, written: Tensor, features: int, k: int, *, top: bool, tied: bool) -> None:
         self.read, self.written, self.k, self.top, self.tied = read, written, k, top, tied
         decoder = torch.nn.functional.normalize(torch.randn(features, written.shape[1]), dim=1)
-        encoder = decoder.clone() if tied else torch.nn.functional.normalize(torch.randn(features, read.shape[1]), dim=1)
-        offset = written.mean(0) if tied else written.mean(0)
+        encoder = (
+            decoder.clone() if tied else torch.nn.functional.normalize(torch.randn(features, read.shape[1]), dim=1)
+        )
         self.encoder, self.decoder = encoder.requires_grad_(), decoder.requires_grad_()
-        self.bias, self.offset = torch.zeros(features).requires_grad_(), offset.clone().requires_grad_()
+        self.bias, self.offset = torch.zeros(features).requires_grad_(), written.mean(0).clone().requires_grad_()
         self.threshold = torch.full((features,), -3.0).requires_grad_()  # its logarithm
         self.silent = torch.zeros(features)
 
@@ -213,7 +221,7 @@ class Net:
     def dictionary(self, frame: Dictionary, given: float, aimed: float) -> Dictionary:
         """The dictionary on values as they are: activations are in units of the decoder's rows, which have length 1."""
         ratio = aimed / given
-        one = replace(
+        return replace(
             frame,
             encoder=self.encoder.detach() * ratio,
             bias=self.bias.detach() * aimed,
@@ -223,7 +231,6 @@ class Net:
             k=self.k if self.top else None,
             threshold=None if self.top else self.threshold.detach().exp() * aimed,
         )
-        return one
 
 
 class Step(torch.autograd.Function):
@@ -294,7 +301,7 @@ def spliced(model: LanguageModel, where: PlacedDictionary, rows: Tensor, how: st
 def asked(arguments: Sequence[str] | None = None) -> Recipe:
     """The recipe from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for name, value in _defaults():
+    for name, value in vars(Recipe()).items():
         kind = str if isinstance(value, tuple) else type(value)
         parser.add_argument(f"--{name}", type=kind, default=None)
     given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
@@ -305,10 +312,5 @@ def asked(arguments: Sequence[str] | None = None) -> Recipe:
     return Recipe(**given)
 
 
-def _defaults() -> Iterator[tuple[str, object]]:
-    yield from islice(vars(Recipe()).items(), None)
-
-
 if __name__ == "__main__":
-    torch.set_num_threads(2)
     main(asked())

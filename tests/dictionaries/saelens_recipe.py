@@ -1,7 +1,7 @@
 """How ``saelens.safetensors`` was made: `python tests/dictionaries/saelens_recipe.py`, with sae-lens 6.54.12 installed.
 
-SAELens itself makes a small dictionary of each architecture, with each norm, of random weights, encodes random values and
-decodes them. It is no dependency of the tests: only what it gave is.
+SAELens itself makes a small dictionary of each architecture, with each norm, of random weights, encodes random values
+and decodes them. It is no dependency of the tests: only what it gave is.
 """
 
 import json

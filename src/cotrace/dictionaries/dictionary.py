@@ -115,9 +115,7 @@ class Dictionary:
         moved: dict[str, Any] = {name: tensor.detach().to(device, dtype) for name, tensor in self.tensors.items()}
         return replace(self, **moved)
 
-    def encode(
-        self, values: Float[Tensor, "*token d_in"], features: Int[Tensor, "some"] | None = None
-    ) -> Entries:
+    def encode(self, values: Float[Tensor, "*token d_in"], features: Int[Tensor, "some"] | None = None) -> Entries:
         """Active features of each token, differentiable in the values; only of some ``features`` where asked.
 
         Tokens with several axes are counted as one flat list.

@@ -45,7 +45,6 @@ class Found:
     """A dictionary on disk whose weights have not been read."""
 
     folder: Path
-    weights: Path
     cfg: Mapping[str, Any]
     """Its description, under the names that are in use now, in one level."""
 
@@ -53,6 +52,11 @@ class Found:
     def name(self) -> str:
         """The end of its path: what messages call it."""
         return "/".join(self.folder.parts[-2:])
+
+    @property
+    def weights(self) -> Path:
+        """The file of its weights. Raises InputError where there is none."""
+        return _weights_file(self.folder)
 
     @property
     def hook(self) -> str:
@@ -104,10 +108,10 @@ def pickled(path: Path) -> InputError:
 
 
 def _found(folder: Path, hook: str | None) -> Found:
-    cfg = _cfg(folder / CFG) if (folder / CFG).is_file() else _gemma_cfg(folder)
+    cfg = read_cfg(folder / CFG) if (folder / CFG).is_file() else gemma_cfg(folder.as_posix())
     if hook is not None and not cfg.get("hook_name"):
         cfg = {**cfg, "hook_name": hook}
-    return Found(folder, _weights_file(folder), cfg)
+    return Found(folder, cfg)
 
 
 def _weights_file(folder: Path) -> Path:
@@ -122,7 +126,8 @@ def _weights_file(folder: Path) -> Path:
     raise InputError(f"dictionary {folder}: it has no {WEIGHTS} beside its {CFG}; get the file again")
 
 
-def _cfg(path: Path) -> dict[str, Any]:
+def read_cfg(path: Path) -> dict[str, Any]:
+    """A description, under the names that are in use now, in one level. Raises InputError."""
     try:
         raw = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -134,9 +139,8 @@ def _cfg(path: Path) -> dict[str, Any]:
     return flat | {OLDER.get(k, k): v for k, v in (metadata if isinstance(metadata, dict) else {}).items()}
 
 
-def _gemma_cfg(folder: Path) -> dict[str, Any]:
+def gemma_cfg(path: str) -> dict[str, Any]:
     """What Gemma Scope says by the names of its folders."""
-    path = folder.as_posix()
     layer = re.search(r"layer_(\d+)", path)
     kind = re.search(r"gemma-scope-(\w+)-(pt|it)-(res|mlp|att|transcoders)", path)
     cfg: dict[str, Any] = {"architecture": "jumprelu", "apply_b_dec_to_input": False}
@@ -159,8 +163,7 @@ def read_dictionary(found: Found) -> Dictionary:
         raise InputError(f"dictionary {name}: a transcoder's {CFG} must name hook_name_out, the place that it writes")
     if cfg.get("hook_head_index") is not None:
         raise InputError(
-            f"dictionary {name}: it reads head {cfg['hook_head_index']} alone; use one of all heads of a layer "
-            "(hook_z)"
+            f"dictionary {name}: it reads head {cfg['hook_head_index']} alone; use one of all heads of a layer (hook_z)"
         )
     parts = _encoder(kind, cfg, weights, name)
     _check_sizes(cfg, weights, name)
@@ -217,7 +220,7 @@ def _norm(cfg: Mapping[str, Any], name: str) -> Any:
 
 
 def _encoder(kind: str, cfg: Mapping[str, Any], weights: Mapping[str, Tensor], name: str) -> dict[str, Any]:
-    """Encoder, bias and rule in the form of ``Dictionary``, and ``rows``, by which the decoder's rows are multiplied."""
+    """Encoder, bias and rule in the form of ``Dictionary``; ``rows`` is what the decoder's rows are multiplied by."""
     encoder, ones = weights["W_enc"].T, torch.ones(len(weights["W_dec"]))
     rows = weights.get("finetuning_scaling_factor", ones)
     if kind == "gated":
@@ -298,9 +301,7 @@ def _arrays(path: Path) -> dict[str, Tensor]:
         with np.load(path, allow_pickle=False) as data:
             return {name: torch.from_numpy(np.ascontiguousarray(data[name])) for name in data.files}
     except Exception as error:  # zip, header and dtype errors are of many kinds
-        raise InputError(
-            f"{path}: cannot read it without pickle ({clipped(str(error))}); get the file again"
-        ) from None
+        raise InputError(f"{path}: cannot read it without pickle ({clipped(str(error))}); get the file again") from None
 
 
 def _sha256(path: Path) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import overload
 
@@ -11,7 +12,18 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from cotrace.arguments import checked, guarded
 from cotrace.dictionaries.dictionary import Dictionary
-from cotrace.dictionaries.dictionary_file import CFG, NPZ, WEIGHTS, Found, found_in, layer_of, pickled, read_dictionary
+from cotrace.dictionaries.dictionary_file import (
+    CFG,
+    NPZ,
+    PICKLES,
+    Found,
+    found_in,
+    gemma_cfg,
+    layer_of,
+    pickled,
+    read_cfg,
+    read_dictionary,
+)
 from cotrace.errors import InputError
 from cotrace.models.language_model import LanguageModel
 
@@ -64,15 +76,17 @@ def load_dictionaries(
     ``owner/name/layer_5``. Raises InputError, UnknownName, NonFiniteError.
     """
     path = Path(folder_or_id)
-    folder = path if path.exists() or path.suffix in (".pt", ".pth") else _fetched(str(folder_or_id), revision, layers)
-    found = [one for one in found_in(folder, hook) if _wanted(one, layers, hook)]
+    here = path.exists() or path.suffix in PICKLES
+    wanted = partial(_wanted, layers=layers, hook=hook)
+    folder = path if here else _fetched(str(folder_or_id), revision, wanted)
+    found = [one for one in found_in(folder, hook) if wanted(one)]
     if not found:
         offered = ", ".join(dict.fromkeys(one.hook for one in found_in(folder, hook)))
         raise InputError(f"dictionaries {folder_or_id}: none is at {_words(layers, hook)}; it has {offered}")
     return Dictionaries([read_dictionary(one) for one in found], trained_on=trained_on)
 
 
-def _wanted(found: Found, layers: int | Sequence[int] | None, hook: str | None) -> bool:
+def _wanted(found: Found, *, layers: int | Sequence[int] | None, hook: str | None) -> bool:
     name = str(found.cfg.get("hook_name_out") or found.hook)
     by_hook = hook is None or any(one == hook or one.endswith(f".{hook}") for one in (found.hook, name))
     return by_hook and (layers is None or layer_of(name) in _listed(layers))
@@ -87,7 +101,7 @@ def _words(layers: int | Sequence[int] | None, hook: str | None) -> str:
     return " and ".join([*where, *([hook] if hook else [])])
 
 
-def _fetched(name: str, revision: str | None, layers: int | Sequence[int] | None) -> Path:
+def _fetched(name: str, revision: str | None, wanted: Callable[[Found], bool]) -> Path:
     """The hub's dictionaries of that id, on this machine. Raises InputError."""
     owner, _, rest = name.partition("/")
     repository, _, below = rest.partition("/")
@@ -99,7 +113,7 @@ def _fetched(name: str, revision: str | None, layers: int | Sequence[int] | None
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         return _kept(identity, revision, below, str(error).strip().split("\n")[0])
     try:
-        return _download(identity, revision, below, files, layers)
+        return _download(identity, revision, below, files, wanted)
     except (HfHubHTTPError, OSError) as error:
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"dictionaries {name}: cannot be fetched ({reason}); give a folder of them") from None
@@ -117,28 +131,33 @@ def _kept(identity: str, revision: str | None, below: str, reason: str) -> Path:
 
 
 def _download(
-    identity: str, revision: str | None, below: str, files: Sequence[str], layers: int | Sequence[int] | None
+    identity: str, revision: str | None, below: str, files: Sequence[str], wanted: Callable[[Found], bool]
 ) -> Path:
+    """Descriptions first, then the weights of those wanted."""
     inside = [file for file in files if not below or file.startswith(f"{below}/")]
     places = sorted({file.rpartition("/")[0] for file in inside if file.rpartition("/")[2] in (CFG, NPZ)})
     if not places:
-        pickles = [file for file in inside if file.endswith((".pt", ".pth"))]
+        pickles = [file for file in inside if Path(file).suffix in PICKLES]
         if pickles:
             raise pickled(Path(identity) / pickles[0])
         raise InputError(f"dictionaries {identity}/{below}: neither {CFG} nor {NPZ} is there; it is another repository")
-    if layers is not None:
-        numbered = [place for place in places if (at := layer_of(place.replace("/", ".").replace("layer_", "")))]
-        places = [p for p in places if p not in numbered or any(f"_{i}" in p or f".{i}." in p for i in _listed(layers))]
-    if len(places) > MOST:
+    described = {place: _described(identity, revision, place, inside) for place in places}
+    chosen = [place for place, found in described.items() if wanted(found)]
+    if len(chosen) > MOST:
         raise InputError(
-            f"dictionaries {identity}/{below}: it holds {len(places)}, {places[0]} the first; name one folder of them"
+            f"dictionaries {identity}/{below}: {len(chosen)} of them are there, {chosen[0]} the first; give layers, or "
+            "name one folder of them"
         )
-    path = Path()
-    for place in places:
-        for file in (file for file in inside if file.rpartition("/")[0] == place):
-            if file.endswith((CFG, NPZ, WEIGHTS)) or file.endswith("sae.safetensors"):
-                path = Path(hf_hub_download(identity, file, revision=revision))
-    root = path
-    while root.name and root.parent.name != "snapshots":
-        root = root.parent
+    root = Path()
+    for file in (file for place in (chosen or places[:1]) for file in inside if file.rpartition("/")[0] == place):
+        if Path(file).suffix in (".json", ".npz", ".safetensors"):
+            root = Path(hf_hub_download(identity, file, revision=revision)).parents[file.count("/")]
     return root / below
+
+
+def _described(identity: str, revision: str | None, place: str, files: Sequence[str]) -> Found:
+    """What is known of a dictionary of the hub without its weights."""
+    file = f"{place}/{CFG}".lstrip("/")
+    if file not in files:
+        return Found(Path(place), gemma_cfg(f"{identity}/{place}"))
+    return Found(Path(place), read_cfg(Path(hf_hub_download(identity, file, revision=revision))))

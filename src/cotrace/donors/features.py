@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -37,6 +38,11 @@ class FeatureValues:
         """Memory that they take, in bytes."""
         whole = 0 if self.whole is None else self.whole.numel() * self.whole.element_size()
         return whole + (0 if self.entries is None else self.entries.nbytes)
+
+    @property
+    def everywhere(self) -> DonorFeatures:
+        """What every token of any pass takes, where all take the same."""
+        return DonorFeatures(None, self.entries, self.whole, self.factor)
 
     def at(self, layout: Layout, tokens: Int[Tensor, "token"]) -> DonorFeatures:
         """What these tokens of a layout take."""
@@ -135,7 +141,9 @@ def _alone(
     if isinstance(source, Vector):
         return _vector_values(source, placed, setting)
     decoder = placed.dictionary.decoder
-    return FeatureValues("all", _row(decoder.new_zeros(1, placed.dictionary.size)), decoder.new_zeros(1, decoder.shape[1]))
+    return FeatureValues(
+        "all", _row(decoder.new_zeros(1, placed.dictionary.size)), decoder.new_zeros(1, decoder.shape[1])
+    )
 
 
 def _row(values: Float[Tensor, "row feature"]) -> Entries:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from cotrace.arguments import checked
 from cotrace.components import ComponentSpace
 from cotrace.donors import DonorSource
-from cotrace.editing.changes import Change, changes
+from cotrace.editing.changes import Change, FeatureChange, changes
 from cotrace.models import LanguageModel, tapped
 from cotrace.prompts import Task
 from cotrace.results import AnySet, selection_of
@@ -44,10 +44,10 @@ def apply(
 
 
 @contextmanager
-def changed(model: LanguageModel, edits: Sequence[Change]) -> Iterator[None]:
+def changed(model: LanguageModel, edits: Sequence[Change | FeatureChange]) -> Iterator[None]:
     """The model under these changes."""
     reached: list[bool] = []
-    taps = [(change.place, change.edit(lambda: reached.append(True))) for change in edits]
+    taps = [tap for change in edits for tap in change.taps(lambda: reached.append(True))]
     try:
         with tapped(model.module, taps):
             yield

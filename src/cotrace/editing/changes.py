@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,12 +12,16 @@ from torch import Tensor
 
 from cotrace.batches import EncodedPair, Packing
 from cotrace.components import Component, ComponentSpace, Site
-from cotrace.donors import DonorSource, Mean, Scale, Setting
-from cotrace.donors.store import ConstantDonors
+from cotrace.dictionaries import PlacedDictionary
+from cotrace.donors import DonorSource, Mean, Scale, Setting, donors_of
+from cotrace.donors.features import JointDonors
+from cotrace.donors.store import ConstantDonors, ScaledDonors
 from cotrace.editing.donors import stand_alone
 from cotrace.errors import InputError, UnsupportedSite
+from cotrace.interventions import DonorFeatures, FeaturePatch
+from cotrace.interventions.feature_patch import feature_taps
 from cotrace.models import LanguageModel, Place
-from cotrace.models.taps import Edit
+from cotrace.models.taps import Edit, TapList
 from cotrace.problem.packing import choose_packing
 from cotrace.prompts import Task
 from cotrace.results import Selection
@@ -31,6 +36,10 @@ class Change:
     """What the own value is multiplied with; 1 outside the selection."""
     add: Float[Tensor, "feature"] | None
     """What is added; None where nothing is."""
+
+    def taps(self, note: Callable[[], None]) -> TapList:
+        """Where the edit acts, and what it does."""
+        return [(self.place, self.edit(note))]
 
     def edit(self, note: Callable[[], None]) -> Edit:
         """What the taps call, whatever the rows and positions are; ``note`` is called once, when it is first reached.
@@ -52,14 +61,50 @@ class Change:
         return apply
 
 
+@dataclass(frozen=True, eq=False)
+class FeatureChange:
+    """The edit of one dictionary: which of its features, and whether its error, take the donor's value."""
+
+    place: Place
+    chosen: Mapping[Place, Float[Tensor, "unit"]]
+    """The features' place, the error's or both, with 1 for the units that are chosen."""
+    donor: DonorFeatures
+
+    def taps(self, note: Callable[[], None]) -> TapList:
+        """Where the edit acts, and what it does; ``note`` is called when it is reached."""
+        device = self.place.dictionary.dictionary.decoder.device
+        parts = [(FeaturePatch(place, self.donor), units[None].to(device)) for place, units in self.chosen.items()]
+        *before, (place, edit) = feature_taps(parts)
+
+        def noted(own: Tensor) -> Tensor:
+            note()
+            changed: Tensor = edit(own)
+            return changed
+
+        return [*before, (place, noted)]
+
+
 def changes(
     model: LanguageModel, selection: Selection, donor: str | DonorSource, reference: Task | None = None
-) -> tuple[Change, ...]:
+) -> tuple[Change | FeatureChange, ...]:
     """What a selection's edit does, one change for each place, layer by layer. Raises CotraceError."""
     source = stand_alone(donor, model, reference)
     places = places_of(model, selection)
-    values = _values(model, selection, source, places)
-    return tuple(_change(place, units, source, values.get(place)) for place, units in places.items())
+    plain, features = _values(model, selection, source, places)
+    made: dict[Any, Change | FeatureChange] = {}
+    for place, units in places.items():
+        if place.dictionary is None:
+            made[place] = _change(place, units, source, plain.get(place))
+        elif place.dictionary not in made:
+            mine = {one: _chosen(one, units) for one, units in places.items() if one.dictionary is place.dictionary}
+            made[place.dictionary] = FeatureChange(place, mine, features[place.dictionary])
+    return tuple(made.values())
+
+
+def _chosen(place: Place, units: Sequence[int]) -> Float[Tensor, "unit"]:
+    found = place.dictionary.dictionary.decoder.new_zeros(place.units)
+    found[list(units)] = 1
+    return found
 
 
 def places_of(model: LanguageModel, selection: Selection) -> dict[Place, list[int]]:
@@ -94,15 +139,17 @@ def _check_member(model: LanguageModel, member: Component) -> None:
 
 def _values(
     model: LanguageModel, selection: Selection, source: DonorSource, places: Iterable[Place]
-) -> Mapping[Place, Tensor]:
-    """The donor's values, one vector for each place; none for ``scale``."""
-    if isinstance(source, Scale):
-        return {}
+) -> tuple[Mapping[Place, Tensor], Mapping[PlacedDictionary, DonorFeatures]]:
+    """The donor's values, one vector for each plain place (none for ``scale``), and what each dictionary takes."""
     pairs: Sequence[EncodedPair] = (source.reference or ()) if isinstance(source, Mean) else ()
     packing = choose_packing(model, pairs, None) if pairs else Packing(packed=False, batch_tokens=1)
-    found = source.donors(Setting(model, ComponentSpace(selection.members), tuple(places), packing), pairs)
-    assert isinstance(found, ConstantDonors), "donors that stand alone have one value for all positions"
-    return found.values
+    found = donors_of(source, Setting(model, ComponentSpace(selection.members), tuple(places), packing), pairs)
+    features: dict[PlacedDictionary, DonorFeatures] = {}
+    if isinstance(found, JointDonors):
+        features = {one: values.everywhere for one, values in found.features.items()}
+        found = found.plain or ScaledDonors(1.0)
+    assert isinstance(found, ConstantDonors | ScaledDonors), "donors that stand alone have one value for all positions"
+    return found.values if isinstance(found, ConstantDonors) else {}, features
 
 
 def _change(place: Place, units: Sequence[int], source: DonorSource, value: Tensor | None) -> Change:

@@ -12,7 +12,7 @@ from torch import Tensor
 from cotrace.components import Site
 from cotrace.donors import DonorSource
 from cotrace.editing.apply import changed
-from cotrace.editing.changes import Change, changes
+from cotrace.editing.changes import Change, FeatureChange, changes
 from cotrace.editing.matrices import Matrix, matrix_of
 from cotrace.errors import UnsupportedSite
 from cotrace.models import LanguageModel
@@ -48,19 +48,20 @@ def folded(
     return fold_changes(model, changes(model, selection_of("ct.editing.folded", selection), donor, reference))
 
 
-def fold_changes(model: LanguageModel, edits: Sequence[Change]) -> LanguageModel:
+def fold_changes(model: LanguageModel, edits: Sequence[Change | FeatureChange]) -> LanguageModel:
     """A copy of the model whose weights hold these changes. Raises UnsupportedSite."""
     check_plain(model)
     trace = _watched(model)
     matrices = [_matrix(model, trace, change) for change in edits]
-    for change, matrix in zip(edits, matrices, strict=True):
+    plain = [change for change in edits if isinstance(change, Change)]  # of features none comes as far as this
+    for change, matrix in zip(plain, matrices, strict=True):
         matrix.check(model.module, needs_bias=change.add is not None)
     expected = _probe(model, edits)
     twin = copy.deepcopy(model.module)
     names = {module: name for name, module in model.module.named_modules()}
-    for change, matrix in _inside_out(edits, matrices):
+    for change, matrix in _inside_out(plain, matrices):
         fold_one(replace(matrix, module=twin.get_submodule(names[matrix.module])), change)
-    edited = replace(model, module=twin, name=f"{model.name} (edited)")
+    edited = replace(model, module=twin, name=f"{model.name} (edited)", dictionaries=())
     _prove(edited, expected)
     return edited
 
@@ -130,7 +131,7 @@ def _fold_norm(matrix: Matrix, weight: Tensor, change: Change) -> None:
     )
 
 
-def _matrix(model: LanguageModel, trace: Trace, change: Change) -> Matrix:
+def _matrix(model: LanguageModel, trace: Trace, change: Change | FeatureChange) -> Matrix:
     """The projection that holds the change. Raises UnsupportedSite where there is none."""
     place = change.place
     if place.site in NOT_FOLDED:
@@ -153,7 +154,7 @@ def _watched(model: LanguageModel) -> Trace:
 
 
 @torch.no_grad()
-def _probe(model: LanguageModel, edits: Sequence[Change] = ()) -> Tensor:
+def _probe(model: LanguageModel, edits: Sequence[Change | FeatureChange] = ()) -> Tensor:
     with evaluating(model.module), changed(model, edits):
         logits: Tensor = model.module(input_ids=probe_ids(model.module), use_cache=False).logits
     return torch.log_softmax(logits.double(), -1)

@@ -1,7 +1,7 @@
 """Features and error of a dictionary taken from a donor: all that is chosen at one place, in one edit.
 
-A place's value is decoded features plus an error, own: ``sum_i f_i W_i + e``, donor: ``sum_i g_i W_i + d``. Blended, that
-is ``own + sum_i z_i (g_i - f_i) W_i + z_e (d - e)``, and with the error written out
+A place's value is decoded features plus an error, own: ``sum_i f_i W_i + e``, donor: ``sum_i g_i W_i + d``. Blended,
+that is ``own + sum_i z_i (g_i - f_i) W_i + z_e (d - e)``, and with the error written out
 ``lerp(own, donor, z_e) + sum_i (z_i - z_e) (g_i - f_i) W_i``: exactly the own value where all masks are 0, exactly the
 donor's where all are 1.
 """
@@ -46,12 +46,12 @@ class FeaturePatch:
     """Which of the donor's tokens have the role; None for all of them."""
 
 
-Part = tuple[FeaturePatch, Float[Tensor, "copy unit"]]
-"""A patch and the mask of its units, one row for each copy of the rows side by side."""
+Part = tuple[FeaturePatch, Tensor]
+"""A patch and the mask [copy, unit] of its units, one row for each copy of the rows side by side."""
 
 
 def feature_taps(parts: Sequence[Part]) -> TapList:
-    """The edits that carry out all patches of one dictionary; roles that share a token are blended one after another."""
+    """The edits that carry out all patches of one dictionary; roles that share a token are blended one by one."""
     joint = _Joint(parts)
     placed = joint.placed
     if not placed.is_transcoder:
@@ -167,7 +167,9 @@ def taps_of(patches: Sequence[tuple[Place, Edit] | Part]) -> TapList:
             joint.setdefault(id(first.place.dictionary), []).append((first, second))  # type: ignore[arg-type]
     for first, second in patches:
         if isinstance(first, FeaturePatch):
-            taps += feature_taps(joint.pop(id(first.place.dictionary), ())) if id(first.place.dictionary) in joint else []
+            taps += (
+                feature_taps(joint.pop(id(first.place.dictionary), ())) if id(first.place.dictionary) in joint else []
+            )
         else:
             taps.append((first, second))  # type: ignore[arg-type]
     return taps

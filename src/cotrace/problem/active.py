@@ -7,9 +7,8 @@ that searches see. The others are no components; what they add in some masked or
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any
 
 import torch
@@ -88,7 +87,9 @@ def active_features(
     apart = {one: one.telling(torch.nonzero(_any(flags, one)).flatten()) for one in held}
     told = tuple(_told(one, apart[one], fits[one]) for one in held)
     other = model.holding(tuple(apart.get(one, one) for one in model.dictionaries))
-    return Active(other, _space(space, {(one.layer, role): units.tolist() for (one, role), units in found.items()}), told)
+    return Active(
+        other, _space(space, {(one.layer, role): units.tolist() for (one, role), units in found.items()}), told
+    )
 
 
 def _none(placed: PlacedDictionary) -> Bool[Tensor, "feature"]:
@@ -107,14 +108,13 @@ def _told(placed: PlacedDictionary, apart: PlacedDictionary, fit: _Fit) -> Told:
 
 def _space(space: ComponentSpace, units: Mapping[tuple[int, str], Sequence[int]]) -> ComponentSpace:
     """The space with the features of these units only."""
-    parts: list[Iterable[Component]] = []
+    parts: list[Component] = []
     for block in space.blocks:
         if block.site is Site.FEATURE:
-            some = units[block.layer, block.role]
-            parts.append(Component(Site.FEATURE, block.layer, unit, block.role) for unit in some)
+            parts += [Component(Site.FEATURE, block.layer, unit, block.role) for unit in units[block.layer, block.role]]
         else:
-            parts.append(space[block.start : block.stop])
-    return ComponentSpace(tuple(chain.from_iterable(parts)))
+            parts += space[block.start : block.stop]
+    return ComponentSpace(tuple(parts))
 
 
 @dataclass
@@ -148,7 +148,11 @@ def _open(layout: Layout, role: str, prefixes: Tensor) -> Tensor:
 
 
 def _note_base(
-    model: LanguageModel, layouts: Sequence[Layout], flags: Flags, fits: Mapping[PlacedDictionary, _Fit], prefixes: Tensor
+    model: LanguageModel,
+    layouts: Sequence[Layout],
+    flags: Flags,
+    fits: Mapping[PlacedDictionary, _Fit],
+    prefixes: Tensor,
 ) -> None:
     """Flag what is active in the base run, and take the measure of the reconstructions."""
     for layout in layouts:

@@ -124,10 +124,12 @@ class LanguageProblem:
         chosen, wanted = aim(metric_named(metric or task.metric), direction, mode)
         self.model, self.space = model, space_of(model, sites if sites is not None else task.sites, roles, layers)
         if dictionaries is not None and OF_DICTIONARIES.isdisjoint(self.space.sites):
-            raise InputError("dictionaries are given, and no site is feature or error: name it in sites, or leave them out")
+            raise InputError(
+                "dictionaries are given, and no site is feature or error: name it in sites, or leave them out"
+            )
         source = donor_source(donors or task.donors)
         check_sites(source, self.space, align)
-        if words := overlap_words(self.space, source, mode):
+        if words := overlap_words(model, self.space, source, mode):
             warn(words, NestedSites)
         writing = Writing(align=align, prepend_bos=prepend_bos, template_arguments=template_arguments or {})
         division = Division(holdout=holdout, audit=audit, split_by=split_by, seed=seed, search_pairs=search_pairs)

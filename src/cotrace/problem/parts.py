@@ -116,9 +116,7 @@ class Builder:
                 return donors_of(source, setting, pairs)
         except NoRoom:
             self.storage.used["recomputed"] += recorded_bytes(pairs, self.hosts, self.packing, self.model.dtype)
-            return RecomputedDonors(
-                partial(donors_of, source, replace(setting, keep=in_memory)), pairs, self.packing
-            )
+            return RecomputedDonors(partial(donors_of, source, replace(setting, keep=in_memory)), pairs, self.packing)
 
     @property
     def _packing(self) -> Packing:

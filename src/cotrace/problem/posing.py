@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from cotrace.batches import ALIGNMENTS, Align, Bos, Encoding, encode_task
-from cotrace.components import ComponentSpace, overlap
+from cotrace.batches.roles import ALL
+from cotrace.components import HELD, OF_DICTIONARIES, Component, ComponentSpace, Site, overlap
 from cotrace.donors import DonorSource, Noise, Scale
 from cotrace.errors import AlignmentError, InputError, unknown
 from cotrace.models import LanguageModel
 from cotrace.problem.parts import subset_of
 from cotrace.prompts import PromptPair, Task
 from cotrace.prompts.split import groups, split_ids, warn_of_repeats
+
+HOLDERS: Mapping[Site, tuple[Site, ...]] = {site: tuple(o for o, held in HELD.items() if site in held) for site in Site}
+"""Site -> the sites that hold it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +100,23 @@ def encoded(model: LanguageModel, task: Task, space: ComponentSpace, source: Don
     )
 
 
-def overlap_words(space: ComponentSpace, source: DonorSource, mode: str) -> str | None:
+def _held_feature(model: LanguageModel, space: ComponentSpace) -> tuple[Component, Component] | None:
+    """A component whose value a feature or error of the space is a part of, and that feature or error; else None."""
+    hosts = {one.layer: one.site for one in model.dictionaries}
+    plain: dict[int, list[Component]] = {}
+    for component in space:
+        if component.layer in hosts and component.site in (hosts[component.layer], *HOLDERS[hosts[component.layer]]):
+            plain.setdefault(component.layer, []).append(component)
+    for component in space:
+        for outer in plain.get(component.layer, ()) if component.site in OF_DICTIONARIES else ():
+            if outer.role == component.role or ALL in (outer.role, component.role):
+                return outer, component
+    return None
+
+
+def overlap_words(model: LanguageModel, space: ComponentSpace, source: DonorSource, mode: str) -> str | None:
     """Why zeros, or squares of a factor, are to be expected where a component of the space holds another."""
-    if (found := overlap(space)) is None:
+    if (found := overlap(space) or _held_feature(model, space)) is None:
         return None
     outer, inner = found
     if mode == "keep":

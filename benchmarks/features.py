@@ -1,0 +1,189 @@
+"""Features against neurons, searches on features, and what a step over many features costs.
+
+``python -m benchmarks.features --dictionaries FOLDER`` takes the model that ships, its pairs with the planted bias and
+top-k dictionaries of its MLPs (``python -m training.dictionaries --kinds topk``); ``--json FILE`` writes the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import cotrace as ct
+from cotrace.components import Component, ComponentSpace, Site
+from cotrace.dictionaries import Dictionaries, Dictionary
+from cotrace.problem.protocol import Problem
+from cotrace.results import Frontier, Table
+
+SHARE = 0.9
+"""Of the effect of all MLPs swapped, that a set is to carry."""
+SPACES: dict[str, tuple[str, ...]] = {
+    "neurons": ("mlp_neuron",),
+    "features": ("feature",),
+    "features and errors": ("feature", "error"),
+    "MLP layers": ("mlp_output",),
+}
+SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {
+    "pursuit": ("pursuit", {}),
+    "IG": ("attribution", {}),
+    "gradient at 0": ("attribution", {"at": "none"}),
+    "random": ("random", {"draws": 20}),
+}
+MANY = 16_384
+ACTIVE = 32
+REPEATS = 7
+
+
+def problem(model: Any, task: Any, held: Dictionaries, sites: Sequence[str], seed: int = 0) -> ct.LanguageProblem:
+    """The question of the shipped pairs over these sites."""
+    return ct.LanguageProblem(
+        model, task, sites=list(sites), dictionaries=held if "feature" in sites else None, holdout=0.4, seed=seed
+    )
+
+
+def all_of(part: Any) -> float:
+    """The effect of everything swapped."""
+    return float(part.value(torch.ones(len(part.space))))
+
+
+def smallest(frontier: Frontier, full: float, field: str) -> int | None:
+    """The smallest k whose effect is at least that share of the full one, in its direction."""
+    for k in frontier.sizes:
+        effect = getattr(frontier.at(k), field)
+        if effect is not None and effect / full >= SHARE:
+            return k
+    return None
+
+
+def sets(model: Any, task: Any, held: Dictionaries, most: int) -> list[dict[str, Any]]:
+    """For each space the smallest set that carries the share of the whole MLPs' effect."""
+    whole = problem(model, task, held, ["mlp_output"])
+    full, unseen = (all_of(part) for part in (whole, whole.heldout))
+    rows = []
+    for name, sites in SPACES.items():
+        one = problem(model, task, held, sites)
+        frontier = ct.search.Pursuit(max_size=min(most, len(one.space)))(one)
+        own = all_of(one.heldout)
+        rows.append(
+            {
+                "space": name,
+                "n": len(one.space),
+                "full_share_heldout": own / unseen,
+                "k": smallest(frontier, full, "effect"),
+                "k_heldout": smallest(frontier, unseen, "effect_heldout"),
+                "share_heldout": {
+                    k: heldout(frontier, k) / unseen for k in (1, 2, 4, 8, 16, 32, 64) if k in frontier.sizes
+                },
+                "forward_equivalents": frontier.forward_equivalents,
+            }
+        )
+        print(rows[-1], flush=True)
+    return rows
+
+
+def heldout(frontier: Frontier, k: int) -> float:
+    """The held-out effect of the set of k."""
+    found = frontier.at(k).effect_heldout
+    assert found is not None, "pairs are held out"
+    return found
+
+
+def searches(model: Any, task: Any, held: Dictionaries, most: int) -> list[dict[str, Any]]:
+    """The held-out area of each search on features, relative to pursuit's."""
+    rows = []
+    for name, (search, options) in SEARCHES.items():
+        one: Problem = problem(model, task, held, ["feature"])
+        frontier = ct.search.named(search, max_size=most, **options)(one)
+        sizes = [k for k in frontier.sizes if k <= most]
+        area = sum(heldout(frontier, k) for k in sizes) / len(sizes)
+        rows.append({"search": name, "area_heldout": area, "forward_equivalents": frontier.forward_equivalents})
+        print(rows[-1], flush=True)
+    return [row | {"relative": row["area_heldout"] / rows[0]["area_heldout"]} for row in rows]
+
+
+def step(model: Any, task: Any) -> dict[str, float]:
+    """A gradient step over many features, relative to a plain step and one encoder pass."""
+    width = model.module.config.hidden_size
+    draw = torch.Generator().manual_seed(0)
+    encoder, decoder = (torch.randn(MANY, width, generator=draw) for _ in range(2))
+    hook = "blocks.2.hook_mlp_out"
+    plain = dict.fromkeys(("bias", "threshold"), torch.zeros(MANY))
+    one = Dictionary(
+        name="many",
+        hook=hook,
+        hook_out=hook,
+        encoder=encoder,
+        decoder=decoder / width,
+        offset=torch.zeros(width),
+        **plain,
+    )
+    placed = model.with_dictionaries([one]).dictionaries[0]
+    mlps = problem(model, task, Dictionaries([]), ["mlp_output"])
+    values = mlps.training.scorer.donors.values[placed.write]
+    raw = values @ encoder.T
+    threshold = raw.topk(ACTIVE, 1).values[:, -1].median()
+    one = Dictionary(**{**vars(one), "threshold": torch.full((MANY,), float(threshold))})
+    space = ComponentSpace(tuple(Component(Site.FEATURE, 2, i) for i in range(MANY)))
+    features = ct.LanguageProblem(model, task, sites=space, dictionaries=[one], holdout=0.4)
+    layer = ComponentSpace.parse(["L2.mlp"])
+    single = ct.LanguageProblem(model, task, sites=layer, holdout=0.4)
+    tokens = sum(int((layout.patched("all")).sum()) for layout in single.training.scorer.all_layouts)
+    rows = values[torch.arange(tokens) % len(values)]
+    half = {p: torch.full((len(p.space),), 0.5) for p in (features, single)}
+    times = timed(
+        features=lambda: features.gradient(half[features]),
+        plain=lambda: single.gradient(half[single]),
+        encoder=lambda: rows @ encoder.T,
+    )
+    active = len(one.encode(values).value) / len(values)
+    ratio = times["features"] / (times["plain"] + times["encoder"])
+    return times | {"n": MANY, "active": active, "tokens": tokens, "ratio": ratio}
+
+
+def timed(**calls: Callable[[], Any]) -> dict[str, float]:
+    """Seconds of processor time of each call: medians of interleaved repeats."""
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(REPEATS):
+        for name, call in calls.items():
+            start = time.process_time()
+            call()
+            taken[name].append(time.process_time() - start)
+    return {name: statistics.median(found) for name, found in taken.items()}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, show, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dictionaries", type=Path, required=True)
+    parser.add_argument("--max-size", type=int, default=64)
+    parser.add_argument("--parts", default="step,sets,searches")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args(arguments)
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    model, task = ct.load_model("shipped"), ct.tasks.demo_bias()
+    held = ct.load_dictionaries(given.dictionaries)
+    parts: dict[str, Callable[[], Any]] = {
+        "step": lambda: step(model, task),
+        "sets": lambda: sets(model, task, held, given.max_size),
+        "searches": lambda: searches(model, task, held, given.max_size),
+    }
+    found: dict[str, Any] = {name: parts[name]() for name in given.parts.split(",")}
+    for name, rows in found.items():
+        listed = rows if isinstance(rows, list) else [rows]
+        cells = [tuple(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()) for row in listed]
+        print(Table(name, tuple(listed[0]), cells))
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
