@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cotrace.batches import EncodedPair, Encoding, Layout, Packing, Refusal, donor_tokens, shared_prefix
+from cotrace.batches import EncodedPair, Encoding, Layout, Packing, Refusal, shared_prefix
+from cotrace.batches.plan import donor_offsets
 from cotrace.components import Component, ComponentSpace, Site
-from cotrace.donors.record import Perturb, record
+from cotrace.donors.record import Perturb, mean_values, record
 from cotrace.donors.store import ConstantDonors, Donors, PositionDonors, RecordedDonors, ScaledDonors
 from cotrace.errors import AlignmentError, InputError, UnsupportedSite
 from cotrace.interventions.storage import Keep, in_memory
@@ -124,12 +125,21 @@ class Noise(_Alone):
             raise InputError(f"noise: std, multiple and draws must be positive; got {self}")
 
     def donors(self, setting: Setting, pairs: Sequence[EncodedPair]) -> RecordedDonors:
-        answers = setting.packing.patch_answers
         std = self.std if self.std is not None else (self.multiple or 0) * embedding_std(setting.model)
-        noise = [self._noise(pair, setting.model, std) for pair in pairs]
-        whole = [_pad(rows, donor_tokens(pair, answers)) for rows, pair in zip(noise, pairs, strict=True)]
-        perturb = _adding(torch.cat(whole))
-        return record(setting.model, pairs, setting.places, setting.packing, perturb, keep=setting.keep)
+        for pair in pairs if self.tensors is not None else ():
+            self._noise(pair, setting.model, std)  # what was given is looked at before the first pass
+        starts = torch.tensor(donor_offsets(pairs, setting.packing))
+
+        def added(layout: Layout) -> Tensor:
+            """The noise of a pass, made for it and not kept."""
+            own = [self._noise(pairs[example], setting.model, std) for example in layout.examples]
+            token = layout.source - starts[torch.tensor(layout.examples)][layout.example.clamp(min=0)]
+            table = torch.nn.utils.rnn.pad_sequence(own, batch_first=True)
+            noised = (layout.source >= 0) & (token < table.shape[1])  # answers are not perturbed
+            rows = table[layout.example.clamp(min=0), token.clamp(0, table.shape[1] - 1)]
+            return rows * noised[..., None]
+
+        return record(setting.model, pairs, setting.places, setting.packing, _adding(added), keep=setting.keep)
 
     def prefix(self, pair: EncodedPair) -> int:
         noised = pair.roles.get(self.role, (0,)) if self.tensors is None else (0,)
@@ -171,21 +181,15 @@ def _given(tensors: Mapping[str, Tensor], pair: EncodedPair, shape: tuple[int, i
     return noise
 
 
-def _pad(rows: Tensor, length: int) -> Tensor:
-    """Rows of zeros behind those given: answers are not perturbed."""
-    return torch.cat([rows, rows.new_zeros(length - len(rows), rows.shape[1])])
-
-
 def _child_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
-def _adding(noise: Tensor) -> Perturb:
-    """Adds row ``source`` of the flat noise to each token's embedding."""
+def _adding(noise: Callable[[Layout], Tensor]) -> Perturb:
+    """Adds a layout's noise to its token embeddings."""
 
     def perturb(layout: Layout, embeddings: Tensor) -> Tensor:
-        added = noise[layout.source.clamp(min=0)] * (layout.source >= 0)[..., None]
-        return embeddings + added.to(embeddings.device)
+        return embeddings + noise(layout).to(embeddings.device)
 
     return perturb
 
@@ -229,27 +233,21 @@ class Mean(_NoPrefix):
         longer = max(len(pair.prompt) for pair in reference) > max(len(pair.prompt) for pair in pairs)
         packed = setting.packing.packed and not longer
         packing = replace(setting.packing, patch_answers=False, packed=packed)
-        recorded = record(setting.model, reference, setting.places, packing)
-        if not self.per_position:
-            return ConstantDonors({place: values.mean(0) for place, values in recorded.values.items()})
-        needed = max(len(pair.prompt) for pair in pairs)
-        longest = int(recorded.lengths.max())
+        if self.per_position:
+            self._check_lengths(reference, pairs)
+        means = mean_values(setting.model, reference, setting.places, packing, self.per_position)
+        if self.per_position:
+            return PositionDonors(means)
+        return ConstantDonors({place: value[0] for place, value in means.items()})
+
+    @staticmethod
+    def _check_lengths(reference: Sequence[EncodedPair], pairs: Sequence[EncodedPair]) -> None:
+        """Raise InputError where a pair has positions that no reference prompt has."""
+        longest, needed = (max(len(pair.prompt) for pair in some) for some in (reference, pairs))
         if longest < needed:
             raise InputError(
                 f"mean by position: the longest reference prompt has {longest} tokens, a pair has {needed}"
             )
-        return PositionDonors(_position_means(recorded))
-
-
-def _position_means(recorded: RecordedDonors) -> dict[Place, Tensor]:
-    lengths = recorded.lengths
-    position = torch.cat([torch.arange(int(length)) for length in lengths])
-    count = torch.bincount(position)
-    means = {}
-    for place, values in recorded.values.items():
-        total = values.new_zeros(len(count), values.shape[1]).index_add(0, position.to(values.device), values)
-        means[place] = total / count.to(values)[:, None]
-    return means
 
 
 @dataclass(frozen=True, kw_only=True)

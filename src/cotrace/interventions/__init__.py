@@ -1,6 +1,6 @@
 """Interventions: the soft blend, applied while a model runs over a layout."""
 
-from cotrace.interventions.blend import Patch, PatternPatch, ScalePatch, ValuePatch, blend, block_mask
+from cotrace.interventions.blend import Patch, PatternPatch, ScalePatch, ValuePatch, blend
 from cotrace.interventions.forward import forward
 from cotrace.interventions.frozen import frozen
 from cotrace.interventions.prefix import PrefixCache, keep_prefixes
@@ -15,7 +15,6 @@ __all__ = [
     "Stations",
     "ValuePatch",
     "blend",
-    "block_mask",
     "forward",
     "frozen",
     "keep_prefixes",

@@ -168,7 +168,8 @@ class LanguageProblem:
             return [encoding.pairs[i] for i in indices]
 
         needed = [pairs(indices) for indices in (settled.training, settled.heldout) if indices]
-        check_budget(memory, self._storage.budget, max(map(builder.least_memory, needed)))
+        if memory is not None:
+            check_budget(memory, self._storage.budget, max(map(builder.least_memory, needed)))
         self.training = builder.part(pairs(settled.training))
         self._held = builder.part(pairs(settled.heldout)) if settled.heldout else None
         self._sealed = partial(builder.part, pairs(settled.audit)) if settled.audit else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -25,7 +25,8 @@ from cotrace.problem.aim import part_of
 from cotrace.problem.batching import Batching, Replan
 from cotrace.problem.pairs import PairProblem
 from cotrace.problem.protocol import Mode
-from cotrace.problem.scorer import Scorer, block_spots
+from cotrace.problem.scorer import Scorer
+from cotrace.problem.slots import Slots
 from cotrace.problem.whole import SetProblem
 
 RECORDED = (Counterfactual, Noise, Resample)
@@ -49,10 +50,10 @@ class Builder:
     state: ModelState | None = None
     """The model that donor values and base scores are of; no part is run by another."""
 
-    @property
+    @cached_property
     def places(self) -> tuple[Place, ...]:
         """Every place that the space has components at, once."""
-        return tuple(dict.fromkeys(place for place, _ in block_spots(self.model, self.space)))
+        return tuple(dict.fromkeys(place for place, _ in Slots.of(self.model, self.space).spots))
 
     def least_memory(self, pairs: Sequence[EncodedPair]) -> int:
         """Bytes of donor values that the largest forward pass over these pairs needs at once."""
@@ -92,6 +93,7 @@ class Builder:
             prefix=prefix,
             batching=self.batching,
             state=self.state,
+            keep=self.storage,
         )
 
     def _prefixes(self, pairs: Sequence[EncodedPair]) -> tuple[Sequence[EncodedPair], PrefixCache | None]:
