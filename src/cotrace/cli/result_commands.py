@@ -28,6 +28,7 @@ def evaluate(
     text: str | None = None,
     side: tuple[str, ...] = (),
     smallest_p: float | None = None,
+    judge_pairs: Annotated[int | Literal["all"] | None, Parameter(show_default=False)] = None,
     every_size: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     intervals: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     dry_run: DryRun = False,
@@ -63,6 +64,8 @@ def evaluate(
         Further task whose change is measured.
     smallest_p
         Draw as many random sets as a p-value this small needs.
+    judge_pairs
+        Held-out pairs that judge, at most so many, in whole groups drawn by the seed; or all. Default: the run's.
     every_size
         Test every size of the frontier against random sets, not some: every k has an adjusted p-value.
     intervals
@@ -90,6 +93,7 @@ def evaluate(
             text=text,
             side_tasks=side,
             smallest_p=smallest_p,
+            judge_pairs=judge_pairs,
             every_size=every_size,
             intervals=intervals,
         )

@@ -30,10 +30,10 @@ from cotrace.problem.heldout import Heldout
 from cotrace.problem.memory import check_budget, check_memory, memory_budget
 from cotrace.problem.packing import check_frequencies, choose_packing
 from cotrace.problem.pairs import PairProblem
-from cotrace.problem.parts import Builder
+from cotrace.problem.parts import Builder, judging
 from cotrace.problem.plan import Plan, plan_of
 from cotrace.problem.posing import Division, Settled, Writing, check_options, overlap_words, settle, space_of
-from cotrace.problem.protocol import Cost, Direction, Examples, Loss, Mode
+from cotrace.problem.protocol import Cost, Direction, Examples, JudgePairs, Loss, Mode
 from cotrace.problem.summary import DIRECTIONS, FullSwap, NoDirection, full_swap, preferred
 from cotrace.problem.whole import SetProblem
 from cotrace.prompts import Task
@@ -64,6 +64,8 @@ class LanguageProblem:
     constraints) asks for ``direction``; effects do not. Donor values and base scores are computed once, here.
     ``pack=False`` gives every answer a row of its own and keeps no prefixes: slower, for checking.
     ``search_pairs`` lets searches see that many training pairs only, drawn by seed; the frontier is of all.
+    ``judge_pairs`` is how many held-out pairs judge (``heldout``): whole groups drawn by seed; 1,000 unless told, or
+    ``"all"``.
     ``memory`` (``"4GB"``, ``0.5`` of what is free) bounds donor values and kept prefixes: what goes beyond it is on
     disk, or computed anew. ``checkpointing`` (``auto``: when memory runs out) computes activations again in the
     backward pass. Raises CotraceError subclasses for bad input.
@@ -92,6 +94,7 @@ class LanguageProblem:
         batch_tokens: int | None = None,
         pack: bool = True,
         search_pairs: int | None = None,
+        judge_pairs: JudgePairs = None,
         memory: str | float | int | None = None,
         checkpointing: Checkpointing = "auto",
     ) -> None:
@@ -116,15 +119,23 @@ class LanguageProblem:
         }
         """How prompts are written and passes are run: the same for whatever else is put to this model."""
         writing = Writing(align=align, prepend_bos=prepend_bos, template_arguments=template_arguments or {})
-        division = Division(holdout=holdout, audit=audit, split_by=split_by, seed=seed, search_pairs=search_pairs)
+        division = Division(
+            holdout=holdout,
+            audit=audit,
+            split_by=split_by,
+            seed=seed,
+            search_pairs=search_pairs,
+            judge_pairs=judge_pairs,
+        )
         settled = settle(model, task, self.space, source, writing, division)
         self.donors, self.encoding, self._groups = settled.donors, settled.encoding, settled.groups
+        self._division, self._unseen = division, settled.heldout
         self.question = {
             "model": model.name,
             "donors": donor_words(donors or task.donors),
             "align": align,
             "positions": positions,
-            "split": division.words,
+            "split": division.words + (f"; {said}" if (said := self._drawn(settled.judged)) else ""),
         }
         """What results say of where they come from, beside metric, task and space."""
         self.refused = _warn_of(self.encoding.refused, len(task))
@@ -167,11 +178,16 @@ class LanguageProblem:
         def pairs(indices: Sequence[int]) -> list[EncodedPair]:
             return [encoding.pairs[i] for i in indices]
 
-        needed = [pairs(indices) for indices in (settled.training, settled.heldout) if indices]
+        def judged(indices: Sequence[int]) -> Heldout:
+            return Heldout(self, builder.part(pairs(indices)), drawn=self._drawn(indices))
+
+        self._judged = judged
+        needed = [pairs(indices) for indices in (settled.training, settled.judged) if indices]
         if memory is not None:
             check_budget(memory, self._storage.budget, max(map(builder.least_memory, needed)))
         self.training = builder.part(pairs(settled.training))
-        self._held = builder.part(pairs(settled.heldout)) if settled.heldout else None
+        self._held = builder.part(pairs(settled.judged)) if settled.judged else None
+        self._judging: dict[tuple[int, ...], Heldout] = {}
         self._sealed = partial(builder.part, pairs(settled.audit)) if settled.audit else None
         self._some = builder.part(pairs(settled.subset)) if settled.subset else None
         if self._some is not None:
@@ -221,8 +237,29 @@ class LanguageProblem:
 
     @property
     def heldout(self) -> Heldout | None:
-        """The same problem on unseen pairs; None where nothing is held out."""
-        return None if self._held is None else Heldout(self, self._held)
+        """The same problem on unseen pairs, those that judge; None where nothing is held out."""
+        return None if self._held is None else Heldout(self, self._held, drawn=self._drawn(range(self._held.size)))
+
+    def heldout_of(self, judge_pairs: JudgePairs) -> Heldout | None:
+        """The same on other held-out pairs: at most so many, drawn by the problem's seed, or ``"all"``. InputError."""
+        labels = [self._groups[pair.pair.id] for pair in self.encoding.pairs]
+        indices = tuple(judging(self._unseen, labels, judge_pairs, self._division.seed))
+        if self._held is None or len(indices) == self._held.size:
+            return self.heldout
+        if indices not in self._judging:
+            self._judging[indices] = self._judged(indices)
+        return self._judging[indices]
+
+    def _drawn(self, judged: Sequence[int]) -> str:
+        """Which of the held-out pairs judge, in words; empty where they all do."""
+        if len(judged) == len(self._unseen):
+            return ""
+        return f"{len(judged):,} of {len(self._unseen):,} held-out pairs judge, drawn by seed {self._division.seed}"
+
+    @property
+    def heldout_size(self) -> int:
+        """How many pairs no search sees, whether or not they judge; without those of the audit."""
+        return len(self._unseen)
 
     @cached_property
     def audit(self) -> Heldout | None:
@@ -362,7 +399,8 @@ class LanguageProblem:
             "mode": self.mode,
             "components": f"{len(self.space)}: {self.space.outline}",
             "pairs searched": f"{self.searched.size} of {self.size}" if self._some else self.size,
-            "pairs held out": 0 if self._held is None else self._held.size,
+            "pairs held out": len(self._unseen),
+            "pairs that judge": "" if self._held is None else self._drawn(range(self._held.size)),
             "pairs refused": f"{len(self.refused)}; the first: {self.refused[0].reason}" if self.refused else "",
         }
         return markup.facts("Problem", facts) + markup.paragraph(self.summary)
@@ -370,7 +408,7 @@ class LanguageProblem:
     def __repr__(self) -> str:
         return (
             f"LanguageProblem({self.model.name}, {self.task}, {self.metric}, {self.mode}, {self.space.outline}, "
-            f"{self.size} pairs + {0 if self._held is None else self._held.size} held out)"
+            f"{self.size} pairs + {len(self._unseen)} held out)"
         )
 
 

@@ -229,6 +229,7 @@ def pose(config: RunConfig, model: LanguageModel, task: Task) -> LanguageProblem
         template_arguments=config.template_options,
         batch_tokens=config.batch_tokens,
         search_pairs=config.search_pairs,
+        judge_pairs=config.judge_pairs,
         memory=config.memory,
         checkpointing=config.checkpointing,
     )
