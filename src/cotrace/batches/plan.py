@@ -203,7 +203,7 @@ def _first_fit(lengths: Ints, spans: Ints, capacity: int, limit: int) -> Ints:
         length, whole = lengths[start], spans[start]
         alone = max(1, min(capacity // length, limit // whole))
         free = used + -(-(stop - start) // alone)
-        most = np.minimum(room[:free] // length, spare[:free] // whole)
+        most = np.minimum(room[:free] // length, spare[:free] // whole).clip(min=0)
         most[used:] = alone
         taken = np.diff(np.minimum(np.cumsum(most), stop - start), prepend=0)
         rows[start:stop] = np.repeat(np.arange(free), taken)
