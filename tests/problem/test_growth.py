@@ -12,8 +12,8 @@ import torch
 from cotrace.components import ComponentSpace, Site
 from cotrace.donors import Mean, Noise, record
 from cotrace.donors.record import mean_values
-from cotrace.interventions.storage import NoRoom
 from cotrace.errors import InputError
+from cotrace.interventions.storage import NoRoom
 from cotrace.problem import LanguageProblem, scored, scorer
 from cotrace.problem.pairs import PairProblem
 from tests import tiny

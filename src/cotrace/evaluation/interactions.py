@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool, Float
 
 from cotrace.evaluation.judge import Chosen, Judge
-from cotrace.evaluation.membership import without_each
 from cotrace.evaluation.levels import ALONE
+from cotrace.evaluation.membership import without_each
 from cotrace.evaluation.records import Backup, Inhibitor, Interactions, Pair, Shapley
 from cotrace.search.sets import mask_of
 from cotrace.statistics import Interval, above_zero

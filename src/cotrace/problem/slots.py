@@ -1,4 +1,4 @@
-"""Slots: where the components of a space are applied, those of one place and role side by side, whatever their order."""
+"""Slots: where the components of a space are applied: those of one place and role side by side, in any order."""
 
 from __future__ import annotations
 

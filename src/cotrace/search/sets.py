@@ -82,7 +82,7 @@ class SetFunction:
         return torch.tensor([self.archive.score(key) for key in keys], dtype=torch.float64)
 
     def flipped(self, chosen: Bool[Tensor, "n"], others: Sequence[int]) -> Float[Tensor, "set"]:
-        """Scores of the sets that flip each of these components in turn, as many at a time as a batch of masks holds."""
+        """Scores of the sets that flip each of these components in turn, as many at a time as one batch holds."""
         batch = max(1, MASK_ELEMENTS // self.n)
         parts = [others[start : start + batch] for start in range(0, len(others), batch)]
         return torch.cat([self.scores(with_each(chosen, part)) for part in parts])
