@@ -2,7 +2,8 @@
 
 Search step (a gradient on all pairs) and one evaluation, in seconds, against the number of components, of pairs, the
 length of prompts and the number of layers, one of them varied at a time. ``slope`` is the exponent between neighbouring
-points: 1 where the cost is in proportion.
+points: 1 where the cost is in proportion. ``--large`` draws the curves of ``benchmarks.growth`` instead: thousands of
+pairs, prompts of thousands of tokens, hundreds of thousands of components.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from transformers import GPT2Config
 
+from benchmarks.growth import CURVES, print_curves
 from benchmarks.shapes import prompts_of, random_model
 from benchmarks.timing import interleaved, write_cases
 from cotrace.models import LanguageModel
@@ -80,15 +82,20 @@ def main() -> None:
     """Print the curves; write them as JSON where asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", help="file for the figures")
-    parser.add_argument("--grids", default=",".join(GRIDS))
+    parser.add_argument("--grids", help="which curves, separated by commas; all where none are named")
+    parser.add_argument("--large", action="store_true", help="far beyond a few dozen pairs: see benchmarks.growth")
     parser.add_argument("--most", type=int, default=10**9, help="leave out larger values")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.large:
+        names = options.grids.split(",") if options.grids else list(CURVES)
+        write_cases(options.json, print_curves(names, options.most))
+        return
     rows = []
     print(f"{'varied':11} {'value':>6} {'tokens':>7} {'passes':>6} {'step ms':>9} {'evaluation':>10} {'slope':>6}")
-    for grid in options.grids.split(","):
+    for grid in options.grids.split(",") if options.grids else GRIDS:
         for row in points(grid, [value for value in GRIDS[grid] if value <= options.most], options.rounds):
             rows.append(row)
             seconds = f"{1000 * row['step_s']:9.1f} {1000 * row['evaluation_s']:10.1f}"

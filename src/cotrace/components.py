@@ -205,8 +205,11 @@ class ComponentSpace(Sequence[Component]):
 
     def indices(self, components: Iterable[Component]) -> tuple[int, ...]:
         """Mask indices of these components, ascending. Raises InputError for one outside the space."""
+        return tuple(sorted(self._places(components)))
+
+    def _places(self, components: Iterable[Component]) -> list[int]:
         try:
-            return tuple(sorted(self._index[component] for component in components))
+            return [self._index[component] for component in components]
         except KeyError as missing:
             raise InputError(
                 f"{missing.args[0]} is not in this component space of {len(self)}: {self.outline}"
@@ -217,10 +220,10 @@ class ComponentSpace(Sequence[Component]):
         import numpy as np  # not before it is needed: the command line starts without it
 
         found = np.zeros(len(self), bool)
-        found[list(self.indices(components))] = True
+        found[self._places(components)] = True
         return found
 
-    @property
+    @cached_property
     def outline(self) -> str:
         """One phrase for what the space holds, such as ``40 head_output in 5 layers``."""
         parts = []

@@ -22,7 +22,7 @@ from cotrace.evaluation.case import Pairs, result_of
 from cotrace.known import Circuit
 from cotrace.models import LanguageModel
 from cotrace.problem import LanguageProblem
-from cotrace.problem.protocol import Problem
+from cotrace.problem.protocol import JudgePairs, Problem
 from cotrace.problem.side import loss_before, side_problem, unknown_text
 from cotrace.prompts import Task
 from cotrace.results import AnySet, Frontier, Selection
@@ -53,6 +53,7 @@ def evaluate(
     intervals: bool = False,
     smallest_p: float | None = None,
     every_size: bool = False,
+    judge_pairs: JudgePairs = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -63,7 +64,8 @@ def evaluate(
     ``against`` names sets of somebody else's. Above ``quick`` a language problem is also judged by a neutral text
     (``text``: your own file) and by the accuracy on pairs that the full swap leaves alone; ``side`` adds tasks or
     problems. ``stability`` searches again so many times with ``search``; ``every_size`` tests every size;
-    ``intervals`` makes too few pairs for them an error.
+    ``intervals`` makes too few pairs for them an error. ``judge_pairs`` (a number, ``"all"``) judges on other held-out
+    pairs than those that the problem was built with, which are 1,000 at most unless it was told.
     Raises InputError.
     """
     asked: dict[str, Any] = {
@@ -72,6 +74,7 @@ def evaluate(
         "pairs": pairs,
         "smallest_p": smallest_p,
         "every_size": every_size,
+        "judge_pairs": judge_pairs,
         "seed": seed,
     }
     check_seed("ct.evaluate", seed)

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from cotrace.batches.strips import Ints, Strip
 
+LONG = 512
+"""Keys above which attention rules what a row costs: where they are twice as many, a token counts as two."""
+
 
 @dataclass(frozen=True, eq=False)
 class Layout:
@@ -24,9 +27,8 @@ class Layout:
     """Columns of the scores: the most answers that any example of the problem has."""
     input_ids: Int[Tensor, "row pos"]
     position_ids: Int[Tensor, "row pos"]
-    allowed: Bool[Tensor, "row pos key"] | None
-    """Which token attends to which, kept prefix tokens first; None where plain causal attention over right-padded rows
-    is meant."""
+    masked: bool
+    """Whether rows hold several strips, kept apart by ``allowed``; else each is plain text, padded on the right."""
     example: Int[Tensor, "row pos"]
     """Example of each token; -1 for padding."""
     branch: Int[Tensor, "row pos"]
@@ -60,6 +62,19 @@ class Layout:
         some = self.source >= 0
         return some & self.roles[role] if role in self.roles else some
 
+    def allowed(self) -> Bool[Tensor, "row pos key"]:
+        """Which token attends to which, kept prefix tokens first: a mask for one forward pass, and not kept.
+
+        Own example, not later, and the prompt or the own branch. Padding attends to itself, lest it be empty.
+        """
+        real = (self.example >= 0)[:, :, None]
+        inside = (self.branch[:, None, :] == 0) | (self.branch[:, None, :] == self.branch[:, :, None])
+        inside &= self.example[:, :, None] == self.example[:, None, :]
+        inside &= real & torch.ones(self.length, self.length, dtype=torch.bool).tril()
+        inside |= torch.eye(self.length, dtype=torch.bool)
+        kept = (self.example[:, :, None] == self.cached_example[:, None, :]) & real
+        return torch.cat([kept, inside], 2)
+
     @property
     def rows(self) -> int:
         return self.input_ids.shape[0]
@@ -70,13 +85,24 @@ class Layout:
 
     @property
     def cells(self) -> int:
-        """Tokens of the rectangle, padding included: what a forward pass costs."""
+        """Tokens of the rectangle, padding included."""
         return self.input_ids.numel() + sum(layout.cells for layout in self.beside)
+
+    @property
+    def cost(self) -> int:
+        """What a forward pass costs, in tokens: see ``attention_cost``."""
+        own = attention_cost(self.rows, self.length, self.cached.shape[1])
+        return own + sum(layout.cost for layout in self.beside)
 
     @property
     def tokens(self) -> int:
         """Real tokens."""
         return int((self.example >= 0).sum()) + sum(layout.tokens for layout in self.beside)
+
+
+def attention_cost(rows: int, length: int, kept: int = 0) -> int:
+    """What a rectangle of tokens counts as: so many tokens, and more where each may attend to more than ``LONG``."""
+    return rows * length * max(LONG, length + kept) // LONG
 
 
 def lay_out(rows: Sequence[Sequence[Strip]], answers: int, *, masked: bool) -> Layout:
@@ -104,7 +130,7 @@ def lay_out(rows: Sequence[Sequence[Strip]], answers: int, *, masked: bool) -> L
         answers=answers,
         input_ids=as_tensor(grid.ids),
         position_ids=as_tensor(grid.positions),
-        allowed=as_tensor(grid.allowed()) if masked else None,
+        masked=masked,
         example=as_tensor(grid.example),
         branch=as_tensor(grid.branch),
         source=as_tensor(grid.source),
@@ -151,15 +177,3 @@ class _Grid:
         self.cached_example[row, at] = example
         self.cached_position[row, at] = np.arange(len(strip.cached))
         self.filled[row] += len(strip.cached)
-
-    def allowed(self) -> npt.NDArray[np.bool_]:
-        """Own example, not later, and the prompt or the own branch. Padding attends to itself, lest it be empty."""
-        example, branch = self.example, self.branch
-        order = np.arange(example.shape[1])
-        same = (example[:, :, None] == example[:, None, :]) & (example[:, :, None] >= 0)
-        visible = (branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None])
-        itself = order[:, None] == order[None, :]
-        inside = (same & visible & (order[None, :] <= order[:, None])) | itself
-        kept = (example[:, :, None] == self.cached_example[:, None, :]) & (example[:, :, None] >= 0)
-        mask: npt.NDArray[np.bool_] = np.concatenate([kept, inside], axis=2)
-        return mask

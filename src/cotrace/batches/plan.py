@@ -6,9 +6,12 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from cotrace.batches.encode import EncodedPair
-from cotrace.batches.layout import Layout, lay_out
+from cotrace.batches.layout import Layout, attention_cost, lay_out
 from cotrace.batches.strips import (
+    Ints,
     Strip,
     donor_pair,
     donor_tokens,
@@ -148,11 +151,12 @@ Row = list[Strip]
 
 
 def _layouts(strips: Sequence[Strip], columns: int, packing: Packing) -> list[Layout]:
-    limit = packing.row_limit or sum(map(span, strips))
-    units = (
-        [[row] for row in _fill_rows(strips, packing.row_tokens, limit)] if packing.packed else _rows_by_example(strips)
-    )
-    return [lay_out(rows, columns, masked=packing.packed) for rows in _group(units, packing.batch_tokens, limit)]
+    if packing.packed:
+        units = [[row] for row in _fill_rows(strips, packing.row_tokens, packing.row_limit)]
+    else:
+        units = _rows_by_example(strips)
+    groups = _group(units, packing.batch_tokens, packing.row_limit)
+    return [lay_out(rows, columns, masked=packing.packed) for rows in groups]
 
 
 def span(strip: Strip) -> int:
@@ -165,53 +169,56 @@ def longest_span(pairs: Sequence[EncodedPair]) -> int:
     return max(len(pair.prompt) + sum(len(answer) - 1 for answer in pair.answers) for pair in pairs)
 
 
-def _by_length(strips: Sequence[Strip]) -> list[Strip]:
-    return sorted(strips, key=lambda strip: (-len(strip), strip.example))
-
-
 def _rows_by_example(strips: Sequence[Strip]) -> list[list[Row]]:
     """The plain rows of each example, which stay in one forward pass, longest examples first."""
     units: dict[int, list[Row]] = {}
-    for strip in _by_length(strips):
+    for strip in sorted(strips, key=lambda strip: (-len(strip), strip.example)):
         units.setdefault(strip.example, []).append([strip])
     return list(units.values())
 
 
-def _fill_rows(strips: Sequence[Strip], row_tokens: int, limit: int) -> list[Row]:
+def _fill_rows(strips: Sequence[Strip], row_tokens: int, limit: int | None) -> list[Row]:
     """Rows of about equal length: no more than ``row_tokens`` would need, each as short as the strips allow."""
-    ordered = _by_length(strips)
-    total, longest = sum(map(len, ordered)), len(ordered[0])
+    ordered = sorted(strips, key=lambda strip: (-len(strip), 0 if limit is None else -span(strip), strip.example))
+    lengths = np.array([len(strip) for strip in ordered])
+    spans = lengths if limit is None else np.array(list(map(span, ordered)))
+    total, longest = int(lengths.sum()), int(lengths[0])
     count = math.ceil(total / max(row_tokens, longest))
     level = max(longest, math.ceil(total / count))
-    for capacity in (level + slack for slack in ROW_SLACK):
-        rows = _first_fit(ordered, capacity, limit)
-        if len(rows) <= count:
-            return rows
-    return _first_fit(ordered, max(row_tokens, longest), limit)
-
-
-def _first_fit(ordered: Sequence[Strip], capacity: int, limit: int) -> list[Row]:
-    """Each strip, longest first, goes into the first row that has room for it, and for the kept tokens it needs."""
-    rows: list[Row] = []
-    room: list[int] = []
-    spare: list[int] = []
-    first = 0
-    for strip in ordered:
-        while first < len(room) and room[first] == 0:
-            first += 1
-        length, whole = len(strip), span(strip)
-        fit = next((r for r in range(first, len(room)) if room[r] >= length and spare[r] >= whole), len(room))
-        if fit == len(room):
-            rows.append([])
-            room.append(capacity)
-            spare.append(limit)
-        rows[fit].append(strip)
-        room[fit] -= length
-        spare[fit] -= whole
+    for capacity in (*(level + slack for slack in ROW_SLACK), max(row_tokens, longest)):
+        found = _first_fit(lengths, spans, capacity, capacity if limit is None else limit)
+        if found.max() < count:
+            break
+    rows: list[Row] = [[] for _ in range(found.max() + 1)]
+    for strip, row in zip(ordered, found.tolist(), strict=True):
+        rows[row].append(strip)
     return rows
 
 
-def _group(units: Sequence[list[Row]], batch_tokens: int, limit: int) -> list[list[Row]]:
+def _first_fit(lengths: Ints, spans: Ints, capacity: int, limit: int) -> Ints:
+    """The row of each strip, longest first: the first with room for it, and for the kept tokens that it needs.
+
+    Strips alike are a bucket: rows take as many of them as they have room for, one row after the other.
+    """
+    room, spare = (np.full(len(lengths), most) for most in (capacity, limit))
+    rows = np.empty(len(lengths), np.int64)
+    starts = np.flatnonzero(np.diff(lengths, prepend=-1) | np.diff(spans, prepend=-1))
+    used = 0
+    for start, stop in zip(starts, [*starts[1:], len(lengths)], strict=True):
+        length, whole = lengths[start], spans[start]
+        alone = max(1, min(capacity // length, limit // whole))
+        free = used + -(-(stop - start) // alone)
+        most = np.minimum(room[:free] // length, spare[:free] // whole).clip(min=0)
+        most[used:] = alone
+        taken = np.diff(np.minimum(np.cumsum(most), stop - start), prepend=0)
+        rows[start:stop] = np.repeat(np.arange(free), taken)
+        room[:free] -= taken * length
+        spare[:free] -= taken * whole
+        used = max(used, int(rows[stop - 1]) + 1)
+    return rows
+
+
+def _group(units: Sequence[list[Row]], batch_tokens: int, limit: int | None) -> list[list[Row]]:
     """Consecutive units whose rectangle stays within the budget and the limit; a single unit may exceed the budget."""
     groups: list[list[Row]] = []
     longest = kept = 0
@@ -220,7 +227,8 @@ def _group(units: Sequence[list[Row]], batch_tokens: int, limit: int) -> list[li
         cached = max(sum(len(strip.cached) for strip in row) for row in unit)
         rows = len(groups[-1]) + len(unit) if groups else 0
         wide, deep = max(longest, length), max(kept, cached)
-        if groups and wide * rows <= batch_tokens and wide + deep <= limit:
+        fits = attention_cost(rows, wide, deep) <= batch_tokens and (limit is None or wide + deep <= limit)
+        if groups and fits:
             groups[-1] += unit
             longest, kept = wide, deep
         else:

@@ -57,6 +57,7 @@ def plan_rows(prepared: Prepared) -> list[tuple[str, str]]:
     return [
         ("pairs searched", f"{plan.searched_pairs:,}" + _of(plan.searched_pairs, plan.pairs)),
         ("pairs held out", f"{plan.heldout_pairs:,}"),
+        ("pairs that judge", f"{plan.judged_pairs:,}" + _of(plan.judged_pairs, plan.heldout_pairs)),
         ("pairs refused", f"{plan.refused_pairs:,}"),
         ("components N", f"{plan.components:,}"),
         ("tokens of one forward-equivalent", f"{plan.tokens:,} ({padding:.0%} padding besides)"),

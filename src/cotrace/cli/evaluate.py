@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cotrace import known, tasks
 from cotrace.cli.data import evaluation_data
@@ -60,10 +60,13 @@ class Asked:
     smallest_p: float | None = None
     every_size: bool = False
     intervals: bool = False
+    judge_pairs: int | Literal["all"] | None = None
 
     def __post_init__(self) -> None:
         if self.stability < 0 or self.folds < 0 or self.folds == 1:
             raise InputError("give --stability at least 1 run and --folds at least 2")
+        if isinstance(self.judge_pairs, int) and self.judge_pairs < 1:
+            raise InputError(f"--judge-pairs is {self.judge_pairs}: give at least 1 pair, or all")
         if self.smallest_p is not None and not 0 < self.smallest_p < 1:
             raise InputError(f"--smallest-p is {self.smallest_p:g}: give a p-value between 0 and 1")
 
@@ -115,7 +118,10 @@ def evaluate_run(run: str, asked: Asked, *, dry_run: bool = False, quiet: bool =
     screen = Screen(quiet, as_json)
     quiet_libraries()
     screen.note(f"loading {stored.config.model}")
-    prepared = prepare_again(stored.path, stored.question)
+    question = stored.question
+    if asked.judge_pairs is not None:
+        question = replace(question, judge_pairs=asked.judge_pairs)
+    prepared = prepare_again(stored.path, question)
     check_units(prepared, asked)
     plan = say_plan(prepared, frontiers[0], asked, screen)
     if dry_run:

@@ -56,7 +56,7 @@ class Source:
         """The question of the run; ``model`` is what the other tool calls the model."""
         config = self.run.config
         known = {"revision": config.revision, "donors": config.donor_words, "align": config.align}
-        parts = ("holdout", "audit", "split_by", "seed", "search_pairs")
+        parts = ("holdout", "audit", "split_by", "seed", "search_pairs", "judge_pairs")
         split = Division(**{name: getattr(config, name) for name in parts}).words
         return interchange.About.of(self.frontier, model, positions=config.positions, split=split, **known)
 

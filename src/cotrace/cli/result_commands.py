@@ -27,6 +27,7 @@ def evaluate(
     text: str | None = None,
     side: Names = (),
     smallest_p: float | None = None,
+    judge_pairs: Annotated[int | Literal["all"] | None, Parameter(show_default=False)] = None,
     every_size: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     intervals: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     dry_run: DryRun = False,
@@ -61,6 +62,8 @@ def evaluate(
         Further tasks whose change is measured, by commas.
     smallest_p
         Draw as many random sets as a p-value this small needs.
+    judge_pairs
+        Held-out pairs that judge, at most so many, in whole groups drawn by the seed; or all. Default: the run's.
     every_size
         Test every size of the frontier against random sets, not some: every k has an adjusted p-value.
     intervals
@@ -86,6 +89,7 @@ def evaluate(
             text=text,
             side_tasks=side,
             smallest_p=smallest_p,
+            judge_pairs=judge_pairs,
             every_size=every_size,
             intervals=intervals,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Int
@@ -29,8 +30,13 @@ class RecomputedDonors:
         some = [self.pairs[example] for example in layout.examples]
         return self.make(some).patches(replace(layout, source=self._renumbered(layout, some)), spots)
 
+    @cached_property
+    def _offsets(self) -> list[int]:
+        """Flat index of each pair's first donor token among those of all."""
+        return donor_offsets(self.pairs, self.packing)
+
     def _renumbered(self, layout: Layout, some: Sequence[EncodedPair]) -> Int[Tensor, "row pos"]:
         """Flat donor tokens as they are counted among the layout's own examples."""
-        of_all, own = donor_offsets(self.pairs, self.packing), donor_offsets(some, self.packing)
-        shift = torch.tensor([of_all[example] - own[i] for i, example in enumerate(layout.examples)])
+        own = donor_offsets(some, self.packing)
+        shift = torch.tensor([self._offsets[example] - own[i] for i, example in enumerate(layout.examples)])
         return torch.where(layout.source >= 0, layout.source - shift[layout.example.clamp(min=0)], -1)

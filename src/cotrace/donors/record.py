@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cotrace.batches import EncodedPair, Layout, Packing, donor_layouts, donor_tokens
@@ -32,11 +32,48 @@ def record(
 ) -> RecordedDonors:
     """The values of the pairs' donor runs at these places, in the room that ``keep`` gives. Raises NoRoom."""
     store = _empty_store(model, pairs, places, packing, keep)
-    for layout in (layout for whole in donor_layouts(pairs, packing) for layout in whole.passes):
+    for layout in _passes(pairs, packing):
         edits = [(place, _recorder(store, place, layout)) for place in places]
         with torch.no_grad(), perturbed(model, layout, perturb):
             forward(model, layout, edits)
     return store
+
+
+def _passes(pairs: Sequence[EncodedPair], packing: Packing) -> Iterator[Layout]:
+    """The forward passes of the donor runs."""
+    return (layout for whole in donor_layouts(pairs, packing) for layout in whole.passes)
+
+
+def mean_values(
+    model: LanguageModel, pairs: Sequence[EncodedPair], places: Sequence[Place], packing: Packing, per_position: bool
+) -> dict[Place, Float[Tensor, "position feature"]]:
+    """The mean value at each place over the tokens of the pairs' donor runs: one row, or one for each position.
+
+    Sums run along with the passes, in double precision, so that no more than one pass is in memory.
+    """
+    _, lengths = _sizes(pairs, packing)
+    rows = int(lengths.max()) if per_position else 1
+    sums = {place: torch.zeros(rows, place.units * place.width, dtype=torch.float64) for place in places}
+    counts = torch.zeros(rows, dtype=torch.float64)
+    for layout in _passes(pairs, packing):
+        real = torch.nonzero(layout.source.flatten() >= 0).flatten()
+        at = layout.position_ids.flatten()[real] if per_position else torch.zeros_like(real)
+        counts += torch.bincount(at, minlength=rows)
+        edits = [(place, _adder(sums[place], real, at)) for place in places]
+        with torch.no_grad():
+            forward(model, layout, edits)
+    return {place: (total / counts[:, None]).to(model.device, model.dtype) for place, total in sums.items()}
+
+
+def _adder(total: Float[Tensor, "row feature"], real: Int[Tensor, "token"], at: Int[Tensor, "token"]) -> Edit:
+    """Adds the values of these tokens of a pass to the rows that they belong to."""
+
+    def add(own: Tensor) -> Tensor:
+        values = own.reshape(-1, total.shape[1])[real.to(own.device)]
+        total.index_add_(0, at, values.to("cpu", torch.float64))
+        return own
+
+    return add
 
 
 def _empty_store(

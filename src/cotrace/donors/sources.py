@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cotrace.batches import EncodedPair, Encoding, Layout, Packing, Refusal, donor_tokens, shared_prefix
+from cotrace.batches import EncodedPair, Encoding, Layout, Packing, Refusal, shared_prefix
+from cotrace.batches.plan import donor_offsets
 from cotrace.components import Component, ComponentSpace, Site
 from cotrace.dictionaries.placed import PlacedDictionary
-from cotrace.donors.record import Perturb, record
+from cotrace.donors.record import Perturb, mean_values, record
 from cotrace.donors.store import ConstantDonors, Donors, PositionDonors, RecordedDonors, ScaledDonors
 from cotrace.errors import AlignmentError, InputError, UnsupportedSite
 from cotrace.interventions.storage import Keep, in_memory
@@ -133,9 +134,20 @@ class Noise(_Alone):
     def perturb(self, model: LanguageModel, pairs: Sequence[EncodedPair], packing: Packing) -> Perturb:
         """What the donor runs of these pairs start from, their tokens counted as ``donor_layouts`` does."""
         std = self.std if self.std is not None else (self.multiple or 0) * embedding_std(model)
-        noise = [self._noise(pair, model, std) for pair in pairs]
-        whole = [_pad(rows, donor_tokens(pair, packing.patch_answers)) for rows, pair in zip(noise, pairs, strict=True)]
-        return _adding(torch.cat(whole))
+        for pair in pairs if self.tensors is not None else ():
+            self._noise(pair, model, std)  # what was given is looked at before the first pass
+        starts = torch.tensor(donor_offsets(pairs, packing))
+
+        def added(layout: Layout) -> Tensor:
+            """The noise of a pass, made for it and not kept."""
+            own = [self._noise(pairs[example], model, std) for example in layout.examples]
+            token = layout.source - starts[torch.tensor(layout.examples)][layout.example.clamp(min=0)]
+            table = torch.nn.utils.rnn.pad_sequence(own, batch_first=True)
+            noised = (layout.source >= 0) & (token < table.shape[1])  # answers are not perturbed
+            rows = table[layout.example.clamp(min=0), token.clamp(0, table.shape[1] - 1)]
+            return rows * noised[..., None]
+
+        return _adding(added)
 
     def prefix(self, pair: EncodedPair) -> int:
         noised = pair.roles.get(self.role, (0,)) if self.tensors is None else (0,)
@@ -177,21 +189,15 @@ def _given(tensors: Mapping[str, Tensor], pair: EncodedPair, shape: tuple[int, i
     return noise
 
 
-def _pad(rows: Tensor, length: int) -> Tensor:
-    """Rows of zeros behind those given: answers are not perturbed."""
-    return torch.cat([rows, rows.new_zeros(length - len(rows), rows.shape[1])])
-
-
 def _child_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
-def _adding(noise: Tensor) -> Perturb:
-    """Adds row ``source`` of the flat noise to each token's embedding."""
+def _adding(noise: Callable[[Layout], Tensor]) -> Perturb:
+    """Adds a layout's noise to its token embeddings."""
 
     def perturb(layout: Layout, embeddings: Tensor) -> Tensor:
-        added = noise[layout.source.clamp(min=0)] * (layout.source >= 0)[..., None]
-        return embeddings + added.to(embeddings.device)
+        return embeddings + noise(layout).to(embeddings.device)
 
     return perturb
 
@@ -226,39 +232,31 @@ class Mean(_NoPrefix):
         return (self if self.reference else replace(self, reference=seen)), encoding
 
     def donors(self, setting: Setting, pairs: Sequence[EncodedPair]) -> Donors:
-        recorded = self.recorded(setting, pairs)
+        reference, packing = self.runs(setting.packing, pairs)
+        means = mean_values(setting.model, reference, setting.places, packing, self.per_position)
         if self.per_position:
-            return PositionDonors(_position_means(recorded))
-        return ConstantDonors({place: values.mean(0) for place, values in recorded.values.items()})
+            return PositionDonors(means)
+        return ConstantDonors({place: value[0] for place, value in means.items()})
 
     def recorded(self, setting: Setting, pairs: Sequence[EncodedPair]) -> RecordedDonors:
         """The values that are averaged. Raises InputError where a position has none."""
+        reference, packing = self.runs(setting.packing, pairs)
+        return record(setting.model, reference, setting.places, packing)
+
+    def runs(self, packing: Packing, pairs: Sequence[EncodedPair]) -> tuple[Sequence[EncodedPair], Packing]:
+        """The prompts that are averaged over, and how they are run. Raises InputError where a position has no value."""
         reference = self.reference or pairs
-        if self.per_position and setting.packing.patch_answers:
+        if self.per_position and packing.patch_answers:
             raise InputError(
                 "mean by position has no value behind the prompt: use positions='prompt', or donors='mean=task'"
             )
-        # What was found of the pairs, that no window is shorter than a row, need not hold of longer prompts.
-        longer = max(len(pair.prompt) for pair in reference) > max(len(pair.prompt) for pair in pairs)
-        packed = setting.packing.packed and not longer
-        packing = replace(setting.packing, patch_answers=False, packed=packed)
-        found = record(setting.model, reference, setting.places, packing)
-        needed, longest = max(len(pair.prompt) for pair in pairs), int(found.lengths.max())
+        longest, needed = (max(len(pair.prompt) for pair in some) for some in (reference, pairs))
         if self.per_position and longest < needed:
             raise InputError(
                 f"mean by position: the longest reference prompt has {longest} tokens, a pair has {needed}"
             )
-        return found
-
-
-def _position_means(recorded: RecordedDonors) -> dict[Place, Tensor]:
-    position = recorded.positions
-    count = torch.bincount(position)
-    means = {}
-    for place, values in recorded.values.items():
-        total = values.new_zeros(len(count), values.shape[1]).index_add(0, position.to(values.device), values)
-        means[place] = total / count.to(values)[:, None]
-    return means
+        # What was found of the pairs, that no window is shorter than a row, need not hold of longer prompts.
+        return reference, replace(packing, patch_answers=False, packed=packing.packed and longest <= needed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -204,7 +204,7 @@ class _Bench:
         least = rounding(
             before,
             self.model.rounding_dtype,
-            lambda scores: level(self.metric, part, before, scores, soft=True) - start,
+            lambda pieces: torch.tensor(level(self.metric, part, before, torch.cat(list(pieces)), soft=True) - start),
         )
         if why := unclear("that change", found.change, found.change_interval, least):
             raise InputError(

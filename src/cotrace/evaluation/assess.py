@@ -33,7 +33,7 @@ from cotrace.evaluation.records import (
 from cotrace.evaluation.sizes import best_singles, size_row, tested
 from cotrace.evaluation.stability import alternatives_known, choosable, from_archive
 from cotrace.problem.masks import check_same
-from cotrace.problem.protocol import Problem
+from cotrace.problem.protocol import JudgePairs, Problem
 from cotrace.results import AnySet, Frontier, Selection
 from cotrace.results.hard import HardFigure
 from cotrace.search.driver import is_clear, reported, reported_base
@@ -69,6 +69,7 @@ def evaluate(
     intervals: bool = False,
     smallest_p: float | None = None,
     every_size: bool = False,
+    judge_pairs: JudgePairs = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -79,7 +80,8 @@ def evaluate(
     ``k`` is the size that is judged in detail and tested; by default the smallest with 90 % of the best effect on the
     pairs searched, so it is fixed before the pairs that judge are looked at. ``intervals`` makes too few pairs an
     error, ``smallest_p`` asks for as many controls as that p-value needs, ``every_size`` for random sets at every size
-    rather than at some. Raises InputError.
+    rather than at some. ``judge_pairs`` judges on other held-out pairs than the problem was built with: at most so
+    many, or ``"all"``. Raises InputError.
     """
     asked: dict[str, Any] = {
         "level": level,
@@ -87,6 +89,7 @@ def evaluate(
         "pairs": pairs,
         "smallest_p": smallest_p,
         "every_size": every_size,
+        "judge_pairs": judge_pairs,
         "seed": seed,
     }
     case, others = settled(problem, result, intervals=intervals, **asked)
@@ -271,7 +274,7 @@ def _no_stability(case: Case) -> str | None:
     if table is None:
         return "the search kept no effect of each pair: no re-selection without a forward"
     if not choosable(table, case.k) and case.k < table.n:
-        kept = int((table.chosen.sum(1) == case.k).sum())
+        kept = int((table.sizes == case.k).sum())
         return (
             f"no re-selection without a forward: the search kept effects of {kept} set{'s' * (kept != 1)} of "
             f"{case.k}, which leaves nothing to choose from; searching again (stability=5, with a search) finds more"
@@ -342,6 +345,8 @@ def _notes(case: Case) -> tuple[str, ...]:
         notes.append(
             "nothing is held out: these effects are of the pairs that were searched, and too good by selection"
         )
+    if drawn := getattr(case.judge.problem, "drawn", ""):
+        notes.append(drawn)
     if not case.judge.has_effects:
         notes.append(_whole(case))
     if case.judge.has_intervals and not units.enough:

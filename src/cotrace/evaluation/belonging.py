@@ -44,9 +44,10 @@ def judge_on(judged: Problem, stored: EffectTable | None, problem: Problem) -> J
     stored = fitting(stored, judged)
     if stored is None or is_of(stored, problem):
         return Judge(judged, stored)
-    afresh, sets = Judge(judged), stored.chosen
-    row = int(np.abs(sets.sum(1) - sets.shape[1] / 2).argmin())  # the empty set and the full tell the least
-    if afresh.measures_pairs(sets[row]) and _close(stored.effects[row], afresh.effects(sets[row : row + 1])[0]):
+    afresh = Judge(judged)
+    row = int(np.abs(stored.sizes - stored.n / 2).argmin())  # the empty set and the full tell the least
+    chosen = stored.sets([row])
+    if afresh.measures_pairs(chosen[0]) and _close(stored.effects[row], afresh.effects(chosen)[0]):
         return Judge(judged, stored)
     return afresh
 

@@ -12,7 +12,7 @@ from cotrace.errors import InputError, unknown
 from cotrace.evaluation import controls as random_sets
 from cotrace.evaluation.judge import Judge
 from cotrace.evaluation.levels import EvaluationPlan, Level, level_named, plan, tested_sizes
-from cotrace.problem.protocol import Problem
+from cotrace.problem.protocol import JudgePairs, Problem
 from cotrace.results import AnySet, Frontier, Selection, selection_of
 from cotrace.results.effects import EffectTable
 from cotrace.search.driver import reported_base
@@ -100,6 +100,7 @@ def case_of(
     pairs: Pairs = "heldout",
     smallest_p: float | None = None,
     every_size: bool = False,
+    judge_pairs: JudgePairs = None,
     seed: int = 0,
 ) -> Case:
     """Everything settled before the first evaluation. Raises InputError, UnknownName."""
@@ -112,7 +113,7 @@ def case_of(
     limits = level_named(level)
     if every_size:
         limits = replace(limits, sizes=frontier.sizes[-1], every_size=True)
-    judged, name, stored = _judged(problem, frontier, pairs)
+    judged, name, stored = _judged(problem, frontier, pairs, judge_pairs)
     judge = Judge(judged, fitting(stored, judged))
     training = judge if name == "training" else Judge(problem, fitting(frontier.effects, problem))
     chosen = (
@@ -132,7 +133,9 @@ def case_of(
     return case if smallest_p is None else replace(case, chains=_chains(case, smallest_p))
 
 
-def _judged(problem: Problem, frontier: Frontier, pairs: Pairs) -> tuple[Problem, str, EffectTable | None]:
+def _judged(
+    problem: Problem, frontier: Frontier, pairs: Pairs, judge_pairs: JudgePairs
+) -> tuple[Problem, str, EffectTable | None]:
     """The pairs that judge, their name, and what is known of them already."""
     if pairs not in get_args(Pairs):
         raise unknown("pairs", pairs, get_args(Pairs))
@@ -142,8 +145,21 @@ def _judged(problem: Problem, frontier: Frontier, pairs: Pairs) -> tuple[Problem
             raise InputError("there are no audit pairs: build the problem (or run the trace) with audit=0.2, say")
         return sealed, "audit", None
     if problem.heldout is not None:
-        return problem.heldout, "held-out", frontier.effects_heldout
+        return _heldout(problem, judge_pairs), "held-out", frontier.effects_heldout
     return problem, "training", frontier.effects
+
+
+def _heldout(problem: Problem, judge_pairs: JudgePairs) -> Problem:
+    """The held-out pairs that judge: those of the problem, unless told. Raises InputError."""
+    drawn = getattr(problem, "heldout_of", None)
+    if judge_pairs is not None and drawn is None:
+        raise InputError(
+            f"judge_pairs={judge_pairs}: the pairs that judge {problem.task} are settled where it is made; give "
+            "judge_pairs to each LanguageProblem that it is made of"
+        )
+    found: Problem | None = problem.heldout if judge_pairs is None or drawn is None else drawn(judge_pairs)
+    assert found is not None, "something is held out"
+    return found
 
 
 def fitting(stored: EffectTable | None, problem: Problem) -> EffectTable | None:
@@ -197,7 +213,7 @@ def frontier_of(problem: Problem, selection: Selection) -> Frontier:
 
 def plan_of(case: Case, name: str) -> EvaluationPlan:
     """What this case will do and cost."""
-    singles = case.training.unknown(np.eye(case.training.n, dtype=bool)) == 0
+    singles = case.training.knows_singles
     sizes = case.frontier.sizes
     stored = case.judge.unknown(case.chosen(sizes)) == 0
     level = replace(case.level, chains=case.chains)

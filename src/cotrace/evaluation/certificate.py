@@ -68,7 +68,7 @@ def _best(training: Judge, sets: Chosen) -> float:
 
 def _stored(training: Judge, k: int) -> int:
     """How many sets of this size the search had evaluated."""
-    return 0 if training.stored is None else int((training.stored.chosen.sum(1) == k).sum())
+    return 0 if training.stored is None else int((training.stored.sizes == k).sum())
 
 
 def _every(n: int, k: int) -> Iterator[Chosen]:

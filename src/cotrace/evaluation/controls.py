@@ -7,12 +7,14 @@ needs to adjust for them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from math import comb, prod
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from cotrace.components import ComponentSpace
+from cotrace.search.sets import MASK_ELEMENTS
 
 DISTINCT = 200
 """Fewest distinct sets of one composition; below it the composition is kept per site only."""
@@ -41,18 +43,28 @@ def distinct(blocks: list[int], chosen: Bool[np.ndarray, "n"]) -> int:
 
 def chains(
     blocks: list[int], chosen: Bool[np.ndarray, "size n"], count: int, seed: int
-) -> Bool[np.ndarray, "chain size n"]:
-    """Random sets, one for each chain and size, with as many members in each block as the selection of that size."""
+) -> Iterator[Bool[np.ndarray, "chain size n"]]:
+    """Random sets, one for each chain and size, with as many members in each block as the selection of that size.
+
+    As many chains at a time as one batch of masks holds.
+    """
     of = np.array(blocks)
-    taken = np.stack([chosen[:, of == block].sum(1) for block in range(of.max() + 1)], 1)
+    members = [np.flatnonzero(of == block) for block in range(of.max() + 1)]
+    taken = np.stack([chosen[:, some].sum(1) for some in members], 1)
     draw = np.random.default_rng(seed)
-    return np.stack([_ranks(of, draw)[None] < taken[:, of] for _ in range(count)])
+    batch = max(1, MASK_ELEMENTS // chosen.size)
+    for start in range(0, count, batch):
+        yield np.stack([_chain(of, members, taken, draw) for _ in range(min(batch, count - start))])
 
 
-def _ranks(of: Int[np.ndarray, "n"], draw: np.random.Generator) -> Int[np.ndarray, "n"]:
-    """A random rank of each component in its block, from 0."""
+def _chain(
+    of: Int[np.ndarray, "n"],
+    members: Sequence[Int[np.ndarray, "member"]],
+    taken: Int[np.ndarray, "size block"],
+    draw: np.random.Generator,
+) -> Bool[np.ndarray, "size n"]:
+    """One set of each size: the first of each block in a random order of it."""
     rank = np.empty(len(of), np.int64)
-    for block in range(of.max() + 1):
-        members = np.flatnonzero(of == block)
-        rank[members] = draw.permutation(len(members))
-    return rank
+    for some in members:
+        rank[some] = draw.permutation(len(some))
+    return np.stack([rank < counts[of] for counts in taken])

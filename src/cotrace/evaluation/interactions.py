@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 
 from cotrace.evaluation.judge import Chosen, Judge
 from cotrace.evaluation.levels import ALONE
+from cotrace.evaluation.membership import without_each
 from cotrace.evaluation.records import Backup, Inhibitor, Interactions, Pair, Shapley
 from cotrace.search.sets import mask_of
 from cotrace.statistics import Interval, above_zero
@@ -51,11 +52,9 @@ def strongest(judge: Judge, chosen: Bool[np.ndarray, "n"], most: int) -> list[in
     members: list[int] = np.flatnonzero(chosen).tolist()
     if len(members) <= most:
         return members
-    sets = np.repeat(chosen[None], len(members), 0)
-    sets[np.arange(len(members)), members] = False
-    known = [i for i in range(len(members)) if judge.unknown(sets[i : i + 1]) == 0] or list(range(most))
-    left = judge.sign * judge.values(sets[known])
-    return sorted(members[known[i]] for i in np.argsort(left, kind="stable")[:most])
+    known = judge.left(chosen) or members[:most]
+    left = judge.sign * judge.values(without_each(chosen, known))
+    return sorted(known[i] for i in np.argsort(left, kind="stable")[:most])
 
 
 def _pair(judge: Judge, chosen: Bool[np.ndarray, "n"], i: int, j: int) -> Pair:
@@ -66,9 +65,13 @@ def _pair(judge: Judge, chosen: Bool[np.ndarray, "n"], i: int, j: int) -> Pair:
     within = float(judge.sign * signs @ _values(judge, without))
     interval = _interval(judge, without, signs)
     alone = float(judge.sign * np.array([1.0, -1.0, -1.0]) @ _values(judge, _sets(judge.n, [(i, j), (i,), (j,)])))
-    names = judge.problem.space.names
     kind = _kind(interval, ROUNDING * abs(float(judge.values(chosen[None])[0])))
-    return Pair(components=(names[i], names[j]), within=within, interval=interval, alone=alone, kind=kind)
+    return Pair(components=(_name(judge, i), _name(judge, j)), within=within, interval=interval, alone=alone, kind=kind)
+
+
+def _name(judge: Judge, i: int) -> str:
+    """The name of one component: those of a large space take long to write."""
+    return str(judge.problem.space[i])
 
 
 def _kind(interval: Interval | None, least: float) -> str:
@@ -128,10 +131,10 @@ def _exact(judge: Judge, members: Sequence[int]) -> Shapley:
     worth = _values(judge, sets)
     size = subsets.sum(1)
     weight = np.array([factorial(s) * factorial(count - s - 1) / factorial(count) for s in range(count)])
-    names, found = judge.problem.space.names, {}
+    found = {}
     for i, member in enumerate(members):
         codes = np.flatnonzero(~subsets[:, i])
-        found[names[member]] = float((weight[size[codes]] * (worth[codes | 1 << i] - worth[codes])).sum())
+        found[_name(judge, member)] = float((weight[size[codes]] * (worth[codes | 1 << i] - worth[codes])).sum())
     return Shapley(values=found, standard_errors=dict.fromkeys(found, 0.0), permutations=None)
 
 
@@ -145,7 +148,7 @@ def _sampled(judge: Judge, members: Sequence[int], most: int, seed: int) -> Shap
         draws.append((_marginals(judge, members, order) + _marginals(judge, members, order[::-1])) / 2)
     table = np.stack(draws)
     error = table.std(0, ddof=1) / np.sqrt(len(table))
-    names = [judge.problem.space.names[i] for i in members]
+    names = [_name(judge, i) for i in members]
     return Shapley(
         values=dict(zip(names, table.mean(0).tolist(), strict=True)),
         standard_errors=dict(zip(names, error.tolist(), strict=True)),
@@ -183,18 +186,15 @@ def _backups_within(judge: Judge, members: Sequence[int], margin: float) -> list
     """Members that do next to nothing alone and much beside another; for each, the one beside which they do most."""
     if len(members) < 2:
         return []
-    names, found = judge.problem.space.names, []
+    found = []
     alone = judge.sign * _values(judge, _sets(judge.n, [(i,) for i in members]))
     together = {pair: judge.sign * float(judge.values(_sets(judge.n, [pair]))[0]) for pair in combinations(members, 2)}
     for a, i in enumerate(members):
         others = [(together[min(i, j), max(i, j)] - alone[b], j) for b, j in enumerate(members) if b != a]
         gain, other = max(others)
         if abs(alone[a]) <= margin < gain and _surely(judge, [(i, other), (other,)], margin):
-            of = names[other]
-            signed = judge.sign
-            found.append(
-                Backup(component=names[i], of=of, alone=float(signed * alone[a]), with_other=float(signed * gain))
-            )
+            own, of, signed = _name(judge, i), _name(judge, other), judge.sign
+            found.append(Backup(component=own, of=of, alone=float(signed * alone[a]), with_other=float(signed * gain)))
     return found
 
 
@@ -208,7 +208,6 @@ def _backups_outside(judge: Judge, chosen: Bool[np.ndarray, "n"], joining: list[
     """Components outside that do next to nothing alone and much once the selection is chosen."""
     if not joining:
         return []
-    names = judge.problem.space.names
     gain = judge.sign * (judge.values(_with_each(chosen, joining)) - judge.values(chosen[None])[0])
     likely = [(float(gain[a]), i) for a, i in enumerate(joining) if gain[a] > margin]
     members = np.flatnonzero(chosen).tolist()
@@ -218,7 +217,10 @@ def _backups_outside(judge: Judge, chosen: Bool[np.ndarray, "n"], joining: list[
         if abs(alone) <= margin and _surely(judge, [(*members, i), members], margin):
             found.append(
                 Backup(
-                    component=names[i], of="the selection", alone=judge.sign * alone, with_other=judge.sign * increase
+                    component=_name(judge, i),
+                    of="the selection",
+                    alone=judge.sign * alone,
+                    with_other=judge.sign * increase,
                 )
             )
     return found
@@ -237,7 +239,7 @@ def _inhibitors(
     change = judge.sign * (_values(judge, more) - _values(judge, less))
     p = above_zero(-judge.sign * (_effects(judge, more) - _effects(judge, less)), judge.units)
     found = [
-        Inhibitor(component=judge.problem.space.names[i], change=float(judge.sign * change[a]), p_adjusted=float(p[a]))
+        Inhibitor(component=_name(judge, i), change=float(judge.sign * change[a]), p_adjusted=float(p[a]))
         for a, i in enumerate(who)
         if change[a] < -margin and p[a] <= ALPHA
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
@@ -75,6 +75,27 @@ class Judge:
     def rows(self, sets: Sequence[Sequence[Component]]) -> Chosen:
         """Chosen indicators of these sets. Raises InputError for a component outside the space."""
         return np.array([self.problem.space.indicator(members) for members in sets], bool).reshape(-1, self.n)
+
+    @property
+    def knows_singles(self) -> bool:
+        """Whether every set of one component has been paid for."""
+        known = set() if self.stored is None else {self.stored.keys[i].tobytes() for i in self._single_rows}
+        known |= {key for key in self._values if _number(key).bit_count() == 1}
+        return len(known) == self.n
+
+    def left(self, chosen: Bool[np.ndarray, "n"]) -> list[int]:
+        """The members without which, one at a time, the set has been paid for; ascending."""
+        whole, bits = _number(_keys(chosen[None])[0]), 8 * -(-self.n // 8)
+        known = set(self._values)
+        if self.stored is not None:
+            known |= {self.stored.keys[i].tobytes() for i in np.flatnonzero(self.stored.sizes == chosen.sum() - 1)}
+        gone = {whole ^ _number(key) for key in known}
+        return sorted(bits - one.bit_length() for one in gone if one & whole == one and one.bit_count() == 1)
+
+    @cached_property
+    def _single_rows(self) -> list[int]:
+        """The stored sets of one component."""
+        return [] if self.stored is None else np.flatnonzero(self.stored.sizes == 1).tolist()
 
     def unknown(self, chosen: Chosen) -> int:
         """How many of these sets would have to be paid for."""
@@ -215,6 +236,21 @@ class Judge:
             value = self.units.mean(effects)
         assert value is not None
         self._values[key] = value
+
+
+def singles(n: int) -> Iterator[Chosen]:
+    """Every component alone, as many at a time as one batch of masks holds: N x N numbers may have no room."""
+    batch = max(1, MASK_ELEMENTS // n)
+    for start in range(0, n, batch):
+        rows = np.arange(start, min(start + batch, n))
+        chosen = np.zeros((len(rows), n), bool)
+        chosen[np.arange(len(rows)), rows] = True
+        yield chosen
+
+
+def _number(key: Key) -> int:
+    """The set's bits as one number, the first component the highest."""
+    return int.from_bytes(key, "big")
 
 
 def _keys(chosen: Chosen) -> list[Key]:

@@ -22,7 +22,7 @@ ALPHA = 0.05
 def minimality(judge: Judge, chosen: Bool[np.ndarray, "n"], most: int) -> Minimality:
     """What is lost on these pairs when each member leaves in turn. A loss is positive in the search's direction."""
     members = likeliest_to_leave(judge, chosen, most)
-    without = _without_each(chosen, members)
+    without = without_each(chosen, members)
     whole = float(judge.values(chosen[None])[0])
     losses = judge.sign * (whole - judge.values(without))
     margin = MARGIN * abs(whole)
@@ -80,7 +80,8 @@ def likeliest_to_leave(judge: Judge, chosen: Bool[np.ndarray, "n"], most: int) -
     return sorted(sorted(members, key=lambda i: (gain[i], i))[:most])
 
 
-def _without_each(chosen: Bool[np.ndarray, "n"], members: Sequence[int]) -> Chosen:
+def without_each(chosen: Bool[np.ndarray, "n"], members: Sequence[int]) -> Chosen:
+    """The sets that each of these members has left."""
     sets = np.repeat(chosen[None], len(members), 0)
     sets[np.arange(len(members)), list(members)] = False
     return sets

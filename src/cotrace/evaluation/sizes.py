@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 
 from cotrace.evaluation import controls as random_sets
-from cotrace.evaluation.judge import Chosen, Judge
+from cotrace.evaluation.judge import Chosen, Judge, singles
 from cotrace.evaluation.records import Controls, SizeEvidence
 from cotrace.search.sets import mask_of, prefixes, ranked
 from cotrace.statistics import max_t, p_values, smallest_p
@@ -32,9 +32,9 @@ def size_row(judge: Judge, chosen: Bool[np.ndarray, "n"]) -> SizeEvidence:
 
 def best_singles(training: Judge, sizes: Sequence[int], limit: int) -> tuple[str, Chosen]:
     """The sets of the best single components on the training pairs, and how they were ranked."""
-    every = np.eye(training.n, dtype=bool)
-    if training.unknown(every) == 0 or training.n <= limit:
-        score, how = torch.from_numpy(training.sign * training.values(every)), "effects"
+    if training.knows_singles or training.n <= limit:
+        values = np.concatenate([training.values(some) for some in singles(training.n)])
+        score, how = torch.from_numpy(training.sign * values), "effects"
     else:
         score, how = _slope(training), "gradient"
     return how, prefixes(ranked(score), list(sizes), training.n).numpy()
@@ -52,7 +52,7 @@ def tested(
     judge: Judge,
     rows: dict[int, SizeEvidence],
     chosen: Chosen,
-    singles: tuple[str, Chosen],
+    alone: tuple[str, Chosen],
     chains: int,
     k: int,
     seed: int,
@@ -62,12 +62,12 @@ def tested(
     at = sizes.index(k)
     composition, blocks = random_sets.composition(judge.problem.space, chosen, at)
     drawn = random_sets.chains(blocks, chosen, chains, seed)
-    effects = judge.values(drawn.reshape(-1, judge.n)).reshape(chains, len(sizes))
+    effects = np.concatenate([judge.values(some.reshape(-1, judge.n)) for some in drawn]).reshape(chains, len(sizes))
     observed = judge.values(chosen)
     p = p_values(judge.sign * observed, judge.sign * effects)
     adjusted = max_t(judge.sign * observed, judge.sign * effects)
     found = {
-        size: _compared(judge, rows[size], effects[:, i], (p[i], adjusted[i]), chosen[i], singles[1][i])
+        size: _compared(judge, rows[size], effects[:, i], (p[i], adjusted[i]), chosen[i], alone[1][i])
         for i, size in enumerate(sizes)
     }
     about = Controls(
@@ -76,7 +76,7 @@ def tested(
         smallest_p=smallest_p(chains),
         k=k,
         p_value=float(p[at]),
-        singles=singles[0],
+        singles=alone[0],
     )
     return found, about
 

@@ -37,7 +37,7 @@ def jaccard(one: Sequence[Any], other: Sequence[Any]) -> float:
 
 def choosable(table: EffectTable, k: int) -> bool:
     """Whether several sets of this size are stored: of one, a choice always returns it."""
-    return int((table.chosen.sum(1) == k).sum()) > 1
+    return int((table.sizes == k).sum()) > 1
 
 
 def from_archive(
@@ -51,16 +51,16 @@ def from_archive(
     seed: int = 0,
 ) -> Stability:
     """Select again, on resampled units, among the stored sets of this size. No forward at all."""
-    chosen = table.chosen
-    rows = np.flatnonzero(chosen.sum(1) == k)
+    rows = np.flatnonzero(table.sizes == k)
     score = sign * means(table.effects[rows].astype(np.float64), units, resampled(units, resamples, seed))
-    picked = chosen[rows[score.argmax(1)]]
+    picked, run = np.unique(rows[score.argmax(1)], return_inverse=True)
+    sets = table.sets(picked)
     return Stability(
         method="archive bootstrap",
         runs=resamples,
         sets=len(rows),
-        inclusion=_inclusion(picked, names),
-        jaccard=_mean_jaccard([np.flatnonzero(row).tolist() for row in picked[:100]]),
+        inclusion=_inclusion(np.bincount(run) @ sets / resamples, names),
+        jaccard=_mean_jaccard([np.flatnonzero(row).tolist() for row in sets], run.tolist()[:100]),
     )
 
 
@@ -78,14 +78,17 @@ def means(
     return total
 
 
-def _inclusion(picked: Bool[np.ndarray, "run n"], names: Sequence[str]) -> dict[str, float]:
-    share = picked.mean(0)
+def _inclusion(share: Float[np.ndarray, "n"], names: Sequence[str]) -> dict[str, float]:
+    """Component -> share of the runs that select it, where some do."""
     members: list[int] = np.flatnonzero(share).tolist()
     return {names[i]: float(share[i]) for i in sorted(members, key=lambda i: (-share[i], i))}
 
 
-def _mean_jaccard(sets: Sequence[Sequence[Any]]) -> float | None:
-    found = [jaccard(a, b) for a, b in combinations(sets, 2)]
+def _mean_jaccard(sets: Sequence[Sequence[Any]], runs: Sequence[int] | None = None) -> float | None:
+    """Over pairs of runs, whose sets these are; ``runs`` says which, where several found the same."""
+    own = range(len(sets)) if runs is None else runs
+    known = {(i, j): jaccard(sets[i], sets[j]) for i, j in {(i, j) for i, j in combinations(own, 2)}}
+    found = [known[pair] for pair in combinations(own, 2)]
     return float(np.mean(found)) if found else None
 
 
@@ -115,7 +118,7 @@ def search_again(
     return Stability(
         method="search",
         runs=runs,
-        inclusion=_inclusion(picked, problem.space.names),
+        inclusion=_inclusion(picked.mean(0), problem.space.names),
         jaccard=_mean_jaccard(sets),
         forward_equivalents=problem.cost.forward_equivalents - before,
         kinds=(*kinds, "seed") if hasattr(search, "seed") else kinds,
@@ -154,12 +157,12 @@ def alternatives_known(
     judge: Judge, table: EffectTable, chosen: Bool[np.ndarray, "n"], most: int, units: Units
 ) -> tuple[Alternative, ...]:
     """For each member, the best stored set of this size without it, judged on these pairs."""
-    sets = table.chosen
-    same = sets.sum(1) == chosen.sum()
-    value = judge.sign * (table.effects * units.weight).sum(1) / units.weight.sum()
+    same = np.flatnonzero(table.sizes == chosen.sum())
+    sets = table.sets(same)
+    value = judge.sign * (table.effects[same] * units.weight).sum(1) / units.weight.sum()
     found: dict[bytes, tuple[list[int], Bool[np.ndarray, "n"]]] = {}
     for member in np.flatnonzero(chosen).tolist():
-        rows = np.flatnonzero(same & ~sets[:, member])
+        rows = np.flatnonzero(~sets[:, member])
         if len(rows):
             best = sets[rows[value[rows].argmax()]]
             found.setdefault(best.tobytes(), ([], best))[0].append(member)

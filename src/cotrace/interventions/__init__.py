@@ -1,14 +1,6 @@
 """Interventions: the soft blend, applied while a model runs over a layout."""
 
-from cotrace.interventions.blend import (
-    PatternPatch,
-    PlainPatch,
-    ScalePatch,
-    ShiftPatch,
-    ValuePatch,
-    blend,
-    block_mask,
-)
+from cotrace.interventions.blend import PatternPatch, PlainPatch, ScalePatch, ShiftPatch, ValuePatch, blend
 from cotrace.interventions.feature_patch import DonorFeatures, FeaturePatch, taps_of
 from cotrace.interventions.forward import forward
 from cotrace.interventions.frozen import frozen
@@ -30,7 +22,6 @@ __all__ = [
     "Stations",
     "ValuePatch",
     "blend",
-    "block_mask",
     "forward",
     "frozen",
     "keep_prefixes",

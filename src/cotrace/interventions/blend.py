@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -131,13 +130,3 @@ class PatternPatch:
 
 
 PlainPatch = ValuePatch | ScalePatch | ShiftPatch | PatternPatch
-
-
-def block_mask(
-    masks: Float[Tensor, "copy n"], start: int, units: Sequence[int], count: int
-) -> Float[Tensor, "copy unit"]:
-    """The mask of every unit at a place, 0 for those outside the space, from one block of the whole mask."""
-    part = masks[:, start : start + len(units)]
-    if tuple(units) == tuple(range(count)):
-        return part
-    return masks.new_zeros(masks.shape[0], count).index_copy(1, torch.tensor(units, device=masks.device), part)

@@ -62,10 +62,10 @@ def inputs(model: LanguageModel, layout: Layout, copies: int) -> dict[str, Any]:
     """Keyword inputs of the model for a layout; rows are repeated copy by copy."""
     device = model.device
     ids = layout.input_ids.to(device).repeat(copies, 1)
-    if layout.allowed is None:
+    if not layout.masked:
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}  # nothing real stands behind the padding
-    lowest = torch.finfo(model.dtype).min
-    mask = torch.zeros(layout.allowed.shape, dtype=model.dtype).masked_fill(~layout.allowed, lowest)
+    hidden = ~layout.allowed()
+    mask = torch.zeros(hidden.shape, dtype=model.dtype).masked_fill_(hidden, torch.finfo(model.dtype).min)
     return {
         "input_ids": ids,
         "position_ids": layout.position_ids.to(device).repeat(copies, 1),

@@ -105,7 +105,7 @@ def _pair_rows(
 ) -> Iterator[SubgroupEffect]:
     effects, weight = problem.effects(masks).double(), problem.answers.weight.double()
     levels = problem.reported_levels(masks).double()
-    base = problem.metric.reported_levels(problem.scorer.base, problem.scorer.base, problem.answers).double()
+    base = problem.base_reported.double()
     sign = torch.sign((effects * weight).sum())
     full = problem.full_swap.double() if problem.mode == "keep" else None
     for value, members in groups.items():

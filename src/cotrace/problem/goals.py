@@ -37,6 +37,7 @@ DELEGATED = (
     "value_and_effects",
     "question",
     "reported_base",
+    "drawn",
 )
 """What a problem may have besides the protocol; a constrained one has the same."""
 

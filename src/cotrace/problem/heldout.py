@@ -21,8 +21,12 @@ class Heldout:
 
     heldout = None
 
-    def __init__(self, whole: LanguageProblem, part: PairProblem | SetProblem, name: str = "held out") -> None:
+    def __init__(
+        self, whole: LanguageProblem, part: PairProblem | SetProblem, name: str = "held out", drawn: str = ""
+    ) -> None:
         self._whole, self._part = whole, part
+        self.drawn = drawn
+        """Which of the held-out pairs these are, in words; empty where they are all."""
         self.space, self.mode = whole.space, whole.mode
         self.metric, self.task, self.summary = whole.metric, f"{whole.task} ({name})", whole.summary
         self.size, self.cost, self.ids = part.size, part.cost, part.ids

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +20,10 @@ from cotrace.problem.coverage import Coverage
 from cotrace.problem.heldout import Heldout
 from cotrace.problem.memory import check_budget
 from cotrace.problem.pairs import PairProblem
-from cotrace.problem.parts import Builder
+from cotrace.problem.parts import Builder, judging
 from cotrace.problem.plan import Plan, plan_of
-from cotrace.problem.posing import Settled
+from cotrace.problem.posing import Division, Settled
+from cotrace.problem.protocol import JudgePairs
 from cotrace.problem.summary import FullSwap
 from cotrace.problem.whole import SetProblem
 from cotrace.prompts import Task
@@ -46,6 +47,8 @@ class Parts:
     """How many pairs nothing touches until the end; counted without building them."""
     some: Part | None
     """The training pairs that searches see, where those are not all."""
+    build: Callable[[Sequence[int]], Part]
+    """Builds the problem on any pairs, by their indices."""
 
     @classmethod
     def built(cls, builder: Builder, settled: Settled, memory: str | float | int | None) -> Parts:
@@ -55,15 +58,19 @@ class Parts:
         def pairs(indices: Sequence[int]) -> list[EncodedPair]:
             return [encoding.pairs[i] for i in indices]
 
-        needed = [pairs(indices) for indices in (settled.training, settled.heldout) if indices]
-        check_budget(memory, builder.storage.budget, max(map(builder.least_memory, needed)))
-        training = builder.part(pairs(settled.training))
-        held = builder.part(pairs(settled.heldout)) if settled.heldout else None
-        sealed = partial(builder.part, pairs(settled.audit)) if settled.audit else None
-        some = builder.part(pairs(settled.subset)) if settled.subset else None
+        def build(indices: Sequence[int]) -> Part:
+            return builder.part(pairs(indices))
+
+        needed = [pairs(indices) for indices in (settled.training, settled.judged) if indices]
+        if memory is not None:
+            check_budget(memory, builder.storage.budget, max(map(builder.least_memory, needed)))
+        training = build(settled.training)
+        held = build(settled.judged) if settled.judged else None
+        sealed = partial(build, settled.audit) if settled.audit else None
+        some = build(settled.subset) if settled.subset else None
         if some is not None:
             some.use_cost(training.cost, some.size / training.size)
-        return cls(training=training, held=held, sealed=sealed, audit_size=len(settled.audit), some=some)
+        return cls(training=training, held=held, sealed=sealed, audit_size=len(settled.audit), some=some, build=build)
 
 
 def _with_prefixes(encoding: Encoding, builder: Builder) -> Encoding:
@@ -89,10 +96,18 @@ class Inside(Parts):
     refused: tuple[Refusal, ...]
     question: Mapping[str, str]
     """What results say of where they come from, beside metric, task and space."""
+    division: Division
+    """Which pairs are held out, which searches see, and which judge."""
+    metric_name: str
+    """The metric as it was named, such as ``metric.py:function``; its own name where it came as a function."""
+    unseen: Sequence[int]
+    """The pairs that no search sees, whether or not they judge; without those of the audit."""
     groups: Mapping[str, str]
     batching: Batching
     storage: Storage
     full_swap: FullSwap
+    judging: dict[tuple[int, ...], Heldout] = field(default_factory=dict)
+    """Other held-out pairs that were asked to judge."""
 
     @property
     def full_is_clear(self) -> bool:
@@ -118,6 +133,27 @@ class Inside(Parts):
     def counted_parts(self) -> dict[str, PairProblem | SetProblem]:
         """``training``, and ``heldout`` where pairs are: those that have a count of their own."""
         return {"training": self.training} | ({} if self.held is None else {"heldout": self.held})
+
+    @property
+    def drawn(self) -> str:
+        """Which of the held-out pairs judge, in words; empty where they all do."""
+        return "" if self.held is None else self.division.drawn(range(self.held.size), self.unseen)
+
+    @property
+    def heldout_size(self) -> int:
+        """How many pairs no search sees, whether or not they judge; without those of the audit."""
+        return len(self.unseen)
+
+    def heldout_of(self, judge_pairs: JudgePairs) -> Heldout | None:
+        """The same on other held-out pairs: at most so many, drawn by the problem's seed, or ``"all"``. InputError."""
+        labels = self.groups_of([pair.pair.id for pair in self.encoding.pairs])
+        indices = tuple(judging(self.unseen, labels, judge_pairs, self.division.seed))
+        if self.held is None or len(indices) == self.held.size:
+            return self.problem.heldout
+        if indices not in self.judging:
+            said = self.division.drawn(indices, self.unseen)
+            self.judging[indices] = Heldout(self.problem, self.build(indices), drawn=said)
+        return self.judging[indices]
 
     @property
     def searched(self) -> LanguageProblem | Heldout:

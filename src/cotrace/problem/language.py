@@ -35,7 +35,7 @@ from cotrace.problem.packing import check_frequencies, choose_packing
 from cotrace.problem.pairs import input_gradient
 from cotrace.problem.parts import Builder
 from cotrace.problem.posing import Division, Settled, Writing, check_options, overlap_words, settle
-from cotrace.problem.protocol import Cost, Direction, Examples, Loss, Mode
+from cotrace.problem.protocol import Cost, Direction, Examples, JudgePairs, Loss, Mode
 from cotrace.problem.spaces import space_of
 from cotrace.problem.summary import DIRECTIONS, NoDirection, full_swap, preferred
 from cotrace.prompts import Task
@@ -78,6 +78,8 @@ class LanguageProblem:
     constraints) asks for ``direction``; effects do not. Donor values and base scores are computed once, here.
     ``pack=False`` gives every answer a row of its own and keeps no prefixes: slower, for checking.
     ``search_pairs`` lets searches see that many training pairs only, drawn by seed; the frontier is of all.
+    ``judge_pairs`` is how many held-out pairs judge (``heldout``): whole groups drawn by seed; 1,000 unless told, or
+    ``"all"``.
     ``memory`` (``"4GB"``, ``0.5`` of what is free) bounds donor values and kept prefixes: what goes beyond it is on
     disk, or computed anew. ``checkpointing`` (``auto``: when memory runs out) computes activations again in the
     backward pass. ``dictionaries`` (``ct.load_dictionaries``) make the sites ``feature``, the features that are active
@@ -110,6 +112,7 @@ class LanguageProblem:
         batch_tokens: int | None = None,
         pack: bool = True,
         search_pairs: int | None = None,
+        judge_pairs: JudgePairs = None,
         memory: str | float | int | None = None,
         checkpointing: Checkpointing = "auto",
     ) -> None:
@@ -132,11 +135,14 @@ class LanguageProblem:
         if words := overlap_words(model, self.space, source, mode):
             warn(words, NestedSites)
         writing = Writing(align=align, prepend_bos=prepend_bos, template_arguments=template_arguments or {})
-        division = Division(holdout=holdout, audit=audit, split_by=split_by, seed=seed, search_pairs=search_pairs)
-        self.division = division
-        """Which pairs are held out, and which searches see."""
-        self.metric_name = metric if isinstance(metric, str) else chosen.name if metric else task.metric
-        """The metric as it was named, such as ``metric.py:function``; its own name where it came as a function."""
+        division = Division(
+            holdout=holdout,
+            audit=audit,
+            split_by=split_by,
+            seed=seed,
+            search_pairs=search_pairs,
+            judge_pairs=judge_pairs,
+        )
         settled = settle(model, task, self.space, source, writing, division)
         _warn_of(settled.encoding, self.space, task)
         reference = (settled.donors.reference or ()) if isinstance(settled.donors, Mean) else ()
@@ -177,8 +183,12 @@ class LanguageProblem:
                 "donors": donor_words(donors or task.donors),
                 "align": align,
                 "positions": positions,
-                "split": division.words,
+                "split": division.words
+                + (f"; {said}" if (said := division.drawn(settled.judged, settled.heldout)) else ""),
             },
+            division=division,
+            metric_name=metric if isinstance(metric, str) else chosen.name if metric else task.metric,
+            unseen=settled.heldout,
             groups=settled.groups,
             batching=builder.batching,
             storage=builder.storage,
@@ -214,8 +224,8 @@ class LanguageProblem:
 
     @property
     def heldout(self) -> Heldout | None:
-        """The same problem on unseen pairs; None where nothing is held out."""
-        return None if self.inside.held is None else Heldout(self, self.inside.held)
+        """The same problem on unseen pairs, those that judge; None where nothing is held out."""
+        return None if self.inside.held is None else Heldout(self, self.inside.held, drawn=self.inside.drawn)
 
     @property
     def metric(self) -> str:
@@ -341,7 +351,8 @@ class LanguageProblem:
             "mode": self.mode,
             "components": f"{len(self.space)}: {self.space.outline}",
             "pairs searched": f"{self.inside.searched.size} of {self.size}" if self.inside.some else self.size,
-            "pairs held out": 0 if self.inside.held is None else self.inside.held.size,
+            "pairs held out": len(self.inside.unseen),
+            "pairs that judge": self.inside.drawn,
             "pairs refused": f"{len(self.inside.refused)}; the first: {self.inside.refused[0].reason}"
             if self.inside.refused
             else "",
@@ -351,7 +362,7 @@ class LanguageProblem:
     def __repr__(self) -> str:
         return (
             f"LanguageProblem({self.model.name}, {self.task}, {self.metric}, {self.mode}, {self.space.outline}, "
-            f"{self.size} pairs + {0 if self.inside.held is None else self.inside.held.size} held out)"
+            f"{self.size} pairs + {len(self.inside.unseen)} held out)"
         )
 
 

@@ -60,9 +60,9 @@ def _container() -> int | None:
     return int(limit) - int(used) if limit.isdigit() else None
 
 
-def check_budget(given: str | float | int | None, budget: int, least: int) -> None:
+def check_budget(given: str | float | int, budget: int, least: int) -> None:
     """Raise InputError where a budget that was given is below what one forward pass needs."""
-    if given is not None and budget < least:
+    if budget < least:
         raise InputError(
             f"memory {given} ({budget:,} bytes) is below the minimum of {least:,} bytes, which the donor values of one "
             "forward pass take: give at least that, or fewer batch_tokens"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -12,11 +12,12 @@ from torch import Tensor
 
 from cotrace.arguments import guarded
 from cotrace.errors import InputError, NonFiniteError
-from cotrace.metrics import Metric
+from cotrace.metrics import Answers, Metric
+from cotrace.metrics.metric import weighted_mean
 from cotrace.problem.input_path import InputPath
 from cotrace.problem.protocol import Cost, Examples, Loss, Mode
-from cotrace.problem.scored import ScoredPairs
-from cotrace.problem.scorer import BatchLoss, Scorer
+from cotrace.problem.scored import TABLE_NUMBERS, ScoredPairs
+from cotrace.problem.scorer import BatchLoss, Measure, Scorer
 
 
 @guarded("PairProblem", fields=False)
@@ -41,28 +42,62 @@ class PairProblem(ScoredPairs[Metric]):
     @cached_property
     def base_levels(self) -> Float[Tensor, "example"]:
         """The metric's level in the base run."""
-        return self.metric.levels(self.scorer.base, self.scorer.base, self.answers)
+        return self._of_base(self._levels)
+
+    @cached_property
+    def base_reported(self) -> Float[Tensor, "example"]:
+        """The same as people read it."""
+        return self._of_base(self._reported)
+
+    @cached_property
+    def reported_base(self) -> float:
+        """The metric's own level in the base run, as people read it."""
+        return float(weighted_mean(self.base_reported, self.answers))
+
+    def _of_base(self, measure: Measure) -> Float[Tensor, "example"]:
+        """What is measured of the base run, as many examples at a time as a table may hold."""
+        base = self.scorer.base
+        step = max(1, TABLE_NUMBERS // base.shape[1])
+        pieces = torch.arange(len(base)).split(step)
+        return torch.cat([measure(base[piece], piece.tolist()) for piece in pieces])
 
     @cached_property
     def full_swap(self) -> Float[Tensor, "example"]:
         """Per-example change of the metric when every component takes the donor's value."""
-        own = self._finite(self._changes(self.full_scores, None), None)
+        own = self._finite(self._of_full(self._changes), None)
         return self._averaged([own, *(draw.full_swap for draw in self.draws)])
 
     @cached_property
     def full_levels(self) -> Float[Tensor, "example"]:
         """The metric's level when every component takes the donor's value."""
-        own = self.metric.levels(self.full_scores, self.scorer.base, self.answers)
-        return self._averaged([own, *(draw.full_levels for draw in self.draws)])
+        return self._averaged([self._of_full(self._levels), *(draw.full_levels for draw in self.draws)])
+
+    @cached_property
+    def full_reported(self) -> Float[Tensor, ""]:
+        """The same as people read it, its weighted mean over the pairs."""
+        own = weighted_mean(self._of_full(self._reported), self.answers)
+        return self._averaged([own, *(draw.full_reported for draw in self.draws)])
+
+    def _of_full(self, measure: Measure) -> Float[Tensor, "example"]:
+        """What is measured under the full swap. Not counted as search cost: it is part of the question."""
+        if self.metric.reads == "answers":
+            return measure(self.full_scores, range(self.size))
+        ones = torch.ones(1, len(self.space), dtype=self.dtype)
+        return self.scorer.measured(ones, None, measure)[0]
 
     @cached_property
     def swing(self) -> Tensor:
         """Mean effect of the full swap: the denominator of faithfulness. Raises DegenerateError where it is near 0."""
         return self.check_swing(self._mean(self.full_swap))
 
-    def change(self, scores: Float[Tensor, "example answer"]) -> Float[Tensor, ""]:
+    def change(self, pieces: Iterable[Float[Tensor, "some answer"]]) -> Float[Tensor, ""]:
         """The weighted mean effect of these scores."""
-        return self._mean(self.metric.effects(scores, self.scorer.base, self.answers))
+        found: list[Tensor] = []
+        start = 0
+        for scores in pieces:
+            found.append(self._changes(scores, range(start, start + len(scores))))
+            start += len(scores)
+        return self._mean(torch.cat(found))
 
     def effects(self, masks: Any, examples: Examples = None) -> Float[Tensor, "*mask example"]:
         """Per-example effect of one mask or several. In ``keep`` mode their mean is the faithfulness."""
@@ -72,7 +107,7 @@ class PairProblem(ScoredPairs[Metric]):
     def changes_of(self, masks: Any, some: Sequence[int] | None) -> Float[Tensor, "*mask example"]:
         """The metric's change from the base run, averaged over the draws."""
         z = self.masks(masks)
-        own = self._shaped([self._changes(scores, some) for scores in self.chunks(z, some)], z)
+        own = self._each(z, some, self._changes)
         return self._averaged([self._finite(own, some), *(draw.changes_of(z, some) for draw in self.draws)])
 
     @staticmethod
@@ -90,15 +125,23 @@ class PairProblem(ScoredPairs[Metric]):
 
     def reported(self, masks: Any) -> Float[Tensor, "*mask"]:
         """The metric's own level, as people read it: its weighted mean over the pairs."""
-        z, base = self.masks(masks), self.scorer.base
-        own = self._shaped([self.metric.reported(scores, base, self.answers) for scores in self.chunks(z)], z)
+        z = self.masks(masks)
+        own = weighted_mean(self._each(z, None, self._reported), self.answers)
         return self._averaged([own, *(draw.reported(z) for draw in self.draws)])
 
     def reported_levels(self, masks: Any) -> Float[Tensor, "*mask example"]:
         """The same of each pair."""
-        z, base = self.masks(masks), self.scorer.base
-        levels = [self.metric.reported_levels(scores, base, self.answers) for scores in self.chunks(z)]
-        return self._averaged([self._shaped(levels, z), *(draw.reported_levels(z) for draw in self.draws)])
+        z = self.masks(masks)
+        return self._averaged([self._each(z, None, self._reported), *(draw.reported_levels(z) for draw in self.draws)])
+
+    def _each(self, z: Tensor, some: Sequence[int] | None, measure: Measure) -> Float[Tensor, "*mask example"]:
+        """What is measured of each example: of logits batch by batch, of which no table would have room."""
+        if self.metric.reads == "answers":
+            index = range(self.size) if some is None else some
+            return self._shaped([measure(scores, index) for scores in self.chunks(z, some)], z)
+        masks = z.reshape(-1, len(self.space))
+        self.charge(self.share(some) * len(masks))
+        return self._shaped([self.scorer.measured(masks, some, measure)], z)
 
     def gradient(
         self, z: Float[Tensor, "n"], objective: Loss | None = None, examples: Examples = None
@@ -161,10 +204,22 @@ class PairProblem(ScoredPairs[Metric]):
         losses = effects if objective is None else objective(effects)
         return (losses * weight[list(few)]).sum() / (weight.sum() * self.share(some))
 
-    def _changes(self, scores: Tensor, some: Sequence[int] | None) -> Tensor:
+    def _changes(self, scores: Tensor, some: Sequence[int]) -> Tensor:
         """The metric's change from the base run, of this draw."""
-        index = torch.arange(self.size) if some is None else torch.tensor(list(some))
-        return self.metric.effects(scores, self.scorer.base[index], self.answers.take(index))
+        return self.metric.effects(scores, *self._beside(some))
+
+    def _levels(self, scores: Tensor, some: Sequence[int]) -> Tensor:
+        """The metric's level, as searches see it."""
+        return self.metric.levels(scores, *self._beside(some))
+
+    def _reported(self, scores: Tensor, some: Sequence[int]) -> Tensor:
+        """The metric's level, as people read it."""
+        return self.metric.reported_levels(scores, *self._beside(some))
+
+    def _beside(self, some: Sequence[int]) -> tuple[Tensor, Answers]:
+        """The base run's scores of some examples, and their answers."""
+        index = torch.tensor(some)
+        return self.scorer.base[index], self.answers.take(index)
 
     def _of_mode(self, changes: Tensor, some: Sequence[int] | None) -> Tensor:
         """The changes themselves, or the faithfulness."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -24,10 +24,13 @@ from cotrace.models.unchanged import ModelState
 from cotrace.problem.aim import part_of
 from cotrace.problem.batching import Batching, Replan
 from cotrace.problem.pairs import PairProblem
-from cotrace.problem.protocol import Mode
-from cotrace.problem.scorer import Scorer, block_spots
+from cotrace.problem.protocol import JudgePairs, Mode
+from cotrace.problem.scorer import Scorer
+from cotrace.problem.slots import Slots
 from cotrace.problem.whole import SetProblem
 
+JUDGED = 1_000
+"""Held-out pairs that judge unless told: more narrow an interval by little, and cost as much as they are more."""
 RECORDED = (Counterfactual, Noise, Resample)
 """Donors whose values are those of a run of each pair."""
 
@@ -49,10 +52,10 @@ class Builder:
     state: ModelState | None = None
     """The model that donor values and base scores are of; no part is run by another."""
 
-    @property
+    @cached_property
     def places(self) -> tuple[Place, ...]:
         """Every place that the space has components at, once."""
-        return tuple(dict.fromkeys(place for place, _ in block_spots(self.model, self.space)))
+        return tuple(dict.fromkeys(place for place, _ in Slots.of(self.model, self.space).spots))
 
     @property
     def hosts(self) -> tuple[Place, ...]:
@@ -98,6 +101,7 @@ class Builder:
             prefix=prefix,
             batching=self.batching,
             state=self.state,
+            keep=self.storage,
         )
 
     def _prefixes(self, pairs: Sequence[EncodedPair]) -> tuple[Sequence[EncodedPair], PrefixCache | None]:
@@ -123,16 +127,16 @@ class Builder:
         return self.packing.holding(self.batching.tokens)
 
 
-def subset_of(training: Sequence[int], labels: Sequence[str], count: int | None, seed: int) -> list[int] | None:
-    """At most ``count`` of the training pairs, whole groups drawn by seed; None where that is all. InputError."""
+def subset_of(
+    pairs: Sequence[int], labels: Sequence[str], count: int | None, seed: int, option: str = "search_pairs"
+) -> list[int] | None:
+    """At most ``count`` of the pairs, whole groups drawn by seed; None where that is all. InputError."""
     if count is not None and count < 1:
-        raise InputError(f"search_pairs is {count}: give at least 1 pair to search on")
-    if count is None or count >= len(training):
+        raise InputError(f"{option} is {count}: give at least 1 pair")
+    if count is None or count >= len(pairs):
         return None
     taken: list[int] = []
-    members: dict[str, list[int]] = {}
-    for index in training:
-        members.setdefault(labels[index], []).append(index)
+    members = _members(pairs, labels)
     names = list(members)
     for i in np.random.default_rng([seed, len(names)]).permutation(len(names)):
         if len(taken) + len(members[names[i]]) <= count:
@@ -140,7 +144,26 @@ def subset_of(training: Sequence[int], labels: Sequence[str], count: int | None,
     if not taken:
         smallest = min(map(len, members.values()))
         raise InputError(
-            f"search_pairs is {count}, and pairs that must stay together come in groups of {smallest} or more: "
+            f"{option} is {count}, and pairs that must stay together come in groups of {smallest} or more: "
             f"give at least {smallest}"
         )
     return sorted(taken)
+
+
+def judging(heldout: Sequence[int], labels: Sequence[str], given: JudgePairs, seed: int) -> list[int]:
+    """Of the held-out pairs those that judge, whole groups drawn by seed. Raises InputError."""
+    if isinstance(given, str) and given != "all":
+        raise InputError(f"judge_pairs is {given!r}: give a number of pairs, or 'all'")
+    count = None if given == "all" else JUDGED if given is None else given
+    if given is None and heldout:  # one whole group at least
+        count = max(JUDGED, min(map(len, _members(heldout, labels).values())))
+    chosen = subset_of(heldout, labels, count, seed, "judge_pairs")
+    return list(heldout) if chosen is None else chosen
+
+
+def _members(pairs: Sequence[int], labels: Sequence[str]) -> dict[str, list[int]]:
+    """The pairs of each group."""
+    found: dict[str, list[int]] = {}
+    for index in pairs:
+        found.setdefault(labels[index], []).append(index)
+    return found

@@ -15,6 +15,7 @@ class Plan:
 
     pairs: int
     heldout_pairs: int
+    """Those that no search sees, whether or not they judge."""
     refused_pairs: int
     components: int
     tokens: int
@@ -29,6 +30,8 @@ class Plan:
     """Rows of those forward passes together."""
     searched_pairs: int = 0
     """Training pairs that searches see: all, or as many as ``search_pairs`` allows."""
+    judged_pairs: int = 0
+    """Held-out pairs that judge: at most as many as ``judge_pairs`` allows."""
     memory_bytes: int = 0
     """Donor values and kept prefixes in memory."""
     disk_bytes: int = 0
@@ -43,7 +46,8 @@ def plan_of(problem: LanguageProblem) -> Plan:
     parts, stored = problem.counted_parts, problem.stored
     return Plan(
         pairs=problem.size,
-        heldout_pairs=parts["heldout"].size if "heldout" in parts else 0,
+        heldout_pairs=problem.heldout_size,
+        judged_pairs=parts["heldout"].size if "heldout" in parts else 0,
         refused_pairs=len(problem.refused),
         components=len(problem.space),
         tokens=sum(layout.tokens for layout in layouts),

@@ -12,7 +12,8 @@ from cotrace.components import HELD, OF_DICTIONARIES, Component, ComponentSpace,
 from cotrace.donors import DonorSource, Noise, Scale
 from cotrace.errors import AlignmentError, InputError, unknown
 from cotrace.models import LanguageModel
-from cotrace.problem.parts import subset_of
+from cotrace.problem.parts import judging, subset_of
+from cotrace.problem.protocol import JudgePairs
 from cotrace.prompts import PromptPair, Task
 from cotrace.prompts.split import groups, split_ids, warn_of_repeats
 
@@ -38,13 +39,21 @@ class Division:
     split_by: str | None
     seed: int
     search_pairs: int | None
+    judge_pairs: JudgePairs
 
     @property
     def words(self) -> str:
         """The division as options, those that are not in use left out."""
         rest = {"audit": self.audit or None, "split_by": self.split_by, "search_pairs": self.search_pairs}
+        rest["judge_pairs"] = self.judge_pairs
         given = {"holdout": self.holdout, "seed": self.seed} | rest
         return ", ".join(f"{name}={value}" for name, value in given.items() if value is not None)
+
+    def drawn(self, judged: Sequence[int], unseen: Sequence[int]) -> str:
+        """Which of the unseen pairs judge, in words; empty where they all do."""
+        if len(judged) == len(unseen):
+            return ""
+        return f"{len(judged):,} of {len(unseen):,} held-out pairs judge, drawn by seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,8 @@ class Settled:
     """Id of a pair -> the pairs that it stays together with in a split."""
     training: Sequence[int]
     heldout: Sequence[int]
+    judged: Sequence[int]
+    """Of the held-out pairs those that judge."""
     audit: Sequence[int]
     subset: Sequence[int] | None
     """Of the training pairs those that searches see; None for all."""
@@ -82,7 +93,8 @@ def settle(
     training, heldout, audit = (_indices(pairs, part) for part in ids)
     subset = subset_of(training, labels, division.search_pairs, division.seed)
     units = dict(zip((pair.id for pair in pairs), labels, strict=True))
-    return Settled(source, tokens, units, training, heldout, audit, subset)
+    judged = judging(heldout, labels, division.judge_pairs, division.seed)
+    return Settled(source, tokens, units, training, heldout, judged, audit, subset)
 
 
 def encoded(model: LanguageModel, task: Task, space: ComponentSpace, source: DonorSource, writing: Writing) -> Encoding:

@@ -13,6 +13,8 @@ from cotrace.components import ComponentSpace
 from cotrace.components import Direction as Direction
 from cotrace.components import Mode as Mode
 
+JudgePairs = int | str | None
+"""How many held-out pairs judge: at most so many, or ``"all"``; None for 1,000 at most."""
 Loss = Callable[[Tensor], Tensor]
 """Effects [item] -> loss of each item: of each example, or of the one aggregate where a metric has no others."""
 Examples = Sequence[int] | Int[Tensor, "example"] | None

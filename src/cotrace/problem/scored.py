@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
@@ -26,12 +26,16 @@ SMALLEST_SWING = 1e-6
 """Below this effect of the full swap, faithfulness has no denominator."""
 
 
-def rounding(base: Tensor, kind: torch.dtype, change: Callable[[Tensor], float]) -> float:
+def rounding(base: Tensor, kind: torch.dtype, change: Callable[[Iterable[Tensor]], Tensor]) -> float:
     """The largest of some changes that these scores make when each is off by as much as rounding in a type may be."""
     draw = torch.Generator().manual_seed(0)
-    unit = ULPS * torch.finfo(kind).eps * base.abs().clamp(min=1)
-    noise = (2 * torch.rand(base.shape, generator=draw, dtype=base.dtype) - 1 for _ in range(ROUNDINGS))
-    return max(abs(change(base + unit * one)) for one in noise)
+
+    def noisy(rows: Tensor) -> Tensor:
+        unit = ULPS * torch.finfo(kind).eps * rows.abs().clamp(min=1)
+        return rows + unit * (2 * torch.rand(rows.shape, generator=draw, dtype=rows.dtype) - 1)
+
+    pieces = base.split(max(1, TABLE_NUMBERS // base.shape[1]))
+    return max(abs(change(map(noisy, pieces)).item()) for _ in range(ROUNDINGS))
 
 
 M = TypeVar("M", Metric, SetMetric)
@@ -91,10 +95,10 @@ class ScoredPairs(Generic[M]):
         The largest of some changes that scores make when each is off by up to 16 units in the last place, as different
         matrix products leave them; metrics of the user's own are asked as all others are.
         """
-        return rounding(self.scorer.base, self.scorer.model.rounding_dtype, lambda scores: self.change(scores).item())
+        return rounding(self.scorer.base, self.scorer.model.rounding_dtype, self.change)
 
-    def change(self, scores: Float[Tensor, "example answer"]) -> Float[Tensor, ""]:
-        """The aggregate change of the metric that these scores make against the base run."""
+    def change(self, pieces: Iterable[Float[Tensor, "some answer"]]) -> Float[Tensor, ""]:
+        """The aggregate change of the metric that scores, given piece by piece, make against the base run."""
         raise NotImplementedError
 
     @cached_property

@@ -16,8 +16,9 @@ from cotrace.batches import EncodedPair, Layout, Packing, answer_layouts
 from cotrace.components import ComponentSpace
 from cotrace.donors import Donors
 from cotrace.donors.store import Spot
-from cotrace.errors import NonFiniteError
-from cotrace.interventions import Entry, FeaturePatch, Patch, PrefixCache, Stations, block_mask, forward, taps_of
+from cotrace.errors import InputError, NonFiniteError
+from cotrace.interventions import Entry, FeaturePatch, Patch, PrefixCache, Stations, forward, taps_of
+from cotrace.interventions.storage import Keep, NoRoom, in_memory
 from cotrace.metrics.metric import Reads
 from cotrace.models import LanguageModel
 from cotrace.models.taps import TapList
@@ -25,9 +26,12 @@ from cotrace.models.unchanged import ModelState
 from cotrace.problem.batching import Batching, Replan, release
 from cotrace.problem.reading import answer_lengths, answer_scores, next_logits
 from cotrace.problem.reference import component_layers, reference
+from cotrace.problem.slots import Slots
 
 BatchLoss = Callable[[Tensor, Sequence[int]], Tensor]
 """(scores [example, answer], the examples) -> their part of a loss."""
+Measure = Callable[[Tensor, Sequence[int]], Tensor]
+"""(scores [mask, example, answer], the examples) -> what is wanted of each [mask, example]."""
 
 
 class Scorer:
@@ -46,13 +50,15 @@ class Scorer:
         prefix: PrefixCache | None = None,
         batching: Batching | None = None,
         state: ModelState | None = None,
+        keep: Keep = in_memory,
     ) -> None:
         self.model, self.pairs, self.space, self.donors, self._packing = model, pairs, space, donors, packing
-        self.spots = block_spots(model, space)
+        self._slots = Slots.of(model, space)
+        self.spots = self._slots.spots
         self.layers = component_layers(space)
         self.eager = any(place.tap == "pattern" for place, _ in self.spots)
         self.lengths = answer_lengths(pairs) if mean else None
-        self.reads, self.prefix = reads, prefix
+        self.reads, self.prefix, self._keep = reads, prefix, keep
         self.batching, self.state = batching or Batching(packing.batch_tokens), state
         self._whole: tuple[int, list[Layout]] | None = None
 
@@ -90,25 +96,50 @@ class Scorer:
 
     @cached_property
     def base(self) -> Float[Tensor, "example answer"]:
-        """Scores of the base run. Raises NonFiniteError naming the pair."""
-        scores = self.scores(torch.zeros(1, len(self.space), dtype=self.model.compute_dtype))[0]
-        bad = ~torch.isfinite(scores).all(-1)
-        if bad.any():
-            pair = self.pairs[int(bad.nonzero()[0])].pair
-            raise NonFiniteError(f"pair {pair.id}: the base run's score is not finite; try dtype='float32'")
-        return scores
+        """Scores of the base run; of logits there are many, so they share the memory budget.
 
-    @torch.no_grad()
+        Raises NonFiniteError naming the pair, InputError where neither memory nor disk has room.
+        """
+        shape = (1, len(self.pairs), self.columns)
+        like = torch.empty(0, dtype=self.model.compute_dtype)
+        try:
+            table = in_memory(like, shape) if self.reads == "answers" else self._keep(like, shape)
+        except NoRoom:
+            raise InputError(
+                f"the base run's logits of {len(self.pairs):,} pairs have no room in memory or on disk: give fewer "
+                "pairs, or a metric that reads answers"
+            ) from None
+        self._run(torch.zeros(1, len(self.space), dtype=like.dtype), None, table)
+        for pair, scores in zip(self.pairs, table[0], strict=True):
+            if not bool(torch.isfinite(scores).all()):
+                raise NonFiniteError(f"pair {pair.pair.id}: the base run's score is not finite; try dtype='float32'")
+        return table[0]
+
     def scores(
         self, masks: Float[Tensor, "mask n"], examples: Sequence[int] | None = None
     ) -> Float[Tensor, "mask example answer"]:
         """Scores of every answer under each mask, examples in the order given (file order where None)."""
+        count = len(self.pairs) if examples is None else len(examples)
+        table = torch.zeros(len(masks), count, self.columns, dtype=self.model.compute_dtype)
+        return self._run(masks, examples, table)
+
+    def measured(
+        self, masks: Float[Tensor, "mask n"], examples: Sequence[int] | None, measure: Measure
+    ) -> Float[Tensor, "mask example"]:
+        """What is measured of each example's scores, batch by batch: no table of all scores is made."""
+        count = len(self.pairs) if examples is None else len(examples)
+        return self._run(masks, examples, torch.zeros(len(masks), count, dtype=self.model.compute_dtype), measure)
+
+    @torch.no_grad()
+    def _run(
+        self, masks: Tensor, examples: Sequence[int] | None, table: Tensor, measure: Measure | None = None
+    ) -> Tensor:
+        """The table [mask, example, ...], filled."""
         self.check_state()
-        order = list(range(len(self.pairs))) if examples is None else list(examples)
+        order = range(len(self.pairs)) if examples is None else examples
         row = {example: i for i, example in enumerate(order)}
-        table = torch.zeros(len(masks), len(order), self.columns, dtype=self.model.compute_dtype)
         for layout in self.layouts(examples):
-            self._fill(table, row, masks, torch.arange(len(masks)), layout)
+            self._fill(table, row, masks, torch.arange(len(masks)), layout, measure)
         return table
 
     def check_state(self) -> None:
@@ -117,21 +148,27 @@ class Scorer:
             self.state.check()
 
     def _fill(
-        self, table: Tensor, row: dict[int, int], masks: Tensor, which: Int[Tensor, "some"], layout: Layout
+        self,
+        table: Tensor,
+        row: dict[int, int],
+        masks: Tensor,
+        which: Int[Tensor, "some"],
+        layout: Layout,
+        measure: Measure | None,
     ) -> None:
         """Put the scores of a layout's examples under these masks in the table; what does not fit, in smaller parts."""
         at = torch.tensor([row[example] for example in layout.examples])
         left = torch.ones(len(which), dtype=torch.bool)
         try:
             for some, found in self._passes(masks[which], layout):
-                table[which[some][:, None], at] = found
+                table[which[some][:, None], at] = found if measure is None else measure(found, layout.examples)
                 left[some] = False
             return
         except Replan:
             pass
         release(self.model.device)
         for smaller in self.layouts(layout.examples):
-            self._fill(table, row, masks, which[left], smaller)
+            self._fill(table, row, masks, which[left], smaller, measure)
 
     def _passes(
         self, masks: Float[Tensor, "mask n"], layout: Layout
@@ -148,7 +185,7 @@ class Scorer:
         self, masks: Float[Tensor, "mask n"], layout: Layout, patches: dict[Spot, Patch]
     ) -> Iterator[tuple[Int[Tensor, "some"], Entry | None]]:
         """Masks whose copies of the layout fit in one forward pass, and where that pass starts; None: at the bottom."""
-        step = max(1, self.batching.tokens // layout.cells)
+        step = max(1, self.batching.tokens // layout.cost)
         shared = reference(masks, self.layers, len(self.model.layers)) if self.packing.shortcuts else None
         if shared is None:
             yield from ((some, None) for some in torch.split(torch.arange(len(masks)), step))
@@ -163,7 +200,7 @@ class Scorer:
     def passing(self, layout: Layout, copies: int = 1, *, gradient: bool = False) -> AbstractContextManager[None]:
         """Around one forward pass: memory that runs out inside makes the batches smaller, and raises Replan."""
         return self.batching.passing(
-            copies * layout.cells,
+            copies * layout.cost,
             divisible=copies > 1 or len(layout.examples) > 1,
             gradient=gradient,
         )
@@ -224,15 +261,14 @@ class Scorer:
         return found
 
     def taps(self, masks: Float[Tensor, "mask n"], patches: dict[Spot, Patch], start: int = 0) -> TapList:
-        """The edits of every block from a layer on that some mask touches; a block of zeros changes nothing."""
-        masks = masks.to(self.model.device)
-        touched = masks.detach().any(0) if not masks.requires_grad else torch.ones(len(self.space), dtype=torch.bool)
+        """The edits of every place from a layer on that some mask touches; a place with zeros changes nothing."""
+        z = self._slots.ordered(masks.to(self.model.device))
+        touched = z.detach().any(0) if not masks.requires_grad else torch.ones(len(self.space), dtype=torch.bool)
         taps: list[Any] = []
-        for block, spot in zip(self.space.blocks, self.spots, strict=True):
-            if block.layer >= start and touched[block.start : block.stop].any():
-                z = block_mask(masks, block.start, block.units, spot[0].units)
-                patch = patches[spot]
-                taps.append((patch, z) if isinstance(patch, FeaturePatch) else (spot[0], patch.edit(z)))
+        for slot in self._slots.slots:
+            if slot.spot[0].layer >= start and touched[slot.start : slot.stop].any():
+                patch, own = patches[slot.spot], slot.mask(z)
+                taps.append((patch, own) if isinstance(patch, FeaturePatch) else (slot.spot[0], patch.edit(own)))
         return taps_of(taps)
 
     def _read(self, logits: Float[Tensor, "mask read vocab"], layout: Layout) -> Float[Tensor, "mask example answer"]:
@@ -242,9 +278,3 @@ class Scorer:
             return next_logits(logits, layout)
         table = answer_scores(logits, layout)
         return table if self.lengths is None else table / self.lengths[list(layout.examples)]
-
-
-def block_spots(model: LanguageModel, space: ComponentSpace) -> list[Spot]:
-    """Where each block of the space lives, and the role at which it is patched."""
-    places = {site: model.places(site) for site in space.sites}
-    return [(places[block.site][block.layer], block.role) for block in space.blocks]

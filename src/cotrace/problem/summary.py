@@ -135,11 +135,11 @@ def _of_set(problem: SetProblem, clusters: Sequence[str] | None) -> FullSwap:
 def _reported(problem: PairProblem | SetProblem) -> Interval | None:
     if not problem.metric.surrogate:
         return None
-    base = problem.scorer.base
-    before = problem.metric.reported(base, base, problem.answers).item()
-    draws = problem.draws if isinstance(problem, PairProblem) else ()
-    after = [part.metric.reported(part.full_scores, base, part.answers).item() for part in (problem, *draws)]
-    return before, sum(after) / len(after)
+    if isinstance(problem, PairProblem):
+        return problem.reported_base, problem.full_reported.item()
+    return problem.reported_base, problem.metric.reported(
+        problem.full_scores, problem.scorer.base, problem.answers
+    ).item()
 
 
 class NoDirection(InputError):

@@ -120,6 +120,11 @@ class WeightedSum:
         return self._of([problem.heldout for problem in self.problems])
 
     @property
+    def drawn(self) -> str:
+        """Of each problem's held-out pairs those that judge, in words; empty where they all do."""
+        return "; ".join(f"{p.task}: {said}" for p in self.problems if (said := getattr(p, "drawn", "")))
+
+    @property
     def audit(self) -> WeightedSum | None:
         """The same sum on audit pairs; None where some problem has none."""
         return self._of([getattr(problem, "audit", None) for problem in self.problems])

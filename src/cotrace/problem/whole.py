@@ -31,9 +31,9 @@ class SetProblem(ScoredPairs[SetMetric]):
         """Effect of the full swap: the denominator of faithfulness. Raises DegenerateError where it is near 0."""
         return self.check_swing(self.full_swap)
 
-    def change(self, scores: Float[Tensor, "example answer"]) -> Float[Tensor, ""]:
+    def change(self, pieces: Iterable[Float[Tensor, "some answer"]]) -> Float[Tensor, ""]:
         """Change of the number that these scores make."""
-        return self.metric.value(scores, self.scorer.base, self.answers)
+        return self.metric.value(torch.cat(list(pieces)), self.scorer.base, self.answers)
 
     def effects(self, masks: Any, examples: Examples = None) -> Float[Tensor, "*mask example"]:
         """Raises InputError: there is no effect of each example."""

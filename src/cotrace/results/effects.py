@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +31,15 @@ class EffectTable:
     @cached_property
     def _rows(self) -> dict[bytes, int]:
         return {key.tobytes(): row for row, key in enumerate(self.keys)}
+
+    @cached_property
+    def sizes(self) -> Int[np.ndarray, "set"]:
+        """How many components each set has."""
+        return np.array([int.from_bytes(key.tobytes(), "big").bit_count() for key in self.keys], np.int64)
+
+    def sets(self, rows: Sequence[int] | Int[np.ndarray, "row"]) -> Bool[np.ndarray, "row n"]:
+        """Chosen indicators of some of the sets: those of all may have no room."""
+        return np.unpackbits(self.keys[rows], axis=1, count=self.n).astype(bool)
 
     @property
     def chosen(self) -> Bool[np.ndarray, "set n"]:

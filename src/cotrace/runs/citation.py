@@ -151,7 +151,9 @@ def _division(config: RunConfig, record: Mapping[str, Any]) -> str:
             f"No pairs were held out{f', and {aside}' if aside else ''}: the set was chosen by the pairs reported on."
         )
     more = f", and {aside}" if aside else ""
-    return f"No search saw the {_pairs(unseen, 'held-out ')}{more} (split seed {config.seed})."
+    judged = record.get("pairs_judged", unseen)
+    some = "" if judged == unseen else f", of which {judged}, drawn by the seed in whole groups, judged"
+    return f"No search saw the {_pairs(unseen, 'held-out ')}{some}{more} (split seed {config.seed})."
 
 
 def _data_key(config: RunConfig) -> str:

@@ -23,6 +23,7 @@ SEARCH = Parameter(group=Group("The search", sort_key=3))
 SEARCHES = Parameter(group=SEARCH.group, name=("--search", "--searches"), show_default=False)
 OPTIONS = Parameter(group=SEARCH.group, name="--option", show_default=False)
 RUN = Parameter(group=Group("The run", sort_key=4))
+JUDGING = Parameter(group=RUN.group, show_default=False)
 SIZE = Parameter(group=RUN.group, allow_leading_hyphen=True)  # -4GB is refused with its reason, not as no value
 
 
@@ -112,6 +113,8 @@ class RunConfig:
     search_options: Annotated[dict[str, dict[str, Any]], OPTIONS] = field(default_factory=dict)
     """A search's own settings, as in --option.pgbct.l1 0.01 or --option.random.draws 20."""
 
+    judge_pairs: Annotated[int | Literal["all"] | None, JUDGING] = None
+    """Held-out pairs that judge, at most so many, in whole groups drawn by the seed; or all. Default: 1000."""
     evaluation: Annotated[Literal["none", "quick", "standard", "full"], RUN] = "quick"
     """How closely the result is judged on held-out pairs: quick costs at most 143 forward-equivalents."""
     seed: Annotated[int, RUN] = 0
@@ -153,15 +156,21 @@ class RunConfig:
             raise InputError(f"audit is {self.audit}: give a share of at least 0 and below 1")
         if self.max_size is not None and self.max_size < 1:
             raise InputError(f"max size {self.max_size} is outside 1..N: ask for at least 1 component")
-        if self.search_pairs is not None and self.search_pairs < 1:
-            raise InputError(f"search_pairs is {self.search_pairs}: give at least 1 pair to search on")
         if self.batch_tokens is not None and self.batch_tokens < 1:
             raise InputError(f"batch_tokens is {self.batch_tokens}: give at least 1")
         if self.threads is not None and self.threads < 1:
             raise InputError(f"threads is {self.threads}: give at least 1")
         check_seed("the run", self.seed)
+        self._check_pairs()
         if self.checkpoint_every_s is not None and not self.checkpoint_every_s >= 0:
             raise InputError(f"checkpoint_every_s is {self.checkpoint_every_s}: give 0 seconds or more")
+
+    def _check_pairs(self) -> None:
+        """Raise InputError where no pair would be searched, or none judge."""
+        if self.search_pairs is not None and self.search_pairs < 1:
+            raise InputError(f"search_pairs is {self.search_pairs}: give at least 1 pair to search on")
+        if isinstance(self.judge_pairs, int) and self.judge_pairs < 1:
+            raise InputError(f"judge_pairs is {self.judge_pairs}: give at least 1 pair, or all")
 
     @property
     def donor_words(self) -> str:

@@ -106,7 +106,7 @@ def _evaluation_s(scorer: Scorer) -> float:
     n, cells = len(scorer.space), share * _cells(scorer)
     count = min(n, max(FEWEST_MASKS, int(scorer.batching.tokens // cells)))
     chosen = torch.linspace(0, n - 1, count).round().long()
-    masks = torch.eye(n, dtype=scorer.model.compute_dtype)[chosen]
+    masks = torch.zeros(count, n, dtype=scorer.model.compute_dtype).scatter(1, chosen[:, None], 1)
     return _seconds(lambda: scorer.scores(masks, examples)) / (count * share)
 
 
@@ -119,12 +119,13 @@ def _gradient_s(scorer: Scorer) -> float:
 
 def _largest(scorer: Scorer) -> tuple[Sequence[int], float]:
     """The examples of the largest batch, and its share of all tokens."""
-    largest = max(scorer.all_layouts, key=lambda layout: layout.cells)
-    return largest.examples, largest.cells / _cells(scorer)
+    largest = max(scorer.all_layouts, key=lambda layout: layout.cost)
+    return largest.examples, largest.cost / _cells(scorer)
 
 
 def _cells(scorer: Scorer) -> int:
-    return sum(layout.cells for layout in scorer.all_layouts)
+    """What one forward pass over all pairs costs, in tokens."""
+    return sum(layout.cost for layout in scorer.all_layouts)
 
 
 def _seconds(run: Callable[[], object]) -> float:

@@ -28,9 +28,9 @@ from cotrace.problem.summary import NoDirection
 from cotrace.prompts import Task
 from cotrace.prompts.split import groups, split_parts
 from cotrace.runs.config import RunConfig
-from cotrace.runs.stored import StoredRun
 from cotrace.runs.goal import goal_of, located, sides_of
 from cotrace.runs.outlook import outlook
+from cotrace.runs.stored import StoredRun
 from cotrace.runs.trusted import TRUSTED
 from cotrace.search import Search
 from cotrace.selfcheck import ensure
@@ -283,6 +283,7 @@ def pose(config: RunConfig, model: LanguageModel, task: Task) -> LanguageProblem
         template_arguments=config.template_options,
         batch_tokens=config.batch_tokens,
         search_pairs=config.search_pairs,
+        judge_pairs=config.judge_pairs,
         memory=config.memory,
         checkpointing=config.checkpointing,
     )

@@ -10,7 +10,7 @@ from cotrace.errors import InputError, unknown
 from cotrace.json_file import parse_json, read_text
 from cotrace.results import Frontier
 from cotrace.runs.config import RunConfig
-from cotrace.runs.config_file import read_config
+from cotrace.runs.config_file import read_config, read_run_config
 from cotrace.runs.directory import CONFIG
 from cotrace.runs.manifest import check_files, is_finished
 
@@ -35,6 +35,8 @@ class StoredRun:
             raise InputError(f"{folder} is not a run: it holds no {CONFIG}; give the folder that cotrace trace named")
         check_files(folder, CONFIG, SELECTION)
         config = read_config(folder / CONFIG)
+        if "pairs_judged" not in read_run_config(folder)[1]:  # of before there was a choice: all judged
+            config = replace(config, judge_pairs="all")
         return cls(folder, config if model is None else replace(config, model=model), _frontiers(folder))
 
     @property

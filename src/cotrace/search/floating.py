@@ -64,8 +64,8 @@ class Floating:
 
 def _addition(function: SetFunction, chosen: Bool[Tensor, "n"]) -> Bool[Tensor, "n"]:
     """The set with the best further component."""
-    grown = with_each(chosen, (~chosen).nonzero()[:, 0].tolist())
-    return grown[int(function.scores(grown).argmax())]
+    rest = (~chosen).nonzero()[:, 0].tolist()
+    return with_each(chosen, [rest[int(function.flipped(chosen, rest).argmax())]])[0]
 
 
 def _removal(function: SetFunction, chosen: Bool[Tensor, "n"]) -> Bool[Tensor, "n"] | None:
@@ -74,7 +74,8 @@ def _removal(function: SetFunction, chosen: Bool[Tensor, "n"]) -> Bool[Tensor, "
     if size < 3:
         return None
     before = function.archive.best(size - 1)
-    shrunk = with_each(chosen, chosen.nonzero()[:, 0].tolist())
-    scores = function.scores(shrunk)
+    members = chosen.nonzero()[:, 0].tolist()
+    scores = function.flipped(chosen, members)
     best = int(scores.argmax())
-    return shrunk[best] if before is None or float(scores[best]) > before.score else None
+    shrunk = with_each(chosen, [members[best]])[0]
+    return shrunk if before is None or float(scores[best]) > before.score else None

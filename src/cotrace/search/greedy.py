@@ -11,7 +11,7 @@ from cotrace.results import Frontier
 from cotrace.search.checks import largest, settings
 from cotrace.search.driver import solve
 from cotrace.search.progress import Shown
-from cotrace.search.sets import SetFunction, with_each
+from cotrace.search.sets import SetFunction
 from cotrace.search.state import SearchState
 
 
@@ -46,6 +46,6 @@ class Greedy:
         chosen = state.tensors["chosen"].clone() if state and state.step else function.empty()
         for step in range(state.step if state else 0, total):
             rest = (~chosen).nonzero()[:, 0].tolist()
-            scores = function.scores(with_each(chosen, rest))
+            scores = function.flipped(chosen, rest)
             chosen[rest[int(scores.argmax())]] = True
             yield function.state("forward", step + 1, total, tensors={"chosen": chosen})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +80,12 @@ class SetFunction:
         for start in range(0, len(fresh), batch):
             self._evaluate(chosen[fresh[start : start + batch]])
         return torch.tensor([self.archive.score(key) for key in keys], dtype=torch.float64)
+
+    def flipped(self, chosen: Bool[Tensor, "n"], others: Sequence[int]) -> Float[Tensor, "set"]:
+        """Scores of the sets that flip each of these components in turn, as many at a time as one batch holds."""
+        batch = max(1, MASK_ELEMENTS // self.n)
+        parts = [others[start : start + batch] for start in range(0, len(others), batch)]
+        return torch.cat([self.scores(with_each(chosen, part)) for part in parts])
 
     def score(self, chosen: Bool[Tensor, "n"]) -> float:
         """Score of one set."""
@@ -200,11 +206,11 @@ def ranked(score: Float[Tensor, "n"]) -> list[int]:
     return order
 
 
-def with_each(chosen: Bool[Tensor, "n"], others: list[int]) -> Bool[Tensor, "set n"]:
+def with_each(chosen: Bool[Tensor, "n"], others: Sequence[int]) -> Bool[Tensor, "set n"]:
     """The sets that flip each of these components in turn."""
     sets = chosen.repeat(len(others), 1)
-    rows = torch.arange(len(others))
-    sets[rows, others] = ~sets[rows, others]
+    rows, columns = torch.arange(len(others)), torch.tensor(others, dtype=torch.long)
+    sets[rows, columns] = ~sets[rows, columns]
     return sets
 
 

@@ -11,7 +11,7 @@ from cotrace.results import Frontier
 from cotrace.search.checks import largest, settings
 from cotrace.search.driver import solve
 from cotrace.search.progress import Shown
-from cotrace.search.sets import SetFunction, prefixes, ranked, with_each
+from cotrace.search.sets import SetFunction, prefixes, ranked
 from cotrace.search.state import SearchState
 
 
@@ -42,7 +42,7 @@ class TopK:
         """One state after the single effects, one after the nested sets."""
         function = SetFunction(self.name, problem, state)
         most = largest(self.name, self.max_size, function.n)
-        singles = function.scores(with_each(function.empty(), list(range(function.n))))
+        singles = function.flipped(function.empty(), range(function.n))
         if not state or state.step < 1:
             yield function.state("single effects", 1, 2)
         if not state or state.step < 2:

@@ -18,7 +18,7 @@ from cotrace.report.words import figure_of
 MOST_NAMES = 12
 SAID = {
     *("summary", "metric", "direction", "components", "space"),
-    *("pairs_training", "pairs_searched", "pairs_heldout", "pairs_audit", "pairs_refused"),
+    *("pairs_training", "pairs_searched", "pairs_heldout", "pairs_judged", "pairs_audit", "pairs_refused"),
     *("data_sha256", "model", "threads", "versions", "command", "batch_plan"),
 }
 """Entries of a run's record that the page shows in a form of their own."""
@@ -156,9 +156,11 @@ def _counts(found: Mapping[str, Any]) -> str:
         return ""
     some = "" if searched == training else f" ({searched} of them searched)"
     words = {"heldout": "held out", "audit": "kept for the audit", "refused": "refused"}
-    return ", ".join(
-        [f"{training} for training{some}", *(f"{found.get(f'pairs_{p}') or 0} {w}" for p, w in words.items())]
-    )
+    told = {part: f"{found.get(f'pairs_{part}') or 0} {word}" for part, word in words.items()}
+    judged, unseen = found.get("pairs_judged"), found.get("pairs_heldout")
+    if judged != unseen and judged is not None:
+        told["heldout"] += f" ({judged} of them judge)"
+    return ", ".join([f"{training} for training{some}", *told.values()])
 
 
 def _numbers(material: Material) -> str:
