@@ -110,8 +110,13 @@ def _trace(folder: Path) -> None:
     question = ["--model", "shipped", "--task", str(pairs), "--holdout", "0.4", "--max-size", "4"]
     searches = ["--searches", "pursuit,topk", "--evaluation", "standard"]
     # A process of its own: without the run-time type checks of the tests it takes a third of the time.
-    command = [sys.executable, "-m", "cotrace", "compare", *question, *searches, "--out", str(folder), "--quiet"]
-    subprocess.run(command, check=True, timeout=300)
+    steps = (
+        ["compare", *question, *searches, "--out", str(folder)],
+        ["explain", str(folder), "--k", "4"],
+        ["report", str(folder)],
+    )
+    for step in steps:
+        subprocess.run([sys.executable, "-m", "cotrace", *step, "--quiet"], check=True, timeout=300)
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from cotrace.components import Component, ComponentSpace, Site
+from cotrace.readout import Acting, Alone, Arrow, Card, Explanation, Look, Paths, Read, Written
+from cotrace.readout import Example as Patterns
 from cotrace.report import Material, report_html
 from cotrace.report.page import Example, Examples, Piece
 from cotrace.report.page.examples import compared
@@ -56,6 +58,42 @@ def example(text: str, i: int) -> Example:
     return Example(f"{i} {text[:60]}", base, donor, (text, "other"), fields={"group": text[:80], "kind": "<b>bold</b>"})
 
 
+def explanation() -> Explanation:
+    """Of two members that are one arrow, every text in it hostile."""
+    names = ("L1.head2", "L2.neuron7")
+    alone = [Alone(component=name, effect=1.0 + i, interval=None) for i, name in enumerate(names)]
+    arrow = Arrow(source=names[0], target=names[1], effect=0.5, interval=None, share=0.5, kind="inhibiting")
+    tokens = tuple((text, 1.0) for text in TEXTS[:4])
+    looks = (Look(query=TEXTS[0], key=TEXTS[1], base=0.9, donor=None),)
+    patterns = {names[0]: tuple(tuple(1.0 for _ in TEXTS) for _ in TEXTS)}
+    return Explanation(
+        model=TEXTS[2],
+        task=TEXTS[0],
+        metric=TEXTS[1],
+        donors=TEXTS[3],
+        pairs="2 pairs",
+        cards=tuple(
+            Card(
+                component=one.component,
+                alone=one,
+                read=Read(component=one.component, attends=i == 0, looks=looks, tokens=tokens),
+                written=Written(component=one.component, base=1.0, donor=2.0, promoted=tokens, suppressed=tokens),
+                direct=0.5,
+                direct_interval=None,
+                acting=(Acting(component=one.component, where=TEXTS[4], effect=1.0, interval=None, pairs=2),),
+                known=(TEXTS[5],),
+                words=TEXTS[0],
+            )
+            for i, one in enumerate(alone)
+        ),
+        paths=Paths(together=3.0, together_interval=None, members=tuple(alone), arrows=(arrow,), pairs="2 pairs"),
+        logit_difference=1.0,
+        parts=((TEXTS[0], 1.0),),
+        examples=(Patterns(pair=TEXTS[1], run="base", tokens=TEXTS, patterns=patterns),),
+        notes=(TEXTS[1],),
+    )
+
+
 def material() -> Material:
     """A frontier of four sizes over the space, and an effect of each on every hostile pair."""
     one = frontier(SETS, [1.0, 2.0, 3.0, 2.5], space=SPACE, task="<script>task</script>", summary=TEXTS[1])
@@ -68,6 +106,7 @@ def material() -> Material:
     return Material(
         (replace(one, effects=tables[0], effects_heldout=tables[1]),),
         examples=Examples(pairs[0], pairs[1]),
+        explanation=explanation(),
         config={"model": TEXTS[2], "task": TEXTS[0], "seed": 0, "record": {"versions": {"x": TEXTS[3]}}},
     )
 

@@ -125,6 +125,31 @@ def test_examples_follow_size_order_and_subgroup(opened: OpenReport, report: Pat
     assert all(len(mark.split()) == 1 for mark in marks)  # the two prompts differ in one name
 
 
+def test_a_pressed_token_shows_where_each_head_looks(opened: OpenReport, run_folder: Path, report: Path) -> None:
+    """By mouse and keyboard; the weights are those of the run's file, and the diagram's nodes lead to the cards."""
+    told = json.loads((run_folder / "explanation.json").read_text())
+    page = opened(report, width=360)
+    names = [card["component"] for card in told["cards"]]
+    assert page.locator(".member .example-head strong").all_inner_texts() == names
+    example = told["examples"][1]
+    page.locator("#pattern").select_option("1")
+    strip = page.locator(f".strip[data-head='{names[-1]}']")
+    assert strip.locator("button").count() == len(example["tokens"])
+    strip.locator("button").nth(2).focus()
+    page.keyboard.press("Enter")
+    for other in page.locator(".strip").all():
+        assert other.locator("button[aria-pressed=true]").count() == 1
+    weights = [float(x) for x in example["patterns"][names[-1]][2][:3]]
+    labels = strip.locator("button").evaluate_all("all => all.map(one => one.getAttribute('aria-label'))")
+    shown = [float(label.rsplit(" ", 1)[1]) for label in labels[:3]]
+    assert shown == pytest.approx(weights, abs=0.006)
+    assert all(label.endswith("not seen") for label in labels[3:])
+    assert strip.locator("button").nth(2).evaluate("one => one === document.activeElement")
+    page.locator(f".circuit a[href='#card-{names[0].replace('.', '-')}']").focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate("location.hash") == f"#card-{names[0].replace('.', '-')}"
+
+
 def test_theme_follows_the_reader_and_the_button(opened: OpenReport, report: Path) -> None:
     background = "getComputedStyle(document.body).backgroundColor"
     light, dark = (opened(report, scheme=scheme) for scheme in ("light", "dark"))

@@ -138,10 +138,13 @@ def contents(found: Explanation) -> dict[str, bytes]:
 
 def export(found: Explanation, folder: str | Path) -> tuple[Path, ...]:
     """Write them. Raises InputError, OutputExists."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make {folder}: {error.strerror or error}; name another folder") from None
     paths = [new_file(Path(folder) / name, "folder") for name in NAMES]
     for path, content in zip(paths, contents(found).values(), strict=True):
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         except OSError as error:
             raise InputError(f"cannot write {path}: {error.strerror or error}; name another folder") from None
