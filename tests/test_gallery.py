@@ -82,7 +82,7 @@ def test_an_audit_is_run_once_and_has_a_page(tmp_path: Path, monkeypatch: pytest
     assert "Which heads?" in page
     assert "cotrace trace --model shipped --task demo_bias --search-pairs 8 --max-size 2" in page
     assert "**Not shown.** Anything else." in page
-    assert (tmp_path / "bias.svg").read_bytes().startswith(b"<svg")
+    assert b"<svg" in (tmp_path / "bias.svg").read_bytes()
     assert (tmp_path / "runs/bias/report-redacted.html").exists()
     before = (tmp_path / "runs/bias/frontier.csv").stat().st_mtime_ns
     assert main(asked) == 0
