@@ -73,7 +73,9 @@ def known_facts(given: argparse.Namespace, audit: Audit) -> list[dict[str, Any]]
             row = {"id": pair.id, "base": pair.base, "answers": list(pair.answers), "target": 0}
             kept.append(row | {"spans": {"subject": [start, stop]}, "split_group": pair.split_group})
     if len(kept) < given.fewest:
-        raise SystemExit(f"{audit.name}: the model knows {len(kept)} facts, fewer than {given.fewest}: give it more facts")
+        raise SystemExit(
+            f"{audit.name}: the model knows {len(kept)} facts, fewer than {given.fewest}: give it more facts"
+        )
     return kept
 
 

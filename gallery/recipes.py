@@ -73,7 +73,7 @@ AUDITS = (
         task="winobias",
         data="winobias",
         options={"split": "dev"},
-        not_shown="That the heads are about gender alone, or that the same set holds on other templates: `cotrace transfer`.",
+        not_shown="That the heads are about gender alone, or hold on other templates: `cotrace transfer` asks that.",
     ),
     Audit(
         name="winogender",
@@ -135,7 +135,7 @@ AUDITS = (
         data="winobias",
         options={"split": "dev", "max_size": 8},
         constrained="factual_gender",
-        not_shown="That nothing else moves: only factual gender is bounded, to half of what everything swapped does to it.",
+        not_shown="That nothing else moves: only factual gender is bounded, by half of what everything does to it.",
     ),
 )
 """Every audit, in the order in which they are run."""

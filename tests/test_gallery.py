@@ -13,6 +13,7 @@ from cotrace.cli.main import run
 from cotrace.errors import CotraceError
 from cotrace.prompts.jsonl import read_pairs
 from cotrace.runs import prepare
+from gallery import __main__ as gallery
 from gallery.__main__ import command, main, pairs_file
 from gallery.recipes import AUDITS, Audit
 from tests.tiny import SHARED, needs_shared
@@ -63,3 +64,26 @@ def test_every_command_comes_as_far_as_the_model(
 def test_without_data_only_what_needs_none_is_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--model", str(tmp_path), "--out", str(tmp_path / "o"), "--only", "winobias"]) == 0
     assert "winobias: left out, as it needs --data" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_an_audit_is_run_once_and_has_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bias = Audit(
+        name="bias",
+        question="Which heads?",
+        task="demo_bias",
+        not_shown="Anything else.",
+        options={"max_size": 2, "search_pairs": 8},
+    )
+    monkeypatch.setattr(gallery, "AUDITS", (bias,))
+    asked = ["--model", "shipped", "--out", str(tmp_path)]
+    assert main(asked) == 0
+    page = (tmp_path / "bias.md").read_text()
+    assert "Which heads?" in page
+    assert "cotrace trace --model shipped --task demo_bias --search-pairs 8 --max-size 2" in page
+    assert "**Not shown.** Anything else." in page
+    assert b"<svg" in (tmp_path / "bias.svg").read_bytes()
+    assert (tmp_path / "runs/bias/report-redacted.html").exists()
+    before = (tmp_path / "runs/bias/frontier.csv").stat().st_mtime_ns
+    assert main(asked) == 0
+    assert (tmp_path / "runs/bias/frontier.csv").stat().st_mtime_ns == before

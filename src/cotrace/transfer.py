@@ -1,8 +1,8 @@
 """``ct.transfer``: does a set that was found on one problem do the same on another task, split, template or checkpoint?
 
-The transfer ratio, effect of the source's set over that of the target's own, is of circuit studies that ask whether a
-circuit belongs to its task (arXiv 2606.06267, 2606.09607); here each figure has an interval, and the set is compared
-with random ones of its composition, without which a large effect elsewhere says nothing of the set.
+A set may do as much to another task as that task's own set does (circuits by attribution over six tasks and seven
+models: arXiv 2605.08348), so the effect stands beside the target's own set, and beside random sets of the same
+composition, without which a large effect elsewhere says nothing of the set. Every figure has an interval.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from cotrace.arguments import check_kind, check_seed, checked
+from cotrace.arguments import check_kind, check_seed, checked, guarded
 from cotrace.components import Component, ComponentSpace
 from cotrace.errors import InputError
 from cotrace.evaluation import controls as random_sets
@@ -34,6 +34,7 @@ ENOUGH = 0.9
 HEADS = ("set", "effect", "interval", "of everything")
 
 
+@guarded("ct.Transfer")
 @dataclass(frozen=True, kw_only=True)
 class Transfer:
     """What a set does on another problem. Effects are signed changes of the target's metric."""

@@ -40,7 +40,7 @@ def test_a_setting_is_run_once(
     assert "| method | cost | k = 1 | k = 2 |" in text
     best = stored.frontier("topk").at(1)
     assert f"{best.effect_heldout:+.4g}" in text
-    assert (out / "bias.svg").read_bytes().startswith(b"<svg")
+    assert b"<svg" in (out / "bias.svg").read_bytes()
     before = {path: path.stat().st_mtime_ns for path in (out / "bias").iterdir()}
     assert run(asked) == 0
     assert {path: path.stat().st_mtime_ns for path in (out / "bias").iterdir()} == before

@@ -38,7 +38,7 @@ def test_areas_are_those_of_its_evaluation(mode: Any) -> None:
     f = [sum(best[:k]) / total for k in found.sizes]
     assert found.faithfulness == pytest.approx(f, abs=1e-6)
     assert (found.cpr, found.cmd) == pytest.approx(areas_by_hand(f), abs=1e-6)
-    assert found.cpr > 1, "some components work against the rest"
+    assert max(found.faithfulness) > 1, "some components work against the rest"
 
 
 def test_refusals() -> None:

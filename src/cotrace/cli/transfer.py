@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from cotrace import tasks
 from cotrace.cli.figures_json import STDOUT, check_figures, write_figures
@@ -84,8 +85,8 @@ def aimed(stored: StoredRun, frontier: Frontier, target: str, asked: Asked) -> R
     metric = asked.metric or same.metric
     if kind == "split":
         return replace(same, split=name, metric=metric)
-    own = {"split": None, "conventions": None, "task_options": {}, "donors": None, "split_by": None}
-    return replace(same, task=name, data=asked.data, metric=asked.metric, template_options={}, **own)  # type: ignore[arg-type]
+    own: dict[str, Any] = {"split": None, "conventions": None, "task_options": {}, "donors": None, "split_by": None}
+    return replace(same, task=name, data=asked.data, metric=asked.metric, template_options={}, **own)
 
 
 def kind_of(target: str, config: RunConfig) -> tuple[str, str]:
