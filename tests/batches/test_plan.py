@@ -113,7 +113,9 @@ def test_texts_tokenised_in_portions_are_the_same(monkeypatch: pytest.MonkeyPatc
 
     whole, sizes = encoded_pairs(), []
     inner = encode._Encoder._tokenise
-    monkeypatch.setattr(encode._Encoder, "_tokenise", lambda self, texts: sizes.append(len(texts)) or inner(self, texts))
+    monkeypatch.setattr(
+        encode._Encoder, "_tokenise", lambda self, texts: sizes.append(len(texts)) or inner(self, texts)
+    )
     monkeypatch.setattr(encode, "PORTION", 30)
     assert encoded_pairs() == whole
     assert len(sizes) > 6

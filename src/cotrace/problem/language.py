@@ -254,7 +254,8 @@ class LanguageProblem:
         """Which of the held-out pairs judge, in words; empty where they all do."""
         if len(judged) == len(self._unseen):
             return ""
-        return f"{len(judged):,} of {len(self._unseen):,} held-out pairs judge, drawn by seed {self._division.seed}"
+        some = f"{len(judged):,} of {len(self._unseen):,} held-out pairs"
+        return f"{some} judge, whole groups drawn by seed {self._division.seed}"
 
     @property
     def heldout_size(self) -> int:
