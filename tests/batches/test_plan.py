@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cotrace.batches import EncodedPair, Layout, Packing, answer_layouts, layout, plan
+from cotrace.batches import EncodedPair, Layout, Packing, answer_layouts, encode, layout, plan
 from cotrace.batches.layout import attention_cost
 from cotrace.problem import LanguageProblem
 from cotrace.prompts import PromptPair
@@ -103,3 +103,19 @@ def test_prompts_batched_by_attention_have_the_same_effects_and_gradients(monkey
     z = torch.linspace(0, 1, 12, dtype=torch.float64)
     assert torch.allclose(costly.effects(z), plain.effects(z), atol=1e-6)  # norms in float32
     assert torch.allclose(costly.gradient(z), plain.gradient(z), atol=1e-6)
+
+
+def test_texts_tokenised_in_portions_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, model = tiny.task(9), tiny.model("gpt2")
+
+    def encoded_pairs() -> tuple[EncodedPair, ...]:
+        return encode.encode_task(task, model.require_tokenizer(), paired=True, align="exact", most_tokens=12).pairs
+
+    whole, sizes = encoded_pairs(), []
+    inner = encode._Encoder._tokenise
+    monkeypatch.setattr(
+        encode._Encoder, "_tokenise", lambda self, texts: sizes.append(len(texts)) or inner(self, texts)
+    )
+    monkeypatch.setattr(encode, "PORTION", 30)
+    assert encoded_pairs() == whole
+    assert len(sizes) > 6

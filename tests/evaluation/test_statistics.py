@@ -30,7 +30,7 @@ def test_controls_have_the_selection_s_composition_and_are_nested() -> None:
         row[members] = True
     words, blocks = controls.composition(space, chosen, 2)
     assert words == "site and layer"
-    drawn = controls.chains(blocks, chosen, 50, seed=0)
+    drawn = np.concatenate(list(controls.chains(blocks, chosen, 50, seed=0)))
     per_layer = drawn.reshape(50, 3, 4, 6).sum(-1)
     assert (per_layer == chosen.reshape(3, 4, 6).sum(-1)).all()
     assert (drawn[:, 0] <= drawn[:, 1]).all()

@@ -42,7 +42,7 @@ def test_whole_groups_judge_and_no_more_pairs_than_asked_for() -> None:
     assert some.training.ids == whole.training.ids
     assert some.plan.heldout_pairs == whole.plan.judged_pairs == 12
     assert (some.plan.judged_pairs, some.heldout_size) == (4, 12)
-    assert "4 of 12 held-out pairs judge, drawn by seed 0" in some.question["split"]
+    assert "4 of 12 held-out pairs judge, whole groups drawn by seed 0" in some.question["split"]
     assert "judge" not in problem().question["split"]
 
 

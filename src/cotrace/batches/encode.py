@@ -18,6 +18,10 @@ from cotrace.prompts import PromptPair, Task
 Tokens = tuple[int, ...]
 
 
+PORTION = 1 << 18
+"""Characters of the prompts that are tokenised at once."""
+
+
 @dataclass(frozen=True)
 class EncodedPair:
     """A pair as token ids."""
@@ -109,7 +113,7 @@ def encode_task(
 
 
 class _Encoder:
-    """All texts of a task, tokenised in as few calls as there are kinds of text."""
+    """All texts of a task, tokenised in few calls: one for each kind of text and each portion of the pairs."""
 
     def __init__(self, task: Task, tokenizer: PreTrainedTokenizerBase, bos: Bos, arguments: Mapping[str, Any]) -> None:
         self.task, self.tokenizer, self.arguments = task, tokenizer, arguments
@@ -127,31 +131,43 @@ class _Encoder:
         return [found[i] for i in range(len(texts))]
 
     def pairs(self, paired: bool, align: Align, roles: Sequence[str]) -> Iterator[EncodedPair | AlignmentError]:
-        prompts = self._tokenise(self.base)
-        others = self._others() if paired else [None] * len(prompts)
-        answers = self._answers(prompts)
-        donors = self._tokenise([other for other in others if other is not None])
-        for i, pair in enumerate(self.task.pairs):
-            donor = None if others[i] is None else (others[i], donors[i])
-            try:
-                yield self._join(pair, (self.base[i], prompts[i]), donor, next(answers), align, roles)
-            except AlignmentError as error:
-                yield error
+        others = self._others() if paired else [None] * len(self.base)
+        for some in self._portions():
+            prompts = self._tokenise([self.base[i] for i in some])
+            donors = iter(self._tokenise([other for i in some if (other := others[i]) is not None]))
+            for i, prompt, answers in zip(some, prompts, self._answers(some), strict=True):
+                donor = None if others[i] is None else (others[i], next(donors))
+                try:
+                    yield self._join(self.task.pairs[i], (self.base[i], prompt), donor, answers, align, roles)
+                except AlignmentError as error:
+                    yield error
+
+    def _portions(self) -> Iterator[range]:
+        """Consecutive pairs whose prompts are about so long together: each token's place in the text is known at once,
+        which takes many times what is kept of it."""
+        start = length = 0
+        for i, text in enumerate(self.base):
+            length += len(text.text)
+            if length > PORTION:
+                yield range(start, i + 1)
+                start, length = i + 1, 0
+        if start < len(self.base):
+            yield range(start, len(self.base))
 
     def _others(self) -> list[Text | None]:
         return [counterfactual_text(pair, self.tokenizer, self.arguments) for pair in self.task.pairs]
 
-    def _answers(self, prompts: Sequence[Tokenised]) -> Iterator[list[Tokens]]:
-        """For each pair the tokens of each answer: of prompt + answer, or of the answer alone."""
+    def _answers(self, some: range) -> Iterator[list[Tokens]]:
+        """For each of some pairs the tokens of each answer: of prompt + answer, or of the answer alone."""
         alone = self.task.encoding == "alone"
         texts = [
             Text(answer if alone else base.text + answer, rendered=base.rendered)
-            for pair, base in zip(self.task.pairs, self.base, strict=True)
+            for pair, base in ((self.task.pairs[i], self.base[i]) for i in some)
             for answer in pair.answers
         ]
         rows = iter(self.tokens.many([t.text for t in texts], bare=True) if alone else self._tokenise(texts))
-        for pair in self.task.pairs:
-            yield [next(rows).ids for _ in pair.answers]
+        for i in some:
+            yield [next(rows).ids for _ in self.task.pairs[i].answers]
 
     def _join(
         self,

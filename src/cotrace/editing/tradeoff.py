@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from cotrace.arguments import checked

@@ -58,7 +58,7 @@ class PairProblem(ScoredPairs[Metric]):
         """What is measured of the base run, as many examples at a time as a table may hold."""
         base = self.scorer.base
         step = max(1, TABLE_NUMBERS // base.shape[1])
-        pieces = torch.arange(len(base)).split(step)
+        pieces = torch.split(torch.arange(len(base)), step)
         return torch.cat([measure(base[piece], piece.tolist()) for piece in pieces])
 
     @cached_property

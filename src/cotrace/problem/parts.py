@@ -154,7 +154,7 @@ def judging(heldout: Sequence[int], labels: Sequence[str], given: JudgePairs, se
     """Of the held-out pairs those that judge, whole groups drawn by seed. Raises InputError."""
     if isinstance(given, str) and given != "all":
         raise InputError(f"judge_pairs is {given!r}: give a number of pairs, or 'all'")
-    count = None if given == "all" else JUDGED if given is None else given
+    count = given if isinstance(given, int) else None
     if given is None and heldout:  # one whole group at least
         count = max(JUDGED, min(map(len, _members(heldout, labels).values())))
     chosen = subset_of(heldout, labels, count, seed, "judge_pairs")

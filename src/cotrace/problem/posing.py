@@ -53,7 +53,7 @@ class Division:
         """Which of the unseen pairs judge, in words; empty where they all do."""
         if len(judged) == len(unseen):
             return ""
-        return f"{len(judged):,} of {len(unseen):,} held-out pairs judge, drawn by seed {self.seed}"
+        return f"{len(judged):,} of {len(unseen):,} held-out pairs judge, whole groups drawn by seed {self.seed}"
 
 
 @dataclass(frozen=True)

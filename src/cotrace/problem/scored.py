@@ -34,7 +34,7 @@ def rounding(base: Tensor, kind: torch.dtype, change: Callable[[Iterable[Tensor]
         unit = ULPS * torch.finfo(kind).eps * rows.abs().clamp(min=1)
         return rows + unit * (2 * torch.rand(rows.shape, generator=draw, dtype=rows.dtype) - 1)
 
-    pieces = base.split(max(1, TABLE_NUMBERS // base.shape[1]))
+    pieces = torch.split(base, max(1, TABLE_NUMBERS // base.shape[1]))
     return max(abs(change(map(noisy, pieces)).item()) for _ in range(ROUNDINGS))
 
 
