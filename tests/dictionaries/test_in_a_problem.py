@@ -19,7 +19,10 @@ from cotrace.problem.active import PoorDictionary
 from tests import tiny
 from tests.dictionaries.toy import ALL, FEATURES, MODEL, TASK, by_hand, dense, dictionary
 
-pytestmark = pytest.mark.filterwarnings("ignore::cotrace.problem.active.PoorDictionary")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::cotrace.problem.active.PoorDictionary"),
+    pytest.mark.filterwarnings("ignore::cotrace.problem.language.RefusedPairs"),
+]
 
 JUMP = torch.full((FEATURES,), 0.3, dtype=ALL)
 PLACES: dict[str, tuple[Dictionary, str, int]] = {
