@@ -122,10 +122,11 @@ class Dictionary:
         """
         rows = self._normed(values.reshape(-1, self.d_in).to(self.encoder.dtype))
         with torch.no_grad():
-            found = joined([self._active(part, features) for part in rows.split(self._chunk(features))])
+            found = joined([self._active(part, features) for part in torch.split(rows, self._chunk(features))])
         if not rows.requires_grad:
             return found
-        return replace(found, value=_Slopes.apply(rows, found.value, found, self.encoder))
+        value: Tensor = _Slopes.apply(rows, found.value, found, self.encoder)  # type: ignore[no-untyped-call]
+        return replace(found, value=value)
 
     def activations(self, values: Float[Tensor, "*token d_in"]) -> Float[Tensor, "*token feature"]:
         """Activations of all features of each token, as SAELens' ``encode`` gives them."""
@@ -164,7 +165,8 @@ class Dictionary:
         if self.norm == "none" or self.is_transcoder:
             return values.new_ones(*values.shape[:-1], 1)
         if self.norm == "constant_norm_rescale":
-            return values.norm(dim=-1, keepdim=True) / self.d_in**0.5
+            length: Tensor = values.norm(dim=-1, keepdim=True)
+            return length / self.d_in**0.5
         return values.std(-1, keepdim=True)
 
     def _normed(self, values: Float[Tensor, "token d_in"]) -> Float[Tensor, "token d_in"]:
@@ -206,5 +208,5 @@ class _Slopes(torch.autograd.Function):
         return value.clone()
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None, None]:
         return replace(ctx.found, value=slope).decoded(ctx.encoder), None, None, None
