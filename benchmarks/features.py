@@ -12,6 +12,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def step(model: Any, task: Any) -> dict[str, float]:
     values = mlps.training.scorer.donors.values[placed.write]
     raw = (values * (width**0.5 / values.norm(dim=-1, keepdim=True))) @ encoder.T
     threshold = raw.flatten().topk(ACTIVE * len(raw)).values[-1]
-    one = Dictionary(**{**vars(one), "threshold": torch.full((MANY,), float(threshold))})
+    one = Dictionary(**{**fields_of(one), "threshold": torch.full((MANY,), float(threshold))})
     space = ComponentSpace(tuple(Component(Site.FEATURE, 2, i) for i in range(MANY)))
     features = ct.LanguageProblem(model, task, sites=space, dictionaries=[one], holdout=0.4)
     layer = ComponentSpace.parse(["L2.mlp"])
@@ -149,6 +150,11 @@ def step(model: Any, task: Any) -> dict[str, float]:
     active = len(one.encode(values).value) / len(values)
     ratio = times["features"] / (times["plain"] + times["encoder"])
     return times | {"n": MANY, "active": active, "tokens": tokens, "ratio": ratio}
+
+
+def fields_of(one: Dictionary) -> dict[str, Any]:
+    """What a dictionary was made of."""
+    return {field.name: getattr(one, field.name) for field in fields(one)}
 
 
 def timed(**calls: Callable[[], Any]) -> dict[str, float]:

@@ -134,7 +134,7 @@ def read_cfg(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: cannot read it ({clipped(str(error))}); get the file again") from None
     if not isinstance(raw, dict):
         raise InputError(f"{path}: it holds no settings; give the {CFG} of a dictionary")
-    flat = {OLDER.get(name, name): value for name, value in raw.items() if name != "metadata"}
+    flat = {OLDER.get(str(name), str(name)): value for name, value in raw.items() if name != "metadata"}
     metadata = raw.get("metadata")
     return flat | {str(name): value for name, value in (metadata if isinstance(metadata, dict) else {}).items()}
 
