@@ -252,6 +252,9 @@ def test_features_are_traced_replayed_and_told_from_others(
     assert (again / "frontier.csv").read_bytes() == (out / "frontier.csv").read_bytes()
     capsys.readouterr()
     assert run(["evaluate", str(out), "--quiet"]) == 0
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("the nurse\n")
+    assert run(["generate", str(out), "--k", "2", "--prompts", str(prompts), "--max-new-tokens", "2", "--quiet"]) == 0
     one = ct.load_dictionaries(both_signs)[0]
     save_dictionary(replace(one, bias=one.bias + 0.01), both_signs)
     assert run(["evaluate", str(out), "--quiet"]) == 2
