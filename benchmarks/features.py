@@ -12,6 +12,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,14 @@ SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {
     "pursuit": ("pursuit", {}),
     "IG": ("attribution", {}),
     "gradient at 0": ("attribution", {"at": "none"}),
-    "random": ("random", {"draws": 20}),
 }
+SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+"""Sizes of sets that are looked at."""
 MANY = 16_384
-ACTIVE = 32
+AREA = 64
+"""Largest size of the area under the frontier."""
+ACTIVE = 64
+"""Features of a token, on average, of the dictionary that steps are timed with."""
 REPEATS = 7
 
 
@@ -70,7 +75,7 @@ def sets(model: Any, task: Any, held: Dictionaries, most: int) -> list[dict[str,
     rows = []
     for name, sites in SPACES.items():
         one = problem(model, task, held, sites)
-        frontier = ct.search.Pursuit(max_size=min(most, len(one.space)))(one)
+        frontier = ct.search.Pursuit(sizes=tuple(k for k in SIZES if k <= min(most, len(one.space))))(one)
         own = all_of(one.heldout)
         rows.append(
             {
@@ -79,9 +84,7 @@ def sets(model: Any, task: Any, held: Dictionaries, most: int) -> list[dict[str,
                 "full_share_heldout": own / unseen,
                 "k": smallest(frontier, full, "effect"),
                 "k_heldout": smallest(frontier, unseen, "effect_heldout"),
-                "share_heldout": {
-                    k: heldout(frontier, k) / unseen for k in (1, 2, 4, 8, 16, 32, 64) if k in frontier.sizes
-                },
+                "share_heldout": {k: round(heldout(frontier, k) / unseen, 3) for k in frontier.sizes},
                 "forward_equivalents": frontier.forward_equivalents,
             }
         )
@@ -101,8 +104,8 @@ def searches(model: Any, task: Any, held: Dictionaries, most: int) -> list[dict[
     rows = []
     for name, (search, options) in SEARCHES.items():
         one: Problem = problem(model, task, held, ["feature"])
-        frontier = ct.search.named(search, max_size=most, **options)(one)
-        sizes = [k for k in frontier.sizes if k <= most]
+        sizes = [k for k in SIZES if k <= min(most, AREA)]
+        frontier = ct.search.named(search, sizes=tuple(sizes), **options)(one)
         area = sum(heldout(frontier, k) for k in sizes) / len(sizes)
         rows.append({"search": name, "area_heldout": area, "forward_equivalents": frontier.forward_equivalents})
         print(rows[-1], flush=True)
@@ -123,14 +126,15 @@ def step(model: Any, task: Any) -> dict[str, float]:
         encoder=encoder,
         decoder=decoder / width,
         offset=torch.zeros(width),
+        norm="constant_norm_rescale",
         **plain,
     )
     placed = model.with_dictionaries([one]).dictionaries[0]
     mlps = problem(model, task, Dictionaries([]), ["mlp_output"])
     values = mlps.training.scorer.donors.values[placed.write]
-    raw = values @ encoder.T
-    threshold = raw.topk(ACTIVE, 1).values[:, -1].median()
-    one = Dictionary(**{**vars(one), "threshold": torch.full((MANY,), float(threshold))})
+    raw = (values * (width**0.5 / values.norm(dim=-1, keepdim=True))) @ encoder.T
+    threshold = raw.flatten().topk(ACTIVE * len(raw)).values[-1]
+    one = Dictionary(**{**fields_of(one), "threshold": torch.full((MANY,), float(threshold))})
     space = ComponentSpace(tuple(Component(Site.FEATURE, 2, i) for i in range(MANY)))
     features = ct.LanguageProblem(model, task, sites=space, dictionaries=[one], holdout=0.4)
     layer = ComponentSpace.parse(["L2.mlp"])
@@ -148,6 +152,11 @@ def step(model: Any, task: Any) -> dict[str, float]:
     return times | {"n": MANY, "active": active, "tokens": tokens, "ratio": ratio}
 
 
+def fields_of(one: Dictionary) -> dict[str, Any]:
+    """What a dictionary was made of."""
+    return {field.name: getattr(one, field.name) for field in fields(one)}
+
+
 def timed(**calls: Callable[[], Any]) -> dict[str, float]:
     """Seconds of processor time of each call: medians of interleaved repeats."""
     taken: dict[str, list[float]] = {name: [] for name in calls}
@@ -163,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, show, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dictionaries", type=Path, required=True)
-    parser.add_argument("--max-size", type=int, default=64)
+    parser.add_argument("--max-size", type=int, default=512)
     parser.add_argument("--parts", default="step,sets,searches")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)

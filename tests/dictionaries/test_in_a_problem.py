@@ -16,10 +16,14 @@ from cotrace.dictionaries import Dictionary
 from cotrace.errors import DegenerateError, InputError, NonFiniteError, UnsupportedSite
 from cotrace.evaluation.assess import TooFewPairs
 from cotrace.problem.active import PoorDictionary
+from cotrace.problem.language import NestedSites
 from tests import tiny
 from tests.dictionaries.toy import ALL, FEATURES, MODEL, TASK, by_hand, dense, dictionary
 
-pytestmark = pytest.mark.filterwarnings("ignore::cotrace.problem.active.PoorDictionary")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::cotrace.problem.active.PoorDictionary"),
+    pytest.mark.filterwarnings("ignore::cotrace.problem.language.RefusedPairs"),
+]
 
 JUMP = torch.full((FEATURES,), 0.3, dtype=ALL)
 PLACES: dict[str, tuple[Dictionary, str, int]] = {
@@ -262,6 +266,14 @@ def test_results_are_judged_measured_and_written(tmp_path: Any) -> None:
     path = tmp_path / "report.html"
     ct.report.write(frontier, path)
     assert "feature" in path.read_text("utf-8")
+
+
+def test_a_layer_whose_value_features_are_parts_of_is_warned_about() -> None:
+    options = {"sites": ["feature", "mlp_output"], "holdout": 0.34, "direction": "maximise"}
+    with pytest.warns(
+        NestedSites, match=r"L2.mlp holds L2.feature\d+: where both are chosen the value is scaled twice"
+    ):
+        ct.LanguageProblem(MODEL, TASK, dictionaries=[PLACES["MLP"][0]], donors="scale=0.5", **options)
 
 
 # ---- bad input

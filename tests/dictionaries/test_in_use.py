@@ -164,7 +164,9 @@ def test_a_card_shows_where_a_feature_is_most_active() -> None:
 def test_promoted_tokens_are_those_that_a_small_addition_to_the_last_stream_promotes(family: str) -> None:
     model = tiny.model(family)
     one = dictionary("blocks.2.hook_resid_post", 22)
-    card = describe(model.with_dictionaries([one]), ["L2.feature4"], TEXTS, examples=1, tokens=60)[0]
+    names = [f"L2.feature{i}" for i in range(FEATURES)]
+    cards = describe(model.with_dictionaries([one]), names, TEXTS, examples=1, tokens=60)
+    unit, card = next((unit, card) for unit, card in enumerate(cards) if card.active_on)
     best = card.active_on[0]
     words = model.require_tokenizer()
     text = next(text for text in TEXTS if f"{best.before} {best.token}".strip() in text)
@@ -174,7 +176,7 @@ def test_promoted_tokens_are_those_that_a_small_addition_to_the_last_stream_prom
 
     def logits(step: float) -> Tensor:
         def add(_: Any, __: Any, out: Any) -> Any:
-            value = (out[0] if isinstance(out, tuple) else out) + step * one.decoder[4]
+            value = (out[0] if isinstance(out, tuple) else out) + step * one.decoder[unit]
             return (value, *out[1:]) if isinstance(out, tuple) else value
 
         handle = layer.register_forward_hook(add)
@@ -197,7 +199,10 @@ def test_the_features_of_heads_are_those_whose_rows_lie_in_them() -> None:
     rows[:, :] = 0.01
     rows[5, 8:16], rows[6, 24:], rows[7, :8] = 1.0, 1.0, 1.0
     held = MODEL.with_dictionaries([replace(one, decoder=rows)])
-    assert [str(c) for c in features_of_heads(held, ["L0.head1", "L0.head3"])] == ["L0.feature5", "L0.feature6"]
+    assert [str(c) for c in features_of_heads(held, ["L0.head1", "L0.head3"], share=0.6)] == [
+        "L0.feature5",
+        "L0.feature6",
+    ]
     with pytest.raises(InputError, match="has no dictionary of the heads of layer 2"):
         features_of_heads(held, ["L2.head0"])
 
@@ -247,6 +252,9 @@ def test_features_are_traced_replayed_and_told_from_others(
     assert (again / "frontier.csv").read_bytes() == (out / "frontier.csv").read_bytes()
     capsys.readouterr()
     assert run(["evaluate", str(out), "--quiet"]) == 0
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("the nurse\n")
+    assert run(["generate", str(out), "--k", "2", "--prompts", str(prompts), "--max-new-tokens", "2", "--quiet"]) == 0
     one = ct.load_dictionaries(both_signs)[0]
     save_dictionary(replace(one, bias=one.bias + 0.01), both_signs)
     assert run(["evaluate", str(out), "--quiet"]) == 2

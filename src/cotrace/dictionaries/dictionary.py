@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -122,10 +124,11 @@ class Dictionary:
         """
         rows = self._normed(values.reshape(-1, self.d_in).to(self.encoder.dtype))
         with torch.no_grad():
-            found = joined([self._active(part, features) for part in rows.split(self._chunk(features))])
+            found = joined([self._active(part, features) for part in torch.split(rows, self._chunk(features))])
         if not rows.requires_grad:
             return found
-        return replace(found, value=_Slopes.apply(rows, found.value, found, self.encoder))
+        value: Tensor = _Slopes.apply(rows, found.value, found, self.encoder)  # type: ignore[no-untyped-call]
+        return replace(found, value=value)
 
     def activations(self, values: Float[Tensor, "*token d_in"]) -> Float[Tensor, "*token feature"]:
         """Activations of all features of each token, as SAELens' ``encode`` gives them."""
@@ -164,8 +167,10 @@ class Dictionary:
         if self.norm == "none" or self.is_transcoder:
             return values.new_ones(*values.shape[:-1], 1)
         if self.norm == "constant_norm_rescale":
-            return values.norm(dim=-1, keepdim=True) / self.d_in**0.5
-        return values.std(-1, keepdim=True)
+            length: Tensor = values.norm(dim=-1, keepdim=True)
+            return length / self.d_in**0.5
+        spread: Tensor = values.std(-1, keepdim=True)
+        return spread
 
     def _normed(self, values: Float[Tensor, "token d_in"]) -> Float[Tensor, "token d_in"]:
         if self.norm == "constant_norm_rescale":
@@ -180,10 +185,11 @@ class Dictionary:
         if self.k is not None:
             return self._largest(rows)
         some = slice(None) if features is None else features
-        raw = torch.addmm(self.bias[some], rows, self.encoder[some].T)
-        active = raw > 0 if self.threshold is None else raw > self.threshold[some].clamp(min=0)
-        token, column = torch.nonzero(active, as_tuple=True)
-        return Entries(token, column if features is None else features[column], raw[token, column], len(rows))
+        raw = rows @ self.encoder[some].T  # the bias is added to the few that are active
+        at = _above(raw, self._least[some])
+        token, column = at // raw.shape[1], at % raw.shape[1]
+        feature = column if features is None else features[column]
+        return Entries(token, feature, raw.flatten()[at] + self.bias[feature], len(rows))
 
     def _largest(self, rows: Float[Tensor, "token d_in"]) -> Entries:
         raw = torch.addmm(self.bias, rows, self.encoder.T)
@@ -191,10 +197,23 @@ class Dictionary:
         token, place = torch.nonzero(value > 0, as_tuple=True)
         return Entries(token, feature[token, place], value[token, place], len(rows))
 
+    @cached_property
+    def _least(self) -> Float[Tensor, "feature"]:
+        """What a feature's pre-activation without its bias must be above."""
+        lowest = torch.zeros_like(self.bias) if self.threshold is None else self.threshold.clamp(min=0)
+        return lowest - self.bias
+
     def _chunk(self, features: Int[Tensor, "some"] | None) -> int:
         """Tokens at a time."""
         count = self.size if features is None or self.k is not None else len(features)
         return max(1, CHUNK // max(count, 1))
+
+
+def _above(values: Float[Tensor, "row column"], least: Float[Tensor, "column"]) -> Int[Tensor, "entry"]:
+    """Flat indices of the values above the least of their column; on a processor by numpy, 6 times as fast."""
+    if values.device.type != "cpu":
+        return torch.nonzero((values > least).flatten()).flatten()
+    return torch.from_numpy(np.flatnonzero(values.numpy() > least.numpy()))
 
 
 class _Slopes(torch.autograd.Function):
@@ -206,5 +225,5 @@ class _Slopes(torch.autograd.Function):
         return value.clone()
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None, None]:
         return replace(ctx.found, value=slope).decoded(ctx.encoder), None, None, None

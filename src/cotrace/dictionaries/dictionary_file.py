@@ -33,7 +33,7 @@ TRANSCODERS = {
     "jumprelu_transcoder": "jumprelu",
     "jumprelu_skip_transcoder": "jumprelu",
 }
-OLDER = {"hook_point": "hook_name", "activation_fn_str": "activation_fn", "model_name_out": "model_name"}
+OLDER = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}
 """Key of a cfg.json before SAELens 6 -> its name now."""
 GEMMA_HOOKS = {"res": "hook_resid_post", "mlp": "hook_mlp_out", "att": "attn.hook_z"}
 GEMMA_IN, GEMMA_OUT = "ln2.hook_normalized", "hook_mlp_out"
@@ -134,9 +134,9 @@ def read_cfg(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: cannot read it ({clipped(str(error))}); get the file again") from None
     if not isinstance(raw, dict):
         raise InputError(f"{path}: it holds no settings; give the {CFG} of a dictionary")
-    flat = {OLDER.get(name, name): value for name, value in raw.items() if name != "metadata"}
+    flat = {OLDER.get(str(name), str(name)): value for name, value in raw.items() if name != "metadata"}
     metadata = raw.get("metadata")
-    return flat | {OLDER.get(k, k): v for k, v in (metadata if isinstance(metadata, dict) else {}).items()}
+    return flat | {str(name): value for name, value in (metadata if isinstance(metadata, dict) else {}).items()}
 
 
 def gemma_cfg(path: str) -> dict[str, Any]:

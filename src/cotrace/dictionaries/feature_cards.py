@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.functional import jvp
 
 from cotrace.arguments import checked, names_of
 from cotrace.components import Component, Site
@@ -281,7 +282,7 @@ def added_by(model: LanguageModel, placed: PlacedDictionary, row: Float[Tensor, 
         raise UnsupportedSite(f"{model.name}: the output projection of layer {placed.layer} is not known by name")
     like = next(matrix.parameters())
     both = torch.stack([row, torch.zeros_like(row)])[None].to(like)
-    out = matrix(both)[0]
+    out: Tensor = matrix(both)[0]
     return (out[0] - out[1]).to(row)
 
 
@@ -300,8 +301,9 @@ def _logits(
     at = torch.randn(1, len(added), generator=torch.Generator().manual_seed(0)) if states is None else states
     at = at.to(like)
     with torch.enable_grad():
-        _, moved = torch.autograd.functional.jvp(lambda x: norm(x[None])[0], at, added.to(like).expand_as(at))
+        along = added.to(like).expand_as(at)
+        _, moved = jvp(lambda x: norm(x[None])[0], at, along)  # type: ignore[no-untyped-call]
     both = torch.stack([moved.detach().mean(0), torch.zeros_like(added).to(like)])[None]
     with torch.no_grad():
-        out = head(both)[0]
+        out: Tensor = head(both)[0]
     return (out[0] - out[1]).float().cpu()

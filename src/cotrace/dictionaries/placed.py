@@ -113,7 +113,7 @@ class PlacedDictionary:
 
     def encodable(self, values: Float[Tensor, "token d_in"]) -> Float[Tensor, "token d_in"]:
         """Values of the place that is read, as the dictionary takes them."""
-        values = values.to(self.dictionary.encoder.dtype)
+        values = values.to(self.dictionary.encoder)
         return values if self.unscaled is None else self.unscaled(values)
 
     def telling(self, active: Int[Tensor, "some"]) -> PlacedDictionary:

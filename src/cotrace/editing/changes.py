@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cotrace.batches import EncodedPair, Packing
 from cotrace.components import Component, ComponentSpace, Site
-from cotrace.dictionaries import PlacedDictionary
+from cotrace.dictionaries.placed import PlacedDictionary
 from cotrace.donors import DonorSource, Mean, Scale, Setting, donors_of
 from cotrace.donors.features import JointDonors
 from cotrace.donors.store import ConstantDonors, ScaledDonors

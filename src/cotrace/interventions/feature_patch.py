@@ -89,11 +89,11 @@ class _Joint:
         if self.noted is not None:
             read = self.noted.reshape(self.copies, -1, self.placed.dictionary.d_in).index_select(1, tokens)
         value = self._blended(mine.flatten(0, 1), read.flatten(0, 1), len(tokens))
-        return flat.index_copy(1, tokens, value.reshape(mine.shape).to(own.dtype)).reshape(own.shape)
+        return flat.index_copy(1, tokens, value.reshape(mine.shape).to(own)).reshape(own.shape)
 
     def _blended(self, mine: Tensor, read: Tensor, count: int) -> Float[Tensor, "token d_out"]:
         decoder = self.placed.dictionary.decoder
-        value, wanted = mine.to(decoder.dtype), self._wanted()
+        value, wanted = mine.to(decoder), self._wanted()
         own = self.placed.entries(read, wanted)
         factor = self.donor.factor
         if factor is None:

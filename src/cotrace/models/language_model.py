@@ -23,7 +23,8 @@ from cotrace.models.places import Layer, Place
 from cotrace.models.unwrap import unwrapped
 
 if TYPE_CHECKING:
-    from cotrace.dictionaries import Dictionaries, Dictionary, PlacedDictionary
+    from cotrace.dictionaries import Dictionaries, Dictionary
+    from cotrace.dictionaries.placed import PlacedDictionary
 
 POSITION_OFFSETS = (0, 1, 2)
 """Rows that families keep in front of the first position (OPT two), so that a table has so many more."""

@@ -17,7 +17,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from transformers import PreTrainedTokenizerBase
 
 from cotrace import __version__
-from cotrace.dictionaries import PlacedDictionary
+from cotrace.dictionaries.placed import PlacedDictionary
 from cotrace.models import LanguageModel
 from cotrace.models.gguf_file import stored_types
 from cotrace.runs.command import COMMAND
