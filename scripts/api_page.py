@@ -11,8 +11,8 @@ import cotrace
 
 HEAD = """# Python reference
 
-Every public name, from its docstring. `import cotrace as ct`; names are loaded when they are first used. Whatever stands in no
-list here is private and may change without notice. This page is written by `python scripts/api_page.py`.
+Every public name, from its docstring. `import cotrace as ct`; names are loaded when they are first used. Whatever
+stands in no list here is private and may change without notice. This page is written by `python scripts/api_page.py`.
 """
 ROOMS = ("search", "tasks", "donors", "metrics", "editing", "interchange", "report", "evaluation", "known", "errors")
 """Modules whose names are used as ``ct.ROOM.NAME``."""

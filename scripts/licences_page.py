@@ -11,9 +11,10 @@ from packaging.requirements import Requirement
 
 HEAD = """# Licences
 
-cotrace is MIT. It ships no code of others; what it installs, with all that these need in turn, is listed here by name and
-licence as their own metadata say. The model and the texts that ship are cotrace's own (MIT; the English text CC0). This page
-is written by `python scripts/licences_page.py`; `python scripts/release.py --build` writes an SBOM (CycloneDX) as well.
+cotrace is MIT. It ships no code of others; what it installs, with all that these need in turn, is listed here by name
+and licence as their own metadata say. The model and the texts that ship are cotrace's own (MIT; the English text CC0).
+This page is written by `python scripts/licences_page.py`; `python scripts/release.py --build` writes an SBOM
+(CycloneDX) as well.
 
 | package | licence |
 |---|---|
