@@ -4,7 +4,7 @@ VENV ?= .venv
 MARKS ?= not slow
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check -qq install --constraint constraints.txt
 
-.PHONY: demo test test-oldest check gallery clean
+.PHONY: demo test test-oldest check docs wheel release gallery clean
 
 demo: $(VENV)/.run  ## trace the model that ships, compare five searches, draw the figures
 	$(VENV)/bin/cotrace demo
@@ -22,6 +22,17 @@ test: $(VENV)/.dev  ## formatter, linter, types, import contract, tests
 
 test-oldest: .venv-oldest/.dev  ## the tests with the oldest transformers that is supported
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -m "$(MARKS)" -n auto -W ignore::DeprecationWarning
+
+docs: $(VENV)/.dev  ## the documentation site, into site/; a broken link or name fails
+	$(VENV)/bin/python scripts/api_page.py
+	$(VENV)/bin/python scripts/json_page.py
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+
+wheel: $(VENV)/.dev  ## the wheel and the source archive, into dist/
+	$(VENV)/bin/python -m build
+
+release: $(VENV)/.dev  ## what a release needs, checked point by point
+	$(VENV)/bin/python scripts/release.py
 
 check: test
 
@@ -45,4 +56,4 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch "$@"
 
 clean:
-	rm -rf "$(VENV)" .venv-oldest build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf "$(VENV)" .venv-oldest build dist site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -153,6 +153,9 @@ class ComponentSpace(Sequence[Component]):
 
     components: tuple[Component, ...]
 
+    def __repr__(self) -> str:
+        return f"ComponentSpace({len(self.components)}: {self.outline})"
+
     def __post_init__(self) -> None:
         if not self.components:
             raise InputError("the component space is empty: name at least one site that the model has")

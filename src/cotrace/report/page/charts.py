@@ -228,10 +228,19 @@ def _levels(material: Material, part: str, *, legend: bool = False) -> Iterator[
         yield line.mark_rule(color="var(--ink)").encode(y="y:Q", strokeDash=dash)
         return
     yield line.mark_rule(color="var(--ink)", strokeDash=[6, 4]).encode(y="y:Q")
-    down = value >= 0
-    yield line.mark_text(align="right", baseline="bottom" if down else "top", dy=-5 if down else 5, fontSize=11).encode(
-        y="y:Q", x=alt.value("width"), text="words:N"
-    )
+    yield from _named(line, material, up=value >= 0)
+
+
+def _named(line: alt.Chart, material: Material, *, up: bool) -> Iterator[alt.Chart]:
+    """The name of the level, with paper behind it, at the end of its line where the chosen size is not marked."""
+    sizes = material.first.sizes
+    left = material.chosen.k > (sizes[0] + sizes[-1]) / 2
+    place: dict[str, Any] = {"align": "left" if left else "right", "dx": 6 if left else 0, "fontSize": 11}
+    place |= {"dy": -5 if up else 5}
+    place["baseline"] = "bottom" if up else "top"
+    where: dict[str, Any] = {"y": "y:Q", "x": alt.value(0 if left else "width"), "text": "words:N"}
+    yield line.mark_text(stroke="var(--paper)", strokeWidth=5, **place).encode(**where)
+    yield line.mark_text(**place).encode(**where)
 
 
 def _controls(material: Material, part: str) -> Iterator[alt.Chart]:

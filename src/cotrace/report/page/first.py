@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cotrace import shipped
 from cotrace.errors import InputError
 from cotrace.json_file import parse_json
 from cotrace.report.page import account
@@ -64,7 +65,8 @@ def _end(share: float) -> str:
 
 def _asked(material: Material, words: Mapping[str, str]) -> Iterator[str]:
     first = material.first
-    model = account.short_name(str(material.config.get("model") or first.model or "the model"))
+    named = str(material.config.get("model") or first.model)
+    model = words["model_shipped"] if named == shipped.NAME else account.short_name(named) or words["model"]
     yield words[f"asked_{first.mode}"].format(
         n=f"{len(first.space):,}", parts=parts_words(material, words), model=model, task=first.task
     )

@@ -262,7 +262,7 @@ def _environment() -> Environment:
     made.filters["hard"] = _hard
     made.filters["spaced"] = account.spaced
     made.filters["percent"] = percent
-    made.filters["points"] = lambda value: f"{100 * value:+.1f}\u00a0%"
+    made.filters["points"] = lambda value: f"{100 * value:+.1f}"
     made.filters["range"] = lambda value: "" if value is None else f"[{percent(value[0])}, {percent(value[1])}]"
     made.filters["spread"] = lambda value: "" if value is None else f"[{100 * value[0]:+.1f}, {100 * value[1]:+.1f}]"
     made.filters["between"] = lambda value: "" if value is None else "{:+.3g} to {:+.3g}".format(*value)
