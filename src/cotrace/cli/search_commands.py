@@ -132,8 +132,8 @@ def reproduce(
     what: Literal["paper"],
     *,
     model: str,
-    settings: tuple[str, ...] = (),
-    methods: tuple[str, ...] = (),
+    settings: Names = (),
+    methods: Names = (),
     search_pairs: int | None = None,
     max_size: int | None = None,
     seed: int = 0,
@@ -178,7 +178,7 @@ def reproduce(
         out=out,
         model={"model": model} | source.of_model,
     )
-    module.reproduce(asked, quiet=show.quiet)
+    module.reproduce(asked, quiet=show.quiet, as_json=show.as_json)
 
 
 def check(

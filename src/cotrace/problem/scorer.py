@@ -64,10 +64,10 @@ class Scorer:
 
     def over(self, pairs: Sequence[EncodedPair], space: ComponentSpace) -> Scorer:
         """The same on another space: ``pairs`` are these pairs with the position roles that it names."""
-        other = copy(self)
+        other, slots = copy(self), Slots.of(self.model, space)
         other.pairs, other.space = pairs, space
-        vars(other)["_whole"] = None
-        other.spots, other.layers = block_spots(self.model, space), component_layers(space)
+        vars(other).update(_whole=None, _slots=slots)
+        other.spots, other.layers = slots.spots, component_layers(space)
         return other
 
     @property

@@ -88,7 +88,9 @@ class Outlook:
 def outlook(config: RunConfig, task: Task, searches: Sequence[Search]) -> Outlook | None:
     """What the run will do; None where the model's configuration does not show it. Raises ModelError."""
     trusted = config.trust_remote_code or TRUSTED.get()
-    shape = Shape.of(model_config(config.model, revision=config.revision, trust_remote_code=trusted))
+    shape = Shape.of(
+        model_config(config.model, revision=config.revision, trust_remote_code=trusted, gguf_file=config.gguf)
+    )
     n = None if shape is None else shape.components(config.sites or task.sites)
     if shape is None or n is None:
         return None
