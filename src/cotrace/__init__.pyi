@@ -27,6 +27,9 @@ from .readout import Explanation as Explanation
 from .readout import explain as explain
 from .results import Frontier as Frontier
 from .results import Selection as Selection
+from .run_folder import Run as Run
+from .run_folder import open_run as open_run
+from .run_folder import save_run as save_run
 from .selfcheck import CheckReport as CheckReport
 from .selfcheck import check as check
 from .tracing import trace as trace

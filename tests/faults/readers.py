@@ -11,7 +11,6 @@ from functools import cache, partial
 from pathlib import Path
 
 from cotrace import tasks
-from cotrace.cli.figures import TRADEOFF, material_of
 from cotrace.cli.generate import read_prompts
 from cotrace.cli.main import run as cotrace
 from cotrace.components import Component
@@ -22,6 +21,7 @@ from cotrace.prompts import Task
 from cotrace.report import report_html
 from cotrace.report.page import EXAMPLES
 from cotrace.results import EditPoint, Outcome, Selection, Tradeoff
+from cotrace.run_folder.pictures import TRADEOFF, material_of
 from cotrace.runs.citation import cite
 from cotrace.runs.config_file import read_config
 from cotrace.runs.directory import MANIFEST

@@ -39,7 +39,9 @@ def test_where_effects_add_up_each_is_its_weight(exact: bool, mode: Any) -> None
 @pytest.mark.parametrize("mode", ["swap", "keep"])
 def test_exact_effects_are_those_of_each_set_of_one(mode: Any) -> None:
     one = problem(mode=mode)
+    spent = one.cost.forward_equivalents
     frame = one.single_effects()
+    assert one.cost.forward_equivalents == spent + len(one.space) + (mode == "keep")
     assert tuple(frame.columns) == COLUMNS
     assert one.heldout is not None
     for row, member in zip(frame.itertuples(), one.space, strict=True):

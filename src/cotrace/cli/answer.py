@@ -10,12 +10,12 @@ from cotrace.cli.closing import closing
 from cotrace.cli.data import plan_data, run_data
 from cotrace.cli.dry_run import dry_run_tables, plan_line
 from cotrace.cli.evaluate import judged, say_verdict
-from cotrace.cli.figures import figures
 from cotrace.cli.libraries import own_threads, quiet_libraries
 from cotrace.cli.progress import Watch, watching
 from cotrace.cli.screen import Screen
 from cotrace.errors import InputError
 from cotrace.results import Frontier
+from cotrace.run_folder.pictures import figures
 from cotrace.runs import RunConfig, RunDirectory, batches
 from cotrace.runs.checkpoint import Checkpoints
 from cotrace.runs.config_file import write_config

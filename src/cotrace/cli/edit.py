@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cotrace import report
-from cotrace.cli.figures import TRADEOFF
 from cotrace.cli.libraries import own_threads, quiet_libraries
 from cotrace.cli.screen import Screen
 from cotrace.cli.stored import Reopened, sides
@@ -29,6 +28,7 @@ from cotrace.problem.side import high_loss, loss_of
 from cotrace.results import Selection
 from cotrace.results.csv_text import frame_csv
 from cotrace.results.outcomes import Outcome, Tradeoff, outcome_table
+from cotrace.run_folder.pictures import TRADEOFF
 from cotrace.runs.manifest import add_files
 from cotrace.runs.prepare import check_metric
 from cotrace.runs.record import versions

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from cotrace import report as reports
-from cotrace.cli.figures import REDACTED, REPORT, material_of
 from cotrace.cli.screen import Screen
 from cotrace.errors import InputError
 from cotrace.new_file import new_file
+from cotrace.run_folder.pictures import REDACTED, REPORT, material_of
 from cotrace.runs.directory import write_atomically
 from cotrace.runs.manifest import add_files
 

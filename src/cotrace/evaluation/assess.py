@@ -103,8 +103,6 @@ def settled(
     """What will be judged, and what it is compared with; nothing is evaluated. Raises InputError, UnknownName."""
     result = result_of(problem, result)
     given = frontier_of(problem, result) if isinstance(result, Selection) else result
-    if not isinstance(given, Frontier) and not given:
-        raise InputError("there is no result to judge: give a frontier, several, or a selection")
     first, *others = [given] if isinstance(given, Frontier) else given
     for other in others:
         check_comparable(first, other)

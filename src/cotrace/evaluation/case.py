@@ -83,7 +83,8 @@ def predict(
 ) -> EvaluationPlan:
     """What an evaluation would do and cost, without doing it: of the audit pairs nothing is known before."""
     given = result_of(problem, result)
-    frontier = frontier_of(problem, given) if isinstance(given, Selection) else given
+    first = given if isinstance(given, Frontier | Selection) else given[0]
+    frontier = frontier_of(problem, first) if isinstance(first, Selection) else first
     case = case_of(problem, frontier, level=level, k=k, smallest_p=smallest_p, every_size=every_size)
     if pairs == "audit":
         case = replace(case, judge=Judge(case.judge.problem), judged_on="audit")
@@ -167,6 +168,8 @@ def _chains(case: Case, smallest_p: float) -> int:
 
 def result_of(problem: Problem, result: Any) -> Frontier | Selection | Sequence[Frontier]:
     """A result as it is; names or a mask as a Selection of the problem's components. Raises InputError."""
+    if isinstance(result, list | tuple) and not result:
+        raise InputError("there is no result to judge: give a frontier, several, or a set")
     several = isinstance(result, list | tuple) and all(isinstance(one, Frontier) for one in result)
     if isinstance(result, Frontier | Selection) or several:
         return result  # type: ignore[no-any-return]

@@ -130,6 +130,10 @@ class LanguageProblem:
         """How prompts are written and passes are run: the same for whatever else is put to this model."""
         writing = Writing(align=align, prepend_bos=prepend_bos, template_arguments=template_arguments or {})
         division = Division(holdout=holdout, audit=audit, split_by=split_by, seed=seed, search_pairs=search_pairs)
+        self.division = division
+        """Which pairs are held out, and which searches see."""
+        self.metric_name = metric if isinstance(metric, str) else chosen.name if metric else task.metric
+        """The metric as it was named, such as ``metric.py:function``; its own name where it came as a function."""
         settled = settle(model, task, self.space, source, writing, division)
         self.donors, self.encoding, self._groups = settled.donors, settled.encoding, settled.groups
         self.question = {

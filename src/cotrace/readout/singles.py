@@ -40,7 +40,7 @@ def single_effects(problem: Problem, exact: bool = True, *, progress: Counted = 
     n = len(problem.space)
     with counting("single effects", len(parts) * (n if exact else 1), progress) as count:
         found = [_exact(part, count) if exact else _by_gradient(part, count) for part in parts]
-    table = {name: [_field(one, name) for one in problem.space] for name in MEMBER_COLUMNS}
+    table: dict[str, Any] = {name: [_field(one, name) for one in problem.space] for name in MEMBER_COLUMNS}
     table["effect"] = found[0].effects.tolist()
     ends = np.array([interval or (math.nan, math.nan) for interval in found[0].intervals])
     table |= {"ci_low": ends[:, 0], "ci_high": ends[:, 1]}
@@ -71,6 +71,7 @@ def _exact(part: Problem, count: Callable[[int], None]) -> _Effects:
     intervals: list[Interval | None] = []
     for start in range(0, n, step):
         alone = np.arange(start, min(start + step, n))[:, None] == np.arange(n)
+        judge.measures_pairs(alone[0])  # found out by a set that is wanted, not by one more
         judge.prepare(alone)
         values += judge.values(alone).tolist()
         intervals += judge.intervals(alone)

@@ -121,7 +121,7 @@ def effect_map(table: pd.DataFrame, *, width: float | None = None) -> Figure:
     space = ComponentSpace(tuple(effects))
     bound = max(map(abs, effects.values())) or 1.0
     found = panels_of(space)
-    specs = []
+    specs: list[Spec] = []
     for one in found:
         chart = effects_panel(one, _alone(one, space, effects, bound), bound, legend=not specs)
         specs.append({**chart, "title": one.title})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from cotrace import markup
@@ -191,6 +192,22 @@ class Frontier:
         if before is None or after is None:
             return None
         return HardFigure(before, after, effect if self.mode == "swap" else None, self.target)
+
+    def save(self, path: str | Path) -> Path:
+        """Write a new file: ``.json`` to read and compare, or ``.safetensors``, which keeps the effects on every pair.
+
+        Gives the path. Raises InputError, OutputExists: nothing is written over.
+        """
+        from cotrace.results.frontier_file import save_frontier
+
+        return save_frontier(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Frontier:
+        """Inverse of ``save``. Raises InputError for another file."""
+        from cotrace.results.frontier_file import load_frontier
+
+        return load_frontier(path)
 
     def rows(self) -> list[dict[str, Any]]:
         """One dict per k with the columns of ``frontier.csv``."""

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from cotrace.arguments import checked
-from cotrace.prompts.task import Task
+from cotrace.errors import unknown
+from cotrace.prompts.task import Encoding, Score, Task
 from cotrace.shipped import pairs
 from cotrace.tasks.info import TaskInfo
 
 
 @checked("ct.tasks.jsonl")
-def jsonl(path: str | Path, *, metric: str = "log_odds") -> Task:
-    """Task from a JSON Lines file of the user's own (docs/data-format.md). Raises InputError naming the line."""
-    return Task.from_jsonl(path, metric=metric)
+def jsonl(path: str | Path, *, metric: str = "log_odds", score: Score = "sum", encoding: Encoding = "joint") -> Task:
+    """Task from a JSON Lines file of the user's own (docs/data-format.md). Raises InputError naming the line.
+
+    ``score``: an answer's tokens summed (``sum``) or averaged (``mean``). ``encoding``: its tokens are what prompt and
+    answer together add (``joint``), its own (``alone``), or both are one text (``text``).
+    """
+    for kind, given, options in (("score", score, get_args(Score)), ("encoding", encoding, get_args(Encoding))):
+        if given not in options:
+            raise unknown(kind, given, options)
+    return replace(Task.from_jsonl(path, metric=metric), score=score, encoding=encoding)
 
 
 def demo_bias() -> Task:
