@@ -358,14 +358,19 @@ class Writes:
     def _base(self, layout: Layout, points: _Points) -> tuple[_Frozen, Stations, dict[Place, Tensor]]:
         """The base run: at the points all that is added, and at every position that is read what the adders give."""
         writer, kept, reads = self.writer, _Kept(), _Kept()
+        layers = self.scorer.model.layers
+        passed = {one.index + 1: place for one in layers if (place := one.place(Site.RESIDUAL)) is not None}
         places = [writer.end, *writer.added.values(), *writer.matrices.values(), *map(self._place, self._seen)]
+        places += passed.values()
         adders = [place for place in map(writer.adder, self.members) if place is not None]
-        stations = Stations([layer.index for layer in self.scorer.model.layers])
+        # Whole streams are large: only those that no output gives, and the one that direct runs start from.
+        stations = Stations([one.index for one in layers if one.index not in passed or one is layers[-1]])
         more = [*kept.edits(places, points.at, 1), *reads.edits(adders, layout.read_at, 1)]
         with self.scorer.passing(layout):
             self.scorer.run(self._zeros(1), layout, stations=stations, more=more)
         at = points.at.to(self.scorer.model.device)
         streams = {i: entry.hidden.flatten(0, 1)[at.to(entry.hidden.device)] for i, entry in stations.entries.items()}
+        streams |= {layer: kept.values[place][0] for layer, place in passed.items() if layer < len(layers)}
         return _Frozen(writer, points, kept, streams), stations, reads.values
 
     @cached_property
