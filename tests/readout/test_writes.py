@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from cotrace.components import Component
 from cotrace.models import LanguageModel, wrap
 from cotrace.problem import LanguageProblem
-from cotrace.readout.writes import Writer, Writes, differing
+from cotrace.readout.logit_parts import Writer, differing
+from cotrace.readout.writes import Writes
 from tests import tiny
 from tests.families import tiny_model
 from tests.handmade import PLANTED
