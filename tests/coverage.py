@@ -171,6 +171,5 @@ def documented() -> dict[str, Row]:
     """The rows of the page as it stands."""
     lines = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return {
-        c[0]: Row(c[0], c[1], tuple(c[2 : 2 + len(SITES)]), c[-2], c[-1]) for c in cells if c[0] not in ("family", "---")
-    }
+    end = 2 + len(SITES)
+    return {c[0]: Row(c[0], c[1], tuple(c[2:end]), c[-2], c[-1]) for c in cells if c[0] not in ("family", "---")}
