@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cotrace.cli.main import run
-from cotrace.errors import CotraceError
+from cotrace.errors import CotraceError, InputError
 from cotrace.prompts.jsonl import read_pairs
 from cotrace.runs import prepare
 from gallery import __main__ as gallery
@@ -64,6 +64,19 @@ def test_every_command_comes_as_far_as_the_model(
 def test_without_data_only_what_needs_none_is_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--model", str(tmp_path), "--out", str(tmp_path / "o"), "--only", "winobias"]) == 0
     assert "winobias: left out, as it needs --data" in capsys.readouterr().out
+
+
+def test_an_audit_that_cannot_be_run_is_said_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def too_few(*_: Any) -> int:
+        raise InputError("the model knows 5 of these facts, fewer than 12")
+
+    monkeypatch.setattr(gallery, "traced", too_few)
+    assert main(["--model", "m", "--out", str(tmp_path), "--only", "binding,chat_bias"]) == 1
+    shown = capsys.readouterr().out
+    assert "binding: the model knows 5 of these facts" in shown
+    assert "failed: binding, chat_bias" in shown
 
 
 @pytest.mark.slow
