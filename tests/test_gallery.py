@@ -100,3 +100,24 @@ def test_an_audit_is_run_once_and_has_a_page(tmp_path: Path, monkeypatch: pytest
     before = (tmp_path / "runs/bias/frontier.csv").stat().st_mtime_ns
     assert main(asked) == 0
     assert (tmp_path / "runs/bias/frontier.csv").stat().st_mtime_ns == before
+
+
+def test_known_facts_are_asked_as_facts_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The names, the metric and the donors fit pairs of one answer without a counterfactual."""
+
+    def arrived(*_: Any, **options: Any) -> Any:
+        raise CotraceError("the model is asked for")
+
+    facts = next(audit for audit in AUDITS if audit.known)
+    words = [("Paris", 6), ("Oslo", 7), ("Rome", 8), ("Bern", 9)]
+    rows = [
+        {"id": f"{i}", "base": f"{name} lies in", "answers": [" Europe"], "target": 0, "split_group": name}
+        | {"spans": {"subject": [0, len(name)]}}
+        for name, i in words
+    ]
+    monkeypatch.setattr(gallery, "known_facts", lambda *_: rows)
+    monkeypatch.setattr(prepare, "load_model", arrived)
+    assert run(command(facts, given(tmp_path), tmp_path / "run")) == 2
+    assert "the model is asked for" in capsys.readouterr().err
