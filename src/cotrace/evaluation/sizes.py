@@ -14,7 +14,6 @@ from cotrace.evaluation.records import Controls, SizeEvidence
 from cotrace.search.sets import Sample, mask_of, prefixes, ranked
 from cotrace.statistics import max_t, p_values, smallest_p
 
-
 RANKED = 1_000
 """Training pairs by whose gradient single components are ranked, where their effects would cost too much."""
 
