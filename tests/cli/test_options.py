@@ -137,6 +137,7 @@ def test_what_is_asked_of_a_run_arrives(
         raise Arrived("the problem is posed")
 
     monkeypatch.setattr(prepare.tasks, "load", load_task)
+    monkeypatch.setattr(prepare, "outlook", lambda *_: None)
     monkeypatch.setattr(prepare, "load_model", load_model)
     monkeypatch.setattr(prepare, "outlook", lambda *_: None)  # which reads the model's configuration
     monkeypatch.setattr(prepare, "LanguageProblem", problem)

@@ -217,7 +217,7 @@ class _Both:
         if self.alone:
             return raw
         raw = np.where(kept, np.exp(table - table.max(1, keepdims=True, where=kept, initial=-np.inf)), 0.0)
-        shares: np.ndarray = raw / raw.sum(1, keepdims=True)
+        shares: Table = raw / raw.sum(1, keepdims=True)
         return shares
 
     def _chosen(self, table: Table) -> Any:
