@@ -201,7 +201,8 @@ def _bca(
         return None
     if np.ptp(there) <= 1e-12 * max(1.0, abs(value)):
         return value, value
-    below = (np.sum(there < value) + np.sum(there <= value)) / (2 * len(there))
+    alike = 1e-6 * np.ptp(there)  # a resample of the same units has the same value but for rounding
+    below = (np.sum(there < value - alike) + np.sum(there <= value + alike)) / (2 * len(there))
     centre = stats.norm.ppf(np.clip(below, 1 / len(there), 1 - 1 / len(there)))
     count, strata = int(units.weighed.sum()), len(np.unique(units.strata[units.weighed]))
     level = widened(count, strata, confidence)
