@@ -29,10 +29,15 @@ def record(
     perturb: Perturb | None = None,
     *,
     keep: Keep = in_memory,
+    layouts: Sequence[Layout] | None = None,
 ) -> RecordedDonors:
-    """The values of the pairs' donor runs at these places, in the room that ``keep`` gives. Raises NoRoom."""
+    """The values of the pairs' donor runs at these places, in the room that ``keep`` gives. Raises NoRoom.
+
+    ``layouts``: the batches of those runs, where they were cut for more pairs than these.
+    """
     store = _empty_store(model, pairs, places, packing, keep)
-    for layout in (layout for whole in donor_layouts(pairs, packing) for layout in whole.passes):
+    planned = donor_layouts(pairs, packing) if layouts is None else layouts
+    for layout in (layout for whole in planned for layout in whole.passes):
         edits = [(place, _recorder(store, place, layout)) for place in places]
         with torch.no_grad(), _perturbed(model, layout, perturb):
             forward(model, layout, edits)

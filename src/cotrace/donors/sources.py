@@ -33,6 +33,13 @@ class Setting:
     packing: Packing
     keep: Keep = in_memory
     """Gives the room that recorded values are kept in."""
+    layouts: Sequence[Layout] | None = None
+    """The batches of the donor runs, where they were cut for more pairs than are given; None: cut for those."""
+
+    def record(self, pairs: Sequence[EncodedPair], perturb: Perturb | None = None) -> RecordedDonors:
+        """The values of the pairs' donor runs."""
+        layouts = self.layouts
+        return record(self.model, pairs, self.places, self.packing, perturb, keep=self.keep, layouts=layouts)
 
 
 @runtime_checkable
@@ -90,7 +97,7 @@ class Counterfactual(_Alone):
         return shared_prefix(pair)
 
     def donors(self, setting: Setting, pairs: Sequence[EncodedPair]) -> RecordedDonors:
-        return record(setting.model, pairs, setting.places, setting.packing, keep=setting.keep)
+        return setting.record(pairs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,8 +135,7 @@ class Noise(_Alone):
         std = self.std if self.std is not None else (self.multiple or 0) * embedding_std(setting.model)
         noise = [self._noise(pair, setting.model, std) for pair in pairs]
         whole = [_pad(rows, donor_tokens(pair, answers)) for rows, pair in zip(noise, pairs, strict=True)]
-        perturb = _adding(torch.cat(whole))
-        return record(setting.model, pairs, setting.places, setting.packing, perturb, keep=setting.keep)
+        return setting.record(pairs, _adding(torch.cat(whole)))
 
     def prefix(self, pair: EncodedPair) -> int:
         noised = pair.roles.get(self.role, (0,)) if self.tensors is None else (0,)
@@ -286,7 +292,7 @@ class Resample:
         return shared_prefix(pair)
 
     def donors(self, setting: Setting, pairs: Sequence[EncodedPair]) -> RecordedDonors:
-        return record(setting.model, pairs, setting.places, setting.packing, keep=setting.keep)
+        return setting.record(pairs)
 
 
 def _with_partners(encoding: Encoding, partner: Mapping[int, int]) -> Encoding:

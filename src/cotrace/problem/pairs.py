@@ -13,9 +13,10 @@ from torch import Tensor
 from cotrace.arguments import guarded
 from cotrace.errors import NonFiniteError
 from cotrace.metrics import Metric
+from cotrace.problem.executor import ChangeLoss, Linear, Objective
 from cotrace.problem.protocol import Cost, Examples, Loss, Mode
 from cotrace.problem.scored import ScoredPairs
-from cotrace.problem.scorer import BatchLoss, Scorer
+from cotrace.problem.scorer import Scorer
 
 
 @guarded("PairProblem", fields=False)
@@ -109,41 +110,32 @@ class PairProblem(ScoredPairs[Metric]):
         some, z = self.some(examples), self.masks(z)
         if self.draws and objective is not None:
             return self._averaged_slope(z, objective, some)
-
-        def loss(changes: Tensor, few: Sequence[int]) -> Tensor:
-            return self._loss(changes, few, objective, some)
-
+        loss = self._objective(objective, some)
         return self._averaged([part.slope(z, loss, some) for part in (self, *self.draws)])
 
     def _averaged_slope(self, z: Tensor, objective: Loss, some: list[int] | None) -> Float[Tensor, "n"]:
         """By the chain rule, as the objective is of changes averaged over draws. A gradient costs 3 for each draw."""
         index = list(range(self.size)) if some is None else some
         changes = self.changes_of(z, some).requires_grad_()
-        (slope,) = torch.autograd.grad(self._loss(changes, index, objective, some), changes)
-        row = {example: i for i, example in enumerate(index)}
-
-        def loss(changes: Tensor, few: Sequence[int]) -> Tensor:
-            return (changes * slope[[row[example] for example in few]]).sum()
-
+        (slope,) = torch.autograd.grad(self._objective(objective, some)(changes, index), changes)
+        loss = Linear(slope.new_zeros(self.size).index_copy(0, torch.tensor(index), slope))
         return self._averaged([part.slope(z, loss, some) for part in (self, *self.draws)])
 
-    def slope(self, z: Tensor, loss: BatchLoss, some: list[int] | None) -> Float[Tensor, "n"]:
+    def slope(self, z: Tensor, loss: Objective | Linear, some: list[int] | None) -> Float[Tensor, "n"]:
         """Gradient of a sum over batches of a loss of this draw's changes."""
         self.charge(2 * self.share(some))
-        total = self.scorer.slope(z, lambda scores, few: loss(self._changes(scores, few), few), some)
+        total = self.scorer.slope(z, ChangeLoss(self.metric, self.scorer.base, self.answers, loss), some)
         if not bool(torch.isfinite(total).all()):
             raise NonFiniteError(
                 f"the gradient of {self.metric.name} is not finite; try dtype='float32' or another metric"
             )
         return total
 
-    def _loss(
-        self, changes: Tensor, few: Sequence[int], objective: Loss | None, some: Sequence[int] | None
-    ) -> Float[Tensor, ""]:
-        """The part of these examples in the mean over ``some``."""
-        effects, weight = self._of_mode(changes, few), self.answers.weight
-        losses = effects if objective is None else objective(effects)
-        return (losses * weight[list(few)]).sum() / (weight.sum() * self.share(some))
+    def _objective(self, objective: Loss | None, some: Sequence[int] | None) -> Objective:
+        """The part of some of these examples in the mean over them all."""
+        weight = self.answers.weight
+        keep = (self.full_swap, self.swing) if self.mode == "keep" else ()
+        return Objective(objective, weight, weight.sum() * self.share(some), *keep)
 
     def _changes(self, scores: Tensor, some: Sequence[int] | None) -> Tensor:
         """The metric's change from the base run, of this draw."""
