@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -35,6 +35,8 @@ class LanguageModel:
     tokenizer: PreTrainedTokenizerBase | None = field(repr=False)
     name: str
     revision: str | None = None
+    loaded: Mapping[str, Any] | None = field(default=None, repr=False)
+    """What ``load_model`` was called with, so that others can load the same; None where the model was in memory."""
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -81,9 +82,20 @@ def load_model(
         raise ModelError(f"cannot load the model {str(name)!r}: {_reason(error)}") from error
     if module.dtype == torch.float64:
         run_experts_eagerly(module)
-    return wrap(
+    found = wrap(
         module if placed else module.to(target), _tokenizer(source, options), name=label_of(name), revision=revision
     )
+    arguments = {
+        "name": str(name) if str(name) == shipped.NAME or not Path(source).is_dir() else str(Path(source).resolve()),
+        "dtype": _dtype(dtype),
+        "device": str(device),
+        "device_map": device_map,
+        "offload_folder": offload_folder,
+        "revision": revision,
+        "quantise": quantise,
+        "trust_remote_code": trust_remote_code,
+    }
+    return replace(found, loaded=arguments)
 
 
 def model_config(name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedConfig:

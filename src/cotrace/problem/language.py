@@ -149,6 +149,7 @@ class LanguageProblem:
                 self._batching,
                 self._storage,
                 ModelState.of(model),
+                memory,
             ),
             settled,
             memory,

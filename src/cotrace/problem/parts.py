@@ -49,6 +49,8 @@ class Builder:
     storage: Storage
     state: ModelState | None = None
     """The model that donor values and base scores are of; no part is run by another."""
+    memory: str | float | int | None = None
+    """The budget as the user gave it: whoever runs batches elsewhere has one of its own."""
     executor: Executor = field(default_factory=EXECUTOR.get)
     """Where the parts' batches are run."""
 
@@ -102,6 +104,7 @@ class Builder:
             state=self.state,
             source=source,
             executor=self.executor,
+            memory=self.memory,
         )
 
     def _donors_of(self, pairs: Sequence[EncodedPair], source: DonorSource) -> Donors:

@@ -68,13 +68,14 @@ class Scorer:
         source: DonorSource | None = None,
         executor: Executor = HERE,
         columns: int | None = None,
+        memory: str | float | int | None = None,
     ) -> None:
         self.model, self.pairs, self.space, self.donors, self._packing = model, pairs, space, donors, packing
         self.spots = block_spots(model, space)
         self.layers = component_layers(space)
         self.eager = any(place.tap == "pattern" for place, _ in self.spots)
         self.mean, self.reads, self.prefix = mean, reads, prefix
-        self.source, self.executor, self._columns = source, executor, columns
+        self.source, self.executor, self._columns, self.memory = source, executor, columns, memory
         self.lengths = answer_lengths(pairs, columns) if mean else None
         self.batching, self.state = batching or Batching(packing.batch_tokens), state
         self._whole: tuple[int, list[Layout]] | None = None
