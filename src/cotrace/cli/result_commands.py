@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from cotrace.cli.options import SHOWN, AsJson, DryRun, Showing, Trusting
+from cotrace.cli.options import ALONE, SHOWN, AsJson, DryRun, Handed, Showing, Trusting
 
 Kind = Literal["frontier", "map", "layers", "interactions", "compare"]
 Form = Literal["png", "svg", "pdf"]
@@ -33,6 +33,7 @@ def evaluate(
     dry_run: DryRun = False,
     as_json: AsJson = False,
     trust_remote_code: Trusting = False,
+    hands: Handed = ALONE,
     show: Showing = SHOWN,
 ) -> None:
     """Say how sure the result of a run is: intervals, controls, members, stability, interactions, side effects.
@@ -90,6 +91,7 @@ def evaluate(
             text=text,
             side_tasks=side,
             smallest_p=smallest_p,
+            workers=hands.asked,
             every_size=every_size,
             intervals=intervals,
         )

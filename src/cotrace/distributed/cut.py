@@ -16,7 +16,7 @@ from cotrace.batches import EncodedPair, Layout, Packing, donor_layouts, prefix_
 from cotrace.batches.plan import donor_offsets, prefix_offsets
 from cotrace.components import ComponentSpace, Site
 from cotrace.donors import Donors, DonorSource
-from cotrace.donors.store import ConstantDonors, PositionDonors
+from cotrace.donors.store import ConstantDonors, PositionDonors, ScaledDonors
 from cotrace.metrics.metric import Reads
 from cotrace.models import Place
 from cotrace.problem.parts import RECORDED
@@ -37,6 +37,29 @@ Picks = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, eq=False)
+class Shared:
+    """Donor values that are the same for all pairs, by site and layer: a place holds a module, which stays here."""
+
+    donors: ScaledDonors | None
+    kind: type[ConstantDonors] | type[PositionDonors] = ConstantDonors
+    values: Mapping[tuple[Site, int], Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, donors: Donors) -> Shared:
+        """These values."""
+        if isinstance(donors, ScaledDonors):
+            return cls(donors)
+        assert isinstance(donors, (ConstantDonors, PositionDonors)), "others are recorded"
+        return cls(None, type(donors), {(p.site, p.layer): one.cpu() for p, one in donors.values.items()})
+
+    def at(self, places: Sequence[Place]) -> Donors:
+        """The same at the places of another replica of the model."""
+        if self.donors is not None:
+            return self.donors
+        return self.kind({place: self.values[place.site, place.layer] for place in places})
+
+
+@dataclass(frozen=True, eq=False)
 class Question:
     """What all batches of a scorer have in common."""
 
@@ -44,8 +67,8 @@ class Question:
     space: ComponentSpace
     source: DonorSource | None
     """Records donor values; None where they are the same for all pairs."""
-    shared: Donors | None
-    """Those, by site and layer."""
+    shared: Shared | None
+    """Those."""
     packing: Packing
     """As the donor runs were cut."""
     mean: bool
@@ -72,21 +95,6 @@ class Batch:
     layout: Layout
     donors: tuple[tuple[Sent, ...], Picks]
     prefixes: tuple[tuple[Sent, ...], Picks]
-
-
-def by_site(donors: Donors) -> Donors:
-    """Donor values that are the same for all pairs, by (site, layer): a place holds a module, which stays here."""
-    if isinstance(donors, (ConstantDonors, PositionDonors)):
-        return replace(donors, values={(place.site, place.layer): value for place, value in donors.values.items()})  # type: ignore[misc]
-    return donors
-
-
-def at_places(donors: Donors, places: Sequence[Place]) -> Donors:
-    """The same at the places of another replica of the model."""
-    if isinstance(donors, (ConstantDonors, PositionDonors)):
-        table: Mapping[tuple[Site, int], Place] = {(place.site, place.layer): place for place in places}
-        return replace(donors, values={table[key]: value for key, value in donors.values.items()})  # type: ignore[index]
-    return donors
 
 
 @dataclass(eq=False)

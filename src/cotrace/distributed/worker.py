@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cotrace import __version__
 from cotrace.batches import EncodedPair, donor_tokens
-from cotrace.distributed.cut import Batch, Picks, Question, Runs, Sent, at_places
+from cotrace.distributed.cut import Batch, Picks, Question, Runs, Sent
 from cotrace.donors import Donors, RecordedDonors, Setting
 from cotrace.errors import ModelError
 from cotrace.interventions import PrefixCache, keep_prefixes
@@ -28,6 +28,10 @@ from cotrace.problem.scorer import Scorer, block_spots
 
 ALIKE = ("cotrace", "torch", "transformers")
 """What must be of one version everywhere, or bytes may differ."""
+MODELS = 2
+"""Replicas that a worker holds: a campaign goes through many models, a sum of problems has two."""
+SENT_MASKS = 4
+"""Tables of masks that a worker holds: one, while another follows it."""
 
 
 def versions() -> dict[str, str]:
@@ -137,7 +141,7 @@ class Replica:
 
     def _got(self, sent: Sent) -> Any:
         """What lies in the store, fetched once."""
-        return self._sent.get(sent.key, _SENT_BYTES, lambda: (self._fetch(sent.ref), _size(sent)))
+        return self._sent.get(sent.key, SENT_MASKS, lambda: (self._fetch(sent.ref), 1))
 
     def _question(self, sent: Sent) -> Question:
         if sent.key not in self._questions:
@@ -146,6 +150,9 @@ class Replica:
 
     def _model(self, sent: Sent) -> LanguageModel:
         if sent.key not in self._models:
+            if len(self._models) >= MODELS:  # what was made of it goes with the oldest
+                self._models.pop(next(iter(self._models)))
+                self._made, self._budgets = Kept(), {}
             self._models[sent.key] = self._fetch(sent.ref).made(self._gpus)
         return self._models[sent.key]
 
@@ -185,7 +192,7 @@ class Replica:
 
     def _donors(self, question: Question, setting: Setting, batch: Batch, budget: int) -> Donors:
         if question.shared is not None:
-            return at_places(question.shared, setting.places)
+            return question.shared.at(setting.places)
         source = question.source
         assert source is not None, "donor values are recorded or shared"
 
@@ -211,23 +218,14 @@ class Replica:
         if not several:
             return None
 
-        def kept(sent: Sent) -> PrefixCache:
+        def kept(sent: Sent) -> PrefixRuns:
             runs: Runs = self._fetch(sent.ref)
             found = keep_prefixes(setting.model, runs.pairs, setting.packing, layouts=[runs.layout])
             assert found is not None, "these runs are of prefixes"
-            return _Run(found, runs.pairs)  # type: ignore[return-value]
+            return PrefixRuns(found, runs.pairs)
 
         tables = [self._run(sent, budget, kept) for sent in several]
         return joined_prefixes(tables, picks)
-
-
-_SENT_BYTES = 1 << 30
-_MASKS_BYTES = 1 << 26
-
-
-def _size(sent: Sent) -> int:
-    """What masks are taken to hold; they are many of few bytes."""
-    return _MASKS_BYTES
 
 
 def _from_store(ref: Any) -> Any:
@@ -237,7 +235,7 @@ def _from_store(ref: Any) -> Any:
 
 
 @dataclass(frozen=True, eq=False)
-class _Run:
+class PrefixRuns:
     """Prefixes of one batch of runs, with their pairs."""
 
     cache: PrefixCache
@@ -278,7 +276,7 @@ def joined_donors(
     )
 
 
-def joined_prefixes(tables: Sequence[_Run], picks: Picks) -> PrefixCache:
+def joined_prefixes(tables: Sequence[PrefixRuns], picks: Picks) -> PrefixCache:
     """The keys and values of some pairs' prefixes out of the batches in which they were computed."""
     starts = [[sum(pair.prefix for pair in run.pairs[:i]) for i in range(len(run.pairs) + 1)] for run in tables]
     spans = [(b, slice(starts[b][i], starts[b][i + 1])) for b, i in picks]

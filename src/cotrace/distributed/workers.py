@@ -19,9 +19,8 @@ from torch import Tensor
 from cotrace.arguments import guarded
 from cotrace.batches import Layout
 from cotrace.distributed.cluster import Cluster, Needs, join, ray_module
-from cotrace.distributed.cut import Cut, Question, Sent, by_site
+from cotrace.distributed.cut import Cut, Question, Sent, Shared
 from cotrace.distributed.worker import ALIKE, ModelSource, Replica, versions
-from cotrace.donors import Setting
 from cotrace.errors import CotraceError, InputError, WorkersError
 from cotrace.models import LanguageModel
 from cotrace.problem.executor import BatchLoss
@@ -215,7 +214,7 @@ class Workers:
                 model=self._model(scorer.model),
                 space=scorer.space,
                 source=scorer.source if isinstance(scorer.source, RECORDED) else None,
-                shared=None if isinstance(scorer.source, RECORDED) else by_site(scorer.donors),
+                shared=None if isinstance(scorer.source, RECORDED) else Shared.of(scorer.donors),
                 packing=packing,
                 mean=scorer.mean,
                 reads=scorer.reads,
@@ -304,8 +303,13 @@ class Workers:
             )
         self._start(ray)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether they can be given batches."""
+        return bool(self._close.alive)
+
     def _check_open(self) -> None:
-        if not self._close.alive:
+        if not self.is_open:
             raise WorkersError("these workers have ended: make new ones with ct.Workers(...) and the problem anew")
 
     def _fill_up(self) -> None:

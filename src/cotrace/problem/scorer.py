@@ -30,7 +30,7 @@ from cotrace.problem.reference import component_layers, reference
 class Passes:
     """The forward passes of some masks over a layout."""
 
-    each: Sequence[tuple[Int[Tensor, "some"], int]]
+    each: Sequence[tuple[Tensor, int]]
     """The masks of each pass, and the layer that it starts at."""
     common: Float[Tensor, "n"] | None = None
     """The mask of the run that passes above the lowest layer start from; None where all start there."""
