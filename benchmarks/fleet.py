@@ -131,7 +131,9 @@ def _driver_times(n: int) -> list[float]:
         return [0.001]
     import torch
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    from cotrace.distributed.cluster import Needs, join
+
+    join(None, Needs(workers=1, cpus=1))
 
     @ray.remote
     class Echo:

@@ -17,8 +17,12 @@ from cotrace.errors import InputError, WorkersError
 
 ANSWER_S = 10.0
 """Seconds in which whoever is at an address must answer."""
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-"""Ray, begun here, reports its use to nobody and does not warn of GPUs that nobody asked for."""
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_raylet_start_wait_time_s": "180",
+}
+"""Ray, begun here, reports its use to nobody, does not warn of GPUs that nobody asked for, and waits for busy machines."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def _begin(ray: Any, address: str | None, needs: Needs) -> None:
     try:
         with _surroundings():
             ray.init(**options)
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises no class of its own here
         where = "Ray cannot begin here" if address is None else f"the cluster at {address} cannot be joined"
         raise WorkersError(f"{where}: {_first_line(error)}; see `ray status`, or leave ray and workers out") from None
 
@@ -121,8 +125,9 @@ def check_resources(has: Mapping[str, float], needs: Needs) -> None:
 @contextmanager
 def _surroundings() -> Iterator[None]:
     """Ray begins quietly, and the signals go on to whoever had them: Ray would end the process itself."""
-    before = {name: os.environ.get(name) for name in QUIET}
-    os.environ.update(QUIET)
+    before = {name: os.environ.get(name) for name in SETTINGS}
+    os.environ.update({name: value for name, value in SETTINGS.items() if before[name] is None})
+    logging.getLogger("ray").setLevel(logging.ERROR)
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield

@@ -239,7 +239,7 @@ class Workers:
         try:
             while len(queue) or flying:
                 self._hand_out(queue, flying)
-                ready, _ = ray.wait([*flying, *self._starting], num_returns=1, timeout=START_S)
+                ready = _first_ready(ray, [*flying, *self._starting])
                 if not ready and not flying:
                     raise self._none_began(ray)
                 for ref in ready:
@@ -350,6 +350,15 @@ class Workers:
             f"no worker has begun within {START_S:.0f} s: free are {free}, and each needs {self._needs.cpus} CPUs and "
             f"{self._needs.gpus:g} GPUs; wait for other jobs, ask for less, or go on later with `cotrace resume`"
         )
+
+
+def _first_ready(ray: Any, refs: Sequence[Any]) -> list[Any]:
+    """What is done first; nothing where that takes longer than a worker may take to begin."""
+    try:
+        ready, _ = ray.wait(refs, num_returns=1, timeout=START_S)
+    except SystemError as error:  # a signal that came while Ray waited: what its handler raised is the cause
+        raise error.__cause__ or error from None
+    return list(ready)
 
 
 def count_from_zero() -> Iterator[int]:
