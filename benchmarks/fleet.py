@@ -164,7 +164,11 @@ def main() -> None:
     mean, played = statistics.fmean(times), {}
     for each in (mean, asked.batch_s):
         world = World(batch_s=tuple(each / mean * one for one in times), driver_s=driver)
-        print(f"\nbatches of {each:.3g} s, {driver * 1e3:.2g} ms of the driver for each: it feeds {each / driver:.0f} workers")
+        print(
+            print(
+                f"\nbatches of {each:.3g} s, {driver * 1e3:.2g} ms of the driver for each, which feeds {each / driver:.0f}:"
+            )
+        )
         played[f"{each:.3g}"] = table(world, (16, 64))
         for row in played[f"{each:.3g}"]:
             many = row.batches // row.workers

@@ -39,9 +39,23 @@ def stopped_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[lis
 
 @pytest.fixture
 def asked(tiny_folder: Path, tmp_path: Path) -> list[str]:
-    pairs = write_lines(tmp_path / "pairs.jsonl", [{**row, "id": f"{row['id']}{i}"} for i in range(4) for row in records()])
-    options = ["--search", "topk", "--holdout", "0.5", "--direction", "minimise", "--batch-tokens", "64", "--quiet"]
-    return ["trace", "--model", str(tiny_folder), "--task", str(pairs), "--evaluation", "standard", *options]
+    pairs = write_lines(
+        tmp_path / "pairs.jsonl", [{**row, "id": f"{row['id']}{i}"} for i in range(2) for row in records()]
+    )
+    options = [
+        "--search",
+        "topk",
+        "--holdout",
+        "0.5",
+        "--direction",
+        "minimise",
+        "--max-size",
+        "2",
+        "--batch-tokens",
+        "64",
+        "--quiet",
+    ]
+    return ["trace", "--model", str(tiny_folder), "--task", str(pairs), "--evaluation", "quick", *options]
 
 
 def test_a_stopped_evaluation_goes_on_at_the_same_place(
@@ -69,12 +83,12 @@ def test_what_cotrace_evaluate_had_done_is_not_done_again(
     out = tmp_path / "run"
     assert run([*asked, "--out", str(out)]) == 0
     with stopped_after(0, monkeypatch) as all_of_them:
-        assert run(["evaluate", str(out), "--level", "full", "--quiet"]) == 0
+        assert run(["evaluate", str(out), "--level", "standard", "--quiet"]) == 0
     judged = (out / "evaluation.json").read_bytes()
     with stopped_after(3, monkeypatch):
-        assert run(["evaluate", str(out), "--level", "full", "--quiet"]) == 130
+        assert run(["evaluate", str(out), "--level", "standard", "--quiet"]) == 130
     with stopped_after(0, monkeypatch) as rest:
-        assert run(["evaluate", str(out), "--level", "full", "--quiet"]) == 0
+        assert run(["evaluate", str(out), "--level", "standard", "--quiet"]) == 0
     assert rest[0] == all_of_them[0] - 3
     assert (out / "evaluation.json").read_bytes() == judged
 

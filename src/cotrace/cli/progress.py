@@ -71,9 +71,7 @@ def step_of(state: SearchState, sign: float) -> Step:
 
 
 @contextmanager
-def watching(
-    search: Search, problem: Problem, screen: Screen, workers: Workers | None = None
-) -> Iterator[Watch]:
+def watching(search: Search, problem: Problem, screen: Screen, workers: Workers | None = None) -> Iterator[Watch]:
     """A watch over one search, with the display that the screen allows, and where its workers stand."""
     if screen.quiet:
         yield Watch(search, problem, Silent())
@@ -103,7 +101,9 @@ class Lines:
         """A line, if it is time for one."""
         if time.monotonic() - self._last >= LINE_EVERY_S:
             self._last = time.monotonic()
-            self._screen.note(f"{step.search}: {told(step, state, self._workers)}" + (f", about {left} left" if left else ""))
+            self._screen.note(
+                f"{step.search}: {told(step, state, self._workers)}" + (f", about {left} left" if left else "")
+            )
 
 
 class Live:

@@ -20,9 +20,7 @@ from cotrace.visible import visible
 
 
 @own_threads()
-def sweep(
-    grid: str, *, out: str | None, workers: dict[str, Any], dry_run: bool = False, quiet: bool = False
-) -> None:
+def sweep(grid: str, *, out: str | None, workers: dict[str, Any], dry_run: bool = False, quiet: bool = False) -> None:
     """Run what is left of a grid, then show and write what all cells say. Raises CotraceError where cells failed."""
     cells, screen = read_grid(grid), Screen(quiet)
     campaign = Campaign(Path(out or f"runs/{Path(grid).stem}"), cells)
@@ -30,7 +28,9 @@ def sweep(
     screen.note(f"{len(cells)} cells, {len(cells) - len(left)} of them done; results go to {campaign.folder}")
     if dry_run:
         for cell in cells:
-            screen.say(f"{'done' if cell not in left else 'to resume' if campaign.is_begun(cell) else 'to run'}: {cell.name}")
+            screen.say(
+                f"{'done' if cell not in left else 'to resume' if campaign.is_begun(cell) else 'to run'}: {cell.name}"
+            )
         return
     quiet_libraries()
     campaign.claim()

@@ -258,7 +258,9 @@ def joined_donors(
     squares = [torch.cumsum(table.lengths**2, 0) - table.lengths**2 for table in tables]
     tokens = [donor_tokens(pair, answers) for pair in pairs]
     lengths = torch.tensor([int(tables[b].lengths[i]) for b, i in picks])
-    spans = [slice(int(tables[b].starts[i]), int(tables[b].starts[i]) + n) for (b, i), n in zip(picks, tokens, strict=True)]
+    spans = [
+        slice(int(tables[b].starts[i]), int(tables[b].starts[i]) + n) for (b, i), n in zip(picks, tokens, strict=True)
+    ]
     blocks = [slice(int(squares[b][i]), int(squares[b][i] + tables[b].lengths[i] ** 2)) for b, i in picks]
 
     def values(place: Place) -> Tensor:

@@ -166,9 +166,7 @@ class Workers:
             if not left[i]:
                 yield layouts[i], tables.pop(i)
 
-    def _slices(
-        self, scorer: Scorer, masks: Tensor, layout: Layout, layouts: int
-    ) -> list[Sequence[int] | None]:
+    def _slices(self, scorer: Scorer, masks: Tensor, layout: Layout, layouts: int) -> list[Sequence[int] | None]:
         """The forward passes of a layout in as many parts as keep all workers busy; one of all where batches do."""
         wanted = math.ceil(SLICES * self.count / layouts)
         if wanted == 1 or len(masks) == 1:

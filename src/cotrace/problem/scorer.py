@@ -26,6 +26,7 @@ from cotrace.problem.executor import HERE, BatchLoss, Executor
 from cotrace.problem.reading import answer_lengths, answer_scores, next_logits
 from cotrace.problem.reference import component_layers, reference
 
+
 @dataclass(frozen=True, eq=False)
 class Passes:
     """The forward passes of some masks over a layout."""

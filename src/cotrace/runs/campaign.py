@@ -26,7 +26,18 @@ GRID = "grid.json"
 SUMMARY, REPORT = "summary.csv", "report.html"
 DEPTHS = 10
 """Parts of a model's depth, by which models of different depth are compared."""
-COLUMNS = ("cell", *AXES, "status", "k", "effect", "effect_heldout", "p_value", "level_before", "level_after", "components")
+COLUMNS = (
+    "cell",
+    *AXES,
+    "status",
+    "k",
+    "effect",
+    "effect_heldout",
+    "p_value",
+    "level_before",
+    "level_after",
+    "components",
+)
 
 
 @dataclass(frozen=True)
@@ -144,9 +155,13 @@ def tables(outcomes: Sequence[Outcome]) -> Iterator[Table]:
     done = [outcome for outcome in outcomes if outcome.frontier is not None]
     if not done:
         return
-    yield Table("Components that return", ("question", "component", "runs", "share"), _returning(done), frozenset({0, 1}))
+    yield Table(
+        "Components that return", ("question", "component", "runs", "share"), _returning(done), frozenset({0, 1})
+    )
     parts = [f"{i / DEPTHS:.1f}" for i in range(DEPTHS)]
-    yield Table("Where they lie: share of the chosen by depth", ("model", "task", *parts), _depths(done), frozenset({0, 1}))
+    yield Table(
+        "Where they lie: share of the chosen by depth", ("model", "task", *parts), _depths(done), frozenset({0, 1})
+    )
     columns = ("model", "task", "runs", "level before", "level after", "effect", "held-out effect")
     yield Table("The metric in each model, means over runs", columns, _levels(done), frozenset({0, 1}))
 
@@ -156,7 +171,9 @@ def _returning(done: Sequence[Outcome]) -> list[tuple[str, ...]]:
     chosen: dict[str, list[list[str]]] = defaultdict(list)
     for outcome in done:
         assert outcome.frontier is not None
-        at = {axis: word for axis, word in outcome.cell.at.items() if axis != "seeds"} | {"models": outcome.cell.config.model}
+        at = {axis: word for axis, word in outcome.cell.at.items() if axis != "seeds"} | {
+            "models": outcome.cell.config.model
+        }
         chosen[", ".join(at.values())].append(list(outcome.frontier.at(outcome.k).components))
     rows = []
     for question, sets in chosen.items():

@@ -198,7 +198,9 @@ def _tell(told: Any, value: Any) -> None:
 
 def _tensor_mark(tensor: Tensor) -> bytes:
     raw = tensor.detach().cpu().contiguous()
-    return hashlib.sha256(repr((raw.dtype, raw.shape)).encode() + raw.reshape(-1).view(torch.uint8).numpy().tobytes()).digest()
+    return hashlib.sha256(
+        repr((raw.dtype, raw.shape)).encode() + raw.reshape(-1).view(torch.uint8).numpy().tobytes()
+    ).digest()
 
 
 def _loss_mark(loss: BatchLoss) -> bytes | None:
