@@ -28,9 +28,8 @@ def sweep(grid: str, *, out: str | None, workers: dict[str, Any], dry_run: bool 
     screen.note(f"{len(cells)} cells, {len(cells) - len(left)} of them done; results go to {campaign.folder}")
     if dry_run:
         for cell in cells:
-            screen.say(
-                f"{'done' if cell not in left else 'to resume' if campaign.is_begun(cell) else 'to run'}: {cell.name}"
-            )
+            todo = "to resume" if campaign.is_begun(cell) else "to run"
+            screen.say(f"{todo if cell in left else 'done'}: {cell.name}")
         return
     quiet_libraries()
     campaign.claim()

@@ -40,6 +40,12 @@ COLUMNS = (
 )
 
 
+STYLE = (
+    "<style>:root{color-scheme:light dark}body{font:14px system-ui,sans-serif;margin:2em}"
+    "table{display:block;overflow-x:auto}</style>"
+)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What has become of a cell."""
@@ -230,6 +236,5 @@ def report_html(outcomes: Sequence[Outcome]) -> bytes:
     body = "".join(markup.table(one.title, one.columns, one.rows, one.left) for one in tables(outcomes))
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>cotrace sweep</title>'
     policy = "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-    style = "<style>:root{color-scheme:light dark}body{font:14px system-ui,sans-serif;margin:2em}table{display:block;overflow-x:auto}</style>"
-    page = f'<!doctype html><html lang="en"><head>{head}{policy}{style}</head><body><h1>Sweep</h1>{said}{body}</body></html>'
-    return page.encode()
+    page = f'<!doctype html><html lang="en"><head>{head}{policy}{STYLE}</head><body><h1>Sweep</h1>{said}{body}</body>'
+    return f"{page}</html>".encode()
