@@ -165,10 +165,7 @@ def main() -> None:
     for each in (mean, asked.batch_s):
         world = World(batch_s=tuple(each / mean * one for one in times), driver_s=driver)
         print(
-            print(
-                f"\nbatches of {each:.3g} s, and {driver * 1e3:.2g} ms of the driver for each, "
-                f"which feeds {each / driver:.0f} workers"
-            )
+            f"\nbatches of {each:.3g} s, {driver * 1e3:.2g} ms of the driver each: it feeds {each / driver:.0f} workers"
         )
         played[f"{each:.3g}"] = table(world, (16, 64))
         for row in played[f"{each:.3g}"]:

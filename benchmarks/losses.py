@@ -1,7 +1,7 @@
 """Losses: runs on workers in which a worker, a node or the driver is killed at random, compared byte by byte.
 
-``python -m benchmarks.losses --workers 50 --nodes 10 --drivers 10`` counts how many end in the bytes of an
-undisturbed run in one process. Nodes are those of Ray's own cluster utilities on this machine: one for the driver, one that dies.
+``python -m benchmarks.losses --workers 50 --nodes 10 --drivers 10`` counts how many end in the bytes of an undisturbed
+run in one process. Nodes are those of Ray's own cluster utilities, on this machine: one for the driver, one that dies.
 """
 
 from __future__ import annotations

@@ -43,8 +43,8 @@ def sweep(grid: str, *, out: str | None, workers: dict[str, Any], dry_run: bool 
     failed = [outcome for outcome in outcomes if outcome.failure]
     if failed:
         raise InputError(
-            f"{len(failed)} of {len(cells)} cells have no result; the first, {failed[0].cell.name}: {failed[0].failure}. "
-            f"The others are done; mend it and say `cotrace sweep {grid}` again"
+            f"{len(failed)} of {len(cells)} cells have no result; the first, {failed[0].cell.name}: "
+            f"{failed[0].failure}. The others are done; mend it and say `cotrace sweep {grid}` again"
         )
 
 
