@@ -83,7 +83,7 @@ def test_few_batches_of_many_masks_are_cut_by_forward_passes() -> None:
     assert torch.equal(alone.effects(z), many.effects(z))
     layouts = len(alone.training.scorer.all_layouts)
     assert len(workers.asked) >= min(4 * 4, 2 * layouts), "more parts than batches"
-    seen = [unit.arguments[2] for unit in workers.asked if unit.batch is workers.asked[0].batch]
+    seen = [unit.arguments[3] for unit in workers.asked if unit.batch is workers.asked[0].batch]
     passes = len(alone.training.scorer.passes_of(z, alone.training.scorer.all_layouts[0]).each)
     assert len({i for part in seen for i in part}) in (passes, sum(map(len, seen)))
 
@@ -157,3 +157,22 @@ def test_what_is_kept_is_bounded_and_the_latest_used_stays() -> None:
     assert made == ["a", "b", "c"], "it was used after b, which went"
     make("huge", 500)
     assert kept.nbytes == 500, "one that is too large is held alone"
+
+
+def test_memory_that_runs_out_on_a_worker_cuts_batches_smaller_there_and_from_then_on() -> None:
+    alone, workers = problem(), LocalWorkers(2)
+    many, z = distributed(alone, workers), masks(len(alone.space))
+    expected, module = many.effects(z), alone.model.module
+
+    def refuse(_: Any, given: tuple[torch.Tensor, ...]) -> None:
+        if given[0].shape[0] * given[0].shape[1] > BATCH // 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    handle = module.get_input_embeddings().register_forward_pre_hook(refuse)
+    try:
+        found = many.effects(z)
+    finally:
+        handle.remove()
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert many.batch_plan["events"]
+    assert many.training.scorer.batching.tokens < BATCH
