@@ -67,12 +67,13 @@ def play(world: World, workers: int, batches: int, rounds: int = 4, seed: int = 
     for _ in range(rounds):
         heapq.heapify(free)
         driver, finish, left = now, now, batches
+        times = draw.choice(world.batch_s, size=batches).tolist()
         while left:
             ready, worker = heapq.heappop(free)
             begin = max(ready, driver) + world.driver_s
             waited += begin - ready
             driver = begin
-            own = float(draw.choice(world.batch_s))
+            own = times[left - 1]
             done = begin + own * (world.slowdown if slow[worker] else 1.0)
             if fails < done:  # this worker is lost: it begins anew, and another does the batch again
                 lost = max(fails, begin)
