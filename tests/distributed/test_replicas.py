@@ -176,3 +176,14 @@ def test_memory_that_runs_out_on_a_worker_cuts_batches_smaller_there_and_from_th
     assert torch.allclose(found, expected, atol=1e-5)
     assert many.batch_plan["events"]
     assert many.training.scorer.batching.tokens < BATCH
+
+
+def test_the_room_and_its_function_have_one_name_and_both_can_be_called() -> None:
+    import importlib
+
+    room = importlib.import_module("cotrace.distributed")
+    alone = problem()
+    assert room(alone, 0) is alone  # type: ignore[operator]
+    assert ct.distributed(alone, 0) is alone
+    with pytest.raises(InputError, match="worker"):
+        ct.distributed(alone, wokers=2)  # type: ignore[call-arg]
