@@ -16,7 +16,7 @@ from cotrace.problem.protocol import Problem
 from cotrace.problem.scorer import Scorer
 from cotrace.problem.whole import SetProblem
 
-Part = TypeVar("Part", PairProblem, SetProblem)
+Part = TypeVar("Part", bound=PairProblem | SetProblem)
 
 
 @checked("ct.distributed")

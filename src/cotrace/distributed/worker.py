@@ -69,7 +69,7 @@ class ModelSource:
         else:
             model = self.model
             if gpus:
-                model.module.to("cuda")  # type: ignore[arg-type]
+                model.module.to("cuda")
         own = fingerprints(model)
         other = next((name for name in own if self.fingerprints.get(name, own[name]) != own[name]), None)
         if other is not None:

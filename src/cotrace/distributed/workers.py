@@ -151,7 +151,8 @@ class Workers:
         question, cut = self._asked(scorer)
         now = Event(scorer.batching.tokens, scorer.batching.checkpointing)
         given = self._given(masks)
-        units, layout_of, left = [], [], []
+        units: list[Unit] = []
+        layout_of, left = list[int](), list[int]()
         for i, layout in enumerate(layouts):
             several = self._slices(scorer, masks, layout, len(layouts))
             left.append(len(several))

@@ -181,7 +181,7 @@ def _returning(done: Sequence[Outcome]) -> list[tuple[str, ...]]:
             "models": outcome.cell.config.model
         }
         chosen[", ".join(at.values())].append(list(outcome.frontier.at(outcome.k).components))
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for question, sets in chosen.items():
         counts = Counter(component for own in sets for component in own)
         rows += [(question, name, f"{n} of {len(sets)}", f"{n / len(sets):.0%}") for name, n in counts.most_common()]
