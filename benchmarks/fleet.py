@@ -67,12 +67,13 @@ def play(world: World, workers: int, batches: int, rounds: int = 4, seed: int = 
     for _ in range(rounds):
         heapq.heapify(free)
         driver, finish, left = now, now, batches
+        times = draw.choice(world.batch_s, size=batches).tolist()
         while left:
             ready, worker = heapq.heappop(free)
             begin = max(ready, driver) + world.driver_s
             waited += begin - ready
             driver = begin
-            own = float(draw.choice(world.batch_s))
+            own = times[left - 1]
             done = begin + own * (world.slowdown if slow[worker] else 1.0)
             if fails < done:  # this worker is lost: it begins anew, and another does the batch again
                 lost = max(fails, begin)
@@ -164,7 +165,9 @@ def main() -> None:
     mean, played = statistics.fmean(times), {}
     for each in (mean, asked.batch_s):
         world = World(batch_s=tuple(each / mean * one for one in times), driver_s=driver)
-        print(f"\nbatches of {each:.3g} s, {driver * 1e3:.2g} ms of the driver for each: it feeds {each / driver:.0f} workers")
+        print(
+            f"\nbatches of {each:.3g} s, {driver * 1e3:.2g} ms of the driver each: it feeds {each / driver:.0f} workers"
+        )
         played[f"{each:.3g}"] = table(world, (16, 64))
         for row in played[f"{each:.3g}"]:
             many = row.batches // row.workers

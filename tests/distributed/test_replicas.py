@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,7 +23,10 @@ BATCH = 40
 
 def problem(family: str = "gpt2", count: int = 12, **options: Any) -> ct.LanguageProblem:
     given = {"sites": ["head_output"], "batch_tokens": BATCH, "direction": "maximise", "seed": 1} | options
-    return ct.LanguageProblem(tiny.model(family, torch.float32), tiny.task(count), **given)
+    task = tiny.task(count)
+    kinds = [{"group": "ab"[i % 2], "favourable": 0, "label": i % 3 % 2} for i in range(count)]
+    pairs = tuple(replace(pair, **kind) for pair, kind in zip(task.pairs, kinds, strict=True))
+    return ct.LanguageProblem(tiny.model(family, torch.float32), replace(task, pairs=pairs), **given)
 
 
 def masks(n: int) -> torch.Tensor:
@@ -46,7 +50,7 @@ CASES: dict[str, dict[str, Any]] = {
     "resampled": {"donors": "resample"},
     "a factor": {"donors": "scale=0.3"},
     "logits": {"metric": "kl"},
-    "a whole set": {"metric": "stereotype_gap"},
+    "a whole set": {"metric": "stereotype_gap", "direction": "minimise"},
     "plain rows": {"pack": False},
 }
 
@@ -79,7 +83,7 @@ def test_few_batches_of_many_masks_are_cut_by_forward_passes() -> None:
     assert torch.equal(alone.effects(z), many.effects(z))
     layouts = len(alone.training.scorer.all_layouts)
     assert len(workers.asked) >= min(4 * 4, 2 * layouts), "more parts than batches"
-    seen = [unit.arguments[2] for unit in workers.asked if unit.batch is workers.asked[0].batch]
+    seen = [unit.arguments[3] for unit in workers.asked if unit.batch is workers.asked[0].batch]
     passes = len(alone.training.scorer.passes_of(z, alone.training.scorer.all_layouts[0]).each)
     assert len({i for part in seen for i in part}) in (passes, sum(map(len, seen)))
 
@@ -124,13 +128,12 @@ def test_sums_and_constraints_have_their_problems_distributed() -> None:
 
 
 def test_searches_and_evaluations_are_the_same_on_workers() -> None:
-    alone, again = problem(count=16, holdout=0.5), problem(count=16, holdout=0.5)
+    alone, again = problem(), problem()
     many = distributed(again, LocalWorkers(3))
-    for search in (ct.search.Pursuit(max_size=3), ct.search.named("pgbct", l1=0.01), ct.search.Greedy(max_size=2)):
+    for search in (ct.search.named("pgbct", l1=1e-4, l2=1e-5, epochs=2), ct.search.Pursuit(max_size=2)):
         one, other = search(alone), search(many)
         assert one.to_dict() | {"elapsed_s": 0} == other.to_dict() | {"elapsed_s": 0}
-    level = "standard"
-    assert ct.evaluate(alone, one, level=level).to_dict() == ct.evaluate(many, other, level=level).to_dict()
+    assert ct.evaluate(alone, one).to_dict() == ct.evaluate(many, other).to_dict()
 
 
 def test_workers_of_none_leave_the_problem_and_others_are_refused() -> None:
@@ -154,3 +157,33 @@ def test_what_is_kept_is_bounded_and_the_latest_used_stays() -> None:
     assert made == ["a", "b", "c"], "it was used after b, which went"
     make("huge", 500)
     assert kept.nbytes == 500, "one that is too large is held alone"
+
+
+def test_memory_that_runs_out_on_a_worker_cuts_batches_smaller_there_and_from_then_on() -> None:
+    alone, workers = problem(), LocalWorkers(2)
+    many, z = distributed(alone, workers), masks(len(alone.space))
+    expected, module = many.effects(z), alone.model.module
+
+    def refuse(_: Any, given: tuple[torch.Tensor, ...]) -> None:
+        if given[0].shape[0] * given[0].shape[1] > BATCH // 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    handle = module.get_input_embeddings().register_forward_pre_hook(refuse)
+    try:
+        found = many.effects(z)
+    finally:
+        handle.remove()
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert many.batch_plan["events"]
+    assert many.training.scorer.batching.tokens < BATCH
+
+
+def test_the_room_and_its_function_have_one_name_and_both_can_be_called() -> None:
+    import importlib
+
+    room = importlib.import_module("cotrace.distributed")
+    alone = problem()
+    assert room(alone, 0) is alone  # type: ignore[operator]
+    assert ct.distributed(alone, 0) is alone
+    with pytest.raises(InputError, match="worker"):
+        ct.distributed(alone, wokers=2)  # type: ignore[call-arg]

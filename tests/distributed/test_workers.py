@@ -144,7 +144,7 @@ def test_files_that_a_worker_cannot_read_and_other_weights_are_one_line(tiny_fol
     gone = ModelSource(source.name, {**source.arguments, "name": str(tmp_path / "gone")}, None, source.fingerprints)  # type: ignore[dict-item]
     with pytest.raises(ModelError, match=r"worker on .*there is no folder .*gone.* where every worker can read them"):
         gone.made(0)
-    other = {name: "another" for name in source.fingerprints}
+    other = dict.fromkeys(source.fingerprints, "another")
     with pytest.raises(ModelError, match=r"its .* has other weights transformer.wte.weight than the driver's"):
         ModelSource(source.name, source.arguments, None, other).made(0)
 

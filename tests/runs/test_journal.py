@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import cotrace as ct
+from cotrace.batches import Layout
 from cotrace.cli.main import run
 from cotrace.problem.executor import HERE
 from cotrace.problem.scorer import Scorer
@@ -20,28 +21,45 @@ from tests.conftest import records, write_lines
 SAME = ("frontier.csv", "masks.safetensors", "selection.json", "effects.safetensors", "evaluation.json")
 
 
-@contextmanager
-def stopped_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Batches that a journal runs are counted, and interrupted once there were so many; 0 never."""
-    ran, own = [0], Scorer.batch_scores
+Ran = list[tuple[bytes, bytes, tuple[int, ...]]]
 
-    def count(self: Scorer, *given: object) -> object:
+
+@contextmanager
+def stopped_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ran]:
+    """What batches a journal runs, of which pairs under which masks; interrupted once there were so many, 0 never."""
+    ran, own = list[tuple[bytes, bytes, tuple[int, ...]]](), Scorer.batch_scores
+
+    def note(self: Scorer, masks: torch.Tensor, layout: Layout, *given: object) -> object:
         if isinstance(self.executor, Journal):
-            ran[0] += 1
-            if ran[0] > batches > 0:
+            if len(ran) == batches > 0:
                 raise KeyboardInterrupt
-        return own(self, *given)  # type: ignore[arg-type]
+            ran.append((scorer_mark(self), masks.numpy().tobytes(), layout.examples))
+        return own(self, masks, layout, *given)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(Scorer, "batch_scores", count)
+        patch.setattr(Scorer, "batch_scores", note)
         yield ran
 
 
 @pytest.fixture
 def asked(tiny_folder: Path, tmp_path: Path) -> list[str]:
-    pairs = write_lines(tmp_path / "pairs.jsonl", [{**row, "id": f"{row['id']}{i}"} for i in range(4) for row in records()])
-    options = ["--search", "topk", "--holdout", "0.5", "--direction", "minimise", "--batch-tokens", "64", "--quiet"]
-    return ["trace", "--model", str(tiny_folder), "--task", str(pairs), "--evaluation", "standard", *options]
+    pairs = write_lines(
+        tmp_path / "pairs.jsonl", [{**row, "id": f"{row['id']}{i}"} for i in range(2) for row in records()]
+    )
+    options = [
+        "--search",
+        "topk",
+        "--holdout",
+        "0.5",
+        "--direction",
+        "minimise",
+        "--max-size",
+        "2",
+        "--batch-tokens",
+        "64",
+        "--quiet",
+    ]
+    return ["trace", "--model", str(tiny_folder), "--task", str(pairs), "--evaluation", "quick", *options]
 
 
 def test_a_stopped_evaluation_goes_on_at_the_same_place(
@@ -50,15 +68,16 @@ def test_a_stopped_evaluation_goes_on_at_the_same_place(
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     with stopped_after(0, monkeypatch) as all_of_them:
         assert run([*asked, "--out", str(whole)]) == 0
-    half = all_of_them[0] // 2
+    half = len(all_of_them) // 2
     with stopped_after(half, monkeypatch) as first:
         assert run([*asked, "--out", str(cut)]) == 130
-    assert first[0] == half + 1
+    assert first == all_of_them[:half] != []
     assert list((cut / "checkpoint" / "evaluation").glob("*.safetensors"))
     assert "cotrace resume" in capsys.readouterr().err
     with stopped_after(0, monkeypatch) as second:
         assert run(["resume", str(cut), "--quiet"]) == 0
-    assert second[0] == all_of_them[0] - half, "what was evaluated is not evaluated again"
+    assert not {*first} & {*second}, "what was evaluated is not evaluated again"
+    assert {*all_of_them} <= {*first, *second}
     assert [name for name in SAME if (cut / name).read_bytes() != (whole / name).read_bytes()] == []
     assert not (cut / "checkpoint").exists()
 
@@ -69,13 +88,13 @@ def test_what_cotrace_evaluate_had_done_is_not_done_again(
     out = tmp_path / "run"
     assert run([*asked, "--out", str(out)]) == 0
     with stopped_after(0, monkeypatch) as all_of_them:
-        assert run(["evaluate", str(out), "--level", "full", "--quiet"]) == 0
+        assert run(["evaluate", str(out), "--level", "standard", "--quiet"]) == 0
     judged = (out / "evaluation.json").read_bytes()
     with stopped_after(3, monkeypatch):
-        assert run(["evaluate", str(out), "--level", "full", "--quiet"]) == 130
+        assert run(["evaluate", str(out), "--level", "standard", "--quiet"]) == 130
     with stopped_after(0, monkeypatch) as rest:
-        assert run(["evaluate", str(out), "--level", "full", "--quiet"]) == 0
-    assert rest[0] == all_of_them[0] - 3
+        assert run(["evaluate", str(out), "--level", "standard", "--quiet"]) == 0
+    assert rest == all_of_them[3:]
     assert (out / "evaluation.json").read_bytes() == judged
 
 

@@ -10,8 +10,7 @@ import yaml
 
 from cotrace.cli.main import run
 from cotrace.errors import InputError
-from cotrace.runs.campaign import depths_of
-from cotrace.runs.campaign import Campaign
+from cotrace.runs.campaign import Campaign, depths_of
 from cotrace.runs.grid import read_grid
 from tests.conftest import records, write_lines
 
@@ -19,7 +18,9 @@ from tests.conftest import records, write_lines
 @pytest.fixture
 def grid(tiny_folder: Path, tmp_path: Path) -> Path:
     """Two seeds by two searches on one model, and a site that GPT-2 lacks besides."""
-    pairs = write_lines(tmp_path / "pairs.jsonl", [{**row, "id": f"{row['id']}{i}"} for i in range(2) for row in records()])
+    pairs = write_lines(
+        tmp_path / "pairs.jsonl", [{**row, "id": f"{row['id']}{i}"} for i in range(2) for row in records()]
+    )
     data = {
         "models": [str(tiny_folder)],
         "tasks": [pairs.name],
@@ -73,7 +74,9 @@ def test_finished_cells_are_never_run_again_and_failures_stop_no_other(
     assert len(list(out.glob("cells/*/manifest.json"))) == 6
     assert "Components that return" in told.out
     page = (out / "report.html").read_text()
-    assert all(title in page for title in ("Cells", "Components that return", "Where they lie", "The metric in each model"))
+    assert all(
+        title in page for title in ("Cells", "Components that return", "Where they lie", "The metric in each model")
+    )
     assert "<script" not in page
 
 

@@ -34,7 +34,7 @@ from cotrace.runs.write import run_files
 from cotrace.search import Search, SearchState, solve
 from cotrace.search.origin import remember
 
-ALONE = dict.fromkeys(WORKERS)
+ALONE: dict[str, Any] = dict.fromkeys(WORKERS)
 """No workers."""
 COMPARED = ("pursuit", "pgbct", "greedy", "topk", "random")
 

@@ -20,9 +20,7 @@ from cotrace.visible import visible
 
 
 @own_threads()
-def sweep(
-    grid: str, *, out: str | None, workers: dict[str, Any], dry_run: bool = False, quiet: bool = False
-) -> None:
+def sweep(grid: str, *, out: str | None, workers: dict[str, Any], dry_run: bool = False, quiet: bool = False) -> None:
     """Run what is left of a grid, then show and write what all cells say. Raises CotraceError where cells failed."""
     cells, screen = read_grid(grid), Screen(quiet)
     campaign = Campaign(Path(out or f"runs/{Path(grid).stem}"), cells)
@@ -30,7 +28,8 @@ def sweep(
     screen.note(f"{len(cells)} cells, {len(cells) - len(left)} of them done; results go to {campaign.folder}")
     if dry_run:
         for cell in cells:
-            screen.say(f"{'done' if cell not in left else 'to resume' if campaign.is_begun(cell) else 'to run'}: {cell.name}")
+            todo = "to resume" if campaign.is_begun(cell) else "to run"
+            screen.say(f"{todo if cell in left else 'done'}: {cell.name}")
         return
     quiet_libraries()
     campaign.claim()
@@ -44,8 +43,8 @@ def sweep(
     failed = [outcome for outcome in outcomes if outcome.failure]
     if failed:
         raise InputError(
-            f"{len(failed)} of {len(cells)} cells have no result; the first, {failed[0].cell.name}: {failed[0].failure}. "
-            f"The others are done; mend it and say `cotrace sweep {grid}` again"
+            f"{len(failed)} of {len(cells)} cells have no result; the first, {failed[0].cell.name}: "
+            f"{failed[0].failure}. The others are done; mend it and say `cotrace sweep {grid}` again"
         )
 
 

@@ -22,7 +22,7 @@ SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_raylet_start_wait_time_s": "180",
 }
-"""Ray, begun here, reports its use to nobody, does not warn of GPUs that nobody asked for, and waits for busy machines."""
+"""Ray, begun here, reports its use to nobody, warns of no GPUs that nobody asked for, and waits for busy machines."""
 
 
 @dataclass(frozen=True)

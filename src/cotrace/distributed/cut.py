@@ -19,6 +19,7 @@ from cotrace.donors import Donors, DonorSource
 from cotrace.donors.store import ConstantDonors, PositionDonors, ScaledDonors
 from cotrace.metrics.metric import Reads
 from cotrace.models import Place
+from cotrace.problem.batching import Checkpointing
 from cotrace.problem.parts import RECORDED
 from cotrace.problem.scorer import Scorer
 
@@ -74,7 +75,7 @@ class Question:
     mean: bool
     reads: Reads
     columns: int
-    checkpointing: str
+    checkpointing: Checkpointing
     memory: str | float | int | None = None
     """Most memory for donor values and prefixes on a worker."""
 

@@ -18,7 +18,7 @@ from cotrace.problem.protocol import Problem
 from cotrace.problem.scorer import Scorer
 from cotrace.problem.whole import SetProblem
 
-Part = TypeVar("Part", PairProblem, SetProblem)
+Part = TypeVar("Part", bound=PairProblem | SetProblem)
 
 
 @checked("ct.distributed")

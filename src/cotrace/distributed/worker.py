@@ -70,7 +70,7 @@ class ModelSource:
         else:
             model = self.model
             if gpus:
-                model.module.to("cuda")  # type: ignore[arg-type]
+                model.module.to("cuda")
         own = fingerprints(model)
         other = next((name for name in own if self.fingerprints.get(name, own[name]) != own[name]), None)
         if other is not None:
@@ -127,16 +127,27 @@ class Replica:
         return {"versions": versions(), "node": platform.node(), "pid": os.getpid()}
 
     def scores(
-        self, question: Sent, batch: Sent, masks: Tensor | Sent, passes: Sequence[int] | None, measure: Measure | None
+        self,
+        question: Sent,
+        batch: Sent,
+        now: Event,
+        masks: Tensor | Sent,
+        passes: Sequence[int] | None,
+        measure: Measure | None,
     ) -> tuple[Tensor, Tensor, list[Event]]:
-        """Which masks, their scores of the batch's examples or what is measured of them, and what memory forced."""
-        scorer, local = self._scorer(question, batch)
+        """Which masks, their scores of the batch's examples or what is measured of them, and what memory forced.
+
+        ``now`` is how the driver cuts passes at present: those that it asks for are counted by that.
+        """
+        scorer, local = self._scorer(question, batch, now)
         z = self._got(masks) if isinstance(masks, Sent) else masks
         return (*scorer.batch_scores(z, local.layout, passes, measure), scorer.batching.events)
 
-    def slope(self, question: Sent, batch: Sent, z: Tensor | Sent, loss: BatchLoss) -> tuple[Tensor, list[Event]]:
+    def slope(
+        self, question: Sent, batch: Sent, now: Event, z: Tensor | Sent, loss: BatchLoss
+    ) -> tuple[Tensor, list[Event]]:
         """The gradient of the batch's loss."""
-        scorer, local = self._scorer(question, batch)
+        scorer, local = self._scorer(question, batch, now)
         point = self._got(z) if isinstance(z, Sent) else z
         return scorer.batch_slope(point, loss, local.layout), scorer.batching.events
 
@@ -157,7 +168,7 @@ class Replica:
             self._models[sent.key] = self._fetch(sent.ref).made(self._gpus)
         return self._models[sent.key]
 
-    def _scorer(self, question: Sent, batch: Sent) -> tuple[Scorer, Batch]:
+    def _scorer(self, question: Sent, batch: Sent, now: Event) -> tuple[Scorer, Batch]:
         asked = self._question(question)
         model = self._model(asked.model)
         if question.key not in self._budgets:
@@ -167,6 +178,8 @@ class Replica:
         found: tuple[Scorer, Batch] = self._made.get(
             batch.key, budget, lambda: self._built(asked, model, self._fetch(batch.ref), budget)
         )
+        found[0].batching = Batching(now.batch_tokens, asked.checkpointing)
+        found[0].batching.checkpointing = now.checkpointing
         return found
 
     def _built(
@@ -186,7 +199,6 @@ class Replica:
             mean=question.mean,
             reads=question.reads,
             prefix=prefix,
-            batching=Batching(question.packing.batch_tokens, question.checkpointing),  # type: ignore[arg-type]
             columns=question.columns,
         )
         return (scorer, batch), donors.nbytes + (0 if prefix is None else prefix.nbytes)

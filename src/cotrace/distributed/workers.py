@@ -23,6 +23,7 @@ from cotrace.distributed.cut import Cut, Question, Sent, Shared
 from cotrace.distributed.worker import ALIKE, ModelSource, Replica, versions
 from cotrace.errors import CotraceError, InputError, WorkersError
 from cotrace.models import LanguageModel
+from cotrace.problem.batching import Event
 from cotrace.problem.executor import BatchLoss, Measure
 from cotrace.problem.parts import RECORDED
 from cotrace.problem.scorer import Scorer
@@ -148,14 +149,16 @@ class Workers:
     ) -> Iterator[tuple[Layout, Float[Tensor, "mask example ..."]]]:
         """The scores of each layout's examples under all masks, or what is measured of them, as they come."""
         question, cut = self._asked(scorer)
+        now = Event(scorer.batching.tokens, scorer.batching.checkpointing)
         given = self._given(masks)
-        units, layout_of, left = [], [], []
+        units: list[Unit] = []
+        layout_of, left = list[int](), list[int]()
         for i, layout in enumerate(layouts):
             several = self._slices(scorer, masks, layout, len(layouts))
             left.append(len(several))
             own = None if measure is None else measure.among(layout.examples)
             for passes in several:
-                units.append(Unit(len(units), "scores", cut.batch(layout), (question, given, passes, own)))
+                units.append(Unit(len(units), "scores", cut.batch(layout), (question, now, given, passes, own)))
                 layout_of.append(i)
         tables: dict[int, Tensor] = {}
         for unit, (which, found, events) in self._run(units):
@@ -180,9 +183,10 @@ class Workers:
     ) -> Iterator[Float[Tensor, "n"]]:
         """The gradient of each layout's loss, in the order of the plan."""
         question, cut = self._asked(scorer)
+        now = Event(scorer.batching.tokens, scorer.batching.checkpointing)
         given = self._given(z)
         units = [
-            Unit(i, "slope", cut.batch(layout), (question, given, loss.among(layout.examples)))
+            Unit(i, "slope", cut.batch(layout), (question, now, given, loss.among(layout.examples)))
             for i, layout in enumerate(layouts)
         ]
         early: dict[int, Tensor] = {}
@@ -392,15 +396,21 @@ def _full_store(ray: Any) -> Iterator[None]:
     try:
         yield
     except (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError) as error:
-        raise WorkersError(
-            f"Ray's object store is full ({_first_line(error)}): give it more (`ray start --object-store-memory`), or "
-            "free the disk that it spills to; nothing was half-written, go on with `cotrace resume`"
-        ) from None
+        raise _store_full(error) from None
+
+
+def _store_full(error: BaseException) -> WorkersError:
+    return WorkersError(
+        f"Ray's object store is full ({_first_line(error)}): give it more (`ray start --object-store-memory`), or free "
+        "the disk that it spills to; nothing was half-written, go on with `cotrace resume`"
+    )
 
 
 def _cause(error: Any) -> BaseException:
     """What a batch raised, as it would have been raised here."""
-    cause = getattr(error, "cause", None)
+    cause, ray = getattr(error, "cause", None), ray_module()
+    if isinstance(cause, (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError)):
+        return _store_full(cause)
     if isinstance(cause, CotraceError):
         return cause
     return error if not isinstance(cause, BaseException) else cause

@@ -99,7 +99,7 @@ def _sample(weight: Tensor) -> Tensor:
 
 
 def fingerprints(model: LanguageModel) -> dict[str, str]:
-    """Weight -> hash of a sample of its numbers that touches every row and column; those that stand elsewhere have none.
+    """Weight -> hash of a sample of its numbers that touches every row and column; those kept elsewhere have none.
 
     Equal for replicas of one model of one number type, wherever they are.
     """

@@ -171,7 +171,9 @@ class Objective:
     """In ``keep`` mode the changes of the full swap, and their mean: the effect is the faithfulness."""
 
     def __call__(self, changes: Float[Tensor, "some"], few: Sequence[int], /) -> Float[Tensor, ""]:
-        effects = changes if self.full is None else (self.full[list(few)] - changes) / self.swing
+        effects = changes
+        if self.full is not None and self.swing is not None:
+            effects = (self.full[list(few)] - changes) / self.swing
         losses = effects if self.objective is None else self.objective(effects)
         return (losses * self.weight[list(few)]).sum() / self.total
 

@@ -26,7 +26,24 @@ GRID = "grid.json"
 SUMMARY, REPORT = "summary.csv", "report.html"
 DEPTHS = 10
 """Parts of a model's depth, by which models of different depth are compared."""
-COLUMNS = ("cell", *AXES, "status", "k", "effect", "effect_heldout", "p_value", "level_before", "level_after", "components")
+COLUMNS = (
+    "cell",
+    *AXES,
+    "status",
+    "k",
+    "effect",
+    "effect_heldout",
+    "p_value",
+    "level_before",
+    "level_after",
+    "components",
+)
+
+
+STYLE = (
+    "<style>:root{color-scheme:light dark}body{font:14px system-ui,sans-serif;margin:2em}"
+    "table{display:block;overflow-x:auto}</style>"
+)
 
 
 @dataclass(frozen=True)
@@ -144,9 +161,13 @@ def tables(outcomes: Sequence[Outcome]) -> Iterator[Table]:
     done = [outcome for outcome in outcomes if outcome.frontier is not None]
     if not done:
         return
-    yield Table("Components that return", ("question", "component", "runs", "share"), _returning(done), frozenset({0, 1}))
+    yield Table(
+        "Components that return", ("question", "component", "runs", "share"), _returning(done), frozenset({0, 1})
+    )
     parts = [f"{i / DEPTHS:.1f}" for i in range(DEPTHS)]
-    yield Table("Where they lie: share of the chosen by depth", ("model", "task", *parts), _depths(done), frozenset({0, 1}))
+    yield Table(
+        "Where they lie: share of the chosen by depth", ("model", "task", *parts), _depths(done), frozenset({0, 1})
+    )
     columns = ("model", "task", "runs", "level before", "level after", "effect", "held-out effect")
     yield Table("The metric in each model, means over runs", columns, _levels(done), frozenset({0, 1}))
 
@@ -156,9 +177,11 @@ def _returning(done: Sequence[Outcome]) -> list[tuple[str, ...]]:
     chosen: dict[str, list[list[str]]] = defaultdict(list)
     for outcome in done:
         assert outcome.frontier is not None
-        at = {axis: word for axis, word in outcome.cell.at.items() if axis != "seeds"} | {"models": outcome.cell.config.model}
+        at = {axis: word for axis, word in outcome.cell.at.items() if axis != "seeds"} | {
+            "models": outcome.cell.config.model
+        }
         chosen[", ".join(at.values())].append(list(outcome.frontier.at(outcome.k).components))
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for question, sets in chosen.items():
         counts = Counter(component for own in sets for component in own)
         rows += [(question, name, f"{n} of {len(sets)}", f"{n / len(sets):.0%}") for name, n in counts.most_common()]
@@ -213,6 +236,5 @@ def report_html(outcomes: Sequence[Outcome]) -> bytes:
     body = "".join(markup.table(one.title, one.columns, one.rows, one.left) for one in tables(outcomes))
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>cotrace sweep</title>'
     policy = "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-    style = "<style>:root{color-scheme:light dark}body{font:14px system-ui,sans-serif;margin:2em}table{display:block;overflow-x:auto}</style>"
-    page = f'<!doctype html><html lang="en"><head>{head}{policy}{style}</head><body><h1>Sweep</h1>{said}{body}</body></html>'
-    return page.encode()
+    page = f'<!doctype html><html lang="en"><head>{head}{policy}{STYLE}</head><body><h1>Sweep</h1>{said}{body}</body>'
+    return f"{page}</html>".encode()

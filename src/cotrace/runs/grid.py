@@ -17,7 +17,14 @@ from cotrace.runs.config import RunConfig
 from cotrace.runs.config_file import LIMIT_BYTES, NOT_FROM_FILES
 from cotrace.runs.identity import WORKERS, identity
 
-AXES = {"models": "model", "tasks": "task", "sites": "sites", "donors": "donors", "seeds": "seed", "searches": "searches"}
+AXES = {
+    "models": "model",
+    "tasks": "task",
+    "sites": "sites",
+    "donors": "donors",
+    "seeds": "seed",
+    "searches": "searches",
+}
 """Axis of the grid -> the field of a run that a plain value of it is."""
 NOT_IN_CELLS = ("out", *WORKERS, *NOT_FROM_FILES)
 PATHS = ("model", "task", "data")
