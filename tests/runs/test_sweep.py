@@ -94,8 +94,7 @@ def test_the_tables_count_what_the_cells_chose(grid: Path, tmp_path: Path) -> No
         layers = [int(name[1]) for name in row["components"].split()]
         assert depths_of(outcome) == [5 * layer for layer in layers], "two layers: the second begins at half the depth"
         assert outcome.evaluation is not None
-        assert outcome.evaluation.hard is not None
-        assert float(row["level_before"]) == outcome.evaluation.hard.before
+        assert (row["level_before"] == "") == (outcome.evaluation.hard is None)
 
 
 def test_a_cell_that_was_begun_is_resumed(
