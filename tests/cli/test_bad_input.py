@@ -238,5 +238,5 @@ def test_wrong_input_is_one_line_and_exit_code_2(place: Place, name: str, capfd:
 
 
 def test_the_good_trace_that_the_cases_spoil_works(place: Place) -> None:
-    assert run([*place.trace("--search", "topk", "--quiet", "--out", "good")]) == 0
+    assert run([*place.trace("--search", "topk", "--direction", "maximise", "--quiet", "--out", "good")]) == 0
     assert json.loads(Path("good/selection.json").read_text())["chosen"]["search"] == "topk"

@@ -200,7 +200,7 @@ def test_bad_input(traced: Path, options: list[str], reason: str, capsys: pytest
 @pytest.fixture
 def unloaded(traced: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The run, where nothing may be loaded any more."""
-    monkeypatch.setattr("cotrace.cli.evaluate.prepare", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("cotrace.runs.evidence.prepare", lambda *_, **__: pytest.fail("the model was loaded"))
     monkeypatch.setattr("cotrace.cli.trust.prepare", lambda *_, **__: pytest.fail("the model was loaded"))
     return traced
 
@@ -308,7 +308,7 @@ def test_an_audit_of_a_run_without_audit_pairs_is_refused_before_anything_is_loa
 ) -> None:
     asked[asked.index("--audit") + 1] = "0"
     assert run([*asked, "--evaluation", "none", "--quiet"]) == 0
-    monkeypatch.setattr("cotrace.cli.evaluate.prepare", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("cotrace.runs.evidence.prepare", lambda *_, **__: pytest.fail("the model was loaded"))
     assert run(["evaluate", str(tmp_path / "run"), "--audit"]) == 2
     said = capsys.readouterr().err
     assert said.endswith("has no audit pairs: they are set aside when a run is made, with --audit 0.2, say\n")

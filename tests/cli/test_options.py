@@ -18,6 +18,7 @@ from cotrace.cli.app import COMMANDS
 from cotrace.cli.main import run
 from cotrace.cli.options import Source
 from cotrace.errors import CotraceError
+from cotrace.prompts import PromptPair, Task
 from cotrace.runs import RunConfig, prepare
 from tests import tiny
 
@@ -28,7 +29,7 @@ class Arrived(CotraceError):
 
 PROBLEM: dict[str, tuple[str, Any]] = {
     "sites": ("mlp_output,head_output", ["mlp_output", "head_output"]),
-    "donors": ("zero", "zero"),
+    "donors": ("counterfactual", "counterfactual"),
     "metric": ("probability", "probability"),
     "mode": ("keep", "keep"),
     "direction": ("minimise", "minimise"),
@@ -88,7 +89,9 @@ def test_what_is_asked_of_a_run_arrives(
     command: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     given: dict[str, Any] = {}
-    task = tasks.load("demo_bias")
+    said = ({"role": "user", "content": "Who?"},)
+    chat = PromptPair(id="chat", messages=said, counterfactual_messages=said, answers=("she", "he"), group="chat")
+    task = Task(name="with a chat", pairs=(*tasks.load("demo_bias").pairs, chat))
 
     def load_task(name: str, **options: Any) -> Any:
         given.update(options, task=name)
@@ -179,6 +182,7 @@ ASKED: dict[str, dict[str, Any]] = {
         "temperature": 0.75,
         "samples": 4,
         "seed": 99,
+        "json": True,
         "batch-size": 8,
         "search": "s",
         "model": "m",
@@ -189,7 +193,6 @@ ASKED: dict[str, dict[str, Any]] = {
         "out": "o",
         "k": 17,
         "donor": "zero",
-        "constraint": ("neutral<=1%",),
         "metric": "accuracy",
         "neutral": "n.txt",
         "second-task": ("t2",),
@@ -212,8 +215,8 @@ ASKED: dict[str, dict[str, Any]] = {
         "align": "ends",
     },
 }
-APART = {"show", "source", "options", "config", "trust_remote_code", "sizes", "factors"}
-"""Parameters that other tests type: sizes and factors go with neither k nor donor."""
+APART = {"show", "source", "options", "config", "trust_remote_code", "sizes", "factors", "constraint"}
+"""Parameters that other tests type: sizes, factors and constraints go with neither k nor donor."""
 SPELLED = {"as_json": "json", "to": "format", "form": "format"}
 
 
@@ -290,6 +293,7 @@ def test_what_is_asked_of_an_evaluation_arrives(
         raise Arrived("the evaluation is asked for")
 
     question = ["--model", str(tiny_folder), "--task", str(pairs_file), "--holdout", "0.25", "--seed", "6", "--quiet"]
+    question += ["--direction", "maximise"]
     assert run(["trace", *question, "--audit", "0.2", "--search", "topk", "--out", str(tmp_path / "run")]) == 0
     (tmp_path / "own").write_text("L0.head1")
     (tmp_path / "lines.txt").write_text("A line.\n")

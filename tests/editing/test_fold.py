@@ -126,7 +126,7 @@ REFUSED = {
     "counterfactual": (lambda: tiny("llama"), HEAD, Counterfactual(), "a generated position has no pair"),
     "resample": (lambda: tiny("llama"), HEAD, "resample", "does not stand alone"),
     "noise": (lambda: tiny("llama"), HEAD, "noise=0.5", "does not stand alone"),
-    "mean by position": (lambda: tiny("llama"), HEAD, "mean=position", "use mean=task"),
+    "mean by position": (lambda: tiny("llama"), HEAD, "mean=position", "use donors='mean=task'"),
     "mean without a reference": (lambda: tiny("llama"), HEAD, "mean=task", "needs a reference set"),
     "position role": (lambda: tiny("llama"), ("L0.head1@last",), "zero", "position role 'last'"),
     "pattern": (lambda: tiny("llama"), ("L0.pattern1",), "zero", "rows that sum to 1"),

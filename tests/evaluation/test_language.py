@@ -202,7 +202,7 @@ def test_trace_by_a_search_that_has_no_sizes() -> None:
         evaluation="none",
     )
     assert found.search == "pgbct"
-    with pytest.raises(InputError, match="no option 'max_size'"):
+    with pytest.raises(InputError, match="unknown option of search pgbct 'max_size'"):
         ct.trace(model("gpt2"), task(20), search="pgbct", max_size=3, direction="maximise")
 
 

@@ -12,6 +12,7 @@ import resource
 import sys
 import tempfile
 from typing import Any
+from unittest import mock
 
 
 def serve() -> None:
@@ -24,11 +25,13 @@ def serve() -> None:
 
 
 def warm() -> None:
-    """Load everything by a first run. It takes no gradient: torch has threads for those, which a fork would lose."""
+    """Load everything by a first run, without gradients and figures: those have threads, which a fork would lose."""
+    from cotrace import report
     from cotrace.cli.main import run
 
+    assert report.write  # loads the drawing, which ``figures`` below would use
     asked = ["--model", "shipped", "--task", "demo_conflict", "--search", "topk", "--max-size", "1"]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, mock.patch("cotrace.cli.answer.figures", return_value={}):
         code = run(["trace", *asked, "--evaluation", "none", "--quiet", "--out", f"{folder}/run"])
         code += run(["resume", f"{folder}/run", "--quiet"])
     assert code == 0

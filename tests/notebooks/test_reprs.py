@@ -71,7 +71,7 @@ def test_a_chat_shows_what_was_said_last() -> None:
 def test_every_repr_holds_its_figures_and_no_foreign_tag() -> None:
     model = ct.wrap(tiny.model("gpt2").module, tiny.tokenizer(), name=HOSTILE)
     task = ct.Task(name=HOSTILE, pairs=tiny.task(24).pairs)
-    problem = ct.LanguageProblem(model, task, holdout=0.5)
+    problem = ct.LanguageProblem(model, task, holdout=0.5, direction="maximise")
     frontier = ct.search.Greedy(max_size=3)(problem)
     evaluation = ct.evaluate(problem, frontier)
     shown = {

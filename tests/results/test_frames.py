@@ -14,7 +14,7 @@ import cotrace as ct
 from cotrace.errors import InputError
 from cotrace.results import Table
 from cotrace.results.csv_text import csv_bytes, frame_csv, safe_cell
-from cotrace.visible import visible_in, visible_json
+from cotrace.visible import visible, visible_in, visible_json
 from tests import tiny
 
 
@@ -63,8 +63,8 @@ def test_effects_that_were_not_kept_are_said_to_be_so(problem: ct.LanguageProble
 def test_text_that_a_spreadsheet_would_run_is_shown(text: str) -> None:
     frame = pd.DataFrame({text: [text, "plain"], "effect": [-1.5, 0.1 + 0.2]})
     rows = list(csv.reader(io.StringIO(frame_csv(frame).decode(), newline="")))
-    assert rows[0] == [f"'{text}", "effect"]
-    assert rows[1] == [f"'{text}", "-1.5"], "numbers are not text"
+    assert rows[0] == [f"'{visible(text)}", "effect"]
+    assert rows[1] == [f"'{visible(text)}", "-1.5"], "numbers are not text"
     assert rows[2] == ["plain", "0.30000000000000004"], "and read back the same"
 
 

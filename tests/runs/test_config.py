@@ -169,9 +169,10 @@ def test_masks_are_one_where_the_donor_is() -> None:
 
 def test_frontier_csv_is_what_a_spreadsheet_reads() -> None:
     lines = frontier_csv([frontier(SETS, [1.0, 0.1, 1e-7], heldout=[None, 0.5, 0.25])]).decode().splitlines()
+    columns = "search,k,effect,effect_heldout,ci_low,ci_high,p_value,forward_equivalents,components"
     assert lines == [
-        "search,k,effect,effect_heldout,ci_low,ci_high,p_value,forward_equivalents,components",
-        "pursuit,1,1.0,,,,,,L0.head1",
-        "pursuit,2,0.1,0.5,,,,,L0.head2 L1.head0",
-        "pursuit,3,1e-07,0.25,,,,,L0.head1 L0.head2 L1.head0",
+        f"{columns},reported_before,reported,reported_before_heldout,reported_heldout",
+        "pursuit,1,1.0,,,,,,L0.head1,,,,",
+        "pursuit,2,0.1,0.5,,,,,L0.head2 L1.head0,,,,",
+        "pursuit,3,1e-07,0.25,,,,,L0.head1 L0.head2 L1.head0,,,,",
     ]

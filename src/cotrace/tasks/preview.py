@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from cotrace.errors import AlignmentError, InputError, unknown
 from cotrace.prompts.pair import PromptPair, chat_words
@@ -20,7 +20,7 @@ Row = tuple[str, str, str, str]
 
 
 def preview(
-    task: Task, tokenizer: PreTrainedTokenizerBase | None = None, most: int = 5, *, align: Align = "exact"
+    task: Task, tokenizer: PreTrainedTokenizerBase | None = None, most: int = 5, *, align: str = "exact"
 ) -> Table:
     """The first ``most`` pairs; with a tokenizer as tokens set apart by |, chats rendered, and how they align.
 
@@ -33,7 +33,7 @@ def preview(
         raise unknown("alignment", align, ALIGNMENTS)
     if most < 1:
         raise InputError(f"most is {most}: ask for at least 1 pair")
-    rows = [row for pair in task.pairs[:most] for row in _rows(task, pair, tokenizer, align)]
+    rows = [row for pair in task.pairs[:most] for row in _rows(task, pair, tokenizer, cast("Align", align))]
     title = f"{task.name}: {len(task)} pairs, {len(task.skipped)} records skipped, {task.conventions} conventions"
     return Table(title, ("pair", "part", "tokens", "text"), rows, left=frozenset({0, 1, 3}))
 
