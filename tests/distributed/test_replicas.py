@@ -127,6 +127,7 @@ def test_sums_and_constraints_have_their_problems_distributed() -> None:
         assert workers.asked
 
 
+@pytest.mark.filterwarnings("ignore:no intervals")
 def test_searches_and_evaluations_are_the_same_on_workers() -> None:
     alone, again = problem(), problem()
     many = distributed(again, LocalWorkers(3))

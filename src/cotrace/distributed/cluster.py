@@ -48,6 +48,8 @@ class Cluster:
 
 def ray_module() -> Any:
     """Ray, imported now. Raises InputError where it is not installed."""
+    for name, value in SETTINGS.items():  # some are read when Ray is imported, and never again
+        os.environ.setdefault(name, value)
     try:
         import ray
     except ImportError:
