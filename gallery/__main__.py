@@ -15,6 +15,7 @@ from typing import Any
 
 import cotrace as ct
 from cotrace.cli.main import run as cotrace
+from cotrace.errors import CotraceError, InputError
 from cotrace.prompts.jsonl import read_pairs
 from cotrace.runs.stored import StoredRun
 from gallery.recipes import AUDITS, Audit
@@ -59,7 +60,7 @@ def pairs_file(audit: Audit, given: argparse.Namespace) -> Path | None:
 
 
 def known_facts(given: argparse.Namespace, audit: Audit) -> list[dict[str, Any]]:
-    """Facts whose first token the model itself names first. Raises SystemExit where there are too few."""
+    """Facts whose first token the model itself names first. Raises InputError where there are too few."""
     import torch
 
     model = ct.load_model(given.model, gguf_file=given.gguf)
@@ -73,8 +74,8 @@ def known_facts(given: argparse.Namespace, audit: Audit) -> list[dict[str, Any]]
             row = {"id": pair.id, "base": pair.base, "answers": list(pair.answers), "target": 0}
             kept.append(row | {"spans": {"subject": [start, stop]}, "split_group": pair.split_group})
     if len(kept) < given.fewest:
-        raise SystemExit(
-            f"{audit.name}: the model knows {len(kept)} facts, fewer than {given.fewest}: give it more facts"
+        raise InputError(
+            f"the model knows {len(kept)} of these facts, fewer than {given.fewest}: give --data more of them"
         )
     return kept
 
@@ -145,7 +146,12 @@ def main(arguments: list[str] | None = None) -> int:
             continue
         folder, began = Path(given.out) / "runs" / audit.name, time.perf_counter()
         print(f"\n=== {audit.name}: {audit.question}")
-        if traced(audit, given, folder):
+        try:
+            stopped = traced(audit, given, folder)
+        except CotraceError as error:  # the other audits are tried all the same
+            stopped = 2
+            print(f"{audit.name}: {error}")
+        if stopped:
             failed.append(audit.name)
             continue
         text = page(audit, given, folder, time.perf_counter() - began)

@@ -96,7 +96,7 @@ AUDITS = (
         question="Which heads restore a fact that noise on its subject has taken away?",
         task="counterfact",
         data="counterfact",
-        options={"mode": "keep", "sites": "head_output"},
+        options={"mode": "keep", "sites": "head_output", "donors": "noise=3x@subject", "metric": "odds_ratio"},
         known=True,
         not_shown="Where the fact is stored: heads carry it to where it is read.",
     ),

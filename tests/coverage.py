@@ -12,13 +12,15 @@ from typing import Any
 
 import torch
 
-from cotrace.components import Site
+from cotrace.components import OF_DICTIONARIES, Site
 from cotrace.models import LanguageModel, wrap
 from cotrace.models.places import Layer
 from cotrace.selfcheck import CheckReport, check
 from tests.families import tiny_model
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "coverage.md"
+SITES = tuple(site for site in Site if site not in OF_DICTIONARIES)
+"""Those that a model has by itself."""
 TRACED, REFUSED, UNBUILT = "yes", "no", "not tried"
 
 
@@ -28,7 +30,7 @@ class Row:
 
     family: str
     traced: str
-    cells: tuple[str, ...] = ("",) * len(Site)
+    cells: tuple[str, ...] = ("",) * len(SITES)
     adds: str = ""
     """Whose outputs are added to the residual stream: those of attention; of the MLP."""
     note: str = ""
@@ -57,7 +59,7 @@ def measure(family: str) -> Row:
 
 
 def _row(family: str, model: LanguageModel, report: CheckReport) -> Row:
-    cells = tuple(_cell(model, site) for site in Site)
+    cells = tuple(_cell(model, site) for site in SITES)
     if model.sites and not report.ok:
         return Row(family, REFUSED, note=report.failures[0].words, report=report)
     missing = {why for layer in model.layers for site, why in layer.missing.items() if layer.place(site) is None}
@@ -161,7 +163,7 @@ def first_words(error: Exception) -> str:
 
 def table(rows: Sequence[Row]) -> str:
     """All rows in Markdown."""
-    heads = ("family", "traced", *(f"`{site}`" for site in Site), "added to the stream", "what is missing and why")
+    heads = ("family", "traced", *(f"`{site}`" for site in SITES), "added to the stream", "what is missing and why")
     return "\n".join([f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads), *(row.line for row in rows)])
 
 
@@ -169,6 +171,5 @@ def documented() -> dict[str, Row]:
     """The rows of the page as it stands."""
     lines = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return {
-        c[0]: Row(c[0], c[1], tuple(c[2 : 2 + len(Site)]), c[-2], c[-1]) for c in cells if c[0] not in ("family", "---")
-    }
+    end = 2 + len(SITES)
+    return {c[0]: Row(c[0], c[1], tuple(c[2:end]), c[-2], c[-1]) for c in cells if c[0] not in ("family", "---")}

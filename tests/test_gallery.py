@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cotrace.cli.main import run
-from cotrace.errors import CotraceError
+from cotrace.errors import CotraceError, InputError
 from cotrace.prompts.jsonl import read_pairs
 from cotrace.runs import prepare
 from gallery import __main__ as gallery
@@ -66,6 +66,19 @@ def test_without_data_only_what_needs_none_is_run(tmp_path: Path, capsys: pytest
     assert "winobias: left out, as it needs --data" in capsys.readouterr().out
 
 
+def test_an_audit_that_cannot_be_run_is_said_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def too_few(*_: Any) -> int:
+        raise InputError("the model knows 5 of these facts, fewer than 12")
+
+    monkeypatch.setattr(gallery, "traced", too_few)
+    assert main(["--model", "m", "--out", str(tmp_path), "--only", "binding,chat_bias"]) == 1
+    shown = capsys.readouterr().out
+    assert "binding: the model knows 5 of these facts" in shown
+    assert "failed: binding, chat_bias" in shown
+
+
 @pytest.mark.slow
 def test_an_audit_is_run_once_and_has_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bias = Audit(
@@ -87,3 +100,24 @@ def test_an_audit_is_run_once_and_has_a_page(tmp_path: Path, monkeypatch: pytest
     before = (tmp_path / "runs/bias/frontier.csv").stat().st_mtime_ns
     assert main(asked) == 0
     assert (tmp_path / "runs/bias/frontier.csv").stat().st_mtime_ns == before
+
+
+def test_known_facts_are_asked_as_facts_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The names, the metric and the donors fit pairs of one answer without a counterfactual."""
+
+    def arrived(*_: Any, **options: Any) -> Any:
+        raise CotraceError("the model is asked for")
+
+    facts = next(audit for audit in AUDITS if audit.known)
+    words = [("Paris", 6), ("Oslo", 7), ("Rome", 8), ("Bern", 9)]
+    rows = [
+        {"id": f"{i}", "base": f"{name} lies in", "answers": [" Europe"], "target": 0, "split_group": name}
+        | {"spans": {"subject": [0, len(name)]}}
+        for name, i in words
+    ]
+    monkeypatch.setattr(gallery, "known_facts", lambda *_: rows)
+    monkeypatch.setattr(prepare, "load_model", arrived)
+    assert run(command(facts, given(tmp_path), tmp_path / "run")) == 2
+    assert "the model is asked for" in capsys.readouterr().err

@@ -197,7 +197,7 @@ class ComponentSpace(Sequence[Component]):
                 start = i
         return tuple(blocks)
 
-    @property
+    @cached_property
     def sites(self) -> tuple[Site, ...]:
         """The sites in the space, in order of first appearance."""
         return tuple(dict.fromkeys(component.site for component in self.components))
@@ -240,6 +240,9 @@ class ComponentSpace(Sequence[Component]):
 
     def __len__(self) -> int:
         return len(self.components)
+
+    def __contains__(self, component: object) -> bool:
+        return component in self._index
 
     def __iter__(self) -> Iterator[Component]:
         return iter(self.components)

@@ -239,4 +239,4 @@ def _random(
     judge: Judge, chosen: Bool[np.ndarray, "n"], controls: int, seed: int
 ) -> tuple[str, Bool[np.ndarray, "set n"]]:
     composition, blocks = random_sets.composition(judge.problem.space, chosen[None], 0)
-    return composition, random_sets.chains(blocks, chosen[None], controls, seed)[:, 0]
+    return composition, np.concatenate([*random_sets.chains(blocks, chosen[None], controls, seed)])[:, 0]

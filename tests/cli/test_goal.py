@@ -57,7 +57,6 @@ def test_a_sum_is_that_of_python(bias: ct.LanguageProblem, tmp_path: Path) -> No
     )
     found = traced(tmp_path / "run", "--plus", "0.5*demo_agreement:log_odds:minimise")
     same(found, ct.WeightedSum([(1.0, bias), (0.5, agreement)]))
-    assert run(["export", str(tmp_path / "run"), "--format", "effects", "--out", str(tmp_path / "e.csv")]) == 0
 
 
 @pytest.mark.parametrize(

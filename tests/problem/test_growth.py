@@ -14,7 +14,7 @@ from cotrace.donors import Mean, Noise, record
 from cotrace.donors.record import mean_values
 from cotrace.errors import InputError
 from cotrace.interventions.storage import NoRoom
-from cotrace.problem import LanguageProblem, scored, scorer
+from cotrace.problem import LanguageProblem, pairs, scored, scorer
 from cotrace.problem.pairs import PairProblem
 from tests import tiny
 
@@ -70,7 +70,8 @@ def test_logits_are_measured_batch_by_batch_and_never_as_one_table(monkeypatch: 
 
     monkeypatch.setattr(scored.ScoredPairs, "chunks", refuse)
     monkeypatch.setattr(scored.ScoredPairs, "scores", refuse)
-    monkeypatch.setattr(scored, "TABLE_NUMBERS", 2 * base.shape[1])
+    for where in (scored, pairs):
+        monkeypatch.setattr(where, "PIECE_NUMBERS", 2 * base.shape[1])
     for tokens in (8, 1000):
         some = built(metric="kl", batch_tokens=tokens)
         assert isinstance(some.training, PairProblem)

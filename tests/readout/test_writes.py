@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from cotrace.components import Component
 from cotrace.models import LanguageModel, wrap
 from cotrace.problem import LanguageProblem
-from cotrace.readout.writes import Writer, Writes, differing
+from cotrace.readout.logit_parts import Writer, differing
+from cotrace.readout.writes import Writes
 from tests import tiny
 from tests.families import tiny_model
 from tests.handmade import PLANTED
@@ -233,3 +234,33 @@ def test_in_the_induction_pair_only_the_second_head_writes_the_answer() -> None:
     direct = (found.direct - base).abs().amax((1, 2))
     assert direct[2] < 1e-9
     assert direct[5] > 1
+
+
+@pytest.mark.parametrize("site", ["expert", "kv_group", "mlp_coordinate", "mlp_neuron", "attention_output"])
+def test_the_units_of_a_layer_write_what_the_layer_writes(site: str) -> None:
+    """Mixtral's experts, Llama's groups, coordinates and neurons (which have no bias) add up to the whole's part."""
+    family = "mixtral" if site == "expert" else "llama"
+    some = wrap(tiny_model(family), tiny.tokenizer(), name=family) if site == "expert" else model(family)
+    problem = LanguageProblem(some, TASK, sites=[site], holdout=0)
+    members = [one for one in problem.space if one.layer == 0]
+    found = Writes(problem.training.scorer, members, Writer(some)).run()
+    assert not found.unseen
+    assert found.contributions is not None
+    rows = dict(zip(found.contributions.names, found.contributions.table.mean(1), strict=True))
+    attention = sum(value for name, value in rows.items() if name.startswith(("L0.head", "L0.attn")))
+    whole = attention if site in ("kv_group", "attention_output") else rows["L0.mlp"]
+    parts = [found.member(i, torch.ones(len(TASK.pairs))).base for i in range(len(members))]
+    assert abs(whole) > 1e-4
+    assert sum(part or 0 for part in parts) == pytest.approx(whole, abs=1e-5)
+
+
+def test_a_stream_that_is_swapped_writes_itself() -> None:
+    """The stream behind the last layer is everything but the final bias, and its direct effect is its effect."""
+    problem = LanguageProblem(model("llama"), TASK, sites=["residual"], holdout=0)
+    last = problem.space[len(problem.space) - 1]
+    found = Writes(problem.training.scorer, [last], Writer(problem.model)).run()
+    assert found.contributions is not None
+    told = found.member(0, torch.ones(len(TASK.pairs)))
+    assert told.base == pytest.approx(found.contributions.logit_difference.mean(), abs=1e-5)
+    scores = problem.scores([str(last)])
+    torch.testing.assert_close(found.direct[0], scores, atol=1e-6, rtol=0)

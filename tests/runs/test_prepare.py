@@ -8,6 +8,7 @@ import pytest
 from cotrace.errors import CotraceError, InputError
 from cotrace.models import load_model
 from cotrace.runs import RunConfig
+from cotrace.runs import prepare as preparing
 from cotrace.runs.prepare import check_threads, prepare
 from cotrace.shipped import MODEL
 
@@ -61,3 +62,16 @@ def test_more_threads_than_a_machine_can_begin_are_refused_before_anything_is_lo
     monkeypatch.setattr(os, "cpu_count", lambda: 128)
     check_threads(512)
     check_threads(None)
+
+
+@pytest.mark.parametrize(
+    ("most", "mine", "load", "threads"),
+    [(8, 8, 0.2, 8), (8, 8, 5.4, 3), (8, 8, 30.0, 1), (8, 2, 0.0, 2), (2, 8, 0.0, 2), (8, 8, 7.6, 1)],
+)
+def test_threads_are_as_many_as_there_are_free_processors(
+    most: int, mine: int, load: float, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What others keep busy is left to them, and never fewer than one is taken."""
+    monkeypatch.setattr(preparing.os, "sched_getaffinity", lambda _: set(range(mine)), raising=False)
+    monkeypatch.setattr(preparing.os, "getloadavg", lambda: (load, 0.0, 0.0), raising=False)
+    assert preparing.free_threads(most) == threads

@@ -47,7 +47,7 @@ def check(config: RunConfig, *, row: bool, json_path: str | None, quiet: bool = 
         rows = [tuple(in_options(str(cell)) for cell in row) for row in report.rows()]
         screen.say(Table(report.headline, HEADS, rows, left=frozenset({0, 1, 4})))
         screen.say(f"sites: {', '.join(report.sites)}")
-    write_figures("check", json_path, report.to_dict(), screen)
+    write_figures(json_path, report.to_dict(), screen, "check")
     if not report.ok:
         raise CheckFailed(report.reason)
 

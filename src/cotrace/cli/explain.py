@@ -8,7 +8,6 @@ from dataclasses import asdict
 from typing import Any
 
 from cotrace import known
-from cotrace.cli.data import SCHEMA
 from cotrace.cli.evaluate import check_circuit
 from cotrace.cli.libraries import own_threads, quiet_libraries
 from cotrace.cli.screen import Screen
@@ -49,7 +48,7 @@ def explain_run(
     plan = predict(problem, selection)
     screen.say(f"{frontier.search}, k = {selection.k}: {plan}")
     if dry_run:
-        screen.data(lambda: {"schema": SCHEMA, **asdict(plan)})
+        screen.data("explain", lambda: asdict(plan), dry_run=True)
         return
     roles: dict[str, Any] = {role: Selection(members=of) for one in published for role, of in one.roles.items()}
     found = explain(problem, selection, known=roles, progress=_lines(screen))
@@ -57,9 +56,7 @@ def explain_run(
     add_files(stored.path, contents(found))
     screen.say(f"\nWritten to {stored.path / NAMES[0]}, with a graph and tables; `cotrace report {run}` shows it")
     written = [str(stored.path / name) for name in NAMES]
-    screen.data(
-        lambda: {"schema": SCHEMA, "written": written, "words": list(found.words), "explanation": found.to_dict()}
-    )
+    screen.data("explain", lambda: {"written": written, "words": list(found.words), "explanation": found.to_dict()})
 
 
 def _lines(screen: Screen) -> Progress:

@@ -36,4 +36,4 @@ def measure(config: RunConfig, *, by: Sequence[str], json_path: str | None, quie
     screen.say(found.table())
     for note in found.notes:
         screen.say(note)
-    write_figures("measure", json_path, found.to_dict(), screen)
+    write_figures(json_path, found.to_dict(), screen, "measure")

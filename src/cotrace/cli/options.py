@@ -23,6 +23,8 @@ PYTHON = (
     (r" \([a-z_]+=True\)", ""),
     (r"pass one to cotrace\.wrap\(model, tokenizer\)", "give --model a folder that has one"),
     (r"the nearest below is (\d+), and best\(.*\)[^;]*", r"give --k \1, the nearest below"),
+    (r"give hook, as in hook='[^']*'", "name their folders as Gemma Scope does, or load them in Python"),
+    (r"load one of them, by hook=\.\.\.", "name the folder of one of them"),
     (r"trained_on='([^']*)'", r"--dictionaries-of \1"),
     (r"dictionaries=ct\.load_dictionaries\(FOLDER\)", "--dictionaries FOLDER"),
     (r"PGBCT\((\w+)=(\w+)\)", r"--option.pgbct.\1 \2"),

@@ -261,6 +261,38 @@ class CiteReply(Reply):
     """BibTeX."""
 
 
+class TransferReply(Reply):
+    """transfer."""
+
+    targets: dict[str, dict[str, JsonValue]]
+    """Target -> what was found there, as ``ct.Transfer.to_dict`` has it."""
+
+
+class ExplanationPlanReply(Reply):
+    """explain --dry-run: what it would cost."""
+
+    components: list[str]
+    pairs: str
+    groups: int
+    forward_equivalents: float
+
+
+class ExplanationReply(Reply):
+    """explain: what each member does, in words and in figures."""
+
+    written: list[str]
+    words: list[str]
+    explanation: dict[str, JsonValue]
+    """As in explanation.json."""
+
+
+class ReproductionReply(Reply):
+    """reproduce: the page, and the folder of each setting."""
+
+    written: str
+    settings: dict[str, str]
+
+
 class OpenReply(Reply):
     """open."""
 
@@ -280,6 +312,9 @@ REPLIES: dict[str, tuple[type[Reply], ...]] = {
     "report": (WrittenReply,),
     "figure": (WrittenReply,),
     "open": (OpenReply,),
+    "explain": (ExplanationReply, ExplanationPlanReply),
+    "transfer": (TransferReply,),
+    "reproduce": (ReproductionReply,),
     "generate": (GenerateReply,),
     "edit": (EditReply,),
     "export": (ExportReply,),

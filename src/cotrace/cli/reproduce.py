@@ -9,12 +9,12 @@ from typing import Any
 
 from cotrace.cli.answer import answer, resume
 from cotrace.cli.closing import columns
-from cotrace.cli.figures import material_of
 from cotrace.cli.screen import Screen
 from cotrace.errors import InputError, unknown
 from cotrace.report import drawn
 from cotrace.results import Frontier
 from cotrace.results.tables import number
+from cotrace.run_folder.pictures import material_of
 from cotrace.runs.config import RunConfig
 from cotrace.runs.directory import CONFIG, write_atomically
 from cotrace.runs.prepare import check_names, load_task
@@ -103,19 +103,22 @@ class Asked:
         return folder
 
 
-def reproduce(asked: Asked, *, quiet: bool = False) -> None:
+def reproduce(asked: Asked, *, quiet: bool = False, as_json: bool = False) -> None:
     """Run every setting that is not finished, each in a folder of its own, and write the page. Raises CotraceError."""
     configs = {name: asked.config(name) for name in asked.names}
     for config in configs.values():  # every name and file is seen before the first model is loaded
         check_names(config, load_task(config))
-    screen = Screen(quiet)
+    screen = Screen(quiet, as_json)
     for name, config in configs.items():
         folder = Path(str(config.out))
         screen.say(f"\n{name}: {SETTINGS[name].about}")
-        one(config, folder, quiet=quiet)
+        one(config, folder, quiet=quiet or as_json)
         write_atomically(folder.parent / f"{name}.svg", drawn(material_of(str(folder)), "compare", "svg"))
         write_atomically(folder.parent / PAGE, page(asked).encode())
-    screen.say(f"\nWritten to {Path(asked.out) / PAGE}")
+    written = Path(asked.out) / PAGE
+    screen.say(f"\nWritten to {written}")
+    found = {name: str(config.out) for name, config in configs.items()}
+    screen.data("reproduce", lambda: {"written": str(written), "settings": found})
 
 
 def one(config: RunConfig, folder: Path, *, quiet: bool) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from cotrace.cli.options import ALONE, SHOWN, DryRun, Handed, Names, Real, Showing, Trusting, Whole
+from cotrace.cli.options import ALONE, SAID, SHOWN, DryRun, Handed, Names, Real, Saying, Showing, Trusting, Whole
 
 Kind = Literal["frontier", "map", "layers", "interactions", "compare"]
 Form = Literal["png", "svg", "pdf"]
@@ -103,9 +103,8 @@ def explain(
     *,
     k: int | None = None,
     search: str | None = None,
-    known: tuple[str, ...] = (),
+    known: Names = (),
     dry_run: DryRun = False,
-    as_json: AsJson = False,
     trust_remote_code: Trusting = False,
     show: Showing = SHOWN,
 ) -> None:
@@ -120,11 +119,9 @@ def explain(
     search
         Which of the run's searches. Default: the first.
     known
-        Published circuit whose roles are shown beside: ioi, greater_than or induction.
+        Published circuits whose roles are shown beside, by commas: ioi, greater_than, induction.
     dry_run
         Say the cost, and stop.
-    as_json
-        Print the explanation as one JSON object on stdout, and nothing else there.
     trust_remote_code
         Run the code that comes with the run's model, which no file may ask for. Only for code that you have read.
     """
@@ -132,13 +129,15 @@ def explain(
     from cotrace.runs.trusted import trusting
 
     with trusting(trust_remote_code):
-        module.explain_run(run, k=k, search=search, circuits=known, dry_run=dry_run, quiet=show.quiet, as_json=as_json)
+        module.explain_run(
+            run, k=k, search=search, circuits=known, dry_run=dry_run, quiet=show.quiet, as_json=show.as_json
+        )
 
 
 def transfer(
     run: str,
     *,
-    target: Annotated[tuple[str, ...], Parameter(name="--to")],
+    target: Annotated[Names, Parameter(name="--to")],
     k: int | None = None,
     search: str | None = None,
     data: str | None = None,
@@ -147,7 +146,7 @@ def transfer(
     controls: int = 39,
     json: str | None = None,
     trust_remote_code: Trusting = False,
-    show: Showing = SHOWN,
+    show: Saying = SAID,
 ) -> None:
     """Say whether a run's set carries over: to another task, another split, or another checkpoint.
 
@@ -171,7 +170,7 @@ def transfer(
     controls
         How many random sets of the same composition it is compared with.
     json
-        New file for the figures; - for stdout and nothing else there.
+        Print the figures as one JSON object on stdout, and nothing else there; --json FILE writes them to a new file.
     trust_remote_code
         Run the code that comes with the run's model, which no file may ask for. Only for code that you have read.
     """

@@ -52,6 +52,7 @@ def trace(
     dry_run
         Say what would be done and what it would cost, and stop.
     """
+    ahead(options, show)
     from cotrace.cli.answer import answer
 
     answer(options, ("pursuit",), dry_run=dry_run, quiet=show.quiet, as_json=show.as_json)
@@ -73,9 +74,20 @@ def compare(
     dry_run
         Say what would be done and what it would cost, and stop.
     """
+    ahead(options, show)
     from cotrace.cli.answer import COMPARED, answer
 
     answer(options, COMPARED, dry_run=dry_run, quiet=show.quiet, as_json=show.as_json)
+
+
+def ahead(options: Options, show: Showing) -> None:
+    """Say what is asked, to who looks on, before anything heavy is imported, which alone takes seconds."""
+    from cotrace.cli.screen import Screen
+
+    searches = f" by {', '.join(options.searches)}" if options.searches else ""
+    screen = Screen(show.quiet)
+    if screen.progress.is_terminal:
+        screen.note(f"asked: {options.model} on {options.task}{searches}; loading the libraries")
 
 
 def resume(
@@ -166,8 +178,8 @@ def reproduce(
     what: Literal["paper"],
     *,
     model: str,
-    settings: tuple[str, ...] = (),
-    methods: tuple[str, ...] = (),
+    settings: Names = (),
+    methods: Names = (),
     search_pairs: int | None = None,
     max_size: int | None = None,
     seed: int = 0,
@@ -212,7 +224,7 @@ def reproduce(
         out=out,
         model={"model": model} | source.of_model,
     )
-    module.reproduce(asked, quiet=show.quiet)
+    module.reproduce(asked, quiet=show.quiet, as_json=show.as_json)
 
 
 def check(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -168,13 +169,13 @@ class Dictionary:
             return values.new_ones(*values.shape[:-1], 1)
         if self.norm == "constant_norm_rescale":
             length: Tensor = values.norm(dim=-1, keepdim=True)
-            return length / self.d_in**0.5
+            return length / math.sqrt(self.d_in)
         spread: Tensor = values.std(-1, keepdim=True)
         return spread
 
     def _normed(self, values: Float[Tensor, "token d_in"]) -> Float[Tensor, "token d_in"]:
         if self.norm == "constant_norm_rescale":
-            values = values * (self.d_in**0.5 / values.norm(dim=-1, keepdim=True).clamp(min=1e-12))
+            values = values * (math.sqrt(self.d_in) / values.norm(dim=-1, keepdim=True).clamp(min=1e-12))
         elif self.norm == "layer_norm":
             centred = values - values.mean(-1, keepdim=True)
             values = centred / (values.std(-1, keepdim=True) + SMALLEST_STD)

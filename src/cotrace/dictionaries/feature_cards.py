@@ -51,7 +51,7 @@ class FeatureCard:
     active_share: float
     """Share of the tokens on which it is active."""
     active_on: tuple[ActiveOn, ...]
-    """The tokens on which it is most active, one of a text."""
+    """The tokens on which it is most active, one of a text, in different surroundings."""
     promoted: tuple[tuple[str, float], ...]
     """Tokens whose logits it raises most, straight through the final norm, by how much at activation 1."""
     suppressed: tuple[tuple[str, float], ...]
@@ -231,7 +231,10 @@ class _Seen:
         values, where = rows.max(0)
         for i in torch.nonzero(values > 0).flatten().tolist():
             at = int(where[i])
-            best = [*self.best[i], (float(values[i]), ids, at, state.final[at])]
+            alike = next((e for e in self.best[i] if _window(e[1], e[2]) == _window(ids, at)), None)
+            if alike is not None and alike[0] >= float(values[i]):
+                continue  # it would be shown in the same words
+            best = [*(e for e in self.best[i] if e is not alike), (float(values[i]), ids, at, state.final[at])]
             self.best[i] = sorted(best, key=lambda entry: -entry[0])[:most]
 
     def cards(self, model: LanguageModel, norm: nn.Module, total: int, tokens: int) -> list[FeatureCard]:
@@ -260,9 +263,14 @@ class _Seen:
         )
 
 
+def _window(ids: list[int], at: int) -> tuple[list[int], list[int]]:
+    """The tokens that an example shows: up to the active one, and those behind it."""
+    return ids[max(0, at - AROUND) : at + 1], ids[at + 1 : at + 1 + AROUND // 2]
+
+
 def _example(words: Any, value: float, ids: list[int], at: int) -> ActiveOn:
-    before, after = ids[max(0, at - AROUND) : at], ids[at + 1 : at + 1 + AROUND // 2]
-    return ActiveOn(words.decode(before), words.decode([ids[at]]), words.decode(after), value)
+    (*before, token), after = _window(ids, at)
+    return ActiveOn(words.decode(before), words.decode([token]), words.decode(after), value)
 
 
 @torch.no_grad()

@@ -36,14 +36,14 @@ def foreign_set(
         own_effect=None if mine is None else float(judge.values(mine)[0]),
         difference=None if mine is None else judge.gain_interval(mine[0], theirs[0]),
         overlap=None if own is None else jaccard(own.members, inside),
-        shared=() if own is None else tuple(str(member) for member in inside if member in own.members),
+        shared=() if own is None else _shared(inside, own.members),
         auroc={} if frontier is None else _aurocs(frontier, roles or {name: inside}),
     )
 
 
 def inside_of(space: ComponentSpace, name: str, members: Sequence[Component]) -> list[Component]:
     """The members that the space holds, in its order. Raises InputError where it holds none."""
-    inside = sorted({member for member in members if member in space}, key=space.index)
+    inside = [space[i] for i in space.indices({member for member in members if member in space})]
     if not inside:
         raise InputError(f"{name}: none of its {len(members)} components is in this space of {space.outline}")
     return inside
@@ -75,3 +75,9 @@ def auroc(positive: Collection[float], negative: Collection[float]) -> float:
     """Chance that a positive scores above a negative, ties by half: U / (n m) of Mann and Whitney."""
     u = stats.mannwhitneyu(list(positive), list(negative), alternative="two-sided", method="asymptotic").statistic
     return float(u / (len(positive) * len(negative)))
+
+
+def _shared(inside: Sequence[Component], members: Collection[Component]) -> tuple[str, ...]:
+    """The names of those that both hold."""
+    own = set(members)
+    return tuple(str(member) for member in inside if member in own)

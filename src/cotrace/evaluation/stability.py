@@ -174,10 +174,10 @@ def alternatives_searched(
     problem: Problem, judge: Judge, search: Search, chosen: Bool[np.ndarray, "n"], runs: int
 ) -> Iterator[Alternative]:
     """The best set of this size found without the members of every set before, so many times."""
-    forbidden: list[Component] = []
+    forbidden: dict[Component, None] = {}
     current, k = chosen, int(chosen.sum())
     for _ in range(runs):
-        forbidden += [problem.space[i] for i in np.flatnonzero(current) if problem.space[i] not in forbidden]
+        forbidden |= dict.fromkeys(problem.space[i] for i in np.flatnonzero(current))
         if len(problem.space) - len(forbidden) < k:
             return
         current = judge.rows([solve(limited(search, k), Without(problem, forbidden)).best(k).members])[0]

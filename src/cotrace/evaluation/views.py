@@ -115,7 +115,8 @@ class Without:
 
     def __init__(self, problem: Problem, forbidden: Collection[Component]) -> None:
         self._problem = problem
-        left = [i for i, component in enumerate(problem.space) if component not in set(forbidden)]
+        gone = set(forbidden)
+        left = [i for i, component in enumerate(problem.space) if component not in gone]
         self._left = torch.tensor(left)
         self.space = ComponentSpace(tuple(problem.space[i] for i in left))
         self.mode, self.direction, self.metric = problem.mode, problem.direction, problem.metric

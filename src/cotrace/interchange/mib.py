@@ -8,6 +8,7 @@ graph (Hanna et al. 2024, arXiv 2403.17806): ``cfg``, ``nodes`` (``input``, ``a3
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
@@ -60,8 +61,8 @@ def circuit(
 
 def ranking(frontier: Frontier) -> dict[Component, float]:
     """Component -> share of the frontier's selections that hold it: higher, the earlier it is taken in and kept."""
-    held = [selection.members for selection in frontier]
-    return {component: sum(component in members for members in held) / len(held) for component in frontier.space}
+    held = Counter(member for selection in frontier for member in selection.members)
+    return {component: held[component] / len(frontier) for component in frontier.space}
 
 
 def node_of(component: Component) -> str:

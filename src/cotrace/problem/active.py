@@ -26,6 +26,8 @@ from cotrace.models import LanguageModel
 
 Flags = dict[tuple[PlacedDictionary, str], Tensor]
 """(dictionary, role) -> which of its features are active [feature]."""
+NAMED = 3
+"""Dictionaries that a summary names each."""
 
 
 class PoorDictionary(UserWarning):
@@ -53,6 +55,20 @@ class Told:
             f"{self.active:,} of the {self.size:,} features of {self.name} (L{self.layer} {self.site}, explained "
             f"variance {self.explained:.2f})"
         )
+
+
+def told_words(told: Sequence[Told]) -> str:
+    """All dictionaries of a problem in one sentence; more than three by their sums."""
+    if len(told) <= NAMED:
+        each = " and ".join(one.words for one in told)
+    else:
+        active, size = sum(one.active for one in told), sum(one.size for one in told)
+        fits = sorted(one.explained for one in told)
+        each = (
+            f"{active:,} of the {size:,} features of {len(told)} dictionaries (explained variance {fits[0]:.2f} to "
+            f"{fits[-1]:.2f})"
+        )
+    return f"Features: {each}, those active in the base or donor run of a training pair"
 
 
 @dataclass(frozen=True)

@@ -274,7 +274,8 @@ def _mask(problem: LanguageProblem, called: str, run: Any) -> Float[Tensor, "n"]
         raise InputError(f"{called}: run is {shortened(run)}; give base, donor or a set ({error})") from None
     if mask.ndim != 1:
         raise InputError(f"{called}: run is {len(mask)} sets; give one at a time")
-    return mask
+    chosen: Tensor = mask
+    return chosen
 
 
 def _set_words(problem: LanguageProblem, run: Any, mask: Tensor) -> str:

@@ -70,7 +70,7 @@ class InputPath:
 
 
 def check(scorer: Scorer) -> RecordedDonors:
-    """The donor values of a scorer. Raise InputError where inputs cannot be interpolated between a base prompt and its donor."""
+    """The donor values. Raises InputError where inputs cannot be interpolated between a base prompt and its donor."""
     what = "interpolated inputs (attribution at='inputs')"
     donors = scorer.donors.made if isinstance(scorer.donors, DelayedDonors) else scorer.donors
     if not isinstance(donors, RecordedDonors) or any(pair.donor is None for pair in scorer.pairs):

@@ -22,7 +22,7 @@ from cotrace.interventions.storage import Storage
 from cotrace.metrics import AnyMetric, metric_named
 from cotrace.models import LanguageModel
 from cotrace.models.unchanged import ModelState
-from cotrace.problem.active import PoorDictionary, Told, active_features
+from cotrace.problem.active import PoorDictionary, Told, active_features, told_words
 from cotrace.problem.aim import aim
 from cotrace.problem.batching import Batching, Checkpointing
 from cotrace.problem.breakdown import Breakdown, breakdown
@@ -253,8 +253,7 @@ class LanguageProblem:
         swap = self.inside.full_swap
         moves = f"{swap.caution}{self.inside.coverage.words}{swap.words}"
         if self.features:
-            told = " and ".join(one.words for one in self.features)
-            moves += f". Features: {told}, those active in the base or donor run of a training pair"
+            moves += f". {told_words(self.features)}"
         if self._direction is None:
             return f"{moves}. A search for k of {self.space.outline} needs a direction: give {DIRECTIONS}."
         aim = {"maximise": "largest", "minimise": "smallest"}[self._direction]

@@ -17,7 +17,7 @@ from cotrace.metrics.metric import weighted_mean
 from cotrace.problem.executor import ChangeLoss, Linear, Measure, Objective, Read, Reading
 from cotrace.problem.input_path import InputPath
 from cotrace.problem.protocol import Cost, Examples, Loss, Mode
-from cotrace.problem.scored import TABLE_NUMBERS, ScoredPairs
+from cotrace.problem.scored import PIECE_NUMBERS, ScoredPairs
 from cotrace.problem.scorer import Scorer
 
 
@@ -56,9 +56,9 @@ class PairProblem(ScoredPairs[Metric]):
         return float(weighted_mean(self.base_reported, self.answers))
 
     def _of_base(self, measure: Measure) -> Float[Tensor, "example"]:
-        """What is measured of the base run, as many examples at a time as a table may hold."""
+        """What is measured of the base run, some examples at a time."""
         base = self.scorer.base
-        step = max(1, TABLE_NUMBERS // base.shape[1])
+        step = max(1, PIECE_NUMBERS // base.shape[1])
         pieces = torch.split(torch.arange(len(base)), step)
         return torch.cat([measure(base[piece], piece.tolist()) for piece in pieces])
 

@@ -20,6 +20,8 @@ from cotrace.problem.scorer import Scorer
 
 TABLE_NUMBERS = 1 << 27
 """Most numbers in one table of scores: 512 MiB in float32. Only tables of logits come near it."""
+PIECE_NUMBERS = 1 << 22
+"""Most numbers of a table that are looked at together: what is made of them takes several times their room."""
 ROUNDINGS, ULPS = 8, 16
 """So many times the base scores are rounded anew, each by up to so many units in the last place of the model's type."""
 SMALLEST_SWING = 1e-6
@@ -34,7 +36,7 @@ def rounding(base: Tensor, kind: torch.dtype, change: Callable[[Iterable[Tensor]
         unit = ULPS * torch.finfo(kind).eps * rows.abs().clamp(min=1)
         return rows + unit * (2 * torch.rand(rows.shape, generator=draw, dtype=rows.dtype) - 1)
 
-    pieces = torch.split(base, max(1, TABLE_NUMBERS // base.shape[1]))
+    pieces = torch.split(base, max(1, PIECE_NUMBERS // base.shape[1]))
     return max(abs(change(map(noisy, pieces)).item()) for _ in range(ROUNDINGS))
 
 

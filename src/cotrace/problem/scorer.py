@@ -89,11 +89,10 @@ class Scorer:
 
     def over(self, pairs: Sequence[EncodedPair], space: ComponentSpace) -> Scorer:
         """The same on another space: ``pairs`` are these pairs with the position roles that it names."""
-        other = copy(self)
+        other, slots = copy(self), Slots.of(self.model, space)
         other.pairs, other.space = pairs, space
-        vars(other)["_whole"] = None
-        other._slots, other.layers = Slots.of(self.model, space), component_layers(space)
-        other.spots = other._slots.spots
+        vars(other).update(_whole=None, _slots=slots)
+        other.spots, other.layers = slots.spots, component_layers(space)
         return other
 
     @property

@@ -16,13 +16,14 @@ from cotrace.problem import LanguageProblem
 from cotrace.problem.pairs import PairProblem
 from cotrace.readout.changes import Changes, Progress, quiet
 from cotrace.readout.explanation import Card, Explanation
+from cotrace.readout.logit_parts import writer_of
 from cotrace.readout.ov import ov_maps
 from cotrace.readout.paths import follow, most_runs
 from cotrace.readout.positions import act
 from cotrace.readout.reads import HEADS, read
 from cotrace.readout.records import Acting, Contributions, Example, Ov, Paths, Read, Written
 from cotrace.readout.words import words_of
-from cotrace.readout.writes import Writes, check_inside, writer_of
+from cotrace.readout.writes import Writes
 from cotrace.results import Frontier, members_of
 from cotrace.statistics import Interval, mean_intervals
 
@@ -105,8 +106,19 @@ def _members(problem: LanguageProblem, selection: Any, k: int | None) -> tuple[C
     members = members_of("ct.explain", "selection", selection)
     if not members:
         raise InputError("ct.explain: the selection is empty; name at least one component, such as L9.head6")
-    check_inside("ct.explain", members, problem.space.names, problem.space.outline)
+    _check_inside(problem, members)
     return tuple(problem.space[i] for i in problem.space.indices(set(members)))
+
+
+def _check_inside(problem: LanguageProblem, members: Sequence[Component]) -> None:
+    """Raise InputError for a member that is not in the problem's space."""
+    known = set(problem.space)
+    strange = next((member for member in members if member not in known), None)
+    if strange is not None:
+        raise InputError(
+            f"ct.explain: {strange} is not in this component space of {problem.space.outline}: name members of the "
+            "space, or build the problem with the sites that hold it"
+        )
 
 
 def _known(known: Mapping[str, Any] | None) -> dict[str, list[str]]:

@@ -21,8 +21,8 @@ from cotrace.models.internals import AttentionCall, attention_handler
 from cotrace.models.stream import Norm, post_norm
 from cotrace.models.taps import Edit
 from cotrace.problem.scorer import Scorer
+from cotrace.readout.logit_parts import Writer
 from cotrace.readout.records import Moved, Ov
-from cotrace.readout.writes import Writer
 
 PAIRS = 16
 """Prompts whose values are looked at."""

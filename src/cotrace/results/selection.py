@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ class Selection:
     def parse(cls, names: Iterable[str]) -> Selection:
         """Somebody's set, from component names such as ``L9.head6`` or ``9.6``, each once. Raises InputError."""
         given = [Component.parse(name) for name in names_of("Selection.parse", "names", names)]
-        double = next((member for i, member in enumerate(given) if member in given[:i]), None)
+        double = next((member for member, count in Counter(given).items() if count > 1), None)
         if double is not None:
             raise InputError(f"Selection.parse: {double} stands twice; name each component once")
         return cls(members=tuple(sorted(given)))

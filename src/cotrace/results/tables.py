@@ -74,8 +74,9 @@ def _row(selection: Selection, before: Selection | None) -> tuple[str, ...]:
 def changes(selection: Selection, before: Selection | None) -> str:
     """Names that came, and with a minus those that went, since the selection before."""
     was = set(before.members) if before else set()
+    now = set(selection.members)
     came = [str(member) for member in selection.members if member not in was]
-    went = [f"-{member}" for member in (before.members if before else ()) if member not in set(selection.members)]
+    went = [f"-{member}" for member in (before.members if before else ()) if member not in now]
     return _shorten(came + went)
 
 

@@ -128,7 +128,7 @@ class RunConfig:
     checkpointing: Annotated[Literal["auto", "on", "off"], RUN] = "auto"
     """Compute activations again in the backward pass: when memory runs out (auto), always, or never."""
     threads: Annotated[int | None, RUN] = None
-    """Processor threads. Default: one for small models, which more would slow down; else one per core."""
+    """Processor threads. Default: one for small models, which more would slow down; else one per core that is free."""
     checkpoint_every_s: Annotated[float | None, RUN] = None
     """Seconds between checkpoints, which `cotrace resume` goes on from; 0 writes one at every step.
     Default: 10, or longer where one takes long to write."""

@@ -53,8 +53,9 @@ class Shape:
         """N, for one role; None for sites that the configuration alone does not count."""
         units = {Site.HEAD_OUTPUT: self.heads, Site.ATTENTION_PATTERN: self.heads, Site.MLP_NEURON: self.hidden}
         units |= {Site.MLP_COORDINATE: self.width} | dict.fromkeys(PER_LAYER, 1)
-        named = [Site.named(site) for site in sites]
-        return None if any(site not in units for site in named) else self.layers * sum(units[site] for site in named)
+        if any(site not in units for site in sites):  # or single components, or a run as shortlist
+            return None
+        return self.layers * sum(units[Site(site)] for site in sites)
 
     @property
     def products_per_token(self) -> float:
@@ -88,7 +89,9 @@ class Outlook:
 def outlook(config: RunConfig, task: Task, searches: Sequence[Search]) -> Outlook | None:
     """What the run will do; None where the model's configuration does not show it. Raises ModelError."""
     trusted = config.trust_remote_code or TRUSTED.get()
-    shape = Shape.of(model_config(config.model, revision=config.revision, trust_remote_code=trusted))
+    shape = Shape.of(
+        model_config(config.model, revision=config.revision, trust_remote_code=trusted, gguf_file=config.gguf)
+    )
     n = None if shape is None else shape.components(config.sites or task.sites)
     if shape is None or n is None:
         return None

@@ -341,8 +341,17 @@ def check_threads(count: int | None) -> None:
 def use_threads(config: RunConfig, model: LanguageModel) -> None:
     """Set the process's threads: handing out the work of a small model takes longer than the work."""
     small = model.module.num_parameters() < SMALL_PARAMETERS
-    if count := config.threads or (1 if small else None):
-        torch.set_num_threads(count)
+    torch.set_num_threads(config.threads or (1 if small else free_threads(torch.get_num_threads())))
+
+
+def free_threads(most: int) -> int:
+    """Threads for which there is a processor: those that others keep busy, or that this process may not use, are left.
+
+    Two threads that share one processor wait for each other: they take many times one's time.
+    """
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return max(1, min(most, mine - round(min(busy, mine))))
 
 
 def pose(config: RunConfig, model: LanguageModel, task: Task) -> LanguageProblem:

@@ -217,7 +217,8 @@ class _Both:
         if self.alone:
             return raw
         raw = np.where(kept, np.exp(table - table.max(1, keepdims=True, where=kept, initial=-np.inf)), 0.0)
-        return raw / raw.sum(1, keepdims=True)
+        shares: Table = raw / raw.sum(1, keepdims=True)
+        return shares
 
     def _chosen(self, table: Table) -> Any:
         kept = np.array([[i < len(pair.answers) for i in range(table.shape[1])] for pair in self.pairs])
