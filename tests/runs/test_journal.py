@@ -29,12 +29,12 @@ def stopped_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ran
     """What batches a journal runs, of which pairs under which masks; interrupted once there were so many, 0 never."""
     ran, own = list[tuple[bytes, bytes, tuple[int, ...]]](), Scorer.batch_scores
 
-    def note(self: Scorer, masks: torch.Tensor, layout: Layout, *given: object) -> object:
+    def note(self: Scorer, masks: torch.Tensor, layout: Layout, *given: object, **named: object) -> object:
         if isinstance(self.executor, Journal):
             if len(ran) == batches > 0:
                 raise KeyboardInterrupt
             ran.append((scorer_mark(self), masks.numpy().tobytes(), layout.examples))
-        return own(self, masks, layout, *given)  # type: ignore[arg-type]
+        return own(self, masks, layout, *given, **named)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
         patch.setattr(Scorer, "batch_scores", note)

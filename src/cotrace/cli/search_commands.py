@@ -122,7 +122,7 @@ def sweep(
     out: str | None = None,
     dry_run: DryRun = False,
     hands: Handed = ALONE,
-    show: Showing = SHOWN,
+    show: Saying = SAID,
 ) -> None:
     """Run a grid of models, tasks, sites, donors, seeds and searches as one campaign that can be gone on with.
 
