@@ -32,7 +32,7 @@ def test_figures_are_those_of_the_target(traced: Path, tiny_folder: Path, tmp_pa
     path = tmp_path / "found.json"
     asked = ["--k", "2", "--controls", "9", "--direction", "minimise", "--json", str(path), "--quiet"]
     assert run(["transfer", str(traced), "--to", str(others), "--to", f"model={tiny_folder}", *asked]) == 0
-    found = json.loads(path.read_text())
+    found = json.loads(path.read_text())["targets"]
     chosen = StoredRun.read(traced).frontier().at(2)
     task = ct.Task.from_jsonl(others)
     problem = ct.LanguageProblem(ct.load_model(tiny_folder), task, holdout=0.4, direction="minimise")

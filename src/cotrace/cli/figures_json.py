@@ -28,12 +28,12 @@ def check_figures(path: str | None) -> None:
         new_file(path, "--json")
 
 
-def write_figures(path: str | None, data: Any, screen: Screen, command: str = "") -> None:
+def write_figures(path: str | None, data: Any, screen: Screen, command: str) -> None:
     """Write the figures of a command where they were asked for."""
     if path == STDOUT:
         screen.data(command, lambda: data)
     elif path is not None:
-        _write(Path(path).resolve(), (json.dumps(reply(command, data) if command else data, indent=1) + "\n").encode())
+        _write(Path(path).resolve(), (json.dumps(reply(command, data), indent=1) + "\n").encode())
 
 
 def _write(path: Path, content: bytes) -> None:

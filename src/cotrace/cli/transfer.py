@@ -71,7 +71,7 @@ def transfer(run: str, asked: Asked, *, json_path: str | None, quiet: bool = Fal
         found[target] = judge(frontier, problem, k=chosen.k, controls=asked.controls, seed=config.seed)
         screen.say(found[target].table())
         screen.say(f"\n{found[target].verdict}\n")
-    write_figures("transfer", json_path, {"targets": {name: one.to_dict() for name, one in found.items()}}, screen)
+    write_figures(json_path, {"targets": {name: one.to_dict() for name, one in found.items()}}, screen, "transfer")
 
 
 def aimed(stored: StoredRun, frontier: Frontier, target: str, asked: Asked) -> RunConfig:

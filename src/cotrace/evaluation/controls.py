@@ -59,7 +59,7 @@ def chains(
 
 def _chain(
     of: Int[np.ndarray, "n"],
-    members: Sequence[Int[np.ndarray, "member"]],
+    members: Sequence[Int[np.ndarray, "_"]],
     taken: Int[np.ndarray, "size block"],
     draw: np.random.Generator,
 ) -> Bool[np.ndarray, "size n"]:
