@@ -187,7 +187,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "trace": {"dry-run": True, "json": True},
     "compare": {"dry-run": True, "json": True},
     "resume": {"": "r", "batch-tokens": 77, "json": True, **HANDS},
-    "sweep": {"": "g.yaml", "out": "o", "dry-run": True, **HANDS},
+    "sweep": {"": "g.yaml", "out": "o", "dry-run": True, "json": True, **HANDS},
     "measure": {"": ("m", "t"), "metric": "accuracy", "by": "group", "json": "j.json"},
     "reproduce": {
         "": "paper",

@@ -122,7 +122,7 @@ def sweep(
     out: str | None = None,
     dry_run: DryRun = False,
     hands: Handed = ALONE,
-    show: Saying = SAID,
+    show: Showing = SHOWN,
 ) -> None:
     """Run a grid of models, tasks, sites, donors, seeds and searches as one campaign that can be gone on with.
 
@@ -140,7 +140,7 @@ def sweep(
     """
     from cotrace.cli.sweep import sweep as go
 
-    go(grid, out=out, workers=hands.asked, dry_run=dry_run, quiet=show.quiet)
+    go(grid, out=out, workers=hands.asked, dry_run=dry_run, quiet=show.quiet, as_json=show.as_json)
 
 
 def measure(

@@ -20,32 +20,50 @@ from cotrace.visible import visible
 
 
 @own_threads()
-def sweep(grid: str, *, out: str | None, workers: dict[str, Any], dry_run: bool = False, quiet: bool = False) -> None:
+def sweep(
+    grid: str,
+    *,
+    out: str | None,
+    workers: dict[str, Any],
+    dry_run: bool = False,
+    quiet: bool = False,
+    as_json: bool = False,
+) -> None:
     """Run what is left of a grid, then show and write what all cells say. Raises CotraceError where cells failed."""
-    cells, screen = read_grid(grid), Screen(quiet)
+    cells, screen = read_grid(grid), Screen(quiet, as_json)
     campaign = Campaign(Path(out or f"runs/{Path(grid).stem}"), cells)
     left = [cell for cell in cells if not campaign.is_done(cell)]
     screen.note(f"{len(cells)} cells, {len(cells) - len(left)} of them done; results go to {campaign.folder}")
     if dry_run:
-        for cell in cells:
-            todo = "to resume" if campaign.is_begun(cell) else "to run"
-            screen.say(f"{todo if cell in left else 'done'}: {cell.name}")
+        plan = [(cell.name, _todo(campaign, cell)) for cell in cells]
+        for name, todo in plan:
+            screen.say(f"{todo}: {name}")
+        rows = [{"cell": name, "status": todo} for name, todo in plan]
+        screen.data("sweep", lambda: {"written": None, "cells": rows})
         return
     quiet_libraries()
     campaign.claim()
     with locked(campaign.folder), one_crew():
-        failures = {cell.name: _one(campaign, cell, workers, screen) for cell in left}
+        failures = {cell.name: _one(campaign, cell, workers, Screen(quiet or as_json)) for cell in left}
     outcomes = [_outcome(campaign, cell, failures.get(cell.name, "")) for cell in cells]
     campaign.write(outcomes)
     for table in tables(outcomes):
         screen.say(table)
     screen.say(f"\nWritten to {campaign.folder}: {SUMMARY}, {REPORT} and a run for each cell")
+    screen.data("sweep", lambda: {"written": str(campaign.folder), "cells": [outcome.row() for outcome in outcomes]})
     failed = [outcome for outcome in outcomes if outcome.failure]
     if failed:
         raise InputError(
             f"{len(failed)} of {len(cells)} cells have no result; the first, {failed[0].cell.name}: "
             f"{failed[0].failure}. The others are done; mend it and say `cotrace sweep {grid}` again"
         )
+
+
+def _todo(campaign: Campaign, cell: Cell) -> str:
+    """What is left of a cell."""
+    if campaign.is_done(cell):
+        return "done"
+    return "to resume" if campaign.is_begun(cell) else "to run"
 
 
 def _outcome(campaign: Campaign, cell: Cell, failure: str) -> Outcome:
