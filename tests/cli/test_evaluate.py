@@ -218,7 +218,7 @@ def unloaded(traced: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["--text", "."], "give a text file"),
         (["--side", "no-such-task"], "no-such-task"),
         (["--side", "none.jsonl"], "none.jsonl"),
-        (["--selection", "elsewhere"], "elsewhere: none of its 1 components is in this space"),
+        (["--selection", "elsewhere"], "elsewhere: L99.head1 is no component of this run's space"),
     ],
 )
 def test_what_the_run_alone_shows_to_be_impossible_is_refused_before_anything_is_loaded(

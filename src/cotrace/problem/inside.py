@@ -14,16 +14,17 @@ from cotrace.batches import EncodedPair, Encoding, Packing, Refusal
 from cotrace.donors import DonorSource
 from cotrace.errors import InputError
 from cotrace.interventions.storage import Storage
+from cotrace.problem.active import Told
 from cotrace.problem.aim import target_of
 from cotrace.problem.batching import Batching
 from cotrace.problem.coverage import Coverage
 from cotrace.problem.heldout import Heldout
 from cotrace.problem.memory import check_budget
-from cotrace.problem.pairs import PairProblem
+from cotrace.problem.pairs import PairProblem, input_gradient
 from cotrace.problem.parts import Builder, judging
 from cotrace.problem.plan import Plan, plan_of
 from cotrace.problem.posing import Division, Settled
-from cotrace.problem.protocol import JudgePairs
+from cotrace.problem.protocol import Examples, JudgePairs
 from cotrace.problem.summary import FullSwap
 from cotrace.problem.whole import SetProblem
 from cotrace.prompts import Task
@@ -98,6 +99,8 @@ class Inside(Parts):
     """What results say of where they come from, beside metric, task and space."""
     division: Division
     """Which pairs are held out, which searches see, and which judge."""
+    features: tuple[Told, ...]
+    """What is known of each dictionary whose features are components."""
     metric_name: str
     """The metric as it was named, such as ``metric.py:function``; its own name where it came as a function."""
     unseen: Sequence[int]
@@ -223,3 +226,11 @@ class Inside(Parts):
         if not isinstance(self.training, SetProblem):
             raise InputError(f"{self.training.metric.name} has an effect of each pair: resample effects")
         return self.training.redrawn(masks, counts)
+
+    def input_gradient(self, share: float, examples: Examples = None) -> Float[Tensor, "n"]:
+        """Gradient along donor minus base activations, with token embeddings so much the donor's: EAP-IG on nodes.
+
+        ``share`` 0 is the base prompt, 1 the counterfactual. Raises InputError for a metric of the whole set, and where
+        donors are not counterfactual runs of equal length.
+        """
+        return input_gradient(self.training, share, examples)

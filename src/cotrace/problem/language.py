@@ -33,7 +33,6 @@ from cotrace.problem.heldout import Heldout
 from cotrace.problem.inside import Inside, Parts
 from cotrace.problem.memory import check_memory, memory_budget
 from cotrace.problem.packing import check_frequencies, choose_packing
-from cotrace.problem.pairs import input_gradient
 from cotrace.problem.parts import Builder
 from cotrace.problem.posing import Division, Settled, Writing, check_options, overlap_words, settle
 from cotrace.problem.protocol import Cost, Direction, Examples, JudgePairs, Loss, Mode
@@ -152,7 +151,7 @@ class LanguageProblem:
         packing = choose_packing(model, settled.encoding.pairs, batch_tokens, pack, reference)
         packing = replace(packing, patch_answers=positions == "prompt+answer")
         check_frequencies(settled.encoding.pairs, packing)
-        self.features = () if isinstance(sites, ComponentSpace) else self._tell_features(settled, packing)
+        features = () if isinstance(sites, ComponentSpace) else self._tell_features(settled, packing)
         builder = Builder(
             self.model,
             self.space,
@@ -191,6 +190,7 @@ class LanguageProblem:
                 + (f"; {said}" if (said := division.drawn(settled.judged, settled.heldout)) else ""),
             },
             division=division,
+            features=features,
             metric_name=metric if isinstance(metric, str) else chosen.name if metric else task.metric,
             unseen=settled.heldout,
             groups=settled.groups,
@@ -252,8 +252,8 @@ class LanguageProblem:
         """The question in words, with the full swap and the direction; first of all where no effect is shown."""
         swap = self.inside.full_swap
         moves = f"{swap.caution}{self.inside.coverage.words}{swap.words}"
-        if self.features:
-            moves += f". {told_words(self.features)}"
+        if self.inside.features:
+            moves += f". {told_words(self.inside.features)}"
         if self._direction is None:
             return f"{moves}. A search for k of {self.space.outline} needs a direction: give {DIRECTIONS}."
         aim = {"maximise": "largest", "minimise": "smallest"}[self._direction]
@@ -280,14 +280,6 @@ class LanguageProblem:
     ) -> Float[Tensor, "n"]:
         """Exact gradient of the mean of ``objective(effects)``, or of the reported aggregate where None."""
         return self.inside.training.gradient(z, objective, examples)
-
-    def input_gradient(self, share: float, examples: Examples = None) -> Float[Tensor, "n"]:
-        """Gradient along donor minus base activations, with token embeddings so much the donor's: EAP-IG on nodes.
-
-        ``share`` 0 is the base prompt, 1 the counterfactual. Raises InputError for a metric of the whole set, and where
-        donors are not counterfactual runs of equal length.
-        """
-        return input_gradient(self.inside.training, share, examples)
 
     def breakdown(self, masks: Any, by: str = "group", *, heldout: bool = False) -> Breakdown:
         """The effect of one mask, Selection or list of names on each subgroup: ``by`` is a field of the pairs."""
