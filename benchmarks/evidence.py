@@ -63,9 +63,9 @@ def null_p_values(trials: int, chains: int, *, n: int = 48, k: int = 8, seed: in
         for row, size in zip(chosen, (2, 4, k, 2 * k), strict=True):
             row[order[:size]] = True
         _, blocks = controls.composition(space, chosen, 2)
-        observed = controls.chains(blocks, chosen, 1, seed=trial + 1)[0]  # a selection like any other
+        observed = controls.chains(blocks, chosen, 1, seed=trial + 1)  # a selection like any other
         drawn = controls.chains(blocks, chosen, chains, seed=trial + 10_000_000)
-        effects = [_effect(sets.astype(float), weights, pairs) for sets in (observed, *drawn)]
+        effects = [_effect(sets.astype(float), weights, pairs) for some in (*observed, *drawn) for sets in some]
         single.append(p_values(effects[0], np.stack(effects[1:]))[2])
         smallest.append(max_t(effects[0], np.stack(effects[1:])).min())
     return np.array(single), np.array(smallest)

@@ -56,6 +56,7 @@ def test_every_command_comes_as_far_as_the_model(
         raise CotraceError(f"the model is asked for, {options['gguf_file']}")
 
     monkeypatch.setattr(prepare, "load_model", arrived)
+    monkeypatch.setattr(prepare, "outlook", lambda *_: None)  # which reads the configuration
     asked = command(audit, given(tmp_path, full=full, gguf="small.gguf"), tmp_path / "run")
     assert run(asked) == 2
     assert "the model is asked for, small.gguf" in capsys.readouterr().err
@@ -119,5 +120,6 @@ def test_known_facts_are_asked_as_facts_are(
     ]
     monkeypatch.setattr(gallery, "known_facts", lambda *_: rows)
     monkeypatch.setattr(prepare, "load_model", arrived)
+    monkeypatch.setattr(prepare, "outlook", lambda *_: None)  # which reads the configuration
     assert run(command(facts, given(tmp_path), tmp_path / "run")) == 2
     assert "the model is asked for" in capsys.readouterr().err

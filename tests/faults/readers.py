@@ -165,7 +165,6 @@ def lighten(folder: Path, name: str) -> None:
     for path in folder.iterdir():
         if path.name not in (name, "config.yaml", "selection.json"):
             path.unlink()
-    (folder / "config.yaml").write_text("model: shipped\ntask: demo_bias\n")
 
 
 def with_all_effects(stored: StoredRun) -> object:

@@ -64,7 +64,7 @@ def test_json_round_trip_keeps_every_number(tmp_path: Path) -> None:
     [
         ({}, {"donors": "counterfactual", "align": "exact", "positions": "prompt"}),
         ({"donors": "zero", "align": "ends"}, {"donors": "zero", "align": "ends"}),
-        ({"donors": Noise(multiple=3, seed=4)}, {"donors": "noise=3x (seed 4, 1 draws)"}),
+        ({"donors": Noise(multiple=3, seed=4)}, {"donors": "noise=3x,seed=4"}),
         ({"positions": "prompt+answer"}, {"positions": "prompt+answer"}),
         ({"holdout": 0.34, "seed": 7, "audit": 0.2}, {"split": "holdout=0.34, seed=7, audit=0.2"}),
         ({"roles": ("last",)}, {"roles": ["last"]}),

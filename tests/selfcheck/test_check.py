@@ -172,9 +172,9 @@ def test_pairs_that_do_not_line_up_are_counted() -> None:
 def test_ensure_checks_each_site_of_a_model_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
-    def counted(model: LanguageModel, *, sites: list[Site]) -> CheckReport:
+    def counted(model: LanguageModel, *, sites: list[Site], progress: bool) -> CheckReport:
         asked.append(sites)
-        return check(model, sites=sites)
+        return check(model, sites=sites, progress=progress)
 
     monkeypatch.setattr("cotrace.selfcheck.run.check", counted)
     model = fresh()

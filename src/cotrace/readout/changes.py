@@ -90,7 +90,7 @@ class Changes:
     def _changes(self, runs: Sequence[Run], tick: Callable[[int], None]) -> Tensor:
         part = self.part
         if isinstance(part, SetProblem):
-            return torch.stack([part.change(scores) for scores in self._held(part.scorer).scores(runs, tick)])
+            return torch.stack([part.change([scores]) for scores in self._held(part.scorer).scores(runs, tick)])
         found = []
         for draw in (part, *part.draws):
             scores = self._held(draw.scorer).scores(runs, tick)

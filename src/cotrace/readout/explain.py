@@ -213,7 +213,7 @@ class _Explainer:
     def _direct(self, runs: Sequence[Writes]) -> list[tuple[float | None, Interval | None]]:
         part, units = self.changes.part, self.changes.units
         if not isinstance(part, PairProblem):
-            values = [float(part.change(scores)) for scores in runs[0].direct]
+            values = [float(part.change([scores])) for scores in runs[0].direct]
             return [(None if np.isnan(value) else value, None) for value in values]
         made = [part.metric.effects(run.direct, run.scorer.base, part.answers) for run in runs]
         effects = torch.stack(made).mean(0).double().cpu().numpy()

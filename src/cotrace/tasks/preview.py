@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, cast
 
 from cotrace.errors import AlignmentError, InputError, unknown
 from cotrace.prompts.pair import PromptPair, chat_words
@@ -20,11 +20,7 @@ Row = tuple[str, str, str, str]
 
 
 def preview(
-    task: Task,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    most: int = 5,
-    *,
-    align: Literal["exact", "ends", "spans"] = "exact",
+    task: Task, tokenizer: PreTrainedTokenizerBase | None = None, most: int = 5, *, align: str = "exact"
 ) -> Table:
     """The first ``most`` pairs; with a tokenizer as tokens set apart by |, chats rendered, and how they align.
 
@@ -37,7 +33,7 @@ def preview(
         raise unknown("alignment", align, ALIGNMENTS)
     if most < 1:
         raise InputError(f"most is {most}: ask for at least 1 pair")
-    rows = [row for pair in task.pairs[:most] for row in _rows(task, pair, tokenizer, align)]
+    rows = [row for pair in task.pairs[:most] for row in _rows(task, pair, tokenizer, cast("Align", align))]
     title = f"{task.name}: {len(task)} pairs, {len(task.skipped)} records skipped, {task.conventions} conventions"
     return Table(title, ("pair", "part", "tokens", "text"), rows, left=frozenset({0, 1, 3}))
 
@@ -85,9 +81,13 @@ def _encoded(task: Task, pair: PromptPair, tokenizer: PreTrainedTokenizerBase, a
 
 
 def _show(tokens: tuple[int, ...], tokenizer: PreTrainedTokenizerBase) -> str:
-    from cotrace.batches import token_text
+    return "|".join(_token(tokenizer, token) for token in tokens)
 
-    return "|".join(token_text(tokenizer, token) for token in tokens)
+
+def _token(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    """The token's text; SentencePiece drops a leading space when it decodes one token alone."""
+    space = " " if str(tokenizer.convert_ids_to_tokens(token)).startswith("\u2581") else ""
+    return space + str(tokenizer.decode([token])).removeprefix(space)
 
 
 def _alignment(encoded: EncodedPair) -> str:
