@@ -12,6 +12,8 @@ from .components import Component as Component
 from .components import ComponentSpace as ComponentSpace
 from .components import Site as Site
 from .dictionaries import load_dictionaries as load_dictionaries
+from .distributed import Workers as Workers
+from .distributed import distributed as distributed
 from .editing import apply as apply
 from .evaluation import Evaluation as Evaluation
 from .evidence import evaluate as evaluate

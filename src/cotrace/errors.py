@@ -69,6 +69,10 @@ class RunBusy(CotraceError):
     """Another process is writing the run."""
 
 
+class WorkersError(CotraceError):
+    """Workers cannot be had, are not alike, or were lost too often."""
+
+
 def unknown(kind: str, name: object, options: Iterable[str], meant: str | None = None) -> UnknownName:
     """The error for a name that is not known: with the one that is ``meant``, or a close match, and the whole list."""
     listed = sorted(options)

@@ -28,11 +28,12 @@ from cotrace.cli import (
 )
 from cotrace.cli import explain as explaining
 from cotrace.cli import reproduce as again
+from cotrace.cli import sweep as campaign
 from cotrace.cli import tasks as task_commands
 from cotrace.cli import transfer as carry
 from cotrace.cli.app import COMMANDS
 from cotrace.cli.main import run
-from cotrace.cli.options import Source
+from cotrace.cli.options import Hands, Source
 from cotrace.errors import CotraceError
 from cotrace.prompts import PromptPair, Task
 from cotrace.runs import RunConfig, prepare
@@ -86,6 +87,8 @@ TYPED = {"task_options": "task-option.size", "template_options": "template-optio
 CALLED = {"gguf": "gguf_file", "task_options": "size", "template_options": "template_arguments"}
 FEATURES = {"dictionaries", "dictionaries_of"}
 """Fields that need a folder of dictionaries: their own tests type them."""
+HANDS = {"workers": 31, "ray": "head:6379", "worker-gpus": 0.125, "max-restarts": 37}
+"""Who computes."""
 SEARCH = {
     "constraints",
     "plus",
@@ -107,7 +110,10 @@ def words(options: Mapping[str, tuple[str, Any]]) -> Iterator[str]:
 
 
 def test_every_field_of_a_configuration_is_tried() -> None:
-    assert {field.name for field in fields(RunConfig)} == {"model", "task", *PROBLEM, *MODEL, *TASK, *SEARCH, *FEATURES}
+    hands = {name.replace("-", "_") for name in HANDS}
+    tried = {"model", "task", *PROBLEM, *MODEL, *TASK, *SEARCH, *FEATURES, *hands}
+    assert {field.name for field in fields(RunConfig)} == tried
+    assert {field.name for field in fields(Hands)} == hands
     assert {field.name for field in fields(Source)} == {*MODEL, *TASK} - {"task_options"}
 
 
@@ -156,6 +162,7 @@ TARGETS: dict[str, tuple[Any, str]] = {
     "trace": (answer, "answer"),
     "compare": (answer, "answer"),
     "resume": (answer, "resume"),
+    "sweep": (campaign, "sweep"),
     "measure": (measure, "measure"),
     "check": (check, "check"),
     "reproduce": (again, "reproduce"),
@@ -179,7 +186,8 @@ ASKED: dict[str, dict[str, Any]] = {
     "demo": {"out": "o", "json": True},
     "trace": {"dry-run": True, "json": True},
     "compare": {"dry-run": True, "json": True},
-    "resume": {"": "r", "batch-tokens": 77, "json": True},
+    "resume": {"": "r", "batch-tokens": 77, "json": True, **HANDS},
+    "sweep": {"": "g.yaml", "out": "o", "dry-run": True, "json": True, **HANDS},
     "measure": {"": ("m", "t"), "metric": "accuracy", "by": "group", "json": "j.json"},
     "reproduce": {
         "": "paper",
@@ -219,6 +227,7 @@ ASKED: dict[str, dict[str, Any]] = {
         "intervals": True,
         "dry-run": True,
         "json": True,
+        **HANDS,
     },
     "explain": {"": "r", "k": 17, "search": "s", "known": ("ioi",), "dry-run": True, "json": True},
     "transfer": {
@@ -290,7 +299,7 @@ ASKED: dict[str, dict[str, Any]] = {
         "json": True,
     },
 }
-APART = {"show", "source", "options", "config", "trust_remote_code", "sizes", "factors", "constraint"}
+APART = {"show", "source", "options", "hands", "config", "trust_remote_code", "sizes", "factors", "constraint"}
 """Parameters that other tests type: sizes, factors and constraints go with neither k nor donor."""
 SPELLED = {"as_json": "json", "to": "format", "form": "format", "target": "to"}
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from cotrace.cli.closing import closing
 from cotrace.cli.data import plan_data, run_data, stored_data
@@ -20,7 +21,8 @@ from cotrace.runs import RunConfig, RunDirectory, batches
 from cotrace.runs.checkpoint import Checkpoints
 from cotrace.runs.config_file import write_config
 from cotrace.runs.directory import MANIFEST, sweep
-from cotrace.runs.identity import identity
+from cotrace.runs.identity import WORKERS, identity
+from cotrace.runs.journal import forget, journaling
 from cotrace.runs.keeper import Keeper
 from cotrace.runs.lock import locked
 from cotrace.runs.manifest import Manifest
@@ -32,6 +34,8 @@ from cotrace.runs.write import run_files
 from cotrace.search import Search, SearchState, solve
 from cotrace.search.origin import remember
 
+ALONE: dict[str, Any] = dict.fromkeys(WORKERS)
+"""No workers."""
 COMPARED = ("pursuit", "pgbct", "greedy", "topk", "random")
 
 
@@ -48,22 +52,40 @@ def answer(
     directory = RunDirectory.claim(config.out) if config.out else None
     screen = Screen(quiet, as_json)
     quiet_libraries()
-    prepared = prepare(config, searches, say=screen.note)
+    prepared = prepare(replace(config, **ALONE) if dry_run else config, searches, say=screen.note)
     if dry_run:
+        prepared = replace(prepared, config=replace(prepared.config, **of_workers(config)))
         screen.say(prepared.goal.summary)
         for table in dry_run_tables(prepared):
             screen.say(table)
         screen.data("trace", lambda: plan_data(prepared), dry_run=True)
         return
-    run(prepared, directory or RunDirectory.next_free(f"runs/{name_of(prepared)}"), screen)
+    with prepared:
+        screen.note_workers(prepared.workers)
+        run(prepared, directory or RunDirectory.next_free(f"runs/{name_of(prepared)}"), screen)
+
+
+def of_workers(config: RunConfig) -> dict[str, Any]:
+    """What a configuration says of workers."""
+    return {name: getattr(config, name) for name in ALONE}
 
 
 @own_threads()
-def resume(folder: str, *, batch_tokens: int | None = None, quiet: bool = False, as_json: bool = False) -> None:
-    """Go on with a run where its last checkpoint stands, with smaller batches where asked for. Raises CotraceError."""
+def resume(
+    folder: str,
+    *,
+    batch_tokens: int | None = None,
+    quiet: bool = False,
+    as_json: bool = False,
+    workers: Mapping[str, Any] | None = None,
+) -> None:
+    """Go on with a run where its last checkpoint stands, with smaller batches or workers where asked for.
+
+    Raises CotraceError.
+    """
     if batch_tokens is not None and batch_tokens < 1:
         raise InputError(f"batch tokens is {batch_tokens}: give at least 1")
-    begun, screen = Begun.read(folder), Screen(quiet, as_json)
+    begun, screen = Begun.read(folder).by(workers or {}), Screen(quiet, as_json)
     if _finished(begun, screen):
         begun.tidy()
         return
@@ -87,12 +109,19 @@ def go_on(begun: Begun, screen: Screen) -> None:
     checkpoints = begun.checkpoints
     state = checkpoints.load()
     prepared = begun.prepared(state)
+    with prepared:
+        screen.note_workers(prepared.workers)
+        taken_up(prepared, begun.folder, checkpoints, state, screen)
+
+
+def taken_up(prepared: Prepared, folder: Path, checkpoints: Checkpoints, state: RunState, screen: Screen) -> None:
+    """A run that is prepared again, from where it stands to its end."""
     screen.say(prepared.goal.summary)
     for done in state.frontiers:  # by its hashes the problem is the one that they were measured on
         remember(prepared.goal, done.effects, done.effects_heldout)
-    sweep(begun.folder)
+    sweep(folder)
     screen.note("no checkpoint: from the beginning" if state.is_new else f"going on after step {len(state.steps)}")
-    keep(prepared, keeper_of(prepared, begun.folder, checkpoints, state), screen)
+    keep(prepared, keeper_of(prepared, folder, checkpoints, state), screen)
 
 
 def name_of(prepared: Prepared) -> str:
@@ -130,7 +159,11 @@ def keep(prepared: Prepared, keeper: Keeper, screen: Screen) -> None:
 def finish(prepared: Prepared, keeper: Keeper, screen: Screen) -> None:
     """Search, judge, show and write; the manifest is the last file, and the checkpoints go."""
     found = search_all(prepared, keeper, screen)
-    frontiers, evaluation = judged(prepared, found, screen)
+    keeper.save()
+    with journaling(prepared.problem, keeper.run, prepared.config.checkpoint_every_s) as journal:
+        if journal.found:
+            screen.note(f"{journal.found} batches of the evaluation are known from before")
+        frontiers, evaluation = judged(prepared, found, screen)
     for part in closing(frontiers):
         screen.say(part)
     if evaluation is not None:
@@ -141,6 +174,7 @@ def finish(prepared: Prepared, keeper: Keeper, screen: Screen) -> None:
     if said := batches.note(keeper.run, keeper.state.batch_plan):
         screen.note(said)
         keeper.log.say(said)
+    forget(keeper.run)
     keeper.finish()
     written = sorted([*Manifest.read(keeper.run).files, MANIFEST])
     screen.say(f"\nWritten to {keeper.run}: {', '.join(written)}")
@@ -159,7 +193,7 @@ def search_all(prepared: Prepared, keeper: Keeper, screen: Screen) -> list[Front
 def search_once(prepared: Prepared, search: Search, keeper: Keeper, screen: Screen) -> Frontier:
     """One search from where it stands to its frontier, every step noted."""
     state = keeper.begin()
-    with watching(search, prepared.goal, screen) as watch:
+    with watching(search, prepared.goal, screen, prepared.workers) as watch:
         found = solve(search, prepared.goal, state=state, progress=noting(watch, keeper))
     found = replace(found, elapsed_s=keeper.elapsed_s)
     said = f"{search.name}: done, {found.forward_equivalents:,.0f} forward-equivalents in {found.elapsed_s:.1f} s"

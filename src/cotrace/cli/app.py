@@ -18,6 +18,7 @@ COMMANDS = (
     search_commands.demo,
     search_commands.trace,
     search_commands.compare,
+    search_commands.sweep,
     search_commands.measure,
     search_commands.check,
     search_commands.resume,

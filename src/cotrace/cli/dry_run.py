@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from cotrace.results import Table
 from cotrace.runs.forecast import WITHIN, Forecast, forecast
 from cotrace.runs.goal import problems_of
 from cotrace.runs.prepare import Prepared
 from cotrace.showing import duration
+
+if TYPE_CHECKING:
+    from cotrace.distributed.costs import Costs
 
 UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 
@@ -20,6 +24,11 @@ def dry_run_tables(prepared: Prepared) -> Iterator[Table]:
     yield Table("Plan", ("", ""), [*plan_rows(prepared), ("predicted time", time)], frozenset({0}))
     columns = ("search", "forward-equivalents", "at most", "time")
     yield Table("Predicted cost", columns, cost_rows(prepared, found), frozenset({0}))
+    if prepared.config.workers:
+        from cotrace.distributed.costs import costs
+
+        with_workers = costs(prepared.problem, found.seconds, prepared.config.workers)
+        yield Table("With workers", ("", ""), worker_rows(prepared, with_workers), frozenset({0}))
 
 
 def forecast_of(prepared: Prepared) -> Forecast:
@@ -89,6 +98,20 @@ def cost_rows(prepared: Prepared, found: Forecast) -> list[tuple[str, ...]]:
         name = f"evaluation, {prepared.config.evaluation}"
         rows.append((name, f"{found.evaluation:,.0f}", f"{found.evaluation:,.0f}", _time(found.evaluation_s)))
     return rows
+
+
+def worker_rows(prepared: Prepared, found: Costs) -> list[tuple[str, str]]:
+    """Seconds, memory and object store with the workers that are asked for; none is begun for it."""
+    gpus = prepared.config.worker_gpus
+    whole = prepared.problem.plan.batches
+    return [
+        ("workers", f"{found.workers:,}" + (f" of {gpus:g} GPUs each" if gpus else "")),
+        ("predicted time", f"{_time(found.seconds)}, where each is as fast as this process"),
+        ("work that is left to the busiest", f"{found.share_s:.0%} ({whole:,} batches of one forward-equivalent)"),
+        ("memory of each worker", f"{size(found.worker_bytes)}, and the activations of one forward pass"),
+        ("object store", size(found.store_bytes)),
+        ("sent and brought by one gradient", size(found.round_bytes)),
+    ]
 
 
 def _time(seconds: float) -> str:

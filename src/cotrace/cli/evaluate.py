@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from math import ceil
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +36,7 @@ from cotrace.results import Frontier, Selection
 from cotrace.runs.config import RunConfig
 from cotrace.runs.config_file import read_run_config
 from cotrace.runs.evidence import check_audit_unused, prepare_again, store_evaluation, with_effects
+from cotrace.runs.journal import forget, journaling
 from cotrace.runs.prepare import Prepared
 from cotrace.runs.stored import StoredRun
 from cotrace.runs.trusted import TRUSTED
@@ -61,6 +62,8 @@ class Asked:
     every_size: bool = False
     intervals: bool = False
     judge_pairs: int | Literal["all"] | None = None
+    workers: Mapping[str, Any] = field(default_factory=dict)
+    """Who computes: RunConfig's fields of that."""
 
     def __post_init__(self) -> None:
         if self.stability < 0 or self.folds < 0 or self.folds == 1:
@@ -118,22 +121,41 @@ def evaluate_run(run: str, asked: Asked, *, dry_run: bool = False, quiet: bool =
     screen = Screen(quiet, as_json)
     quiet_libraries()
     screen.note(f"loading {stored.config.model}")
-    question = stored.question
+    question = replace(stored.question, **({} if dry_run else asked.workers))
     if asked.judge_pairs is not None:
         question = replace(question, judge_pairs=asked.judge_pairs)
-    prepared = prepare_again(stored.path, question)
+    with prepare_again(stored.path, question) as prepared:
+        screen.note_workers(prepared.workers)
+        evaluate_prepared(stored, prepared, frontiers, asked, sets, sides, screen, dry_run=dry_run)
+
+
+def evaluate_prepared(
+    stored: StoredRun,
+    prepared: Prepared,
+    frontiers: Sequence[Frontier],
+    asked: Asked,
+    sets: Sets,
+    sides: Sequence[Task],
+    screen: Screen,
+    *,
+    dry_run: bool,
+) -> None:
+    """Say the plan, judge, show, store."""
     check_units(prepared, asked)
     plan = say_plan(prepared, frontiers[0], asked, screen)
     if dry_run:
         screen.data("evaluate", lambda: asdict(plan), dry_run=True)
         return
-    with warnings.catch_warnings():
+    if asked.audit:
+        _ = prepared.problem.audit
+    with warnings.catch_warnings(), journaling(prepared.problem, stored.path, prepared.config.checkpoint_every_s):
         warnings.simplefilter("ignore", TooFewPairs)  # the verdict says it
         found = _judge(prepared, frontiers, asked, sets, sides, screen)
     for part in (found.members_table(), found.table()):
         screen.say(part)
     say_verdict(found, screen)
     path = store_evaluation(stored.path, found)
+    forget(stored.path)
     screen.say(f"\nWritten to {path}")
     folds = say_folds(prepared, frontiers[0].search, asked.folds, screen) if asked.folds else None
     screen.data("evaluate", lambda: evaluation_data(path, found, folds))

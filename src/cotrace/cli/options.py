@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Group, Parameter, Token
 
 from cotrace.errors import InputError
-from cotrace.runs.config import FLAG, MODEL, QUESTION, RunConfig
+from cotrace.runs.config import FLAG, MODEL, QUESTION, WORKERS, RunConfig
 
 TASK_OPTIONS = ("several", "leading_space", "statistics")
 """Arguments of tasks that errors name."""
@@ -96,7 +96,31 @@ class Source:
 PLAIN = Source()
 """Where nothing is said of weights and data."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class Hands:
+    """Who computes; the fields are RunConfig's own."""
+
+    workers: Annotated[int | None, WORKERS] = None
+    """Run the batches on so many Ray workers. Default: in this process."""
+    ray: Annotated[str | None, WORKERS] = None
+    """Cluster that the workers run on, as HOST:PORT of its head, or auto. Default: Ray is begun on this machine."""
+    worker_gpus: Annotated[float | None, WORKERS] = None
+    """GPUs of each worker: 0.25 puts four on one, 2 spreads a model over two. Default: none."""
+    max_restarts: Annotated[int | None, WORKERS] = None
+    """Workers that may be lost and begun again in all. Default: 10."""
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What was said of workers; nothing where nothing was."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+ALONE = Hands()
+"""Where nothing is said of workers."""
+
 Flat = Parameter(name="*")
+Handed = Annotated[Hands, Flat]
 Sourced = Annotated[Source, Flat]
 Options = Annotated[RunConfig, Flat]
 Showing = Annotated[Show, Flat]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import psutil
 from rich.console import Group
@@ -22,6 +22,9 @@ from cotrace.search import Search
 from cotrace.search.progress import best_of, share_done
 from cotrace.search.state import SearchState
 from cotrace.showing import Steps, duration, left
+
+if TYPE_CHECKING:
+    from cotrace.distributed import Workers
 
 LINE_EVERY_S = 5.0
 
@@ -69,16 +72,16 @@ def step_of(state: SearchState, sign: float) -> Step:
 
 
 @contextmanager
-def watching(search: Search, problem: Problem, screen: Screen) -> Iterator[Watch]:
-    """A watch over one search, with the display that the screen allows."""
+def watching(search: Search, problem: Problem, screen: Screen, workers: Workers | None = None) -> Iterator[Watch]:
+    """A watch over one search, with the display that the screen allows, and where its workers stand."""
     if screen.quiet:
         yield Watch(search, problem, Silent())
     elif screen.progress.is_terminal:
-        display = Live(search.name, search.predicted_cost(len(problem.space)))
+        display = Live(search.name, search.predicted_cost(len(problem.space)), workers)
         with RichLive(display, console=screen.progress, transient=True, refresh_per_second=8):
             yield Watch(search, problem, display)
     else:
-        yield Watch(search, problem, Lines(screen))
+        yield Watch(search, problem, Lines(screen, workers))
 
 
 class Silent:
@@ -91,22 +94,24 @@ class Silent:
 class Lines:
     """A plain line at the first step and then every few seconds."""
 
-    def __init__(self, screen: Screen) -> None:
-        self._screen = screen
+    def __init__(self, screen: Screen, workers: Workers | None = None) -> None:
+        self._screen, self._workers = screen, workers
         self._last = -LINE_EVERY_S
 
     def show(self, step: Step, state: SearchState, left: str) -> None:
         """A line, if it is time for one."""
         if time.monotonic() - self._last >= LINE_EVERY_S:
             self._last = time.monotonic()
-            self._screen.note(f"{step.search}: {told(step, state)}" + (f", about {left} left" if left else ""))
+            self._screen.note(
+                f"{step.search}: {told(step, state, self._workers)}" + (f", about {left} left" if left else "")
+            )
 
 
 class Live:
     """Two lines that stay in place: a bar with the share done and the time left, and below it where the search is."""
 
-    def __init__(self, name: str, predicted: float) -> None:
-        self._predicted = predicted
+    def __init__(self, name: str, predicted: float, workers: Workers | None = None) -> None:
+        self._predicted, self._workers = predicted, workers
         self._bar, self._told = bar(), Text(style="dim", no_wrap=True, overflow="ellipsis")
         self._task = self._bar.add_task(name, total=1.0, left="")
 
@@ -117,7 +122,7 @@ class Live:
         """Move the bar."""
         done = share_done(state, self._predicted)
         self._bar.update(self._task, completed=done, left=left and f"{left} left")
-        self._told.plain = f"  {told(step, state)}"
+        self._told.plain = f"  {told(step, state, self._workers)}"
 
 
 @contextmanager
@@ -152,11 +157,12 @@ class StepLines:
             self._screen.note(f"{what} ({done + 1} of {of}){left(self._began, done, of)}")
 
 
-def told(step: Step, state: SearchState) -> str:
-    """Phase, best size and effect so far, cost."""
+def told(step: Step, state: SearchState, workers: Workers | None = None) -> str:
+    """Phase, best size and effect so far, cost, and workers."""
     return (
         f"{step.phase} {state.step}/{state.total}, best {step.best_effect:+.4g} with k = {step.best_k}, "
         f"{step.forward_equivalents:,.0f} forward-equivalents, {size(resident_bytes())} held"
+        + ("" if workers is None else f"; {workers.words}")
     )
 
 

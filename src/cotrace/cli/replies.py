@@ -293,6 +293,15 @@ class ReproductionReply(Reply):
     settings: dict[str, str]
 
 
+class SweepReply(Reply):
+    """sweep: what has become of each cell, or with --dry-run what is left of it."""
+
+    written: str | None
+    """Folder of the campaign; null where nothing was run."""
+    cells: list[dict[str, Any]]
+    """As in ``summary.csv``: ``status`` is ``done``, or why there is no result; or ``to run``, ``to resume``."""
+
+
 class OpenReply(Reply):
     """open."""
 
@@ -306,6 +315,7 @@ REPLIES: dict[str, tuple[type[Reply], ...]] = {
     "trace": (RunReply, PlanReply),
     "compare": (RunReply, PlanReply),
     "resume": (RunReply,),
+    "sweep": (SweepReply,),
     "measure": (MeasureReply,),
     "check": (CheckReply,),
     "evaluate": (EvaluationReply, EvaluationPlanReply),

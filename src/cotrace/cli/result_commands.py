@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from cotrace.cli.options import SAID, SHOWN, DryRun, Names, Real, Saying, Showing, Trusting, Whole
+from cotrace.cli.options import ALONE, SAID, SHOWN, DryRun, Handed, Names, Real, Saying, Showing, Trusting, Whole
 
 Kind = Literal["frontier", "map", "layers", "interactions", "compare"]
 Form = Literal["png", "svg", "pdf"]
@@ -32,6 +32,7 @@ def evaluate(
     intervals: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     dry_run: DryRun = False,
     trust_remote_code: Trusting = False,
+    hands: Handed = ALONE,
     show: Showing = SHOWN,
 ) -> None:
     """Say how sure the result of a run is: intervals, controls, members, stability, interactions, side effects.
@@ -90,6 +91,7 @@ def evaluate(
             side_tasks=side,
             smallest_p=smallest_p,
             judge_pairs=judge_pairs,
+            workers=hands.asked,
             every_size=every_size,
             intervals=intervals,
         )

@@ -6,11 +6,14 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from cotrace.visible import visible, visible_json
+
+if TYPE_CHECKING:
+    from cotrace.distributed import Workers
 
 PLAIN_WIDTH = 120
 """Columns where the output is not a terminal."""
@@ -68,6 +71,12 @@ class Screen:
         """A heading with a line above."""
         self.say("")
         self.say(text, style="bold")
+
+    def note_workers(self, workers: Workers | None) -> None:
+        """Who runs the batches, and where their dashboard is, if there is one."""
+        if workers is not None:
+            where = f"; dashboard at {workers.cluster.dashboard}" if workers.cluster.dashboard else ""
+            self.note(f"workers: {workers.count} on {workers.cluster.nodes} node(s) of Ray{where}")
 
     def note(self, text: str) -> None:
         """A line about what goes on, on stderr."""

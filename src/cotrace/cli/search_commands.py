@@ -7,11 +7,13 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 from cotrace.cli.options import (
+    ALONE,
     PLAIN,
     SAID,
     SHOWN,
     ConfigFile,
     DryRun,
+    Handed,
     Names,
     Options,
     Saying,
@@ -89,7 +91,12 @@ def ahead(options: Options, show: Showing) -> None:
 
 
 def resume(
-    run: str, *, batch_tokens: int | None = None, trust_remote_code: Trusting = False, show: Showing = SHOWN
+    run: str,
+    *,
+    batch_tokens: int | None = None,
+    trust_remote_code: Trusting = False,
+    hands: Handed = ALONE,
+    show: Showing = SHOWN,
 ) -> None:
     """Go on with a run that was killed, interrupted or ran out of room, to the same files as if it never had been.
 
@@ -106,7 +113,34 @@ def resume(
     from cotrace.runs.trusted import trusting
 
     with trusting(trust_remote_code):
-        go_on(run, batch_tokens=batch_tokens, quiet=show.quiet, as_json=show.as_json)
+        go_on(run, batch_tokens=batch_tokens, quiet=show.quiet, as_json=show.as_json, workers=hands.asked)
+
+
+def sweep(
+    grid: str,
+    *,
+    out: str | None = None,
+    dry_run: DryRun = False,
+    hands: Handed = ALONE,
+    show: Showing = SHOWN,
+) -> None:
+    """Run a grid of models, tasks, sites, donors, seeds and searches as one campaign that can be gone on with.
+
+    Cells that are done are never run again; one that fails is listed with its reason, and the rest goes on.
+
+    Parameters
+    ----------
+    grid
+        YAML file with the lists models and tasks, and maybe sites, donors, seeds, searches; common holds what all runs
+        share.
+    out
+        Folder of the campaign, new or its own. Default: runs/ and the name of the grid.
+    dry_run
+        List the cells and what is left to do, and stop.
+    """
+    from cotrace.cli.sweep import sweep as go
+
+    go(grid, out=out, workers=hands.asked, dry_run=dry_run, quiet=show.quiet, as_json=show.as_json)
 
 
 def measure(

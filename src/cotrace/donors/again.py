@@ -1,4 +1,4 @@
-"""Donor values that have no room anywhere: recorded anew for each forward pass that needs them."""
+"""Donor values that are not there yet: recorded anew for each forward pass that needs them, or once, when asked for."""
 
 from __future__ import annotations
 
@@ -40,3 +40,26 @@ class RecomputedDonors:
         own = donor_offsets(some, self.packing)
         shift = torch.tensor([self._offsets[example] - own[i] for i, example in enumerate(layout.examples)])
         return torch.where(layout.source >= 0, layout.source - shift[layout.example.clamp(min=0)], -1)
+
+
+class DelayedDonors:
+    """Donor values that are made when they are first asked for: where batches are run elsewhere, perhaps never."""
+
+    def __init__(self, make: Callable[[], Donors]) -> None:
+        self._make, self._made = make, list[Donors]()
+
+    @property
+    def nbytes(self) -> int:
+        """Of those that are there."""
+        return sum(donors.nbytes for donors in self._made)
+
+    @property
+    def made(self) -> Donors:
+        """They themselves, made now unless they are there."""
+        if not self._made:
+            self._made.append(self._make())
+        return self._made[0]
+
+    def patches(self, layout: Layout, spots: Sequence[Spot]) -> dict[Spot, Patch]:
+        """Of those."""
+        return self.made.patches(layout, spots)

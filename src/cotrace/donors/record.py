@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,19 +29,23 @@ def record(
     perturb: Perturb | None = None,
     *,
     keep: Keep = in_memory,
+    layouts: Sequence[Layout] | None = None,
 ) -> RecordedDonors:
-    """The values of the pairs' donor runs at these places, in the room that ``keep`` gives. Raises NoRoom."""
+    """The values of the pairs' donor runs at these places, in the room that ``keep`` gives. Raises NoRoom.
+
+    ``layouts``: the batches of those runs, where they were cut for more pairs than these.
+    """
     store = _empty_store(model, pairs, places, packing, keep)
-    for layout in _passes(pairs, packing):
+    for layout in _passes(donor_layouts(pairs, packing) if layouts is None else layouts):
         edits = [(place, _recorder(store, place, layout)) for place in places]
         with torch.no_grad(), perturbed(model, layout, perturb):
             forward(model, layout, edits)
     return store
 
 
-def _passes(pairs: Sequence[EncodedPair], packing: Packing) -> Iterator[Layout]:
+def _passes(layouts: Iterable[Layout]) -> Iterator[Layout]:
     """The forward passes of the donor runs."""
-    return (layout for whole in donor_layouts(pairs, packing) for layout in whole.passes)
+    return (layout for whole in layouts for layout in whole.passes)
 
 
 def mean_values(
@@ -55,7 +59,7 @@ def mean_values(
     rows = int(lengths.max()) if per_position else 1
     sums = {place: torch.zeros(rows, place.units * place.width, dtype=torch.float64) for place in places}
     counts = torch.zeros(rows, dtype=torch.float64)
-    for layout in _passes(pairs, packing):
+    for layout in _passes(donor_layouts(pairs, packing)):
         real = torch.nonzero(layout.source.flatten() >= 0).flatten()
         at = layout.position_ids.flatten()[real] if per_position else torch.zeros_like(real)
         counts += torch.bincount(at, minlength=rows)

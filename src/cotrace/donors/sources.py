@@ -37,6 +37,13 @@ class Setting:
     """Gives the room that recorded values are kept in."""
     errors: frozenset[PlacedDictionary] = frozenset()
     """Dictionaries whose error is in the space."""
+    layouts: Sequence[Layout] | None = None
+    """The batches of the donor runs, where they were cut for more pairs than are given; None: cut for those."""
+
+    def record(self, pairs: Sequence[EncodedPair], perturb: Perturb | None = None) -> RecordedDonors:
+        """The values of the pairs' donor runs."""
+        layouts = self.layouts
+        return record(self.model, pairs, self.places, self.packing, perturb, keep=self.keep, layouts=layouts)
 
 
 @runtime_checkable
@@ -94,7 +101,7 @@ class Counterfactual(_Alone):
         return shared_prefix(pair)
 
     def donors(self, setting: Setting, pairs: Sequence[EncodedPair]) -> RecordedDonors:
-        return record(setting.model, pairs, setting.places, setting.packing, keep=setting.keep)
+        return setting.record(pairs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,8 +135,7 @@ class Noise(_Alone):
             raise InputError(f"noise: std, multiple and draws must be positive; got {self}")
 
     def donors(self, setting: Setting, pairs: Sequence[EncodedPair]) -> RecordedDonors:
-        perturb = self.perturb(setting.model, pairs, setting.packing)
-        return record(setting.model, pairs, setting.places, setting.packing, perturb, keep=setting.keep)
+        return setting.record(pairs, self.perturb(setting.model, pairs, setting.packing))
 
     def perturb(self, model: LanguageModel, pairs: Sequence[EncodedPair], packing: Packing) -> Perturb:
         """What the donor runs of these pairs start from, their tokens counted as ``donor_layouts`` does."""
@@ -293,7 +299,7 @@ class Resample:
         return shared_prefix(pair)
 
     def donors(self, setting: Setting, pairs: Sequence[EncodedPair]) -> RecordedDonors:
-        return record(setting.model, pairs, setting.places, setting.packing, keep=setting.keep)
+        return setting.record(pairs)
 
 
 def _with_partners(encoding: Encoding, partner: Mapping[int, int]) -> Encoding:

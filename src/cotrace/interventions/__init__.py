@@ -4,12 +4,13 @@ from cotrace.interventions.blend import PatternPatch, PlainPatch, ScalePatch, Sh
 from cotrace.interventions.feature_patch import DonorFeatures, FeaturePatch, taps_of
 from cotrace.interventions.forward import forward
 from cotrace.interventions.frozen import frozen
-from cotrace.interventions.prefix import PrefixCache, keep_prefixes
+from cotrace.interventions.prefix import DelayedPrefixes, PrefixCache, keep_prefixes
 from cotrace.interventions.shortcut import Entry, Stations
 
 Patch = PlainPatch | FeaturePatch
 
 __all__ = [
+    "DelayedPrefixes",
     "DonorFeatures",
     "Entry",
     "FeaturePatch",

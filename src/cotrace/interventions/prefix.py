@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,6 +53,20 @@ class PrefixCache:
         return cache
 
 
+class DelayedPrefixes:
+    """Prefixes whose keys and values are computed when they are first asked for; where no run is, never."""
+
+    def __init__(self, make: Callable[[], PrefixCache | None]) -> None:
+        self._make, self._made = make, list[PrefixCache | None]()
+
+    def for_layout(self, layout: Layout, copies: int) -> DynamicCache | None:
+        """As that of a ``PrefixCache``; None where there are no prefixes."""
+        if not self._made:
+            self._made.append(self._make())
+        made = self._made[0]
+        return None if made is None else made.for_layout(layout, copies)
+
+
 class KeptCache(DynamicCache):  # type: ignore[misc]
     """A cache that takes prefixes and then only gives: a layer may run again in the backward pass and finds the same.
 
@@ -79,13 +93,20 @@ def _rows(kept: Tensor, index: Tensor, copies: int) -> Tensor:
 
 @torch.no_grad()
 def keep_prefixes(
-    model: LanguageModel, pairs: Sequence[EncodedPair], packing: Packing, keep: Keep = in_memory
+    model: LanguageModel,
+    pairs: Sequence[EncodedPair],
+    packing: Packing,
+    keep: Keep = in_memory,
+    layouts: Sequence[Layout] | None = None,
 ) -> PrefixCache | None:
-    """Run the pairs' prefixes and keep their keys and values; None where there are none. Raises NoRoom."""
+    """Run the pairs' prefixes and keep their keys and values; None where there are none. Raises NoRoom.
+
+    ``layouts``: the batches of those runs, where they were cut for more pairs than these.
+    """
     total = sum(pair.prefix for pair in pairs)
     stores: list[tuple[Tensor, Tensor]] = []
     devices: list[torch.device] = []
-    for layout in prefix_layouts(pairs, packing):
+    for layout in prefix_layouts(pairs, packing) if layouts is None else layouts:
         cache = DynamicCache()
         forward(model, layout, [], cache=cache)
         if not stores:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -41,6 +41,8 @@ class LanguageModel:
     revision: str | None = None
     dictionaries: tuple[PlacedDictionary, ...] = ()
     """Dictionaries at their places, one of a layer: what the sites ``feature`` and ``error`` are made of."""
+    loaded: Mapping[str, Any] | None = field(default=None, repr=False)
+    """What ``load_model`` was called with, so that others can load the same; None where the model was in memory."""
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:

@@ -6,6 +6,7 @@ import atexit
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -87,12 +88,24 @@ def load_model(
         raise ModelError(f"cannot load the model {str(name)!r}: {_reason(error)}") from error
     if module.dtype == torch.float64:
         run_experts_eagerly(module)
-    return wrap(
+    found = wrap(
         module if placed else module.to(target),
         _tokenizer(source, options),
         name=gguf_file or label_of(name),
         revision=revision,
     )
+    arguments = {
+        "name": str(name) if str(name) == shipped.NAME or not Path(source).is_dir() else str(Path(source).resolve()),
+        "dtype": _dtype(dtype),
+        "device": str(device),
+        "device_map": device_map,
+        "offload_folder": offload_folder,
+        "revision": revision,
+        "quantise": quantise,
+        "trust_remote_code": trust_remote_code,
+        "gguf_file": gguf_file,
+    }
+    return replace(found, loaded=arguments)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
 
@@ -95,3 +96,12 @@ def _sample(weight: Tensor) -> Tensor:
     while math.gcd(step, columns) != 1:
         step -= 1
     return flat[::step]
+
+
+def fingerprints(model: LanguageModel) -> dict[str, str]:
+    """Weight -> hash of a sample of its numbers that touches every row and column; those kept elsewhere have none.
+
+    Equal for replicas of one model of one number type, wherever they are.
+    """
+    samples = {name: _sample(weight).contiguous().cpu() for name, weight in _weights(model.module).items()}
+    return {name: hashlib.sha256(one.view(torch.uint8).numpy().tobytes()).hexdigest() for name, one in samples.items()}

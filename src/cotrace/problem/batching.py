@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -61,6 +61,14 @@ class Batching:
                 "a smaller dtype such as bfloat16, checkpointing=on, or a device with more memory"
             ) from None
         self.events.append(Event(self.tokens, self.checkpointing))
+
+    def follow(self, events: Sequence[Event]) -> None:
+        """Take over what memory forced where a batch was run elsewhere, so that those to come are as small."""
+        for event in events:
+            if event.batch_tokens < self.tokens or (event.checkpointing and not self.checkpointing):
+                self.tokens = min(self.tokens, event.batch_tokens)
+                self.checkpointing = self.checkpointing or event.checkpointing
+                self.events.append(Event(self.tokens, self.checkpointing))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

@@ -15,11 +15,13 @@ from torch import Tensor
 
 from cotrace.batches import EncodedPair, Layout, Packing, donor_layouts, donor_tokens
 from cotrace.components import Site
+from cotrace.donors.again import DelayedDonors
 from cotrace.donors.record import perturbed, record
 from cotrace.donors.store import RecordedDonors, Spot
 from cotrace.errors import InputError
 from cotrace.interventions import Patch, ShiftPatch, ValuePatch
-from cotrace.problem.scorer import BatchLoss, Scorer
+from cotrace.problem.executor import BatchLoss
+from cotrace.problem.scorer import Scorer
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,18 +31,19 @@ class InputPath:
     scorer: Scorer
     base: RecordedDonors
     """The base run's values at the places of the space, counted as donor tokens are."""
+    donors: RecordedDonors
     embeddings: Float[Tensor, "token d_model"]
     """Of the donor prompts' tokens, flat."""
 
     @classmethod
     def of(cls, scorer: Scorer) -> InputPath:
         """Record the base run. Raises InputError where donors are not the aligned prompts' own runs."""
-        check(scorer)
+        donors = check(scorer)
         places = tuple(dict.fromkeys(place for place, _ in scorer.spots))
         own = [replace(pair, donor=pair.prompt) for pair in scorer.pairs]
         with torch.no_grad():
             table = scorer.model.module.get_input_embeddings()(_tokens(scorer.pairs, scorer.packing))
-        return cls(scorer, record(scorer.model, own, places, scorer.packing), table)
+        return cls(scorer, record(scorer.model, own, places, scorer.packing), donors, table)
 
     def slope(self, share: float, loss: BatchLoss, examples: Sequence[int] | None = None) -> Float[Tensor, "n"]:
         """Gradient of the sum of the batches' losses, at inputs that are so much the donor's."""
@@ -54,7 +57,7 @@ class InputPath:
 
     def _scores(self, z: Float[Tensor, "n"], layout: Layout, share: float) -> Float[Tensor, "example answer"]:
         alone = replace(layout, beside=())
-        ends = [donors.patches(alone, self.scorer.spots) for donors in (self.base, self.scorer.donors)]
+        ends = [donors.patches(alone, self.scorer.spots) for donors in (self.base, self.donors)]
         patches: dict[Spot, Patch] = {spot: _shift(*(end[spot] for end in ends)) for spot in self.scorer.spots}
 
         def between(layout: Layout, own: Float[Tensor, "row pos d"]) -> Float[Tensor, "row pos d"]:
@@ -66,15 +69,17 @@ class InputPath:
             return self.scorer.run(z[None], alone, patches)[0]
 
 
-def check(scorer: Scorer) -> None:
-    """Raise InputError where inputs cannot be interpolated between a base prompt and its donor."""
+def check(scorer: Scorer) -> RecordedDonors:
+    """The donor values. Raises InputError where inputs cannot be interpolated between a base prompt and its donor."""
     what = "interpolated inputs (attribution at='inputs')"
-    if not isinstance(scorer.donors, RecordedDonors) or any(pair.donor is None for pair in scorer.pairs):
+    donors = scorer.donors.made if isinstance(scorer.donors, DelayedDonors) else scorer.donors
+    if not isinstance(donors, RecordedDonors) or any(pair.donor is None for pair in scorer.pairs):
         raise InputError(f"{what} need a donor prompt of each pair in memory: use donors='counterfactual'")
     if any(len(pair.donor or ()) != len(pair.prompt) for pair in scorer.pairs):
         raise InputError(f"{what} need prompts of equal length: use align='exact'")
     if Site.ATTENTION_PATTERN in scorer.space.sites:
         raise InputError(f"{what} are of values, not of attention_pattern: use the site head_output")
+    return donors
 
 
 def _shift(base: Patch, donor: Patch) -> ShiftPatch:

@@ -28,6 +28,7 @@ from cotrace.problem.batching import Batching, Checkpointing
 from cotrace.problem.breakdown import Breakdown, breakdown
 from cotrace.problem.capture import Captured, activations, attention
 from cotrace.problem.coverage import Coverage
+from cotrace.problem.executor import EXECUTOR, check_travels
 from cotrace.problem.heldout import Heldout
 from cotrace.problem.inside import Inside, Parts
 from cotrace.problem.memory import check_memory, memory_budget
@@ -129,6 +130,8 @@ class LanguageProblem:
             raise InputError(
                 "dictionaries are given, and no site is feature or error: name it in sites, or leave them out"
             )
+        if EXECUTOR.get().elsewhere:
+            check_travels(self.space)
         source = donor_source(donors or task.donors)
         check_sites(source, self.space, align)
         if words := overlap_words(model, self.space, source, mode):
@@ -160,6 +163,7 @@ class LanguageProblem:
             Batching(packing.batch_tokens, checkpointing),
             Storage(memory_budget(memory, model.device)),
             ModelState.of(model),
+            memory,
         )
         parts = Parts.built(builder, settled, memory)
         labels = [settled.groups[name] for name in parts.training.ids]

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from cotrace.arguments import guarded
 from cotrace.errors import InputError, NonFiniteError
-from cotrace.metrics import Answers, Metric
+from cotrace.metrics import Metric
 from cotrace.metrics.metric import weighted_mean
+from cotrace.problem.executor import ChangeLoss, Linear, Measure, Objective, Read, Reading
 from cotrace.problem.input_path import InputPath
 from cotrace.problem.protocol import Cost, Examples, Loss, Mode
 from cotrace.problem.scored import PIECE_NUMBERS, ScoredPairs
-from cotrace.problem.scorer import BatchLoss, Measure, Scorer
+from cotrace.problem.scorer import Scorer
 
 
 @guarded("PairProblem", fields=False)
@@ -153,10 +154,7 @@ class PairProblem(ScoredPairs[Metric]):
         some, z = self.some(examples), self.masks(z)
         if self.draws and objective is not None:
             return self._averaged_slope(z, objective, some)
-
-        def loss(changes: Tensor, few: Sequence[int]) -> Tensor:
-            return self._loss(changes, few, objective, some)
-
+        loss = self._objective(objective, some)
         return self._averaged([part.slope(z, loss, some) for part in (self, *self.draws)])
 
     @cached_property
@@ -168,58 +166,50 @@ class PairProblem(ScoredPairs[Metric]):
         """Gradient of the mean effect along donor minus base activations, with inputs so much the donor's (EAP-IG)."""
         some = self.some(examples)
         self.charge(2 * self.share(some))
-
-        def loss(scores: Tensor, few: Sequence[int]) -> Tensor:
-            return self._loss(self._changes(scores, few), few, None, some)
-
+        loss = ChangeLoss(self.metric, self.scorer.base, self.answers, self._objective(None, some))
         return self.input_path.slope(share, loss, some)
 
     def _averaged_slope(self, z: Tensor, objective: Loss, some: list[int] | None) -> Float[Tensor, "n"]:
         """By the chain rule, as the objective is of changes averaged over draws. A gradient costs 3 for each draw."""
         index = list(range(self.size)) if some is None else some
         changes = self.changes_of(z, some).requires_grad_()
-        (slope,) = torch.autograd.grad(self._loss(changes, index, objective, some), changes)
-        row = {example: i for i, example in enumerate(index)}
-
-        def loss(changes: Tensor, few: Sequence[int]) -> Tensor:
-            return (changes * slope[[row[example] for example in few]]).sum()
-
+        (slope,) = torch.autograd.grad(self._objective(objective, some)(changes, index), changes)
+        loss = Linear(slope.new_zeros(self.size).index_copy(0, torch.tensor(index), slope))
         return self._averaged([part.slope(z, loss, some) for part in (self, *self.draws)])
 
-    def slope(self, z: Tensor, loss: BatchLoss, some: list[int] | None) -> Float[Tensor, "n"]:
+    def slope(self, z: Tensor, loss: Objective | Linear, some: list[int] | None) -> Float[Tensor, "n"]:
         """Gradient of a sum over batches of a loss of this draw's changes."""
         self.charge(2 * self.share(some))
-        total = self.scorer.slope(z, lambda scores, few: loss(self._changes(scores, few), few), some)
+        total = self.scorer.slope(z, ChangeLoss(self.metric, self.scorer.base, self.answers, loss), some)
         if not bool(torch.isfinite(total).all()):
             raise NonFiniteError(
                 f"the gradient of {self.metric.name} is not finite; try dtype='float32' or another metric"
             )
         return total
 
-    def _loss(
-        self, changes: Tensor, few: Sequence[int], objective: Loss | None, some: Sequence[int] | None
-    ) -> Float[Tensor, ""]:
-        """The part of these examples in the mean over ``some``."""
-        effects, weight = self._of_mode(changes, few), self.answers.weight
-        losses = effects if objective is None else objective(effects)
-        return (losses * weight[list(few)]).sum() / (weight.sum() * self.share(some))
+    def _objective(self, objective: Loss | None, some: Sequence[int] | None) -> Objective:
+        """The part of some of these examples in the mean over them all."""
+        weight = self.answers.weight
+        keep = (self.full_swap, self.swing) if self.mode == "keep" else ()
+        return Objective(objective, weight, weight.sum() * self.share(some), *keep)
 
-    def _changes(self, scores: Tensor, some: Sequence[int]) -> Tensor:
+    @property
+    def _changes(self) -> Reading:
         """The metric's change from the base run, of this draw."""
-        return self.metric.effects(scores, *self._beside(some))
+        return self._reading("effects")
 
-    def _levels(self, scores: Tensor, some: Sequence[int]) -> Tensor:
+    @property
+    def _levels(self) -> Reading:
         """The metric's level, as searches see it."""
-        return self.metric.levels(scores, *self._beside(some))
+        return self._reading("levels")
 
-    def _reported(self, scores: Tensor, some: Sequence[int]) -> Tensor:
+    @property
+    def _reported(self) -> Reading:
         """The metric's level, as people read it."""
-        return self.metric.reported_levels(scores, *self._beside(some))
+        return self._reading("reported_levels")
 
-    def _beside(self, some: Sequence[int]) -> tuple[Tensor, Answers]:
-        """The base run's scores of some examples, and their answers."""
-        index = torch.tensor(some)
-        return self.scorer.base[index], self.answers.take(index)
+    def _reading(self, what: Read) -> Reading:
+        return Reading(self.metric, self.scorer.base, self.answers, what)
 
     def _of_mode(self, changes: Tensor, some: Sequence[int] | None) -> Tensor:
         """The changes themselves, or the faithfulness."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -12,17 +12,18 @@ from cotrace.batches import EncodedPair, Packing, answer_layouts
 from cotrace.batches.encode import bare_prompts
 from cotrace.components import ComponentSpace
 from cotrace.donors import Counterfactual, DonorSource, Noise, Resample, Setting, donors_of
-from cotrace.donors.again import RecomputedDonors
+from cotrace.donors.again import DelayedDonors, RecomputedDonors
 from cotrace.donors.record import recorded_bytes
 from cotrace.donors.store import Donors
 from cotrace.errors import InputError
-from cotrace.interventions import PrefixCache, keep_prefixes
+from cotrace.interventions import DelayedPrefixes, PrefixCache, keep_prefixes
 from cotrace.interventions.storage import NoRoom, Storage, in_memory
 from cotrace.metrics import AnyMetric
 from cotrace.models import LanguageModel, Place
 from cotrace.models.unchanged import ModelState
 from cotrace.problem.aim import part_of
 from cotrace.problem.batching import Batching, Replan
+from cotrace.problem.executor import EXECUTOR, Executor
 from cotrace.problem.pairs import PairProblem
 from cotrace.problem.protocol import JudgePairs, Mode
 from cotrace.problem.scorer import Scorer
@@ -51,6 +52,10 @@ class Builder:
     storage: Storage
     state: ModelState | None = None
     """The model that donor values and base scores are of; no part is run by another."""
+    memory: str | float | int | None = None
+    """The budget as the user gave it: whoever runs batches elsewhere has one of its own."""
+    executor: Executor = field(default_factory=EXECUTOR.get)
+    """Where the parts' batches are run."""
 
     @cached_property
     def places(self) -> tuple[Place, ...]:
@@ -89,12 +94,17 @@ class Builder:
                 continue
 
     def _built(self, pairs: Sequence[EncodedPair], source: DonorSource) -> Scorer:
-        pairs, prefix = self._prefixes(pairs)
+        prefix: PrefixCache | DelayedPrefixes | None
+        if self.executor.elsewhere:  # donor values and prefixes are made where they are used
+            packing = self._packing
+            prefix = DelayedPrefixes(lambda: keep_prefixes(self.model, pairs, packing))
+        else:
+            pairs, prefix = self._prefixes(pairs)
         return Scorer(
             self.model,
             pairs,
             self.space,
-            self._donors(pairs, source),
+            self._donors_of(pairs, source),
             self.packing,
             mean=self.mean,
             reads=self.metric.reads,
@@ -102,7 +112,16 @@ class Builder:
             batching=self.batching,
             state=self.state,
             keep=self.storage,
+            source=source,
+            executor=self.executor,
+            memory=self.memory,
         )
+
+    def _donors_of(self, pairs: Sequence[EncodedPair], source: DonorSource) -> Donors:
+        """Donor values now, or when they are asked for where whoever runs a batch makes its own."""
+        if self.executor.elsewhere and isinstance(source, RECORDED):
+            return DelayedDonors(partial(self._donors, pairs, source))
+        return self._donors(pairs, source)
 
     def _prefixes(self, pairs: Sequence[EncodedPair]) -> tuple[Sequence[EncodedPair], PrefixCache | None]:
         """Keys and values of the prefixes; where they have no room the pairs are run whole."""

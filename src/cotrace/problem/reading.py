@@ -14,9 +14,9 @@ from cotrace.batches import EncodedPair, Layout
 Logits = Float[Tensor, "mask read token"]
 
 
-def answer_lengths(pairs: Sequence[EncodedPair]) -> Int[Tensor, "example answer"]:
+def answer_lengths(pairs: Sequence[EncodedPair], columns: int | None = None) -> Int[Tensor, "example answer"]:
     """Tokens of each answer, 1 in the columns that an example leaves empty."""
-    columns = max(len(pair.answers) for pair in pairs)
+    columns = columns or max(len(pair.answers) for pair in pairs)
     rows = [[len(a) for a in pair.answers] + [1] * (columns - len(pair.answers)) for pair in pairs]
     return torch.tensor(rows)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from copy import copy
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -14,28 +15,47 @@ from torch import Tensor
 
 from cotrace.batches import EncodedPair, Layout, Packing, answer_layouts
 from cotrace.components import ComponentSpace
-from cotrace.donors import Donors
+from cotrace.donors import Donors, DonorSource
 from cotrace.donors.store import Spot
 from cotrace.errors import InputError, NonFiniteError
-from cotrace.interventions import Entry, FeaturePatch, Patch, PrefixCache, Stations, forward, taps_of
+from cotrace.interventions import DelayedPrefixes, Entry, FeaturePatch, Patch, PrefixCache, Stations, forward, taps_of
 from cotrace.interventions.storage import Keep, NoRoom, in_memory
 from cotrace.metrics.metric import Reads
 from cotrace.models import LanguageModel
 from cotrace.models.taps import TapList
 from cotrace.models.unchanged import ModelState
 from cotrace.problem.batching import Batching, Replan, release
+from cotrace.problem.executor import HERE, BatchLoss, Executor, Measure
 from cotrace.problem.reading import answer_lengths, answer_scores, next_logits
 from cotrace.problem.reference import component_layers, reference
 from cotrace.problem.slots import Slots
 
-BatchLoss = Callable[[Tensor, Sequence[int]], Tensor]
-"""(scores [example, answer], the examples) -> their part of a loss."""
-Measure = Callable[[Tensor, Sequence[int]], Tensor]
-"""(scores [mask, example, answer], the examples) -> what is wanted of each [mask, example]."""
+
+@dataclass(frozen=True, eq=False)
+class Passes:
+    """The forward passes of some masks over a layout."""
+
+    each: Sequence[tuple[Tensor, int]]
+    """The masks of each pass, and the layer that it starts at."""
+    common: Float[Tensor, "n"] | None = None
+    """The mask of the run that passes above the lowest layer start from; None where all start there."""
+
+    def some(self, which: Sequence[int]) -> Passes:
+        """Only these of them."""
+        return Passes([self.each[i] for i in which], self.common)
+
+    @property
+    def masks(self) -> Int[Tensor, "some"]:
+        """The masks of all passes, in their order."""
+        return torch.cat([some for some, _ in self.each])
 
 
 class Scorer:
-    """Runs a model over pairs under masks. Scores are log p(answer | prompt), [mask, example, answer], on the CPU."""
+    """Runs a model over pairs under masks. Scores are log p(answer | prompt), [mask, example, answer], on the CPU.
+
+    ``executor`` says where the batches are run, ``source`` where donor values come from: who runs a batch elsewhere
+    records them there. ``columns`` is the width of a table of scores where the pairs are some of a longer list.
+    """
 
     def __init__(
         self,
@@ -47,18 +67,23 @@ class Scorer:
         *,
         mean: bool,
         reads: Reads = "answers",
-        prefix: PrefixCache | None = None,
+        prefix: PrefixCache | DelayedPrefixes | None = None,
         batching: Batching | None = None,
         state: ModelState | None = None,
         keep: Keep = in_memory,
+        source: DonorSource | None = None,
+        executor: Executor = HERE,
+        columns: int | None = None,
+        memory: str | float | int | None = None,
     ) -> None:
         self.model, self.pairs, self.space, self.donors, self._packing = model, pairs, space, donors, packing
         self._slots = Slots.of(model, space)
         self.spots = self._slots.spots
         self.layers = component_layers(space)
         self.eager = any(place.tap == "pattern" for place, _ in self.spots)
-        self.lengths = answer_lengths(pairs) if mean else None
-        self.reads, self.prefix, self._keep = reads, prefix, keep
+        self.mean, self.reads, self.prefix, self._keep = mean, reads, prefix, keep
+        self.source, self.executor, self._columns, self.memory = source, executor, columns, memory
+        self.lengths = answer_lengths(pairs, columns) if mean else None
         self.batching, self.state = batching or Batching(packing.batch_tokens), state
         self._whole: tuple[int, list[Layout]] | None = None
 
@@ -78,6 +103,8 @@ class Scorer:
     @cached_property
     def columns(self) -> int:
         """Width of a table of scores: the most answers of a pair, or the tokens where logits are read."""
+        if self._columns is not None:
+            return self._columns
         if self.reads == "answers":
             return max(len(pair.answers) for pair in self.pairs)
         return int(self.model.module.get_output_embeddings().weight.shape[0])
@@ -138,8 +165,8 @@ class Scorer:
         self.check_state()
         order = range(len(self.pairs)) if examples is None else examples
         row = {example: i for i, example in enumerate(order)}
-        for layout in self.layouts(examples):
-            self._fill(table, row, masks, torch.arange(len(masks)), layout, measure)
+        for layout, found in self.executor.scores(self, masks, self.layouts(examples), measure):
+            table[:, [row[example] for example in layout.examples]] = found
         return table
 
     def check_state(self) -> None:
@@ -147,55 +174,74 @@ class Scorer:
         if self.state is not None:
             self.state.check()
 
+    @torch.no_grad()
+    def batch_scores(
+        self,
+        masks: Float[Tensor, "mask n"],
+        layout: Layout,
+        passes: Sequence[int] | None = None,
+        measure: Measure | None = None,
+    ) -> tuple[Int[Tensor, "some"], Float[Tensor, "some example ..."]]:
+        """Scores of one layout's examples, or what is measured of them, and which masks they are of.
+
+        Of all masks, or of those of some of ``passes_of`` it.
+        """
+        planned = self.passes_of(masks, layout)
+        chosen = planned if passes is None else planned.some(passes)
+        shape = (len(masks), len(layout.examples), *((self.columns,) if measure is None else ()))
+        table = torch.zeros(shape, dtype=self.model.compute_dtype)
+        self._fill(table, {example: i for i, example in enumerate(layout.examples)}, masks, chosen, layout, measure)
+        return (torch.arange(len(masks)), table) if passes is None else (chosen.masks, table[chosen.masks])
+
     def _fill(
         self,
         table: Tensor,
         row: dict[int, int],
         masks: Tensor,
-        which: Int[Tensor, "some"],
+        passes: Passes,
         layout: Layout,
         measure: Measure | None,
     ) -> None:
-        """Put the scores of a layout's examples under these masks in the table; what does not fit, in smaller parts."""
+        """Put the scores of a layout's examples in the table, pass by pass; what does not fit, in smaller parts."""
         at = torch.tensor([row[example] for example in layout.examples])
-        left = torch.ones(len(which), dtype=torch.bool)
+        done = 0
         try:
-            for some, found in self._passes(masks[which], layout):
-                table[which[some][:, None], at] = found if measure is None else measure(found, layout.examples)
-                left[some] = False
+            for some, found in self._passes(masks, passes, layout):
+                table[some[:, None], at] = found if measure is None else measure(found, layout.examples)
+                done += 1
             return
         except Replan:
             pass
         release(self.model.device)
+        which = passes.some(range(done, len(passes.each))).masks
         for smaller in self.layouts(layout.examples):
-            self._fill(table, row, masks, which[left], smaller, measure)
+            again = self.passes_of(masks[which], smaller)
+            own = Passes([(which[some], layer) for some, layer in again.each], again.common)
+            self._fill(table, row, masks, own, smaller, measure)
+
+    def passes_of(self, masks: Float[Tensor, "mask n"], layout: Layout) -> Passes:
+        """As many masks together as fit, from the layer on where they differ from what all have in common."""
+        step = max(1, self.batching.tokens // layout.cost)
+        shared = reference(masks, self.layers, len(self.model.layers)) if self.packing.shortcuts else None
+        if shared is None:
+            return Passes([(some, 0) for some in torch.split(torch.arange(len(masks)), step)])
+        each = [(some, layer) for layer, members in shared.groups for some in torch.split(members, step)]
+        return Passes(each, shared.mask)
 
     def _passes(
-        self, masks: Float[Tensor, "mask n"], layout: Layout
+        self, masks: Float[Tensor, "mask n"], passes: Passes, layout: Layout
     ) -> Iterator[tuple[Int[Tensor, "some"], Float[Tensor, "some example answer"]]]:
         """One forward pass after the other: which masks it had, and their scores. Raises Replan."""
         with self.passing(layout):
             patches = self.donors.patches(layout, self.spots)
-        for some, entry in self.parts(masks, layout, patches):
-            with self.passing(layout, len(some)):
-                found = self.run(masks[some], layout, patches, entry)
-            yield some, found
-
-    def parts(
-        self, masks: Float[Tensor, "mask n"], layout: Layout, patches: dict[Spot, Patch]
-    ) -> Iterator[tuple[Int[Tensor, "some"], Entry | None]]:
-        """Masks whose copies of the layout fit in one forward pass, and where that pass starts; None: at the bottom."""
-        step = max(1, self.batching.tokens // layout.cost)
-        shared = reference(masks, self.layers, len(self.model.layers)) if self.packing.shortcuts else None
-        if shared is None:
-            yield from ((some, None) for some in torch.split(torch.arange(len(masks)), step))
-            return
-        stations = Stations([layer for layer, _ in shared.groups if layer > 0])
-        if stations.wanted:
+        stations = Stations(list(dict.fromkeys(layer for _, layer in passes.each if layer > 0)))
+        if passes.common is not None and stations.wanted:
             with self.passing(layout):
-                self.run(shared.mask[None], layout, patches, stations=stations)
-        for layer, members in shared.groups:
-            yield from ((some, stations.entries.get(layer)) for some in torch.split(members, step))
+                self.run(passes.common[None], layout, patches, stations=stations)
+        for some, layer in passes.each:
+            with self.passing(layout, len(some)):
+                found = self.run(masks[some], layout, patches, stations.entries.get(layer))
+            yield some, found
 
     def passing(self, layout: Layout, copies: int = 1, *, gradient: bool = False) -> AbstractContextManager[None]:
         """Around one forward pass: memory that runs out inside makes the batches smaller, and raises Replan."""
@@ -211,11 +257,12 @@ class Scorer:
         """Gradient of the sum of the batches' losses."""
         self.check_state()
         total = torch.zeros_like(z)
-        for layout in self.layouts(examples):
-            total += self._slope(z, loss, layout)
+        for slope in self.executor.slopes(self, z, loss, self.layouts(examples)):
+            total += slope
         return total
 
-    def _slope(self, z: Float[Tensor, "n"], loss: BatchLoss, layout: Layout) -> Float[Tensor, "n"]:
+    def batch_slope(self, z: Float[Tensor, "n"], loss: BatchLoss, layout: Layout) -> Float[Tensor, "n"]:
+        """Gradient of one layout's loss."""
         try:
             with self.passing(layout, gradient=True):
                 variable = z.clone().requires_grad_()
@@ -223,7 +270,7 @@ class Scorer:
         except Replan:
             pass
         release(self.model.device)
-        return torch.stack([self._slope(z, loss, smaller) for smaller in self.layouts(layout.examples)]).sum(0)
+        return torch.stack([self.batch_slope(z, loss, smaller) for smaller in self.layouts(layout.examples)]).sum(0)
 
     def run(
         self,
@@ -277,4 +324,6 @@ class Scorer:
         if self.reads == "logits":
             return next_logits(logits, layout)
         table = answer_scores(logits, layout)
-        return table if self.lengths is None else table / self.lengths[list(layout.examples)]
+        if self.lengths is not None:
+            table = table / self.lengths[list(layout.examples), : table.shape[-1]]
+        return torch.nn.functional.pad(table, (0, self.columns - table.shape[-1]))

@@ -14,6 +14,7 @@ from cotrace.donors import Counterfactual, DonorSource, Mean, Scale, Vector, Zer
 from cotrace.metrics import AnyMetric
 from cotrace.models import LanguageModel
 from cotrace.models.language_model import evaluating
+from cotrace.problem.executor import executing
 from cotrace.problem.language import LanguageProblem
 from cotrace.problem.protocol import Problem
 from cotrace.prompts import Task
@@ -55,18 +56,19 @@ def side_problem(
         seen = set(problem.training.ids)
         donors = Mean(reference=[pair for pair in problem.encoding.pairs if pair.pair.id in seen])
         task = replace(task, name=f"{task.name} (mean donor of {problem.task})")
-    made = LanguageProblem(
-        problem.model,
-        task,
-        sites=problem.space,
-        donors=donors,
-        positions="prompt" if paired else "prompt+answer",
-        metric=metric,
-        direction="maximise",  # what is measured is a change, whichever way it goes
-        holdout=holdout,
-        seed=seed,
-        **problem.manner,
-    )
+    with executing(problem.training.scorer.executor):
+        made = LanguageProblem(
+            problem.model,
+            task,
+            sites=problem.space,
+            donors=donors,
+            positions="prompt" if paired else "prompt+answer",
+            metric=metric,
+            direction="maximise",  # what is measured is a change, whichever way it goes
+            holdout=holdout,
+            seed=seed,
+            **problem.manner,
+        )
     if task.source.endswith(SHIPS) and (said := unknown_text(made)):
         warn(said, UnknownText)
     return made

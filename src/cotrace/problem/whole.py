@@ -13,6 +13,7 @@ from torch import Tensor
 from cotrace.arguments import guarded
 from cotrace.errors import InputError, NonFiniteError
 from cotrace.metrics import Answers, SetMetric
+from cotrace.problem.executor import ScoreLoss
 from cotrace.problem.protocol import Examples, Loss
 from cotrace.problem.scored import ScoredPairs
 
@@ -86,7 +87,7 @@ class SetProblem(ScoredPairs[SetMetric]):
         some = self.some(examples)
         self.charge(1 + 2 * self.share(some))
         slope = self._slope(self.masks(z), objective)
-        total = self.scorer.slope(self.masks(z), lambda scores, few: (scores * slope[list(few)]).sum(), some)
+        total = self.scorer.slope(self.masks(z), ScoreLoss(slope), some)
         if not bool(torch.isfinite(total).all()):
             raise NonFiniteError(f"the gradient of {self.metric.name} is not finite; try dtype='float32'")
         return total / self.share(some)

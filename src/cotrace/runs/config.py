@@ -24,6 +24,7 @@ SEARCHES = Parameter(group=SEARCH.group, name=("--search", "--searches"), show_d
 OPTIONS = Parameter(group=SEARCH.group, name="--option", show_default=False)
 RUN = Parameter(group=Group("The run", sort_key=4))
 JUDGING = Parameter(group=RUN.group, show_default=False)
+WORKERS = Parameter(group=Group("Many workers", sort_key=5), show_default=False)
 SIZE = Parameter(group=RUN.group, allow_leading_hyphen=True)  # -4GB is refused with its reason, not as no value
 
 
@@ -131,6 +132,15 @@ class RunConfig:
     checkpoint_every_s: Annotated[float | None, RUN] = None
     """Seconds between checkpoints, which `cotrace resume` goes on from; 0 writes one at every step.
     Default: 10, or longer where one takes long to write."""
+    workers: Annotated[int | None, WORKERS] = None
+    """Run the batches on so many Ray workers, each with a replica of the model: the same results, sooner.
+    0 and the default: in this process."""
+    ray: Annotated[str | None, WORKERS] = None
+    """Cluster that the workers run on, as HOST:PORT of its head, or auto. Default: Ray is begun on this machine."""
+    worker_gpus: Annotated[float | None, WORKERS] = None
+    """GPUs of each worker: 0.25 puts four on one, 2 spreads a model over two. Default: none."""
+    max_restarts: Annotated[int | None, WORKERS] = None
+    """Workers that may be lost and begun again in all. Default: 10."""
     out: Annotated[str | None, RUN] = None
     """New folder for the results. Default: the next free one under runs/."""
 
@@ -160,6 +170,7 @@ class RunConfig:
             raise InputError(f"batch_tokens is {self.batch_tokens}: give at least 1")
         if self.threads is not None and self.threads < 1:
             raise InputError(f"threads is {self.threads}: give at least 1")
+        self._check_workers()
         check_seed("the run", self.seed)
         self._check_pairs()
         if self.checkpoint_every_s is not None and not self.checkpoint_every_s >= 0:
@@ -171,6 +182,13 @@ class RunConfig:
             raise InputError(f"search_pairs is {self.search_pairs}: give at least 1 pair to search on")
         if isinstance(self.judge_pairs, int) and self.judge_pairs < 1:
             raise InputError(f"judge_pairs is {self.judge_pairs}: give at least 1 pair, or all")
+
+    def _check_workers(self) -> None:
+        if self.workers is not None and self.workers < 0:
+            raise InputError(f"workers is {self.workers}: give 0 for none, or how many")
+        for option in ("ray", "worker_gpus", "max_restarts"):
+            if getattr(self, option) is not None and not self.workers:
+                raise InputError(f"{option} is of workers, and none are asked for: give workers too, or leave it out")
 
     @property
     def donor_words(self) -> str:

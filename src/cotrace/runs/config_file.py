@@ -14,6 +14,7 @@ import yaml
 from cotrace import shipped
 from cotrace.errors import DamagedRun, InputError, unknown
 from cotrace.runs.config import RunConfig
+from cotrace.runs.identity import WORKERS
 from cotrace.runs.sealed import seal_text, text_is_whole
 from cotrace.tasks.registry import FORMATS
 from cotrace.visible import visible
@@ -25,11 +26,12 @@ RECORD = "record"
 NOT_FROM_FILES = {
     "trust_remote_code": "ask for a model's code to be run: take the line out, read that code, and type "
     "--trust-remote-code yourself",
+    "ray": "say which cluster is joined: take the line out, and type --ray yourself",
     "offload_folder": "say where a model's weights are written: take the line out, and type --offload-folder yourself",
 }
 """What only the user may ask for, and what a file that does so cannot do."""
-NOT_STORED = ("out", *NOT_FROM_FILES)
-"""A config lies in the folder that it would name."""
+NOT_STORED = ("out", *NOT_FROM_FILES, *WORKERS)
+"""A config lies in the folder that it would name; who computes is in the record, and changes no result."""
 PATHS = ("model", "task", "data", "dictionaries", "donors", "metric")
 """Fields that may name a file or a folder."""
 SHIPPED = shipped.NAME

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from cotrace.errors import CotraceError, InputError, OutputExists, RunBusy
+from cotrace.errors import CotraceError, InputError, OutputExists, RunBusy, WorkersError
 from cotrace.runs.lock import LOCK, locked
 
 CONFIG = "config.yaml"
@@ -65,8 +65,8 @@ class RunDirectory:
             try:
                 write_atomically(directory.path / CONFIG, config)
                 yield directory.path
-            except CotraceError:
-                if not (directory.path / CHECKPOINTS).exists():
+            except CotraceError as error:
+                if not (directory.path / CHECKPOINTS).exists() and not isinstance(error, WorkersError):
                     directory.give_up(keep=was_there)
                 raise
 

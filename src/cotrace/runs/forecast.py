@@ -10,6 +10,7 @@ from statistics import median
 import torch
 
 from cotrace.evaluation.levels import LEVELS, plan
+from cotrace.problem.executor import SumLoss
 from cotrace.problem.language import LanguageProblem
 from cotrace.problem.scorer import Scorer
 from cotrace.search import Search
@@ -114,7 +115,7 @@ def _gradient_s(scorer: Scorer) -> float:
     """Seconds per forward-equivalent of a gradient, which counts two."""
     examples, share = _largest(scorer)
     z = torch.full((len(scorer.space),), 0.5, dtype=scorer.model.compute_dtype)
-    return _seconds(lambda: scorer.slope(z, lambda scores, _: scores.sum(), examples)) / (2 * share)
+    return _seconds(lambda: scorer.slope(z, SumLoss(), examples)) / (2 * share)
 
 
 def _largest(scorer: Scorer) -> tuple[Sequence[int], float]:

@@ -8,7 +8,12 @@ from dataclasses import asdict
 
 from cotrace.runs.config import RunConfig
 
-NOT_IN_IDENTITY = ("out", "threads", "batch_tokens", "checkpoint_every_s", "trust_remote_code", "offload_folder")
+WORKERS = ("workers", "ray", "worker_gpus", "max_restarts")
+"""Who computes: results are the same whoever does."""
+NOT_IN_IDENTITY = (
+    *("out", "threads", "batch_tokens", "checkpoint_every_s", "trust_remote_code", "offload_folder"),
+    *WORKERS,
+)
 """Fields that do not change the question."""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cotrace.errors import CotraceError
+from cotrace.errors import CotraceError, WorkersError
 from cotrace.results import Frontier
 from cotrace.runs.batches import extended
 from cotrace.runs.checkpoint import Checkpoints
@@ -105,7 +105,8 @@ class Keeper:
 
         A mistake of the user's before anything is worth keeping is not kept: the same would come again.
         """
-        if isinstance(reason, CotraceError) and not (self._frontiers or self._checkpoints.exist()):
+        mistake = isinstance(reason, CotraceError) and not isinstance(reason, WorkersError)
+        if mistake and not (self._frontiers or self._checkpoints.exist()):
             return
         try:
             self.save()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -21,6 +23,7 @@ from cotrace.metrics import Answers, AnyMetric, metric_named
 from cotrace.models import LanguageModel, load_model
 from cotrace.problem import Problem
 from cotrace.problem.aim import aim
+from cotrace.problem.executor import executing
 from cotrace.problem.language import FEATURES, LanguageProblem
 from cotrace.problem.memory import check_memory
 from cotrace.problem.spaces import entries_of, shortlist, space_of
@@ -35,6 +38,9 @@ from cotrace.runs.trusted import TRUSTED
 from cotrace.search import Search
 from cotrace.selfcheck import ensure
 from cotrace.tasks.registry import is_file
+
+if TYPE_CHECKING:
+    from cotrace.distributed import Workers
 
 MOST_THREADS, THREADS_PER_PROCESSOR = 256, 4
 SMALL_PARAMETERS = 10_000_000
@@ -55,10 +61,22 @@ class Prepared:
     other: Problem | None = None
     """The sum or the constrained problem that is searched in the stead of ``problem``."""
 
+    workers: Workers | None = None
+    """Who runs the batches; None where this process does."""
+    kept: bool = False
+    """Whether the workers go on when this run has ended."""
+
     @property
     def goal(self) -> Problem:
         """What is searched and judged."""
         return self.other or self.problem
+
+    def __enter__(self) -> Prepared:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.workers is not None and not self.kept:
+            self.workers.close()
 
 
 def prepare(
@@ -77,6 +95,8 @@ def prepare(
     built = tuple(build_search(config, name) for name in config.searches)
     check_memory(config.memory)
     check_threads(config.threads)
+    if config.workers:
+        check_workers(config)
     task = load_task(config)
     config = replace(config, donors=config.donors or task.donors)
     check_names(config, task)
@@ -90,13 +110,77 @@ def prepare(
     use_threads(config, model)
     task = suited_task(config, task, model)
     check_size(config, len(space_of(model, sites_of(config, task), config.roles or ("all",), config.layers)))
-    say(f"computing donor values and base scores of {len(task):,} pairs")
-    problem = pose(config, model, task)
-    check_size(config, len(problem.space))  # of a dictionary only the features that are active count
-    say("checking that patches are right on this model")
-    ensure(problem.model, problem.space.sites)
-    goal = goal_of(config, problem, sides)
-    return Prepared(config, task, model, problem, built, None if goal is problem else goal)
+    workers = employ(config)
+    with ExitStack() as undo, nullcontext() if workers is None else executing(workers):
+        kept = CREW.get() is not None
+        undo.callback(nothing if workers is None or kept else workers.close)
+        say(f"computing donor values and base scores of {len(task):,} pairs")
+        problem = pose(config, model, task)
+        check_size(config, len(problem.space))  # of a dictionary only the features that are active count
+        say("checking that patches are right on this model")
+        ensure(problem.model, problem.space.sites)
+        goal = goal_of(config, problem, sides)
+        undo.pop_all()
+    return Prepared(config, task, model, problem, built, None if goal is problem else goal, workers, kept)
+
+
+def nothing() -> None:
+    """There are no workers to end."""
+
+
+def check_workers(config: RunConfig) -> None:
+    """Refuse workers that cannot be had, before anything is loaded. Raises InputError, WorkersError."""
+    from cotrace.distributed.cluster import check_address, ray_module
+    from cotrace.distributed.workers import MAX_RESTARTS, check_asked
+
+    if config.dictionaries:
+        raise InputError("workers hold no dictionaries: leave workers out, or dictionaries and the sites made of them")
+    restarts = MAX_RESTARTS if config.max_restarts is None else config.max_restarts
+    check_asked(config.workers or 0, config.worker_gpus or 0, restarts)
+    ray = ray_module()
+    if config.ray is not None and not ray.is_initialized():
+        check_address(config.ray)
+
+
+def employ(config: RunConfig) -> Workers | None:
+    """The workers that the configuration asks for; None where there are none. Raises InputError, WorkersError."""
+    if not config.workers:
+        return None
+    from cotrace.distributed import Workers
+
+    asked = (config.workers, config.ray, config.worker_gpus, config.max_restarts, torch.get_num_threads())
+    crew = CREW.get()
+    if crew is not None and asked in crew and crew[asked].is_open:
+        return crew[asked]
+    more = {} if config.max_restarts is None else {"max_restarts": config.max_restarts}
+    if crew is not None:
+        _dismiss(crew)
+    made = Workers(config.workers, ray_address=config.ray, gpus=config.worker_gpus or 0, **more)
+    if crew is not None:
+        crew[asked] = made
+    return made
+
+
+CREW: ContextVar[dict[Any, Workers] | None] = ContextVar("crew", default=None)
+"""Workers that go from one run to the next, by what was asked for; None where each run has its own."""
+
+
+@contextmanager
+def one_crew() -> Iterator[None]:
+    """The runs inside share their workers, which end with the last of them."""
+    crew: dict[Any, Workers] = {}
+    before = CREW.set(crew)
+    try:
+        yield
+    finally:
+        CREW.reset(before)
+        _dismiss(crew)
+
+
+def _dismiss(crew: dict[Any, Workers]) -> None:
+    for workers in crew.values():
+        workers.close()
+    crew.clear()
 
 
 def check_names(config: RunConfig, task: Task) -> None:

@@ -57,6 +57,7 @@ def record(prepared: Prepared) -> dict[str, Any]:
         "donor_file": donor_origin(prepared.config.donors),
         "batch_plan": asdict(problem.packing) | asdict(problem.plan) | problem.batch_plan,
         "threads": torch.get_num_threads(),
+        "workers": None if prepared.workers is None else prepared.workers.record,
         "determinism": determinism(prepared.model.device),
         "versions": versions(),
         "platform": platform.platform(),

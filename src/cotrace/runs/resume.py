@@ -70,7 +70,11 @@ class Begun:
             "uninterrupted run",
             stacklevel=2,
         )
-        return Begun(self.folder, config, record)
+        return replace(self, config=config, record=record)
+
+    def by(self, workers: Mapping[str, Any]) -> Begun:
+        """The run gone on with by these workers, which changes no result; as it is where none are named."""
+        return self if not workers else replace(self, config=replace(self.config, **workers))
 
     @property
     def checkpoints(self) -> Checkpoints:

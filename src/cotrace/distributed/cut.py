@@ -1,0 +1,173 @@
+"""Cut: what a worker must be given of a plan to run one batch of it, and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import count
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from cotrace.batches import EncodedPair, Layout, Packing, donor_layouts, prefix_layouts
+from cotrace.batches.plan import donor_offsets, prefix_offsets
+from cotrace.components import ComponentSpace, Site
+from cotrace.donors import Donors, DonorSource
+from cotrace.donors.store import ConstantDonors, PositionDonors, ScaledDonors
+from cotrace.metrics.metric import Reads
+from cotrace.models import Place
+from cotrace.problem.batching import Checkpointing
+from cotrace.problem.parts import RECORDED
+from cotrace.problem.scorer import Scorer
+
+
+@dataclass(frozen=True)
+class Sent:
+    """Something that lies in the object store: fetched once by each worker, and known by its key from then on."""
+
+    key: str
+    ref: Any
+
+
+Put = Callable[[Any], Sent]
+Picks = tuple[tuple[int, int], ...]
+"""(batch of donor or prefix runs, place in it) of each example, in the order of the examples."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shared:
+    """Donor values that are the same for all pairs, by site and layer: a place holds a module, which stays here."""
+
+    donors: ScaledDonors | None
+    kind: type[ConstantDonors] | type[PositionDonors] = ConstantDonors
+    values: Mapping[tuple[Site, int], Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, donors: Donors) -> Shared:
+        """These values."""
+        if isinstance(donors, ScaledDonors):
+            return cls(donors)
+        assert isinstance(donors, (ConstantDonors, PositionDonors)), "others are recorded"
+        return cls(None, type(donors), {(p.site, p.layer): one.cpu() for p, one in donors.values.items()})
+
+    def at(self, places: Sequence[Place]) -> Donors:
+        """The same at the places of another replica of the model."""
+        if self.donors is not None:
+            return self.donors
+        return self.kind({place: self.values[place.site, place.layer] for place in places})
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What all batches of a scorer have in common."""
+
+    model: Sent
+    space: ComponentSpace
+    source: DonorSource | None
+    """Records donor values; None where they are the same for all pairs."""
+    shared: Shared | None
+    """Those."""
+    packing: Packing
+    """As the donor runs were cut."""
+    mean: bool
+    reads: Reads
+    columns: int
+    checkpointing: Checkpointing
+    memory: str | float | int | None = None
+    """Most memory for donor values and prefixes on a worker."""
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """One batch of donor or prefix runs: its pairs, and its layout, which counts among these."""
+
+    pairs: tuple[EncodedPair, ...]
+    layout: Layout
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One layout with its pairs, both counting among these, and the runs that its donor values come from."""
+
+    pairs: tuple[EncodedPair, ...]
+    layout: Layout
+    donors: tuple[tuple[Sent, ...], Picks]
+    prefixes: tuple[tuple[Sent, ...], Picks]
+
+
+@dataclass(eq=False)
+class _Kind:
+    """The batches of one kind of runs, and where each example is in them."""
+
+    layouts: Sequence[Layout]
+    offsets: Sequence[int]
+    """Flat index of each example's first token."""
+    own_offsets: Callable[[Sequence[EncodedPair]], Sequence[int]]
+    sent: dict[int, Sent] = field(default_factory=dict)
+
+    @cached_property
+    def where(self) -> dict[int, tuple[int, int]]:
+        """Example -> (batch, place in it)."""
+        return {e: (b, i) for b, layout in enumerate(self.layouts) for i, e in enumerate(layout.examples)}
+
+
+class Cut:
+    """A scorer's plan, cut into what workers are given."""
+
+    _numbers = count()
+
+    def __init__(self, scorer: Scorer, packing: Packing, put: Put) -> None:
+        self._pairs, self._put = scorer.pairs, put
+        self._number, self._count = next(self._numbers), count()
+        recorded = isinstance(scorer.source, RECORDED)
+
+        def tokens(pairs: Sequence[EncodedPair]) -> Sequence[int]:
+            return donor_offsets(pairs, packing)
+
+        layouts = donor_layouts(scorer.pairs, packing) if recorded else []
+        self._donors = _Kind(layouts, tokens(scorer.pairs), tokens)
+        self._prefixes = _Kind(prefix_layouts(scorer.pairs, packing), prefix_offsets(scorer.pairs), prefix_offsets)
+        self._batches: WeakKeyDictionary[Layout, Sent] = WeakKeyDictionary()
+
+    def batch(self, layout: Layout) -> Sent:
+        """What a worker needs to run it; put in the store once."""
+        if layout not in self._batches:
+            self._batches[layout] = self._put(self._made(layout))
+        return self._batches[layout]
+
+    def _made(self, layout: Layout) -> Batch:
+        pairs = tuple(self._pairs[e] for e in layout.examples)
+        own = self._local(layout, pairs, self._donors)
+        return Batch(pairs, own, self._runs(layout, self._donors), self._runs(layout, self._prefixes))
+
+    def _local(self, layout: Layout, pairs: Sequence[EncodedPair], kind: _Kind) -> Layout:
+        """The layout with examples, donor tokens and kept tokens counted among its own."""
+        source = _shifted(layout.source, layout.example, layout.examples, kind, pairs)
+        kept = _shifted(layout.cached, layout.cached_example, layout.examples, self._prefixes, pairs)
+        beside = tuple(self._local(other, pairs, kind) for other in layout.beside)
+        return replace(layout, examples=tuple(range(len(pairs))), source=source, cached=kept, beside=beside)
+
+    def _runs(self, layout: Layout, kind: _Kind) -> tuple[tuple[Sent, ...], Picks]:
+        places = [kind.where[e] for e in layout.examples if e in kind.where]
+        numbers = sorted({number for number, _ in places})
+        picks = tuple((numbers.index(number), at) for number, at in places)
+        return tuple(self._run(kind, number) for number in numbers), picks
+
+    def _run(self, kind: _Kind, number: int) -> Sent:
+        if number not in kind.sent:
+            layout = kind.layouts[number]
+            pairs = tuple(self._pairs[e] for e in layout.examples)
+            kind.sent[number] = self._put(Runs(pairs, self._local(layout, pairs, kind)))
+        return kind.sent[number]
+
+
+def _shifted(
+    tokens: Tensor, example: Tensor, examples: Sequence[int], kind: _Kind, pairs: Sequence[EncodedPair]
+) -> Tensor:
+    """Flat tokens of all pairs as they are counted among some of them; -1 stays."""
+    own = kind.own_offsets(pairs)
+    shift = torch.tensor([kind.offsets[e] - own[i] for i, e in enumerate(examples)])
+    return torch.where(tokens >= 0, tokens - shift[example.clamp(min=0)], -1)

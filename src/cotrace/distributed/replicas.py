@@ -1,0 +1,115 @@
+"""``ct.distributed``: a problem whose batches are run by workers. Nothing else about it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import copy
+from functools import partial
+from typing import TypeVar, cast
+
+from cotrace.arguments import checked
+from cotrace.distributed.workers import MAX_RESTARTS, Workers
+from cotrace.errors import InputError
+from cotrace.problem.executor import check_travels
+from cotrace.problem.goals import Constrained, Constraint, WeightedSum
+from cotrace.problem.language import LanguageProblem
+from cotrace.problem.pairs import PairProblem
+from cotrace.problem.protocol import Problem
+from cotrace.problem.scorer import Scorer
+from cotrace.problem.whole import SetProblem
+
+Part = TypeVar("Part", bound=PairProblem | SetProblem)
+
+
+@checked("ct.distributed")
+def distributed(
+    problem: Problem,
+    workers: int | Workers = 1,
+    *,
+    ray_address: str | None = None,
+    gpus: float | int = 0,
+    max_restarts: int = MAX_RESTARTS,
+) -> Problem:
+    """The same problem, its batches run by ``workers`` on Ray: the same bytes for any number of them of one kind.
+
+    Each worker holds a replica of the model, and the donor values and prefixes of the batches that it runs. ``workers``
+    is a number of them, or a ``ct.Workers`` that problems share; those of a number end with the problem. ``0`` gives
+    the problem itself. Sums and constraints have each of their problems distributed. The other arguments are those of
+    ``ct.Workers``. Raises InputError, WorkersError.
+    """
+    if workers == 0:
+        return problem
+    check_distributable(problem)
+    if isinstance(workers, int):
+        workers = Workers(workers, ray_address=ray_address, gpus=gpus, max_restarts=max_restarts)
+    return _on(problem, workers)
+
+
+def check_distributable(problem: Problem) -> None:
+    """Raise InputError for a problem that no model runs."""
+    if isinstance(problem, WeightedSum):
+        for part in problem.problems:
+            check_distributable(part)
+    elif isinstance(problem, Constrained):
+        check_distributable(problem.problem)
+    elif not isinstance(problem, LanguageProblem):
+        raise InputError(
+            f"ct.distributed: a {type(problem).__name__} has no batches to hand out; give a ct.LanguageProblem, or a "
+            "sum or constraint of some"
+        )
+    else:
+        check_travels(problem.space)
+
+
+def _on(problem: Problem, workers: Workers) -> Problem:
+    if isinstance(problem, WeightedSum):
+        return WeightedSum([(w, _on(p, workers)) for w, p in zip(problem.shares, problem.problems, strict=True)])
+    if isinstance(problem, Constrained):
+        side = [_side(each, workers) for each in problem.side]
+        return Constrained(_on(problem.problem, workers), side, bounds=problem.bounds)
+    return _language(cast("LanguageProblem", problem), workers)
+
+
+def _side(side: Constraint, workers: Workers) -> Constraint:
+    other = _on(side.problem, workers)
+    return Constraint(other, side.eps, sides=side.sides, margin=side.margin, multiplier=side.multiplier)
+
+
+def _language(problem: LanguageProblem, workers: Workers) -> LanguageProblem:
+    """A copy whose parts have scorers that are run there; what was computed already stays."""
+    found, inside = copy(problem), copy(problem.inside)
+    found.inside, inside.problem, inside.judging = inside, found, {}
+    vars(inside).pop("audit", None)
+    inside.training = _part(inside.training, workers)
+    inside.held = None if inside.held is None else _part(inside.held, workers)
+    inside.some = None if inside.some is None else _part(inside.some, workers)
+    if inside.some is not None:
+        inside.some.use_cost(inside.training.cost, inside.some.size / inside.training.size)
+    inside.sealed = None if inside.sealed is None else partial(_sealed, inside.sealed, workers)
+    inside.build = partial(_built, inside.build, workers)
+    return found
+
+
+def _sealed(sealed: Callable[[], PairProblem | SetProblem], workers: Workers) -> PairProblem | SetProblem:
+    return _part(sealed(), workers)
+
+
+def _built(
+    build: Callable[[Sequence[int]], PairProblem | SetProblem], workers: Workers, indices: Sequence[int]
+) -> PairProblem | SetProblem:
+    return _part(build(indices), workers)
+
+
+def _part(part: Part, workers: Workers) -> Part:
+    found = copy(part)
+    found.scorer = _scorer(part.scorer, workers)
+    if isinstance(found, PairProblem):
+        found.draws = [_part(draw, workers) for draw in found.draws]
+    found.use_cost(copy(part.cost), part.unit)
+    return found
+
+
+def _scorer(scorer: Scorer, workers: Workers) -> Scorer:
+    found = copy(scorer)
+    found.executor = workers
+    return found

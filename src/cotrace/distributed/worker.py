@@ -1,0 +1,305 @@
+"""Replica: one worker's model, and what it keeps of the batches that it has run."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cotrace import __version__
+from cotrace.batches import EncodedPair, donor_tokens
+from cotrace.distributed.cut import Batch, Picks, Question, Runs, Sent
+from cotrace.donors import Donors, RecordedDonors, Setting
+from cotrace.errors import ModelError
+from cotrace.interventions import PrefixCache, keep_prefixes
+from cotrace.models import LanguageModel, Place, load_model
+from cotrace.models.unchanged import fingerprints
+from cotrace.problem.batching import Batching, Event
+from cotrace.problem.executor import BatchLoss, Measure
+from cotrace.problem.memory import memory_budget
+from cotrace.problem.scorer import Scorer
+from cotrace.problem.slots import Slots
+
+ALIKE = ("cotrace", "torch", "transformers")
+"""What must be of one version everywhere, or bytes may differ."""
+MODELS = 2
+"""Replicas that a worker holds: a campaign goes through many models, a sum of problems has two."""
+SENT_MASKS = 4
+"""Tables of masks that a worker holds: one, while another follows it."""
+
+
+def versions() -> dict[str, str]:
+    """Of what computes, here."""
+    return {name: __version__ if name == "cotrace" else version(name) for name in ALIKE}
+
+
+@dataclass(frozen=True, eq=False)
+class ModelSource:
+    """How a worker comes to its replica: by loading files as the driver did, or from the weights themselves."""
+
+    name: str
+    arguments: Mapping[str, Any] | None
+    """Of ``load_model``; None where the model was made in memory."""
+    model: LanguageModel | None
+    fingerprints: Mapping[str, str]
+
+    @classmethod
+    def of(cls, model: LanguageModel) -> ModelSource:
+        """Of a model that is here. Tokens are made by the driver, so the tokenizer stays."""
+        held = None if model.loaded else replace(model, tokenizer=None)
+        return cls(model.name, model.loaded, held, fingerprints(model))
+
+    def placed(self, gpus: float) -> dict[str, Any]:
+        """The arguments for a worker with so many GPUs: one takes the model whole, several by ``device_map``."""
+        arguments = dict(self.arguments or {})
+        if gpus > 1:
+            return arguments | {"device": "cpu", "device_map": arguments.get("device_map") or "auto"}
+        return arguments | {"device": "cuda", "device_map": None} if gpus else arguments
+
+    def made(self, gpus: float) -> LanguageModel:
+        """The replica. Raises ModelError, where it is not the driver's model too."""
+        if self.model is None:
+            model = self._loaded(gpus)
+        else:
+            model = self.model
+            if gpus:
+                model.module.to("cuda")
+        own = fingerprints(model)
+        other = next((name for name in own if self.fingerprints.get(name, own[name]) != own[name]), None)
+        if other is not None:
+            raise ModelError(
+                f"worker on {platform.node()}: its {self.name} has other weights {other} than the driver's: give all "
+                "machines the same model files"
+            )
+        return model
+
+    def _loaded(self, gpus: float) -> LanguageModel:
+        try:
+            return load_model(**self.placed(gpus))
+        except ModelError as error:
+            raise ModelError(
+                f"worker on {platform.node()}: {error}; the model's files must lie where every worker can read them"
+            ) from None
+
+
+class Kept:
+    """What was made, the latest used last; the oldest go once more bytes are held than allowed."""
+
+    def __init__(self) -> None:
+        self._held: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+        self.nbytes = 0
+
+    def get(self, key: str, budget: int, make: Callable[[], tuple[Any, int]]) -> Any:
+        """What has that key, made now unless it is held; what is asked for stays, however large."""
+        if key in self._held:
+            self._held.move_to_end(key)
+            return self._held[key][0]
+        value, size = make()
+        self._held[key] = value, size
+        self.nbytes += size
+        while self.nbytes > budget and len(self._held) > 1:
+            self.nbytes -= self._held.popitem(last=False)[1][1]
+        return value
+
+
+class Replica:
+    """Runs batches on its own replica of a model. Donor values and prefixes are made here, and stay."""
+
+    def __init__(
+        self, threads: int, gpus: float = 0, neighbours: int = 1, fetch: Callable[[Any], Any] | None = None
+    ) -> None:
+        torch.set_num_threads(threads)
+        self._gpus, self._neighbours, self._fetch = gpus, neighbours, fetch or _from_store
+        self._models: dict[str, LanguageModel] = {}
+        self._questions: dict[str, Question] = {}
+        self._sent, self._made = Kept(), Kept()
+        self._budgets: dict[str, int] = {}
+
+    def begin(self) -> dict[str, Any]:
+        """What the driver wants to know first."""
+        return {"versions": versions(), "node": platform.node(), "pid": os.getpid()}
+
+    def scores(
+        self,
+        question: Sent,
+        batch: Sent,
+        now: Event,
+        masks: Tensor | Sent,
+        passes: Sequence[int] | None,
+        measure: Measure | None,
+    ) -> tuple[Tensor, Tensor, list[Event]]:
+        """Which masks, their scores of the batch's examples or what is measured of them, and what memory forced.
+
+        ``now`` is how the driver cuts passes at present: those that it asks for are counted by that.
+        """
+        scorer, local = self._scorer(question, batch, now)
+        z = self._got(masks) if isinstance(masks, Sent) else masks
+        return (*scorer.batch_scores(z, local.layout, passes, measure), scorer.batching.events)
+
+    def slope(
+        self, question: Sent, batch: Sent, now: Event, z: Tensor | Sent, loss: BatchLoss
+    ) -> tuple[Tensor, list[Event]]:
+        """The gradient of the batch's loss."""
+        scorer, local = self._scorer(question, batch, now)
+        point = self._got(z) if isinstance(z, Sent) else z
+        return scorer.batch_slope(point, loss, local.layout), scorer.batching.events
+
+    def _got(self, sent: Sent) -> Any:
+        """What lies in the store, fetched once."""
+        return self._sent.get(sent.key, SENT_MASKS, lambda: (self._fetch(sent.ref), 1))
+
+    def _question(self, sent: Sent) -> Question:
+        if sent.key not in self._questions:
+            self._questions[sent.key] = self._fetch(sent.ref)
+        return self._questions[sent.key]
+
+    def _model(self, sent: Sent) -> LanguageModel:
+        if sent.key not in self._models:
+            if len(self._models) >= MODELS:  # what was made of it goes with the oldest
+                self._models.pop(next(iter(self._models)))
+                self._made, self._budgets = Kept(), {}
+            self._models[sent.key] = self._fetch(sent.ref).made(self._gpus)
+        return self._models[sent.key]
+
+    def _scorer(self, question: Sent, batch: Sent, now: Event) -> tuple[Scorer, Batch]:
+        asked = self._question(question)
+        model = self._model(asked.model)
+        if question.key not in self._budgets:
+            share = 1 if asked.memory is not None else self._neighbours
+            self._budgets[question.key] = memory_budget(asked.memory, model.device) // share
+        budget = self._budgets[question.key]
+        found: tuple[Scorer, Batch] = self._made.get(
+            batch.key, budget, lambda: self._built(asked, model, self._fetch(batch.ref), budget)
+        )
+        found[0].batching = Batching(now.batch_tokens, asked.checkpointing)
+        found[0].batching.checkpointing = now.checkpointing
+        return found
+
+    def _built(
+        self, question: Question, model: LanguageModel, batch: Batch, budget: int
+    ) -> tuple[tuple[Scorer, Batch], int]:
+        spots = Slots.of(model, question.space).spots
+        places = tuple(dict.fromkeys(place for place, _ in spots))
+        setting = Setting(model, question.space, places, question.packing)
+        donors = self._donors(question, setting, batch, budget)
+        prefix = self._prefixes(setting, batch, budget)
+        scorer = Scorer(
+            model,
+            batch.pairs,
+            question.space,
+            donors,
+            question.packing,
+            mean=question.mean,
+            reads=question.reads,
+            prefix=prefix,
+            columns=question.columns,
+        )
+        return (scorer, batch), donors.nbytes + (0 if prefix is None else prefix.nbytes)
+
+    def _donors(self, question: Question, setting: Setting, batch: Batch, budget: int) -> Donors:
+        if question.shared is not None:
+            return question.shared.at(setting.places)
+        source = question.source
+        assert source is not None, "donor values are recorded or shared"
+
+        def recorded(sent: Sent) -> RecordedDonors:
+            runs: Runs = self._fetch(sent.ref)
+            found = source.donors(replace(setting, layouts=[runs.layout]), runs.pairs)
+            assert isinstance(found, RecordedDonors), "that is what recording gives"
+            return found
+
+        several, picks = batch.donors
+        tables: list[RecordedDonors] = [self._run(sent, budget, recorded) for sent in several]
+        return joined_donors(tables, picks, batch.pairs, setting.places, answers=setting.packing.patch_answers)
+
+    def _run(self, sent: Sent, budget: int, make: Callable[[Sent], Any]) -> Any:
+        def made() -> tuple[Any, int]:
+            found = make(sent)
+            return found, found.nbytes
+
+        return self._made.get(sent.key, budget, made)
+
+    def _prefixes(self, setting: Setting, batch: Batch, budget: int) -> PrefixCache | None:
+        several, picks = batch.prefixes
+        if not several:
+            return None
+
+        def kept(sent: Sent) -> PrefixRuns:
+            runs: Runs = self._fetch(sent.ref)
+            found = keep_prefixes(setting.model, runs.pairs, setting.packing, layouts=[runs.layout])
+            assert found is not None, "these runs are of prefixes"
+            return PrefixRuns(found, runs.pairs)
+
+        tables = [self._run(sent, budget, kept) for sent in several]
+        return joined_prefixes(tables, picks)
+
+
+def _from_store(ref: Any) -> Any:
+    import ray
+
+    return ray.get(ref)
+
+
+@dataclass(frozen=True, eq=False)
+class PrefixRuns:
+    """Prefixes of one batch of runs, with their pairs."""
+
+    cache: PrefixCache
+    pairs: Sequence[EncodedPair]
+
+    @property
+    def nbytes(self) -> int:
+        return self.cache.nbytes
+
+
+def joined_donors(
+    tables: Sequence[RecordedDonors],
+    picks: Picks,
+    pairs: Sequence[EncodedPair],
+    places: Sequence[Place],
+    *,
+    answers: bool,
+) -> RecordedDonors:
+    """The donor values of some pairs out of the batches in which they were recorded."""
+    squares = [torch.cumsum(table.lengths**2, 0) - table.lengths**2 for table in tables]
+    tokens = [donor_tokens(pair, answers) for pair in pairs]
+    lengths = torch.tensor([int(tables[b].lengths[i]) for b, i in picks])
+    spans = [
+        slice(int(tables[b].starts[i]), int(tables[b].starts[i]) + n) for (b, i), n in zip(picks, tokens, strict=True)
+    ]
+    blocks = [slice(int(squares[b][i]), int(squares[b][i] + tables[b].lengths[i] ** 2)) for b, i in picks]
+
+    def values(place: Place) -> Tensor:
+        return torch.cat([tables[b].values[place][span] for (b, _), span in zip(picks, spans, strict=True)])
+
+    def patterns(place: Place) -> Tensor:
+        return torch.cat([tables[b].patterns[place][block] for (b, _), block in zip(picks, blocks, strict=True)])
+
+    counts = torch.tensor(tokens)
+    return RecordedDonors(
+        {place: values(place) for place in places if place.tap != "pattern"},
+        {place: patterns(place) for place in places if place.tap == "pattern"},
+        lengths,
+        torch.cumsum(counts, 0) - counts,
+    )
+
+
+def joined_prefixes(tables: Sequence[PrefixRuns], picks: Picks) -> PrefixCache:
+    """The keys and values of some pairs' prefixes out of the batches in which they were computed."""
+    starts = [[sum(pair.prefix for pair in run.pairs[:i]) for i in range(len(run.pairs) + 1)] for run in tables]
+    spans = [(b, slice(starts[b][i], starts[b][i + 1])) for b, i in picks]
+    first = tables[0].cache
+
+    def joined(name: str, layer: int) -> Tensor:
+        return torch.cat([getattr(tables[b].cache, name)[layer][span] for b, span in spans])
+
+    layers = range(len(first.keys))
+    keys, values = ([joined(name, layer) for layer in layers] for name in ("keys", "values"))
+    return PrefixCache(keys, values, first.devices)

@@ -1,0 +1,240 @@
+"""Campaign: the cells of a grid in one folder, what has become of each, and what they say together."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cotrace import markup
+from cotrace.errors import InputError, OutputExists
+from cotrace.evaluation import Evaluation
+from cotrace.results import Frontier, Table
+from cotrace.runs.directory import CONFIG, write_atomically
+from cotrace.runs.evidence import EVALUATION
+from cotrace.runs.grid import AXES, Cell
+from cotrace.runs.manifest import is_finished
+from cotrace.runs.stored import StoredRun
+
+CELLS = "cells"
+GRID = "grid.json"
+SUMMARY, REPORT = "summary.csv", "report.html"
+DEPTHS = 10
+"""Parts of a model's depth, by which models of different depth are compared."""
+COLUMNS = (
+    "cell",
+    *AXES,
+    "status",
+    "k",
+    "effect",
+    "effect_heldout",
+    "p_value",
+    "level_before",
+    "level_after",
+    "components",
+)
+
+
+STYLE = (
+    "<style>:root{color-scheme:light dark}body{font:14px system-ui,sans-serif;margin:2em}"
+    "table{display:block;overflow-x:auto}</style>"
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What has become of a cell."""
+
+    cell: Cell
+    failure: str = ""
+    """Why there is no result, in one line; empty where there is one."""
+    frontier: Frontier | None = None
+    evaluation: Evaluation | None = None
+
+    @property
+    def k(self) -> int:
+        """The size that is judged in detail, or else the largest."""
+        assert self.frontier is not None, "there is a result"
+        return self.evaluation.k if self.evaluation else max(self.frontier.sizes)
+
+    def row(self) -> dict[str, Any]:
+        """The row of the table; what was not computed is empty."""
+        found: dict[str, Any] = {"cell": self.cell.name} | dict(self.cell.at)
+        if self.frontier is None:
+            return found | {"status": f"failed: {self.failure}"}
+        one, judged = self.frontier.at(self.k), self.evaluation
+        size = None if judged is None else next((row for row in judged.sizes if row.k == self.k), None)
+        hard = None if judged is None else judged.hard
+        return found | {
+            "status": "done",
+            "k": self.k,
+            "effect": one.effect,
+            "effect_heldout": one.effect_heldout,
+            "p_value": None if size is None else size.p_value,
+            "level_before": None if hard is None else hard.before,
+            "level_after": None if hard is None else hard.after,
+            "components": " ".join(one.components),
+        }
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """The folder of a campaign."""
+
+    folder: Path
+    cells: Sequence[Cell]
+
+    def claim(self) -> None:
+        """Make the folder, or take it up again where it is this grid's. Raises OutputExists."""
+        path, names = self.folder / GRID, [cell.name for cell in self.cells]
+        if path.is_file():
+            known = json.loads(path.read_text(encoding="utf-8"))
+            if known["cells"] != names:  # finished cells stay, others come
+                write_atomically(path, self._grid(sorted({*known["cells"], *names})))
+            return
+        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            raise OutputExists(f"{self.folder} holds something that is no campaign: name a new folder with --out")
+        (self.folder / CELLS).mkdir(parents=True, exist_ok=True)
+        write_atomically(path, self._grid(names))
+
+    @staticmethod
+    def _grid(names: Sequence[str]) -> bytes:
+        return json.dumps({"schema": 1, "cells": names}, indent=1).encode()
+
+    def path(self, cell: Cell) -> Path:
+        """The folder of a cell's run."""
+        return self.folder / CELLS / cell.name
+
+    def is_done(self, cell: Cell) -> bool:
+        """Whether the cell's run has come to its end."""
+        return is_finished(self.path(cell))
+
+    def is_begun(self, cell: Cell) -> bool:
+        """Whether the cell's run can be resumed."""
+        return (self.path(cell) / CONFIG).is_file() and not self.is_done(cell)
+
+    def outcome(self, cell: Cell, failure: str = "") -> Outcome:
+        """What has become of it. Raises InputError, DamagedRun for a run that cannot be read."""
+        if failure or not self.is_done(cell):
+            return Outcome(cell, failure or "not run yet")
+        stored = StoredRun.read(self.path(cell))
+        path = self.path(cell) / EVALUATION
+        judged = Evaluation.from_dict(_without_schema(path)) if path.is_file() else None
+        return Outcome(cell, "", stored.frontiers[0], judged)
+
+    def write(self, outcomes: Sequence[Outcome]) -> None:
+        """The table and the report over all cells."""
+        write_atomically(self.folder / SUMMARY, summary_csv(outcomes))
+        write_atomically(self.folder / REPORT, report_html(outcomes))
+
+
+def _without_schema(path: Path) -> dict[str, Any]:
+    try:
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+    data.pop("schema", None)
+    return data
+
+
+def summary_csv(outcomes: Sequence[Outcome]) -> bytes:
+    """One row for each cell."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    for outcome in outcomes:
+        writer.writerow(outcome.row())
+    return text.getvalue().encode()
+
+
+def tables(outcomes: Sequence[Outcome]) -> Iterator[Table]:
+    """All cells, then what returns, where in the models it lies, and what the metric does in each model."""
+    rows = [outcome.row() for outcome in outcomes]
+    shown = [name for name in COLUMNS if any(row.get(name) not in (None, "") for row in rows)]
+    words = frozenset(i for i, name in enumerate(shown) if name in ("cell", *AXES, "status", "components"))
+    yield Table("Cells", shown, [tuple(_shown(row.get(name)) for name in shown) for row in rows], words)
+    done = [outcome for outcome in outcomes if outcome.frontier is not None]
+    if not done:
+        return
+    yield Table(
+        "Components that return", ("question", "component", "runs", "share"), _returning(done), frozenset({0, 1})
+    )
+    parts = [f"{i / DEPTHS:.1f}" for i in range(DEPTHS)]
+    yield Table(
+        "Where they lie: share of the chosen by depth", ("model", "task", *parts), _depths(done), frozenset({0, 1})
+    )
+    columns = ("model", "task", "runs", "level before", "level after", "effect", "held-out effect")
+    yield Table("The metric in each model, means over runs", columns, _levels(done), frozenset({0, 1}))
+
+
+def _returning(done: Sequence[Outcome]) -> list[tuple[str, ...]]:
+    """For questions that differ in the seed and the model's revision alone, how often each component was chosen."""
+    chosen: dict[str, list[list[str]]] = defaultdict(list)
+    for outcome in done:
+        assert outcome.frontier is not None
+        at = {axis: word for axis, word in outcome.cell.at.items() if axis != "seeds"} | {
+            "models": outcome.cell.config.model
+        }
+        chosen[", ".join(at.values())].append(list(outcome.frontier.at(outcome.k).components))
+    rows: list[tuple[str, ...]] = []
+    for question, sets in chosen.items():
+        counts = Counter(component for own in sets for component in own)
+        rows += [(question, name, f"{n} of {len(sets)}", f"{n / len(sets):.0%}") for name, n in counts.most_common()]
+    return rows
+
+
+def _grouped(done: Sequence[Outcome]) -> Mapping[tuple[str, str], list[Outcome]]:
+    found: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
+    for outcome in done:
+        found[outcome.cell.at["models"], outcome.cell.at["tasks"]].append(outcome)
+    return found
+
+
+def _depths(done: Sequence[Outcome]) -> list[tuple[str, ...]]:
+    """Layers as fractions of the depth, so that models of different depth are in one table."""
+    rows = []
+    for (model, task), several in _grouped(done).items():
+        counts = Counter(part for outcome in several for part in depths_of(outcome))
+        rows.append((model, task, *(f"{counts[i] / counts.total():.0%}" for i in range(DEPTHS))))
+    return rows
+
+
+def depths_of(outcome: Outcome) -> list[int]:
+    """The part of the depth that each chosen component lies in, from 0."""
+    assert outcome.frontier is not None
+    depth = 1 + max(component.layer for component in outcome.frontier.space)
+    return [DEPTHS * component.layer // depth for component in outcome.frontier.at(outcome.k).members]
+
+
+def _levels(done: Sequence[Outcome]) -> list[tuple[str, ...]]:
+    rows = []
+    for (model, task), several in _grouped(done).items():
+        found = [outcome.row() for outcome in several]
+        names = ("level_before", "level_after", "effect", "effect_heldout")
+        rows.append((model, task, str(len(found)), *(_mean([row[name] for row in found]) for name in names)))
+    return rows
+
+
+def _mean(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{sum(known) / len(known):.4g}" if known else ""
+
+
+def _shown(value: Any) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def report_html(outcomes: Sequence[Outcome]) -> bytes:
+    """One page that loads nothing from anywhere: the tables."""
+    failed = sum(outcome.frontier is None for outcome in outcomes)
+    said = markup.paragraph(f"{len(outcomes)} cells, {failed} without a result.")
+    body = "".join(markup.table(one.title, one.columns, one.rows, one.left) for one in tables(outcomes))
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>cotrace sweep</title>'
+    policy = "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+    page = f'<!doctype html><html lang="en"><head>{head}{policy}{STYLE}</head><body><h1>Sweep</h1>{said}{body}</body>'
+    return f"{page}</html>".encode()

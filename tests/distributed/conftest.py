@@ -1,0 +1,30 @@
+"""Ray is begun once for the whole session and ends with it; every test that needs workers shares them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from cotrace.distributed import Workers
+
+
+@pytest.fixture(scope="session")
+def ray_here() -> Iterator[None]:
+    """Ray on this machine, with room for a few workers whatever it has."""
+    import ray
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    ray.init(num_cpus=8, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def workers(ray_here: None) -> Iterator[Workers]:
+    """Two workers."""
+    with Workers(2, max_restarts=50) as found:
+        yield found

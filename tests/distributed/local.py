@@ -1,0 +1,36 @@
+"""Workers without Ray: replicas in this process, which get what actors would get and keep what actors would keep."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+from typing import Any
+
+from cotrace.distributed.cut import Sent
+from cotrace.distributed.worker import Replica
+from cotrace.distributed.workers import Unit, Workers
+
+
+class LocalWorkers(Workers):
+    """Batches go to replicas drawn by seed, and come back in an order drawn by seed."""
+
+    def __init__(self, number: int, seed: int = 0, through: Callable[[Any], Any] = lambda value: value) -> None:
+        self.count, self._draw, self._through = number, random.Random(seed), through
+        self._numbers, self._keys = count(), count()
+        self._home, self.batches = {}, 0
+        from weakref import WeakKeyDictionary
+
+        self._models, self._questions = WeakKeyDictionary(), WeakKeyDictionary()
+        self.replicas = [Replica(1, fetch=lambda ref: ref) for _ in range(number)]
+        self.asked: list[Unit] = []
+
+    def _put(self, value: Any) -> Sent:
+        return Sent(str(next(self._keys)), self._through(value))
+
+    def _run(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, Any]]:
+        for unit in self._draw.sample(list(units), len(units)):
+            self.asked.append(unit)
+            question, *rest = unit.arguments
+            replica = self._draw.choice(self.replicas)
+            yield unit, getattr(replica, unit.method)(question, unit.batch, *rest)

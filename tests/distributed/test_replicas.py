@@ -1,0 +1,190 @@
+"""The batches of one plan, run by replicas: every number is the one that a single process computes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+import cotrace as ct
+from cotrace.batches import answer_layouts
+from cotrace.distributed import distributed
+from cotrace.distributed.worker import Kept
+from cotrace.donors import Noise
+from cotrace.errors import InputError
+from tests import tiny
+from tests.distributed.local import LocalWorkers
+from tests.problems import ClosedForm
+
+BATCH = 40
+
+
+def problem(family: str = "gpt2", count: int = 12, **options: Any) -> ct.LanguageProblem:
+    given = {"sites": ["head_output"], "batch_tokens": BATCH, "direction": "maximise", "seed": 1} | options
+    task = tiny.task(count)
+    kinds = [{"group": "ab"[i % 2], "favourable": 0, "label": i % 3 % 2} for i in range(count)]
+    pairs = tuple(replace(pair, **kind) for pair, kind in zip(task.pairs, kinds, strict=True))
+    return ct.LanguageProblem(tiny.model(family, torch.float32), replace(task, pairs=pairs), **given)
+
+
+def masks(n: int) -> torch.Tensor:
+    """Soft ones, binary ones that share most components (so that runs start above the lowest layer), and all."""
+    draw = torch.Generator().manual_seed(3)
+    soft, common = torch.rand(3, n, generator=draw), (torch.rand(n, generator=draw) > 0.5).float()
+    near = common.repeat(4, 1)
+    near[torch.arange(4), torch.randint(n, (4,), generator=draw)] = 1
+    return torch.cat([soft, near, torch.ones(1, n)])
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "heads": {},
+    "neurons and outputs": {"sites": ["mlp_neuron", "attention_output"]},
+    "patterns": {"sites": ["attention_pattern"]},
+    "faithfulness": {"mode": "keep"},
+    "noise on answers too": {"donors": "noise=0.5", "positions": "prompt+answer"},
+    "several draws": {"donors": Noise(multiple=3.0, draws=2)},
+    "a mean": {"donors": "mean=task"},
+    "a mean by position": {"donors": "mean=position"},
+    "resampled": {"donors": "resample"},
+    "a factor": {"donors": "scale=0.3"},
+    "logits": {"metric": "kl"},
+    "a whole set": {"metric": "stereotype_gap", "direction": "minimise"},
+    "plain rows": {"pack": False},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_number_is_that_of_one_process(case: str) -> None:
+    alone = problem(**CASES[case])
+    assert len(alone.training.scorer.all_layouts) > 1, "there is something to hand out"
+    workers = LocalWorkers(3, seed=len(case))
+    many = distributed(alone, workers)
+    z = masks(len(alone.space))
+    for one, other in ((alone, many), (alone.heldout, many.heldout)):
+        assert one is not None
+        assert other is not None
+        assert torch.equal(one.value(z), other.value(z))
+        assert torch.equal(one.gradient(z[0]), other.gradient(z[0]))
+        if one.metric != "stereotype_gap":
+            assert torch.equal(one.effects(z, [3, 0, 2]), other.effects(z, [3, 0, 2]))
+            sliding = lambda effects: 1 / (2 + effects) ** 2  # noqa: E731
+            assert torch.equal(one.gradient(z[1], sliding, [3, 1]), other.gradient(z[1], sliding, [3, 1]))
+    assert all(replica._made.nbytes for replica in workers.replicas) or alone.training.scorer.donors.nbytes < 5000
+    assert {unit.method for unit in workers.asked} == {"scores", "slope"}
+
+
+def test_few_batches_of_many_masks_are_cut_by_forward_passes() -> None:
+    alone = problem(count=6, holdout=0.0)
+    workers = LocalWorkers(4)
+    many = distributed(alone, workers)
+    z = masks(len(alone.space)).repeat(6, 1)
+    assert torch.equal(alone.effects(z), many.effects(z))
+    layouts = len(alone.training.scorer.all_layouts)
+    assert len(workers.asked) >= min(4 * 4, 2 * layouts), "more parts than batches"
+    seen = [unit.arguments[3] for unit in workers.asked if unit.batch is workers.asked[0].batch]
+    passes = len(alone.training.scorer.passes_of(z, alone.training.scorer.all_layouts[0]).each)
+    assert len({i for part in seen for i in part}) in (passes, sum(map(len, seen)))
+
+
+def test_a_problem_made_for_workers_records_no_donors_of_its_own() -> None:
+    from cotrace.problem.executor import executing
+
+    alone, workers = problem(), LocalWorkers(2)
+    with executing(workers):
+        many = problem()
+    assert many.training.scorer.donors.nbytes == 0 < alone.training.scorer.donors.nbytes
+    assert torch.equal(alone.effects(masks(len(alone.space))), many.effects(masks(len(alone.space))))
+    assert many.full_swap == alone.full_swap
+    assert many.training.scorer.donors.nbytes == 0
+    layout = many.training.scorer.all_layouts[0]
+    many.training.scorer.batch_scores(torch.ones(1, len(many.space)), layout)  # here after all: they are made now
+    assert many.training.scorer.donors.nbytes == alone.training.scorer.donors.nbytes
+
+
+def test_what_is_sent_of_a_batch_names_none_of_the_other_pairs() -> None:
+    alone, workers = problem(), LocalWorkers(2)
+    many = distributed(alone, workers)
+    many.effects(torch.ones(len(alone.space)))
+    batches = {unit.batch.key: unit.batch.ref for unit in workers.asked}
+    ids = [pair.pair.id for batch in batches.values() for pair in batch.pairs]
+    assert sorted(ids) == sorted(alone.training.ids)
+    for batch in batches.values():
+        (again,) = answer_layouts(batch.pairs, range(len(batch.pairs)), alone.packing)
+        assert again.source.max() == batch.layout.source.max(), "donor tokens are counted among the batch's own"
+
+
+def test_sums_and_constraints_have_their_problems_distributed() -> None:
+    first, second = problem(), problem(donors="zero")
+    for whole in (ct.WeightedSum([(1, first), (2, second)]), ct.Constrained(first, [ct.Constraint(second, 0.5)])):
+        workers = LocalWorkers(2)
+        many = distributed(whole, workers)
+        z = masks(len(first.space))
+        assert torch.equal(whole.value(z), many.value(z))
+        assert torch.equal(whole.gradient(z[0]), many.gradient(z[0]))
+        assert torch.equal(whole.side_values(z), many.side_values(z))
+        assert workers.asked
+
+
+@pytest.mark.filterwarnings("ignore:no intervals")
+def test_searches_and_evaluations_are_the_same_on_workers() -> None:
+    alone, again = problem(), problem()
+    many = distributed(again, LocalWorkers(3))
+    for search in (ct.search.named("pgbct", l1=1e-4, l2=1e-5, epochs=2), ct.search.Pursuit(max_size=2)):
+        one, other = search(alone), search(many)
+        assert one.to_dict() | {"elapsed_s": 0} == other.to_dict() | {"elapsed_s": 0}
+    assert ct.evaluate(alone, one).to_dict() == ct.evaluate(many, other).to_dict()
+
+
+def test_workers_of_none_leave_the_problem_and_others_are_refused() -> None:
+    alone = problem()
+    assert distributed(alone, 0) is alone
+    with pytest.raises(InputError, match=r"a ClosedForm has no batches to hand out"):
+        distributed(ClosedForm(lambda z: z, 3), 2)  # type: ignore[arg-type]
+
+
+def test_what_is_kept_is_bounded_and_the_latest_used_stays() -> None:
+    kept, made = Kept(), list[str]()
+
+    def make(key: str, size: int) -> None:
+        kept.get(key, 100, lambda: (made.append(key), size))
+
+    for key in ("a", "b", "a", "c"):
+        make(key, 50)
+    assert kept.nbytes == 100
+    assert made == ["a", "b", "c"]
+    make("a", 50)
+    assert made == ["a", "b", "c"], "it was used after b, which went"
+    make("huge", 500)
+    assert kept.nbytes == 500, "one that is too large is held alone"
+
+
+def test_memory_that_runs_out_on_a_worker_cuts_batches_smaller_there_and_from_then_on() -> None:
+    alone, workers = problem(), LocalWorkers(2)
+    many, z = distributed(alone, workers), masks(len(alone.space))
+    expected, module = many.effects(z), alone.model.module
+
+    def refuse(_: Any, given: tuple[torch.Tensor, ...]) -> None:
+        if given[0].shape[0] * given[0].shape[1] > BATCH // 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    handle = module.get_input_embeddings().register_forward_pre_hook(refuse)
+    try:
+        found = many.effects(z)
+    finally:
+        handle.remove()
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert many.batch_plan["events"]
+    assert many.training.scorer.batching.tokens < BATCH
+
+
+def test_the_room_and_its_function_have_one_name_and_both_can_be_called() -> None:
+    import importlib
+
+    room = importlib.import_module("cotrace.distributed")
+    alone = problem()
+    assert room(alone, 0) is alone  # type: ignore[operator]
+    assert ct.distributed(alone, 0) is alone
+    with pytest.raises(InputError, match="worker"):
+        ct.distributed(alone, wokers=2)  # type: ignore[call-arg]
