@@ -132,7 +132,7 @@ def _driver_times(n: int) -> list[float]:
         return [0.001]
     import torch
 
-    from cotrace.distributed.cluster import Needs, join
+    from cotrace.workers.cluster import Needs, join
 
     join(None, Needs(workers=1, cpus=1))
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from enum import Enum
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -437,3 +438,9 @@ def test_what_is_as_good_passes(arguments: tuple[Any, ...]) -> None:
 def test_what_is_not_is_said(arguments: tuple[Any, ...], said: str) -> None:
     with pytest.raises(InputError, match=f"^f: {said}$"):
         f(*arguments)
+
+
+def test_no_module_has_the_name_of_a_public_function() -> None:
+    """Else ``ct.NAME`` may be the module, once anything has imported it, and the reference finds no function."""
+    functions = [name for name in ct.__all__ if not isinstance(getattr(ct, name), ModuleType) and name != "__version__"]
+    assert [name for name in functions if find_spec(f"cotrace.{name}") is not None] == []

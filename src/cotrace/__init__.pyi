@@ -8,12 +8,12 @@ from . import readout as readout
 from . import report as report
 from . import search as search
 from . import tasks as tasks
+from .carry_over import Transfer as Transfer
+from .carry_over import transfer as transfer
 from .components import Component as Component
 from .components import ComponentSpace as ComponentSpace
 from .components import Site as Site
 from .dictionaries import load_dictionaries as load_dictionaries
-from .distributed import Workers as Workers
-from .distributed import distributed as distributed
 from .editing import apply as apply
 from .evaluation import Evaluation as Evaluation
 from .evidence import evaluate as evaluate
@@ -37,7 +37,7 @@ from .run_folder import save_run as save_run
 from .selfcheck import CheckReport as CheckReport
 from .selfcheck import check as check
 from .tracing import trace as trace
-from .transfer import Transfer as Transfer
-from .transfer import transfer as transfer
+from .workers import Workers as Workers
+from .workers import distributed as distributed
 
 __version__: str

@@ -112,3 +112,9 @@ def test_what_will_be_done_is_said_before_the_model_is_loaded(capfd: pytest.Capt
     lines = capfd.readouterr().err.splitlines()
     assert lines[0].startswith("to do: ")
     assert lines[1] == "loading shipped"
+
+
+def test_of_features_the_outlook_says_nothing(bias: ct.LanguageProblem) -> None:
+    """How many features are active, and so N, only the model shows."""
+    config = RunConfig(model="shipped", task="demo_bias", dictionaries="some/folder")
+    assert outlook(config, bias.source_task, ()) is None

@@ -12,7 +12,7 @@ from cotrace.runs.prepare import Prepared
 from cotrace.showing import duration
 
 if TYPE_CHECKING:
-    from cotrace.distributed.costs import Costs
+    from cotrace.workers.costs import Costs
 
 UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 
@@ -25,7 +25,7 @@ def dry_run_tables(prepared: Prepared) -> Iterator[Table]:
     columns = ("search", "forward-equivalents", "at most", "time")
     yield Table("Predicted cost", columns, cost_rows(prepared, found), frozenset({0}))
     if prepared.config.workers:
-        from cotrace.distributed.costs import costs
+        from cotrace.workers.costs import costs
 
         with_workers = costs(prepared.problem, found.seconds, prepared.config.workers)
         yield Table("With workers", ("", ""), worker_rows(prepared, with_workers), frozenset({0}))

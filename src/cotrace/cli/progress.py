@@ -24,7 +24,7 @@ from cotrace.search.state import SearchState
 from cotrace.showing import Steps, duration, left
 
 if TYPE_CHECKING:
-    from cotrace.distributed import Workers
+    from cotrace.workers import Workers
 
 LINE_EVERY_S = 5.0
 

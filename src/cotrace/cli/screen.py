@@ -13,7 +13,7 @@ from rich.console import Console
 from cotrace.visible import visible, visible_json
 
 if TYPE_CHECKING:
-    from cotrace.distributed import Workers
+    from cotrace.workers import Workers
 
 PLAIN_WIDTH = 120
 """Columns where the output is not a terminal."""

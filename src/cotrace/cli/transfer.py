@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cotrace import tasks
+from cotrace.carry_over import Transfer, selection_of
+from cotrace.carry_over import transfer as judge
 from cotrace.cli.figures_json import STDOUT, check_figures, write_figures
 from cotrace.cli.libraries import own_threads, quiet_libraries
 from cotrace.cli.screen import Screen
@@ -20,8 +22,6 @@ from cotrace.runs.prepare import check_names, load, load_task, pose, settled, us
 from cotrace.runs.stored import StoredRun
 from cotrace.selfcheck import ensure
 from cotrace.tasks.registry import is_file
-from cotrace.transfer import Transfer, selection_of
-from cotrace.transfer import transfer as judge
 
 KINDS = ("task", "model", "split")
 

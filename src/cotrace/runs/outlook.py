@@ -88,6 +88,8 @@ class Outlook:
 
 def outlook(config: RunConfig, task: Task, searches: Sequence[Search]) -> Outlook | None:
     """What the run will do; None where the model's configuration does not show it. Raises ModelError."""
+    if config.dictionaries:  # how many features are active only the model shows
+        return None
     trusted = config.trust_remote_code or TRUSTED.get()
     shape = Shape.of(
         model_config(config.model, revision=config.revision, trust_remote_code=trusted, gguf_file=config.gguf)

@@ -40,7 +40,7 @@ from cotrace.selfcheck import ensure
 from cotrace.tasks.registry import is_file
 
 if TYPE_CHECKING:
-    from cotrace.distributed import Workers
+    from cotrace.workers import Workers
 
 MOST_THREADS, THREADS_PER_PROCESSOR = 256, 4
 SMALL_PARAMETERS = 10_000_000
@@ -130,8 +130,8 @@ def nothing() -> None:
 
 def check_workers(config: RunConfig) -> None:
     """Refuse workers that cannot be had, before anything is loaded. Raises InputError, WorkersError."""
-    from cotrace.distributed.cluster import check_address, ray_module
-    from cotrace.distributed.workers import MAX_RESTARTS, check_asked
+    from cotrace.workers.cluster import check_address, ray_module
+    from cotrace.workers.workers import MAX_RESTARTS, check_asked
 
     if config.dictionaries:
         raise InputError("workers hold no dictionaries: leave workers out, or dictionaries and the sites made of them")
@@ -146,7 +146,7 @@ def employ(config: RunConfig) -> Workers | None:
     """The workers that the configuration asks for; None where there are none. Raises InputError, WorkersError."""
     if not config.workers:
         return None
-    from cotrace.distributed import Workers
+    from cotrace.workers import Workers
 
     asked = (config.workers, config.ray, config.worker_gpus, config.max_restarts, torch.get_num_threads())
     crew = CREW.get()

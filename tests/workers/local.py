@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import Any
 
-from cotrace.distributed.cut import Sent
-from cotrace.distributed.worker import Replica
-from cotrace.distributed.workers import Unit, Workers
+from cotrace.workers.cut import Sent
+from cotrace.workers.worker import Replica
+from cotrace.workers.workers import Unit, Workers
 
 
 class LocalWorkers(Workers):

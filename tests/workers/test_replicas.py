@@ -10,13 +10,13 @@ import torch
 
 import cotrace as ct
 from cotrace.batches import answer_layouts
-from cotrace.distributed import distributed
-from cotrace.distributed.worker import Kept
 from cotrace.donors import Noise
 from cotrace.errors import InputError
+from cotrace.workers import distributed
+from cotrace.workers.worker import Kept
 from tests import tiny
-from tests.distributed.local import LocalWorkers
 from tests.problems import ClosedForm
+from tests.workers.local import LocalWorkers
 
 BATCH = 40
 
@@ -179,12 +179,8 @@ def test_memory_that_runs_out_on_a_worker_cuts_batches_smaller_there_and_from_th
     assert many.training.scorer.batching.tokens < BATCH
 
 
-def test_the_room_and_its_function_have_one_name_and_both_can_be_called() -> None:
-    import importlib
-
-    room = importlib.import_module("cotrace.distributed")
+def test_workers_of_none_are_the_problem_itself() -> None:
     alone = problem()
-    assert room(alone, 0) is alone  # type: ignore[operator]
     assert ct.distributed(alone, 0) is alone
     with pytest.raises(InputError, match="worker"):
         ct.distributed(alone, wokers=2)  # type: ignore[call-arg]

@@ -15,11 +15,11 @@ import pytest
 import torch
 
 import cotrace as ct
-from cotrace.distributed import Workers, distributed
-from cotrace.distributed.cluster import Needs, check_address, check_resources
-from cotrace.distributed.worker import ModelSource, versions
-from cotrace.distributed.workers import check_asked, check_versions
 from cotrace.errors import InputError, ModelError, WorkersError
+from cotrace.workers import Workers, distributed
+from cotrace.workers.cluster import Needs, check_address, check_resources
+from cotrace.workers.worker import ModelSource, versions
+from cotrace.workers.workers import check_asked, check_versions
 from tests import tiny
 
 

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from cotrace import __version__
 from cotrace.batches import EncodedPair, donor_tokens
-from cotrace.distributed.cut import Batch, Picks, Question, Runs, Sent
 from cotrace.donors import Donors, RecordedDonors, Setting
 from cotrace.errors import ModelError
 from cotrace.interventions import PrefixCache, keep_prefixes
@@ -26,6 +25,7 @@ from cotrace.problem.executor import BatchLoss, Measure
 from cotrace.problem.memory import memory_budget
 from cotrace.problem.scorer import Scorer
 from cotrace.problem.slots import Slots
+from cotrace.workers.cut import Batch, Picks, Question, Runs, Sent
 
 ALIKE = ("cotrace", "torch", "transformers")
 """What must be of one version everywhere, or bytes may differ."""

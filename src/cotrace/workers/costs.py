@@ -11,7 +11,6 @@ from torch import Tensor
 
 from cotrace.batches import Layout
 from cotrace.components import ComponentSpace
-from cotrace.distributed.cut import Batch, Cut, Runs, Sent
 from cotrace.donors.record import recorded_bytes
 from cotrace.models import LanguageModel
 from cotrace.problem.language import LanguageProblem
@@ -20,6 +19,7 @@ from cotrace.problem.parts import RECORDED
 from cotrace.problem.scorer import Scorer
 from cotrace.problem.slots import Slots
 from cotrace.problem.whole import SetProblem
+from cotrace.workers.cut import Batch, Cut, Runs, Sent
 
 STORED_FLOATS = 4
 """Bytes of a mask's entry and of a gradient's."""

@@ -18,15 +18,15 @@ from torch import Tensor
 
 from cotrace.arguments import guarded
 from cotrace.batches import Layout
-from cotrace.distributed.cluster import Cluster, Needs, join, ray_module
-from cotrace.distributed.cut import Cut, Question, Sent, Shared
-from cotrace.distributed.worker import ALIKE, ModelSource, Replica, versions
 from cotrace.errors import CotraceError, InputError, WorkersError
 from cotrace.models import LanguageModel
 from cotrace.problem.batching import Event
 from cotrace.problem.executor import BatchLoss, Measure
 from cotrace.problem.parts import RECORDED
 from cotrace.problem.scorer import Scorer
+from cotrace.workers.cluster import Cluster, Needs, join, ray_module
+from cotrace.workers.cut import Cut, Question, Sent, Shared
+from cotrace.workers.worker import ALIKE, ModelSource, Replica, versions
 
 MAX_RESTARTS = 10
 """Workers that may be lost and begun again in a run, unless the user says otherwise."""

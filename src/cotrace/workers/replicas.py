@@ -8,7 +8,6 @@ from functools import partial
 from typing import TypeVar, cast
 
 from cotrace.arguments import checked
-from cotrace.distributed.workers import MAX_RESTARTS, Workers
 from cotrace.errors import InputError
 from cotrace.problem.executor import check_travels
 from cotrace.problem.goals import Constrained, Constraint, WeightedSum
@@ -17,6 +16,7 @@ from cotrace.problem.pairs import PairProblem
 from cotrace.problem.protocol import Problem
 from cotrace.problem.scorer import Scorer
 from cotrace.problem.whole import SetProblem
+from cotrace.workers.workers import MAX_RESTARTS, Workers
 
 Part = TypeVar("Part", bound=PairProblem | SetProblem)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cotrace.distributed import Workers
+from cotrace.workers import Workers
 
 
 @pytest.fixture(scope="session")
