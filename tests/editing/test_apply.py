@@ -45,7 +45,7 @@ def test_scores_are_those_of_a_problem_whose_donors_act_on_answers_too(family: s
     )  # fmt: skip
     part = ScoredTask(model, pairs)
     before = part.scores()
-    with SELECTION.apply(model, donor, reference=pairs):
+    with ct.apply(model, SELECTION, donor, reference=pairs):
         after = part.scores()
     torch.testing.assert_close(after, problem.scores(SELECTION), rtol=1e-4, atol=1e-4)
     assert (after - before).abs().max() > 1e-2
@@ -58,7 +58,7 @@ def test_generation_is_that_of_the_folded_weights_with_and_without_a_cache(famil
     """Every prompt and generated position takes the donor, whatever stands to the left."""
     model = tiny(family)
     weights = folded(model, SELECTION, "scale=-0.5")
-    with SELECTION.apply(model, "scale=-0.5"):
+    with ct.apply(model, SELECTION, "scale=-0.5"):
         tokens, logits = generated(model, ROWS, cache=cache)
     expected_tokens, expected_logits = generated(weights, ROWS, cache=cache)
     _, plain = generated(model, ROWS, cache=cache)
@@ -70,7 +70,7 @@ def test_generation_is_that_of_the_folded_weights_with_and_without_a_cache(famil
 @pytest.mark.parametrize("cache", [True, False])
 def test_a_row_generates_alone_what_it_generates_in_company(cache: bool) -> None:
     model = tiny("llama")
-    with SELECTION.apply(model, "zero"):
+    with ct.apply(model, SELECTION, "zero"):
         together, _ = generated(model, ROWS, cache=cache)
         alone = [generated(model, (row,), cache=cache)[0] for row in ROWS]
     assert torch.equal(together, torch.cat(alone))
@@ -92,9 +92,9 @@ def test_everything_is_restored_also_after_an_error() -> None:
     model = tiny("llama")
     before, implementation = log_p(model.module, ids()), model.module.config._attn_implementation
     hooks = sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in model.module.modules())
-    with pytest.raises(IndexError), SELECTION.apply(model):
+    with pytest.raises(IndexError), ct.apply(model, SELECTION):
         log_p(model.module, ids() + 1000)
-    with SELECTION.apply(model):
+    with ct.apply(model, SELECTION):
         pass  # nothing ran, and that is no error
     assert sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in model.module.modules()) == hooks
     assert model.module.config._attn_implementation == implementation

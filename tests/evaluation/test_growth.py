@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cotrace.components import Component, ComponentSpace, Site
 from cotrace.evaluation import controls, evaluate, judge
-from cotrace.evaluation.judge import Judge, singles
+from cotrace.problem.evaluator import Evaluator, singles
 from cotrace.problem.protocol import Examples
 from cotrace.results.effects import EffectTable
 from cotrace.search import Attribution, Greedy, TopK, sets
@@ -75,7 +75,7 @@ def test_a_judge_knows_which_sets_were_paid_for() -> None:
     problem = small()
     chosen = np.array([True, True, False, True, False, False])
     stored = EffectTable.of(np.eye(6, dtype=bool)[:4], np.ones((4, problem.size)))
-    one = Judge(problem, stored)
+    one = Evaluator(problem, stored)
     assert not one.knows_singles
     one.values(np.eye(6, dtype=bool)[4:])
     assert one.knows_singles
@@ -85,7 +85,7 @@ def test_a_judge_knows_which_sets_were_paid_for() -> None:
     one.values(without)
     one.values(~chosen[None])
     assert one.left(chosen) == [0, 3]
-    again = Judge(problem, EffectTable.of(without, np.ones((2, problem.size))))
+    again = Evaluator(problem, EffectTable.of(without, np.ones((2, problem.size))))
     assert again.left(chosen) == [0, 3]
 
 

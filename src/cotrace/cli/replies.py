@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from cotrace.evaluation import CrossFit
 from cotrace.evaluation.levels import Step
 from cotrace.measurement.result import Row
-from cotrace.problem.plan import Plan
+from cotrace.problem.inside import Plan
 from cotrace.results.outcomes import Outcome
 from cotrace.runs.difference import Agreement, Change
 from cotrace.runs.paired import PairedEffects

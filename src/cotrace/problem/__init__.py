@@ -9,6 +9,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "goals": ["Constrained", "Constraint", "WeightedSum"],
         "side": ["side_problem"],
         "language": ["LanguageProblem", "PairsWithoutDonor", "RefusedPairs"],
-        "plan": ["Plan"],
+        "inside": ["Plan"],
     },
 )

@@ -29,13 +29,13 @@ from cotrace.problem.breakdown import Breakdown, breakdown
 from cotrace.problem.capture import Captured, activations, attention
 from cotrace.problem.coverage import Coverage
 from cotrace.problem.executor import EXECUTOR, check_travels
-from cotrace.problem.heldout import Heldout
-from cotrace.problem.inside import Inside, Parts
+from cotrace.problem.inside import Heldout, Inside, Parts
 from cotrace.problem.memory import check_memory, memory_budget
 from cotrace.problem.packing import check_frequencies, choose_packing
 from cotrace.problem.parts import Builder
 from cotrace.problem.posing import Division, Settled, Writing, check_options, overlap_words, settle
 from cotrace.problem.protocol import Cost, Direction, Examples, JudgePairs, Loss, Mode
+from cotrace.problem.singles import single_effects
 from cotrace.problem.spaces import space_of
 from cotrace.problem.summary import DIRECTIONS, NoDirection, full_swap, preferred
 from cotrace.prompts import Task
@@ -169,6 +169,7 @@ class LanguageProblem:
         labels = [settled.groups[name] for name in parts.training.ids]
         self.inside = Inside(
             problem=self,
+            model=self.model,
             source_task=task,
             manner={
                 "prepend_bos": prepend_bos,
@@ -229,7 +230,9 @@ class LanguageProblem:
     @property
     def heldout(self) -> Heldout | None:
         """The same problem on unseen pairs, those that judge; None where nothing is held out."""
-        return None if self.inside.held is None else Heldout(self, self.inside.held, drawn=self.inside.drawn)
+        return (
+            None if self.inside.held is None else Heldout(self, self.inside, self.inside.held, drawn=self.inside.drawn)
+        )
 
     @property
     def metric(self) -> str:
@@ -300,8 +303,6 @@ class LanguageProblem:
         from the gradient where none is chosen (attribution patching): 2. ``progress``: True for a bar, False for
         none, None for one in notebooks, or a function of (done, total). ``ct.report.effect_map`` draws the table.
         """
-        from cotrace.readout.singles import single_effects
-
         return single_effects(self, exact, progress=progress)
 
     def attention(
@@ -315,7 +316,7 @@ class LanguageProblem:
         base prompt. With ``out`` the patterns are streamed to a new safetensors file, a tensor ``ID/attention`` for
         each pair, and stay there. Raises InputError, UnsupportedSite, OutputExists.
         """
-        return attention(self, heads, pairs, run, out)
+        return attention(self.inside, heads, pairs, run, out)
 
     def activations(
         self, names: Any, pairs: str | Sequence[str] | None = None, run: Any = "base", *, out: str | Path | None = None
@@ -325,7 +326,7 @@ class LanguageProblem:
         Any component of the model; a pattern is [query, key]. The position role in a name says where it is swapped, and
         narrows nothing here. ``pairs``, ``run`` and ``out`` (tensors ``ID/NAME``) as in ``attention``.
         """
-        return activations(self, names, pairs, run, out)
+        return activations(self.inside, names, pairs, run, out)
 
     def side_values(self, masks: Any) -> Float[Tensor, "*mask side"]:
         """Values that constraints bound; no columns where there are none."""

@@ -15,6 +15,9 @@ from cotrace.errors import InputError
 from cotrace.problem.protocol import Mode, Problem
 from cotrace.results import is_named, members_of
 
+MASK_ELEMENTS = 1 << 22
+"""Most numbers in one batch of masks: 16 MiB, and 113 masks at N = 36,864."""
+
 
 def as_masks(masks: Any, space: ComponentSpace, mode: Mode, dtype: torch.dtype) -> Float[Tensor, "*mask n"]:
     """A mask tensor [n] or [mask, n]; a Selection or component names become a binary mask by the mode.
@@ -58,6 +61,11 @@ def chosen_mask(
     """The mask of a chosen set: 1 on the chosen in ``swap`` mode, 0 on the chosen and 1 elsewhere in ``keep`` mode."""
     chosen = torch.from_numpy(space.indicator(members)).to(dtype)
     return chosen if mode == "swap" else 1 - chosen
+
+
+def mask_of(problem: Problem, chosen: Float[Tensor, "*set n"]) -> Float[Tensor, "*set n"]:
+    """The mask of chosen indicators, hard or soft, in the problem's mode."""
+    return chosen if problem.mode == "swap" else 1 - chosen
 
 
 def check_same(first: Problem, other: Problem, *, mode: bool) -> None:

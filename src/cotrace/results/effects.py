@@ -1,4 +1,4 @@
-"""EffectTable: per-example effects of sets that were evaluated, kept so that they can be judged again for nothing."""
+"""Sets as keys; and EffectTable: per-example effects of evaluated sets, kept to be judged again for nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,32 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+Key = bytes
+"""A set as packed bits, first component first. Of two sets of one size the greater key has the lower indices."""
+
+
+def keys_of(chosen: Bool[Tensor, "set n"]) -> list[Key]:
+    """The key of each row."""
+    return [row.tobytes() for row in np.packbits(chosen.numpy(), axis=1)]
+
+
+def key_of(chosen: Bool[Tensor, "n"]) -> Key:
+    """The key of one set."""
+    return np.packbits(chosen.numpy()).tobytes()
+
+
+def chosen_of(key: Key, n: int) -> Bool[Tensor, "n"]:
+    """Inverse of ``key_of``."""
+    return torch.from_numpy(bits_of(key, n).astype(bool))
+
+
+def bits_of(key: Key, n: int) -> UInt8[np.ndarray, "n"]:
+    """The packed bits as 0 and 1."""
+    return np.unpackbits(np.frombuffer(key, np.uint8), count=n)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,16 +11,15 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from cotrace.errors import InputError
+from cotrace.evaluation import Evaluation, with_verdict
 from cotrace.report.page.examples import Example, Examples
+from cotrace.report.page.plain import Edited, Plain
 from cotrace.report.page.sentences import sentences
 from cotrace.results import Frontier, Selection, Tradeoff
 from cotrace.results.effects import EffectTable
 
 if TYPE_CHECKING:
-    from cotrace.evaluation import Evaluation
     from cotrace.readout import Explanation
-    from cotrace.report.page.first import Edited
-    from cotrace.report.page.plain import Plain
 
 Places = Int[np.ndarray, "_"]
 """Mask indices of a set's members, ascending."""
@@ -117,7 +116,9 @@ class Material:
         if not self.redact:
             return self
         examples = None if self.examples is None else self.examples.redacted()
-        evaluations = tuple(replace(one, notes=tuple(map(_without_quote, one.notes))) for one in self.evaluations)
+        evaluations = tuple(
+            with_verdict(replace(one, notes=tuple(map(_without_quote, one.notes)))) for one in self.evaluations
+        )
         explanation = None if self.explanation is None else self.explanation.redacted()
         return replace(self, examples=examples, evaluations=evaluations, explanation=explanation)
 
