@@ -153,8 +153,8 @@ def _with_prefixes(encoding: Encoding, builder: Builder) -> Encoding:
 class Inside(Parts):
     """The parts of a problem and what is known of them. Not kept stable from version to version."""
 
-    problem: Problem
-    """The problem whose inside this is."""
+    whole: Callable[[], Problem]
+    """Gives the problem whose inside this is."""
     model: LanguageModel
     source_task: Task
     """The task that the problem was made of."""
@@ -179,6 +179,11 @@ class Inside(Parts):
     full_swap: FullSwap
     judging: dict[tuple[int, ...], Heldout] = field(default_factory=dict)
     """Other held-out pairs that were asked to judge."""
+
+    @property
+    def problem(self) -> Problem:
+        """The problem whose inside this is."""
+        return self.whole()
 
     @property
     def full_is_clear(self) -> bool:

@@ -168,7 +168,7 @@ class LanguageProblem:
         parts = Parts.built(builder, settled, memory)
         labels = [settled.groups[name] for name in parts.training.ids]
         self.inside = Inside(
-            problem=self,
+            whole=lambda: self,
             model=self.model,
             source_task=task,
             manner={
@@ -335,7 +335,7 @@ class LanguageProblem:
     def __getattr__(self, name: str) -> Any:
         """What is inside, under the names that problems may have beside the protocol's (see ``problem.protocol``)."""
         inside = self.__dict__.get("inside")
-        if inside is None or name.startswith("_") or name == "problem" or name not in dir(inside):
+        if inside is None or name.startswith("_") or name in ("problem", "whole") or name not in dir(inside):
             raise AttributeError(f"a LanguageProblem has no attribute {name!r}")
         return getattr(inside, name)
 

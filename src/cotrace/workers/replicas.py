@@ -78,7 +78,7 @@ def _side(side: Constraint, workers: Workers) -> Constraint:
 def _language(problem: LanguageProblem, workers: Workers) -> LanguageProblem:
     """A copy whose parts have scorers that are run there; what was computed already stays."""
     found, inside = copy(problem), copy(problem.inside)
-    found.inside, inside.problem, inside.judging = inside, found, {}
+    found.inside, inside.whole, inside.judging = inside, lambda: found, {}
     vars(inside).pop("audit", None)
     inside.training = _part(inside.training, workers)
     inside.held = None if inside.held is None else _part(inside.held, workers)
