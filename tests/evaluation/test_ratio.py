@@ -12,7 +12,7 @@ import cotrace as ct
 from cotrace import shipped
 from cotrace.evaluation import cross_fit, evaluate, with_intervals
 from cotrace.problem.evaluator import Evaluator
-from cotrace.problem.goals import WeightedSum
+from cotrace.problem.weighted import WeightedSum
 from cotrace.search import Greedy, TopK
 from cotrace.statistics import Units, mean_interval, median_interval, widened
 from tests.problems import ClosedForm

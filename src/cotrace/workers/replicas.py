@@ -10,11 +10,12 @@ from typing import TypeVar, cast
 from cotrace.arguments import checked
 from cotrace.errors import InputError
 from cotrace.problem.executor import check_travels
-from cotrace.problem.goals import Constrained, Constraint, WeightedSum
+from cotrace.problem.goals import Constrained, Constraint
 from cotrace.problem.language import LanguageProblem
 from cotrace.problem.pairs import PairProblem
 from cotrace.problem.protocol import Problem
 from cotrace.problem.scorer import Scorer
+from cotrace.problem.weighted import WeightedSum
 from cotrace.problem.whole import SetProblem
 from cotrace.workers.workers import MAX_RESTARTS, Workers
 
