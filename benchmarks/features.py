@@ -21,6 +21,7 @@ import torch
 import cotrace as ct
 from cotrace.components import Component, ComponentSpace, Site
 from cotrace.dictionaries import Dictionaries, Dictionary
+from cotrace.dictionaries.placed import with_dictionaries
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier, Table
 
@@ -129,7 +130,7 @@ def step(model: Any, task: Any) -> dict[str, float]:
         norm="constant_norm_rescale",
         **plain,
     )
-    placed = model.with_dictionaries([one]).dictionaries[0]
+    placed = with_dictionaries(model, [one]).dictionaries[0]
     mlps = problem(model, task, Dictionaries([]), ["mlp_output"])
     values = mlps.training.scorer.donors.values[placed.write]
     raw = (values * (width**0.5 / values.norm(dim=-1, keepdim=True))) @ encoder.T

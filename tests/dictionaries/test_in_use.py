@@ -15,6 +15,7 @@ from torch import Tensor
 import cotrace as ct
 from cotrace.cli.main import run
 from cotrace.dictionaries import Dictionary, describe, features_of_heads, save_dictionary
+from cotrace.dictionaries.placed import with_dictionaries
 from cotrace.errors import InputError, UnsupportedSite
 from cotrace.interchange import About
 from tests import tiny
@@ -22,7 +23,7 @@ from tests.dictionaries.toy import ALL, FEATURES, MODEL, TASK, by_hand, dense, d
 
 MLP = dictionary("blocks.1.hook_mlp_out", 20, neuronpedia="tiny-gpt2/1-mlp")
 TRANSCODER = dictionary("blocks.2.mlp.hook_in", 21, hook_out="blocks.2.hook_mlp_out", k=5)
-HELD = MODEL.with_dictionaries([MLP, TRANSCODER])
+HELD = with_dictionaries(MODEL, [MLP, TRANSCODER])
 CHOSEN = ct.Selection.parse(["L1.feature3", "L1.feature8", "L1.error", "L2.feature5", "L2.feature6", "L0.head1"])
 IDS = torch.tensor([[3, 14, 15, 9, 26, 5]])
 
@@ -165,7 +166,7 @@ def test_promoted_tokens_are_those_that_a_small_addition_to_the_last_stream_prom
     model = tiny.model(family)
     one = dictionary("blocks.2.hook_resid_post", 22)
     names = [f"L2.feature{i}" for i in range(FEATURES)]
-    cards = describe(model.with_dictionaries([one]), names, TEXTS, examples=1, tokens=60)
+    cards = describe(with_dictionaries(model, [one]), names, TEXTS, examples=1, tokens=60)
     unit, card = next((unit, card) for unit, card in enumerate(cards) if card.active_on)
     best = card.active_on[0]
     words = model.require_tokenizer()
@@ -198,7 +199,7 @@ def test_the_features_of_heads_are_those_whose_rows_lie_in_them() -> None:
     rows = one.decoder.clone()
     rows[:, :] = 0.01
     rows[5, 8:16], rows[6, 24:], rows[7, :8] = 1.0, 1.0, 1.0
-    held = MODEL.with_dictionaries([replace(one, decoder=rows)])
+    held = with_dictionaries(MODEL, [replace(one, decoder=rows)])
     assert [str(c) for c in features_of_heads(held, ["L0.head1", "L0.head3"], share=0.6)] == [
         "L0.feature5",
         "L0.feature6",

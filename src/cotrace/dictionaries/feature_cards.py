@@ -81,7 +81,7 @@ def describe(
 ) -> list[FeatureCard]:
     """A card for each feature among the components; what is no feature is left out.
 
-    ``model`` has the dictionaries (``problem.model``, or ``model.with_dictionaries``). ``texts`` are those that it is
+    ``model`` has the dictionaries (``problem.model``, or ``dictionaries.on(model)``). ``texts`` are those that it is
     looked for in: plain texts, or a task's prompts. Cards hold so many ``examples`` and ``tokens``. A feature's tokens
     are those of its decoder row brought through the output matrix that it enters, the final norm at the states where it
     is most active, and the unembedding. Raises InputError for a feature of no dictionary of the model.

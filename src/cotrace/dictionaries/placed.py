@@ -121,6 +121,17 @@ class PlacedDictionary:
         return replace(self, active=active.to(self.dictionary.bias.device))
 
 
+def with_dictionaries(
+    model: LanguageModel, dictionaries: Iterable[Dictionary], trained_on: str | None = None
+) -> LanguageModel:
+    """The same model with these dictionaries at their places, instead of those that it had.
+
+    ``trained_on`` is a name that their files may have for the model. Raises InputError for one of another model, width
+    or hook, or two of one layer; UnsupportedSite.
+    """
+    return model.holding(placed(model, dictionaries, trained_on))
+
+
 def placed(
     model: LanguageModel, dictionaries: Iterable[Dictionary], trained_on: str | None = None
 ) -> tuple[PlacedDictionary, ...]:

@@ -23,7 +23,6 @@ from cotrace.models.places import Layer, Place
 from cotrace.models.unwrap import unwrapped
 
 if TYPE_CHECKING:
-    from cotrace.dictionaries import Dictionaries, Dictionary
     from cotrace.dictionaries.placed import PlacedDictionary
 
 POSITION_OFFSETS = (0, 1, 2)
@@ -92,16 +91,6 @@ class LanguageModel:
                 "FOLDER)"
             )
         return {one.layer: one.features if site is Site.FEATURE else one.error for one in self.dictionaries}
-
-    def with_dictionaries(self, dictionaries: Dictionaries | Sequence[Dictionary]) -> LanguageModel:
-        """The same model with these dictionaries at their places, instead of those that it had.
-
-        Raises InputError for one of another model, width or hook, or two of one layer; UnsupportedSite.
-        """
-        from cotrace.dictionaries.placed import placed  # what is placed knows of models
-
-        found = placed(self, dictionaries, getattr(dictionaries, "trained_on", None))
-        return self.holding(found)
 
     def holding(self, dictionaries: tuple[PlacedDictionary, ...]) -> LanguageModel:
         """The same model, not taken apart anew, with dictionaries that have their places."""

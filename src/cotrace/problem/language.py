@@ -16,6 +16,7 @@ from cotrace.batches import Align, Bos, Encoding, Packing
 from cotrace.batches.roles import ALL
 from cotrace.components import OF_DICTIONARIES, Component, ComponentSpace, Site
 from cotrace.dictionaries import Dictionaries, Dictionary
+from cotrace.dictionaries.placed import with_dictionaries
 from cotrace.donors import DonorSource, Mean, check_sites, donor_source, donor_words
 from cotrace.errors import InputError
 from cotrace.interventions.storage import Storage
@@ -121,7 +122,8 @@ class LanguageProblem:
         check_memory(memory)
         roles = names_of("ct.LanguageProblem", "roles", roles)
         if dictionaries is not None:
-            model = model.with_dictionaries(dictionaries)
+            trained_on = dictionaries.trained_on if isinstance(dictionaries, Dictionaries) else None
+            model = with_dictionaries(model, dictionaries, trained_on)
             sites = FEATURES if sites is None else sites
         self.mode = mode
         chosen, wanted = aim(metric_named(metric or task.metric), direction, mode)

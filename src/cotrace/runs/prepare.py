@@ -328,7 +328,7 @@ def load(config: RunConfig) -> LanguageModel:
         trust_remote_code=config.trust_remote_code or TRUSTED.get(),
         gguf_file=config.gguf,
     )
-    return model.with_dictionaries(found) if found else model
+    return found.on(model) if found else model
 
 
 def check_threads(count: int | None) -> None:
