@@ -17,7 +17,7 @@ from cotrace.problem.pairs import PairProblem
 from cotrace.readout.changes import Changes, Progress, quiet
 from cotrace.readout.explanation import Card, Explanation
 from cotrace.readout.logit_parts import writer_of
-from cotrace.readout.ov import ov_maps
+from cotrace.readout.ov import ov_maps, output_rows
 from cotrace.readout.paths import follow, most_runs
 from cotrace.readout.positions import act
 from cotrace.readout.reads import HEADS, read
@@ -186,7 +186,9 @@ class _Explainer:
         self.notes += lacking.values()
         looked = {one.component: [token for token, _ in one.tokens[:3]] for one in reads}
         heads = [member for member in self.members if member.site in HEADS]
-        ov = ov_maps(scorer, self.writer, heads, scorer.pairs, looked) if heads and self.writer else {}
+        ov = {} if self.writer is None else output_rows(self.writer, self.members)
+        if heads and self.writer is not None:
+            ov |= ov_maps(scorer, self.writer, heads, scorer.pairs, looked)
         self.progress("what they read", self.changes.part.size, self.changes.part.size)
         return reads, examples, ov
 
