@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import networkx
 import pandas as pd
@@ -26,6 +27,7 @@ from cotrace.readout.files import NAMES
 from cotrace.readout.positions import act
 from tests import tiny
 from tests.families import tiny_model
+from tests.dictionaries.toy import MODEL, TASK, dictionary
 from tests.handmade import PLANTED
 
 
@@ -235,7 +237,8 @@ def test_what_is_refused() -> None:
         (["L9.head0"], r"L9\.head0 is not in this component space of 12 head_output in 3 layers"),
         (["L0.mlp"], r"L0\.mlp is not in this component space"),
         ([], "the selection is empty"),
-        (3, "selection is 3"),
+        (3, "the set is 3"),
+        ([0.5] * 12, "the mask is no set"),
     ):
         with pytest.raises(InputError, match=why):
             ct.explain(problem, names)
@@ -246,6 +249,44 @@ def test_what_is_refused() -> None:
         ct.explain(problem, frontier, k=7)
     with pytest.raises(InputError, match="not explained here"):
         explained("induction").card("L0.head0")
+
+
+@pytest.mark.filterwarnings("ignore::cotrace.problem.active.PoorDictionary")
+def test_parts_of_a_dictionary_are_refused_before_anything_runs() -> None:
+    problem = LanguageProblem(
+        MODEL, TASK, sites=["feature"], dictionaries=[dictionary("blocks.1.hook_mlp_out", 0)], holdout=0
+    )
+    spent_before = spent(problem)
+    with pytest.raises(ct.errors.UnsupportedSite, match=r"L1\.feature\d+ is a part of .* the mlp_output of layer 1"):
+        ct.explain(problem, problem.space.names[:1])
+    assert spent(problem) == spent_before
+
+
+@pytest.mark.parametrize("mode", ["swap", "keep"])
+def test_a_mask_is_the_set_that_it_chooses(mode: Any) -> None:
+    problem = LanguageProblem(tiny.model("gpt2"), tiny.task(4), sites=["head_output"], holdout=0, mode=mode)
+    names = ["L0.head1", "L2.head3"]
+    assert ct.explain(problem, problem.training.masks(names)).components == names
+
+
+def test_without_intervals_nothing_is_said_as_if_there_were_some() -> None:
+    """The planted pair on 9 pairs: words, table, diagram, graph and CSV say that no interval is known."""
+    one = PLANTED["induction"]()
+    task = replace(one.task, pairs=one.task.pairs[:9])
+    problem = LanguageProblem(one.model, task, sites=["head_output"], donors=one.donors, holdout=0)
+    found = ct.explain(problem, one.circuit)
+    (note,) = (note for note in found.notes if note.startswith("no intervals"))
+    assert note.endswith("training 9 pairs are too few: they take 10")
+    first, second = found.words
+    assert first.endswith("All of its effect goes through L1.head1 by its key (no interval).")
+    assert "(no interval), all of it directly" in second
+    assert [row[-1] for row in found.feeds().rows] == ["no interval"]
+    assert 'class="arrow plain untested"' in diagram_svg(found)
+    edges = found.arrows_frame().set_index(["source", "target"])["evidence"]
+    assert edges["L0.head2", "L1.head1"] == "size alone"
+    assert found.to_dict()["paths"]["arrows"][0]["evidence"] == "size alone"
+    enough = explained("induction")
+    assert not any("no interval" in text for text in (*enough.words, *enough.notes, str(enough), diagram_svg(enough)))
 
 
 def test_a_frontier_and_its_size() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cotrace.components import Component, Site
 from cotrace.models import LanguageModel, wrap
 from cotrace.problem import LanguageProblem
-from cotrace.readout.logit_parts import Writer, differing
+from cotrace.readout.logit_parts import Writer, differing, writer_of
 from cotrace.readout.ov import output_rows, ov_maps
 from cotrace.readout.writes import Writes
 from tests import tiny
@@ -308,6 +308,49 @@ def test_output_rows_and_ov_maps_are_the_weights_own() -> None:
     order = (read @ layer.self_attn.o_proj.weight[:, size : 2 * size] @ value).argsort(descending=True).tolist()
     assert moved.raises == tuple(words.convert_ids_to_tokens(order[:4]))
     assert moved.lowers == tuple(words.convert_ids_to_tokens(order[::-1][:4]))
+
+
+class Int8Head(nn.Module):
+    """An output head stored in 8 bits with a scale for each token; ``rounds`` what it reads too, as LLM.int8 does."""
+
+    def __init__(self, weight: Tensor, *, rounds: bool) -> None:
+        super().__init__()
+        self.scale = weight.abs().amax(1, keepdim=True) / 127
+        self.weight = nn.Parameter((weight / self.scale).round().to(torch.int8), requires_grad=False)
+        self.rounds = rounds
+
+    @property
+    def plain(self) -> Tensor:
+        return self.weight.to(self.scale) * self.scale
+
+    def forward(self, values: Tensor) -> Tensor:
+        if self.rounds:
+            step = values.abs().amax(-1, keepdim=True) / 127
+            values = (values / step).round() * step
+        return values @ self.plain.T
+
+
+@pytest.mark.parametrize("rounds", [False, True])
+def test_an_output_head_in_fewer_bits_is_asked_what_it_does(rounds: bool) -> None:
+    """The same as of a model whose head has those very numbers in full; refused where it is not linear."""
+    told = []
+    for stored in (True, False):
+        module: Any = tiny_model("gpt_neox").double()
+        head = Int8Head(module.get_output_embeddings().weight.detach(), rounds=rounds)
+        plain = nn.Linear(*reversed(head.plain.shape), bias=False, dtype=torch.float64)
+        plain.weight.data = head.plain.clone()
+        module.set_output_embeddings(head if stored else plain)
+        some = wrap(module, tiny.tokenizer(), name="quantised")
+        if stored and rounds:
+            assert "Int8Head) is stored in fewer bits and rounds what it reads" in str(writer_of(some))
+            return
+        problem = LanguageProblem(some, TASK, sites=["head_output"], holdout=0)
+        told.append(Writes(problem.training.scorer, [problem.space[5]], Writer(some)).run())
+    own, expected = (one.contributions for one in told)
+    assert own is not None
+    assert expected is not None
+    assert own.table == pytest.approx(expected.table, abs=1e-9)
+    assert told[0].member(0, torch.ones(len(TASK.pairs))) == told[1].member(0, torch.ones(len(TASK.pairs)))
 
 
 def test_a_stream_that_is_swapped_writes_itself() -> None:

@@ -105,7 +105,6 @@ class Writer:
         self.model = model
         with evaluating(model.module), fresh_frequencies(model.module):
             self.unembedding = Unembedding.of(model.module, model.layers)
-        _ = self.unembedding.weight
         last = self.unembedding.norm or self.unembedding.head
         self.end = Place(Site.RESIDUAL, len(model.layers) - 1, last, "input", 1, self.width)
         self.matrices = {
