@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -297,3 +298,49 @@ def test_a_frontier_and_its_size() -> None:
     assert sorted(found.components) == sorted(frontier.at(2).components)
     assert {what for what, _, _ in told} >= {"who feeds whom", "where members act", "what they write", "what they read"}
     assert all(done <= of for _, done, of in told)
+
+
+# The page that readers check by eye: its code gives its text.
+
+PAGE = Path(__file__).parents[2] / "docs/explain.md"
+STORIES = Path(__file__).parents[3] / "shared/models/stories260k"
+
+
+def fenced(after: str) -> tuple[str, list[str]]:
+    """The next code block behind some words, and the lines of the block of text behind that, unwrapped."""
+    blocks = re.findall(r"```(\w*)\n(.*?)```", PAGE.read_text().partition(after)[2], re.DOTALL)
+    code = next(text for kind, text in blocks if kind == "python")
+    told = next(text for kind, text in blocks if not kind and text.startswith("L"))
+    return code, told.replace("\n  ", " ").splitlines()
+
+
+@pytest.mark.skipif(not STORIES.is_dir(), reason="the model stories260k is not there")
+def test_the_pages_story_model_says_what_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
+    code, told = fenced("**stories260k**")
+    names: dict[str, Any] = {}
+    exec(code.replace("stories260k", str(STORIES)), names)
+    assert capsys.readouterr().out.splitlines() == told
+    found = names["found"]
+    head = found.card("L4.head2")
+    table = names["problem"].single_effects(progress=False).sort_values("effect", key=abs)
+    assert set(table["component"].tail(2)) == set(found.components)
+    assert [(token, round(weight, 2)) for token, weight in head.read.tokens[:1]] == [("l", 0.64)]
+    assert [token for token, _ in head.written.promoted[:2]] == [" she", " She"]
+    assert " He" in [token for token, _ in head.written.suppressed]
+    assert head.ov.moved[0].token == "l"
+    assert [token for token in head.ov.moved[0].raises if token != "ing"] == [" she", " She", " her"]
+    figures = (head.written.base, head.written.donor, head.direct, head.alone.effect)
+    assert [f"{one:+.3g}" for one in figures] == ["+1.82", "-1.51", "+3.3", "+4.94"]
+
+
+@pytest.mark.slow
+def test_the_pages_shipped_model_says_what_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _ = fenced("# What a set does")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    _, told = fenced("What a set does")
+    assert set(told) < set(names["found"].words)
+    assert sorted(path.name for path in (tmp_path / "explained").iterdir()) == sorted(NAMES)
+    assert dict(names["found"].parts)["L3.mlp"] == pytest.approx(5.6, abs=0.05)
+    assert f"{names['found'].paths.together:+.2g}" == "+16"

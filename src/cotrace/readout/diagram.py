@@ -14,7 +14,7 @@ from cotrace.readout.words import main_look
 from cotrace.statistics import covers
 from cotrace.visible import visible
 
-WIDTH, HEIGHT, GAP, RISE, MARGIN = 132, 56, 18, 74, 12
+WIDTH, HEIGHT, GAP, RISE, MARGIN = 136, 72, 18, 74, 12
 """Pixels: a node, the space between two of a row and between two rows, and around everything."""
 WIDEST = 11.0
 ANSWER = "answer"
@@ -132,7 +132,9 @@ def _arrow(line: _Line, at: Mapping[str, tuple[float, float]], largest: float, i
 
 
 def _node(found: Explanation, name: str, x: float, y: float, *, linked: bool) -> str:
-    lines = ["the answer", found.metric.replace("_", " ")] if name == ANSWER else list(_about(found.card(name)))
+    whole = "" if found.logit_difference is None else f"of {found.logit_difference:+.2g} logits"
+    answer = ["the answer", found.metric.replace("_", " "), whole]
+    lines = answer if name == ANSWER else list(_about(found.card(name)))
     words = "".join(
         f'<text x="{x + WIDTH / 2:.0f}" y="{y + 17 + 15 * i:.0f}" text-anchor="middle" '
         f'font-weight="{"normal" if i else "bold"}">{_text(_cut(line))}</text>'
@@ -148,15 +150,17 @@ def _node(found: Explanation, name: str, x: float, y: float, *, linked: bool) ->
 
 
 def _about(card: Card) -> Iterator[str]:
-    """A node's lines: its name, what it is or reads, and what it does."""
+    """A node's lines: its name, what it is or reads, what it writes, and what it does."""
     yield card.component
     named, look = card.read.behaviour, main_look(card)
     if named is not None:
         yield f"{named.name} {named.random:.2f}"
     elif look is not None:
         yield f"{look.query} to {look.key} {look.base:.2f}" if look.key else f"at {look.query}"
+    if card.written.base is not None:
+        yield f"writes {card.written.base:+.2g}"
     mark = " (against)" if card.alone.inhibits else ""
-    yield f"{card.alone.effect:+.2g}{mark}"
+    yield f"moves {card.alone.effect:+.2g}{mark}"
 
 
 def _cut(line: str) -> str:

@@ -347,8 +347,7 @@ def _tokens(tokens: Sequence[tuple[str, float]]) -> str:
 
 
 def _names(tokens: Sequence[str]) -> str:
-    """Their spaces are not broken between lines."""
-    return ", ".join(repr(token).replace(" ", "\N{NO-BREAK SPACE}") for token in tokens[:SHOWN])
+    return ", ".join(map(repr, tokens[:SHOWN]))
 
 
 def _behaviour(card: Card) -> str:
