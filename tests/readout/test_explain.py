@@ -27,8 +27,8 @@ from cotrace.readout.explanation import Explanation
 from cotrace.readout.files import NAMES
 from cotrace.readout.positions import act
 from tests import tiny
-from tests.families import tiny_model
 from tests.dictionaries.toy import MODEL, TASK, dictionary
+from tests.families import tiny_model
 from tests.handmade import PLANTED
 
 
@@ -177,6 +177,16 @@ def test_tables_and_notebook() -> None:
     assert html.count("<svg") == 1
     assert 'class="arrow inhibiting"' in html
     assert "L1.head2" in str(found)
+
+
+def test_a_card_shows_itself() -> None:
+    card = explained("induction").card("L1.head1")
+    assert str(card) == card.words
+    assert repr(card) == f"Card(L1.head1, effect {card.alone.effect:+.4g})"
+    html = card._repr_html_()
+    assert card.words.split(" (")[0] in html
+    assert "induction 0.71" in html
+    assert "<b>" not in replace(card, words="<b>")._repr_html_()
 
 
 def test_the_diagram_says_what_it_shows_and_shows_no_markup() -> None:

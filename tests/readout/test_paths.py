@@ -128,7 +128,7 @@ def test_one_input_of_a_head_is_what_attention_by_hand_makes_of_it(part: str) ->
 @pytest.mark.parametrize("part", ["query", "key", "value"])
 @torch.no_grad()
 def test_one_input_of_a_group_is_what_its_projection_by_hand_makes_of_it(part: str) -> None:
-    """Llama: queries, keys or values of another run are put behind their projection; both heads of the group are held."""
+    """Llama: queries, keys or values of another run are put behind their projection; both heads of a group are held."""
     model, task = tiny.model("llama"), tiny.task(answer_tokens=(1, 1))
     source, target = Component.parse("L0.kv1"), Component.parse("L2.kv0")
     problem = LanguageProblem(model, task, sites=["kv_group"], holdout=0)

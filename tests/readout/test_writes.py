@@ -269,7 +269,9 @@ def test_an_expert_that_its_layer_scales_is_not_seen() -> None:
     some = wrap(tiny_model("mixtral"), tiny.tokenizer(), name="mixtral")
     problem = LanguageProblem(some, TASK, sites=["expert"], holdout=0)
     names = ["L0.expert0", "L1.expert0"]
-    handle = problem.model.places(Site.MLP_OUTPUT)[0].module.register_forward_hook(lambda module, args, output: 2 * output)
+    handle = problem.model.places(Site.MLP_OUTPUT)[0].module.register_forward_hook(
+        lambda module, args, output: 2 * output
+    )
     try:
         found = Writes(problem.training.scorer, list(map(Component.parse, names)), Writer(some)).run()
     finally:

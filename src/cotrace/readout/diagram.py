@@ -124,8 +124,9 @@ def _arrow(line: _Line, at: Mapping[str, tuple[float, float]], largest: float, i
     wide = max(1.0, WIDEST * abs(line.effect) / largest)
     dashes = {"inhibiting": ' stroke-dasharray="2 3"', "redundant": ' stroke-dasharray="9 5"'}.get(line.kind, "")
     mark = "circuit-bar" if line.kind == "inhibiting" else "circuit-to"
+    kind = f"{line.kind or 'plain'}{'' if line.tested else ' untested'}"
     return (
-        f'<path class="arrow {line.kind or "plain"}{"" if line.tested else " untested"}" d="{path}" fill="none" stroke="currentColor" '
+        f'<path class="arrow {kind}" d="{path}" fill="none" stroke="currentColor" '
         f'stroke-opacity="{0.55 if line.tested else 0.25}" stroke-width="{wide:.1f}"{dashes} marker-end="url(#{mark})">'
         f"<title>{_text(line.words)}</title></path>"
     )

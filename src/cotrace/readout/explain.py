@@ -14,10 +14,10 @@ from cotrace.components import OF_DICTIONARIES, Component
 from cotrace.errors import InputError, UnsupportedSite
 from cotrace.problem import LanguageProblem
 from cotrace.problem.pairs import PairProblem
-from cotrace.readout.changes import Changes, Progress, quiet
+from cotrace.readout.changes import Changes
 from cotrace.readout.explanation import Card, Explanation
 from cotrace.readout.logit_parts import writer_of
-from cotrace.readout.ov import ov_maps, output_rows
+from cotrace.readout.ov import output_rows, ov_maps
 from cotrace.readout.paths import follow, most_runs
 from cotrace.readout.positions import act
 from cotrace.readout.reads import HEADS, MOST_PAIRS, read
@@ -25,6 +25,7 @@ from cotrace.readout.records import Acting, Contributions, Example, Ov, Paths, R
 from cotrace.readout.words import words_of
 from cotrace.readout.writes import Writes
 from cotrace.results import Frontier, members_of, selection_of
+from cotrace.showing import Steps, stepping
 from cotrace.statistics import FEWEST_UNITS, Interval, mean_intervals
 
 MOST_GROUPS = 24
@@ -81,20 +82,22 @@ def explain(
     *,
     k: int | None = None,
     known: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    progress: Steps | bool | None = None,
 ) -> Explanation:
     """Say what a set does: what its members read and write, where they act, and who feeds whom.
 
-    ``selection``: a Selection, component names, a mask [n] of 0 and 1, or a Frontier, of which ``k`` names the size (by default the smallest
-    with 90 % of the best effect). Figures are of the held-out pairs, or of the training pairs where none are; whatever
-    the problem's mode, a member that is swapped takes the donor's value and all others run on. ``known``: role -> names
-    or a Selection, shown beside (a circuit of ``ct.known`` gives its ``roles``). ``progress`` is told what is done, how
-    many pairs of it, of how many. Costs at most 4 k^2 + 100 forward-equivalents: see ``ct.readout.predict``. Raises
-    InputError for members outside the space.
+    ``selection``: a Selection, component names, a mask [n] of 0 and 1, or a Frontier, of which ``k`` names the size (by
+    default the smallest with 90 % of the best effect). Figures are of the held-out pairs, or of the training pairs
+    where none are; whatever the problem's mode, a member that is swapped takes the donor's value and all others run on.
+    ``known``: role -> names or a Selection, shown beside (a circuit of ``ct.known`` gives its ``roles``). ``progress``
+    shows what is done, how many pairs of it, of how many: True, False, or a function of these three; by default in
+    terminals and notebooks. Costs at most 4 k^2 + 100 forward-equivalents: see ``ct.readout.predict``. Raises
+    InputError for members outside the space, UnsupportedSite for parts of a dictionary.
     """
     members = _members(problem, selection, k)
     roles = _known(known)
-    return _Explainer(problem, members, roles, progress or quiet).made()
+    with stepping("explain", progress) as step:
+        return _Explainer(problem, members, roles, step).made()
 
 
 def _members(problem: LanguageProblem, selection: Any, k: int | None) -> tuple[Component, ...]:
@@ -145,7 +148,7 @@ class _Explainer:
         problem: LanguageProblem,
         members: Sequence[Component],
         known: Mapping[str, Sequence[str]],
-        progress: Progress,
+        progress: Steps,
     ) -> None:
         self.problem, self.members, self.known, self.progress = problem, members, known, progress
         chooses = Changes.of(problem, "training", progress)

@@ -13,6 +13,7 @@ from cotrace.arguments import check_kind
 from cotrace.errors import InputError
 from cotrace.readout.records import (
     LAST,
+    NO_INTERVAL,
     Acting,
     Alone,
     Arrow,
@@ -73,6 +74,27 @@ class Card:
     def single(self) -> tuple[Acting, ...]:
         """The same by position from the end, the last first."""
         return tuple(a for a in self.acting if is_single(a.where))
+
+    def __str__(self) -> str:
+        return self.words
+
+    def __repr__(self) -> str:
+        return f"Card({self.component}, effect {self.alone.effect:+.4g})"
+
+    def _repr_html_(self) -> str:
+        written = self.written
+        facts = {
+            "swapped alone": f"{_number(self.alone.effect)} ({interval_text(self.alone.interval) or NO_INTERVAL})",
+            "of it directly": _number(self.direct),
+            "behaves as": _behaviour(self),
+            "reads (base, donor)": _looks(self, SHOWN),
+            "most attended" if self.read.attends else "most active at": _names([t for t, _ in self.read.tokens]),
+            "writes (base, donor)": f"{_number(written.base)}, {_number(written.donor)}" if written.promoted else "",
+            "raises": _tokens(written.promoted),
+            "lowers": _tokens(written.suppressed),
+            "acts at": ", ".join(f"{one.where} {_number(one.effect)}" for one in self.roles[:SHOWN]),
+        }
+        return markup.facts(self.component, {n: v for n, v in facts.items() if v}) + markup.paragraph(self.words)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,16 +175,7 @@ class Explanation:
             )
             for card in self.cards
         ]
-        columns = (
-            "component",
-            "effect",
-            "interval",
-            "direct",
-            "behaves as",
-            "reads",
-            "writes",
-            "swapped",
-        )
+        columns = ("component", "effect", "interval", "direct", "behaves as", "reads", "writes", "swapped")
         title = f"{self.k} members of {self.model} on {self.task}: {self.metric}, {self.pairs}"
         return Table(title, columns, rows, frozenset({4, 5})).without_empty()
 
@@ -240,15 +253,7 @@ class Explanation:
             )
             for arrow in arrows
         ]
-        columns = (
-            "from",
-            "to",
-            "effect",
-            "interval",
-            "share",
-            "query / key / value",
-            "mark",
-        )
+        columns = ("from", "to", "effect", "interval", "share", "query / key / value", "mark")
         title = "Who feeds whom (share: of what the first does)"
         return Table(title, columns, rows, frozenset({5, 6})).without_empty()
 

@@ -61,7 +61,9 @@ def graph(found: Explanation) -> networkx.MultiDiGraph:
     for card in found.cards:
         if card.direct is not None:
             row = {"effect": card.direct, **_interval(card.direct_interval), "kind": "direct"}
-            row["evidence"] = "none" if covers(card.direct_interval) else "interval" if card.direct_interval else "size alone"
+            row["evidence"] = (
+                "none" if covers(card.direct_interval) else "interval" if card.direct_interval else "size alone"
+            )
             made.add_edge(card.component, ANSWER, **_known(row))
     return made
 

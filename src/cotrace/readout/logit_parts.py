@@ -141,7 +141,7 @@ class Writer:
         return self.model.places(member.site)[member.layer]
 
     def joint(self, layer: int) -> Place:
-        """Where the sum of a layer's experts stands: what the norm behind them takes, or what is added to the stream."""
+        """Where a layer's experts are summed up: what the norm behind them takes, or what is added to the stream."""
         place = self.added[layer, Site.MLP_OUTPUT]
         norm = post_norm(place)
         return place if norm is None else replace(place, module=norm, tap="input")

@@ -45,8 +45,7 @@ def ov_maps(
     pairs = pairs[:: -(-len(pairs) // PAIRS)]
     values = _Values(scorer, writer, heads)
     return {
-        str(head): _map(writer, head, own, values, looked.get(str(head), ()))
-        for head, own in values.run(pairs).items()
+        str(head): _map(writer, head, own, values, looked.get(str(head), ())) for head, own in values.run(pairs).items()
     }
 
 

@@ -44,10 +44,10 @@ def check(
     """Measure every property of these sites (default: all that the model has); nothing is raised for a broken one.
 
     ``sites`` and ``layers`` are those of ``ct.LanguageProblem``: where they name components (``L4.head2``, ``L4.*``),
-    their sites are checked in their layers. The pairs of ``task`` are read for its own donors, or for ``donors``, and aligned as ``align`` says. ``progress``
-    shows how far it is: True, False, or a function of what is checked next, how many parts are done, and of how many;
-    by default in terminals and notebooks. Raises UnknownName, InputError for a site, donor source or alignment that
-    there is not.
+    their sites are checked in their layers. The pairs of ``task`` are read for its own donors, or for ``donors``, and
+    aligned as ``align`` says. ``progress`` shows how far it is: True, False, or a function of what is checked next, how
+    many parts are done, and of how many; by default in terminals and notebooks. Raises UnknownName, InputError for a
+    site, component, donor source or alignment that there is not.
     """
     check_reading(task, donors, align)
     if sites is not None and not isinstance(sites, ComponentSpace | Frontier | Selection):
