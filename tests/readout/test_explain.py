@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import networkx
 import pandas as pd
@@ -25,6 +27,7 @@ from cotrace.readout.explanation import Explanation
 from cotrace.readout.files import NAMES
 from cotrace.readout.positions import act
 from tests import tiny
+from tests.dictionaries.toy import MODEL, TASK, dictionary
 from tests.families import tiny_model
 from tests.handmade import PLANTED
 
@@ -176,6 +179,16 @@ def test_tables_and_notebook() -> None:
     assert "L1.head2" in str(found)
 
 
+def test_a_card_shows_itself() -> None:
+    card = explained("induction").card("L1.head1")
+    assert str(card) == card.words
+    assert repr(card) == f"Card(L1.head1, effect {card.alone.effect:+.4g})"
+    html = card._repr_html_()
+    assert card.words.split(" (")[0] in html
+    assert "induction 0.71" in html
+    assert "<b>" not in replace(card, words="<b>")._repr_html_()
+
+
 def test_the_diagram_says_what_it_shows_and_shows_no_markup() -> None:
     found = explained("two hops")
     svg = diagram_svg(found, linked=True)
@@ -235,7 +248,8 @@ def test_what_is_refused() -> None:
         (["L9.head0"], r"L9\.head0 is not in this component space of 12 head_output in 3 layers"),
         (["L0.mlp"], r"L0\.mlp is not in this component space"),
         ([], "the selection is empty"),
-        (3, "selection is 3"),
+        (3, "the set is 3"),
+        ([0.5] * 12, "the mask is no set"),
     ):
         with pytest.raises(InputError, match=why):
             ct.explain(problem, names)
@@ -248,6 +262,44 @@ def test_what_is_refused() -> None:
         explained("induction").card("L0.head0")
 
 
+@pytest.mark.filterwarnings("ignore::cotrace.problem.active.PoorDictionary")
+def test_parts_of_a_dictionary_are_refused_before_anything_runs() -> None:
+    problem = LanguageProblem(
+        MODEL, TASK, sites=["feature"], dictionaries=[dictionary("blocks.1.hook_mlp_out", 0)], holdout=0
+    )
+    spent_before = spent(problem)
+    with pytest.raises(ct.errors.UnsupportedSite, match=r"L1\.feature\d+ is a part of .* the mlp_output of layer 1"):
+        ct.explain(problem, problem.space.names[:1])
+    assert spent(problem) == spent_before
+
+
+@pytest.mark.parametrize("mode", ["swap", "keep"])
+def test_a_mask_is_the_set_that_it_chooses(mode: Any) -> None:
+    problem = LanguageProblem(tiny.model("gpt2"), tiny.task(4), sites=["head_output"], holdout=0, mode=mode)
+    names = ["L0.head1", "L2.head3"]
+    assert ct.explain(problem, problem.training.masks(names)).components == names
+
+
+def test_without_intervals_nothing_is_said_as_if_there_were_some() -> None:
+    """The planted pair on 9 pairs: words, table, diagram, graph and CSV say that no interval is known."""
+    one = PLANTED["induction"]()
+    task = replace(one.task, pairs=one.task.pairs[:9])
+    problem = LanguageProblem(one.model, task, sites=["head_output"], donors=one.donors, holdout=0)
+    found = ct.explain(problem, one.circuit)
+    (note,) = (note for note in found.notes if note.startswith("no intervals"))
+    assert note.endswith("training 9 pairs are too few: they take 10")
+    first, second = found.words
+    assert first.endswith("All of its effect goes through L1.head1 by its key (no interval).")
+    assert "(no interval), all of it directly" in second
+    assert [row[-1] for row in found.feeds().rows] == ["no interval"]
+    assert 'class="arrow plain untested"' in diagram_svg(found)
+    edges = found.arrows_frame().set_index(["source", "target"])["evidence"]
+    assert edges["L0.head2", "L1.head1"] == "size alone"
+    assert found.to_dict()["paths"]["arrows"][0]["evidence"] == "size alone"
+    enough = explained("induction")
+    assert not any("no interval" in text for text in (*enough.words, *enough.notes, str(enough), diagram_svg(enough)))
+
+
 def test_a_frontier_and_its_size() -> None:
     problem = LanguageProblem(tiny.model("gpt2"), tiny.task(12), sites=["head_output"], holdout=0, direction="maximise")
     frontier = ct.search.TopK(max_size=3)(problem)
@@ -256,3 +308,49 @@ def test_a_frontier_and_its_size() -> None:
     assert sorted(found.components) == sorted(frontier.at(2).components)
     assert {what for what, _, _ in told} >= {"who feeds whom", "where members act", "what they write", "what they read"}
     assert all(done <= of for _, done, of in told)
+
+
+# The page that readers check by eye: its code gives its text.
+
+PAGE = Path(__file__).parents[2] / "docs/explain.md"
+STORIES = Path(__file__).parents[3] / "shared/models/stories260k"
+
+
+def fenced(after: str) -> tuple[str, list[str]]:
+    """The next code block behind some words, and the lines of the block of text behind that, unwrapped."""
+    blocks = re.findall(r"```(\w*)\n(.*?)```", PAGE.read_text().partition(after)[2], re.DOTALL)
+    code = next(text for kind, text in blocks if kind == "python")
+    told = next(text for kind, text in blocks if not kind and text.startswith("L"))
+    return code, told.replace("\n  ", " ").splitlines()
+
+
+@pytest.mark.skipif(not STORIES.is_dir(), reason="the model stories260k is not there")
+def test_the_pages_story_model_says_what_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
+    code, told = fenced("**stories260k**")
+    names: dict[str, Any] = {}
+    exec(code.replace("stories260k", str(STORIES)), names)
+    assert capsys.readouterr().out.splitlines() == told
+    found = names["found"]
+    head = found.card("L4.head2")
+    table = names["problem"].single_effects(progress=False).sort_values("effect", key=abs)
+    assert set(table["component"].tail(2)) == set(found.components)
+    assert [(token, round(weight, 2)) for token, weight in head.read.tokens[:1]] == [("l", 0.64)]
+    assert [token for token, _ in head.written.promoted[:2]] == [" she", " She"]
+    assert " He" in [token for token, _ in head.written.suppressed]
+    assert head.ov.moved[0].token == "l"
+    assert [token for token in head.ov.moved[0].raises if token != "ing"] == [" she", " She", " her"]
+    figures = (head.written.base, head.written.donor, head.direct, head.alone.effect)
+    assert [f"{one:+.3g}" for one in figures] == ["+1.82", "-1.51", "+3.3", "+4.94"]
+
+
+@pytest.mark.slow
+def test_the_pages_shipped_model_says_what_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _ = fenced("# What a set does")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    _, told = fenced("What a set does")
+    assert set(told) < set(names["found"].words)
+    assert sorted(path.name for path in (tmp_path / "explained").iterdir()) == sorted(NAMES)
+    assert dict(names["found"].parts)["L3.mlp"] == pytest.approx(5.6, abs=0.05)
+    assert f"{names['found'].paths.together:+.2g}" == "+16"

@@ -150,6 +150,8 @@ class CheckReply(Reply):
     dtype: str
     sites: list[str]
     findings: list[Finding]
+    layers: dict[str, list[int]]
+    """Site -> the layers that were checked, of sites that were narrowed."""
     ok: bool
 
 

@@ -9,11 +9,12 @@ from html import escape
 
 from cotrace.components import Component
 from cotrace.readout.explanation import Card, Explanation
-from cotrace.readout.records import NEGLIGIBLE
+from cotrace.readout.records import NEGLIGIBLE, NO_INTERVAL
 from cotrace.readout.words import main_look
+from cotrace.statistics import covers
 from cotrace.visible import visible
 
-WIDTH, HEIGHT, GAP, RISE, MARGIN = 132, 56, 18, 74, 12
+WIDTH, HEIGHT, GAP, RISE, MARGIN = 136, 72, 18, 74, 12
 """Pixels: a node, the space between two of a row and between two rows, and around everything."""
 WIDEST = 11.0
 ANSWER = "answer"
@@ -30,6 +31,8 @@ class _Line:
     effect: float
     kind: str
     words: str
+    tested: bool
+    """Whether its interval is known; the others are drawn faint."""
 
 
 def anchor(component: str) -> str:
@@ -84,17 +87,20 @@ def _lines(found: Explanation) -> Iterator[_Line]:
     """The arrows that are more than next to nothing, the widest first so that the others lie on top."""
     shown = [arrow for arrow in found.arrows if arrow.given is None or arrow.kind == "redundant"]
     lines = [
-        _Line(a.source, a.target, a.effect, a.kind, _said(a.source, a.target, a.effect, a.kind, a.given)) for a in shown
+        _Line(a.source, a.target, a.effect, a.kind, _said(a.source, a.target, a.effect, a.mark), bool(a.interval))
+        for a in shown
     ]
     least = NEGLIGIBLE * max((abs(card.alone.effect) for card in found.cards), default=0.0)
-    direct = [(c.component, c.direct) for c in found.cards if c.direct is not None and abs(c.direct) > least]
-    lines += [_Line(name, ANSWER, effect, "", _said(name, ANSWER, effect)) for name, effect in direct]
+    for card in found.cards:
+        if card.direct is not None and abs(card.direct) > least and not covers(card.direct_interval):
+            mark = "" if card.direct_interval else NO_INTERVAL
+            said = _said(card.component, ANSWER, card.direct, mark)
+            lines.append(_Line(card.component, ANSWER, card.direct, "", said, bool(card.direct_interval)))
     yield from sorted(lines, key=lambda line: -abs(line.effect))
 
 
-def _said(source: str, target: str, effect: float, kind: str = "", given: str | None = None) -> str:
-    more = f", with {given} swapped" if given else f", {kind}" if kind else ""
-    return f"{source} to {target} {effect:+.2g}{more}"
+def _said(source: str, target: str, effect: float, mark: str) -> str:
+    return f"{source} to {target} {effect:+.2g}{f', {mark}' if mark else ''}"
 
 
 def _arrow(line: _Line, at: Mapping[str, tuple[float, float]], largest: float, i: int) -> str:
@@ -118,15 +124,18 @@ def _arrow(line: _Line, at: Mapping[str, tuple[float, float]], largest: float, i
     wide = max(1.0, WIDEST * abs(line.effect) / largest)
     dashes = {"inhibiting": ' stroke-dasharray="2 3"', "redundant": ' stroke-dasharray="9 5"'}.get(line.kind, "")
     mark = "circuit-bar" if line.kind == "inhibiting" else "circuit-to"
+    kind = f"{line.kind or 'plain'}{'' if line.tested else ' untested'}"
     return (
-        f'<path class="arrow {line.kind or "plain"}" d="{path}" fill="none" stroke="currentColor" '
-        f'stroke-opacity="0.55" stroke-width="{wide:.1f}"{dashes} marker-end="url(#{mark})">'
+        f'<path class="arrow {kind}" d="{path}" fill="none" stroke="currentColor" '
+        f'stroke-opacity="{0.55 if line.tested else 0.25}" stroke-width="{wide:.1f}"{dashes} marker-end="url(#{mark})">'
         f"<title>{_text(line.words)}</title></path>"
     )
 
 
 def _node(found: Explanation, name: str, x: float, y: float, *, linked: bool) -> str:
-    lines = ["the answer", found.metric.replace("_", " ")] if name == ANSWER else list(_about(found.card(name)))
+    whole = "" if found.logit_difference is None else f"of {found.logit_difference:+.2g} logits"
+    answer = ["the answer", found.metric.replace("_", " "), whole]
+    lines = answer if name == ANSWER else list(_about(found.card(name)))
     words = "".join(
         f'<text x="{x + WIDTH / 2:.0f}" y="{y + 17 + 15 * i:.0f}" text-anchor="middle" '
         f'font-weight="{"normal" if i else "bold"}">{_text(_cut(line))}</text>'
@@ -142,15 +151,17 @@ def _node(found: Explanation, name: str, x: float, y: float, *, linked: bool) ->
 
 
 def _about(card: Card) -> Iterator[str]:
-    """A node's lines: its name, what it is or reads, and what it does."""
+    """A node's lines: its name, what it is or reads, what it writes, and what it does."""
     yield card.component
     named, look = card.read.behaviour, main_look(card)
     if named is not None:
         yield f"{named.name} {named.random:.2f}"
     elif look is not None:
         yield f"{look.query} to {look.key} {look.base:.2f}" if look.key else f"at {look.query}"
+    if card.written.base is not None:
+        yield f"writes {card.written.base:+.2g}"
     mark = " (against)" if card.alone.inhibits else ""
-    yield f"{card.alone.effect:+.2g}{mark}"
+    yield f"moves {card.alone.effect:+.2g}{mark}"
 
 
 def _cut(line: str) -> str:

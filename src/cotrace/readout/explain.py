@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,22 +10,23 @@ import numpy as np
 import torch
 
 from cotrace.arguments import check_kind, checked
-from cotrace.components import Component
-from cotrace.errors import InputError
+from cotrace.components import OF_DICTIONARIES, Component
+from cotrace.errors import InputError, UnsupportedSite
 from cotrace.problem import LanguageProblem
 from cotrace.problem.pairs import PairProblem
-from cotrace.readout.changes import Changes, Progress, quiet
+from cotrace.readout.changes import Changes
 from cotrace.readout.explanation import Card, Explanation
 from cotrace.readout.logit_parts import writer_of
-from cotrace.readout.ov import ov_maps
+from cotrace.readout.ov import output_rows, ov_maps
 from cotrace.readout.paths import follow, most_runs
 from cotrace.readout.positions import act
-from cotrace.readout.reads import HEADS, read
+from cotrace.readout.reads import HEADS, MOST_PAIRS, read
 from cotrace.readout.records import Acting, Contributions, Example, Ov, Paths, Read, Written
 from cotrace.readout.words import words_of
 from cotrace.readout.writes import Writes
-from cotrace.results import Frontier, members_of
-from cotrace.statistics import Interval, mean_intervals
+from cotrace.results import Frontier, members_of, selection_of
+from cotrace.showing import Steps, stepping
+from cotrace.statistics import FEWEST_UNITS, Interval, mean_intervals
 
 MOST_GROUPS = 24
 """Groups of positions at which members are swapped, at most."""
@@ -81,20 +82,22 @@ def explain(
     *,
     k: int | None = None,
     known: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    progress: Steps | bool | None = None,
 ) -> Explanation:
     """Say what a set does: what its members read and write, where they act, and who feeds whom.
 
-    ``selection``: a Selection, component names, or a Frontier, of which ``k`` names the size (by default the smallest
-    with 90 % of the best effect). Figures are of the held-out pairs, or of the training pairs where none are; whatever
-    the problem's mode, a member that is swapped takes the donor's value and all others run on. ``known``: role -> names
-    or a Selection, shown beside (a circuit of ``ct.known`` gives its ``roles``). ``progress`` is told what is done, how
-    many pairs of it, of how many. Costs at most 4 k^2 + 100 forward-equivalents: see ``ct.readout.predict``. Raises
-    InputError for members outside the space.
+    ``selection``: a Selection, component names, a mask [n] of 0 and 1, or a Frontier, of which ``k`` names the size (by
+    default the smallest with 90 % of the best effect). Figures are of the held-out pairs, or of the training pairs
+    where none are; whatever the problem's mode, a member that is swapped takes the donor's value and all others run on.
+    ``known``: role -> names or a Selection, shown beside (a circuit of ``ct.known`` gives its ``roles``). ``progress``
+    shows what is done, how many pairs of it, of how many: True, False, or a function of these three; by default in
+    terminals and notebooks. Costs at most 4 k^2 + 100 forward-equivalents: see ``ct.readout.predict``. Raises
+    InputError for members outside the space, UnsupportedSite for parts of a dictionary.
     """
     members = _members(problem, selection, k)
     roles = _known(known)
-    return _Explainer(problem, members, roles, progress or quiet).made()
+    with stepping("explain", progress) as step:
+        return _Explainer(problem, members, roles, step).made()
 
 
 def _members(problem: LanguageProblem, selection: Any, k: int | None) -> tuple[Component, ...]:
@@ -103,7 +106,8 @@ def _members(problem: LanguageProblem, selection: Any, k: int | None) -> tuple[C
         selection = selection.enough() if k is None else selection.at(k)
     elif k is not None:
         raise InputError("ct.explain: k is the size of a frontier's selection; give a Frontier, or leave k out")
-    members = members_of("ct.explain", "selection", selection)
+    selection = selection_of("ct.explain", selection, problem.space, problem.mode)
+    members = selection.members
     if not members:
         raise InputError("ct.explain: the selection is empty; name at least one component, such as L9.head6")
     _check_inside(problem, members)
@@ -118,6 +122,13 @@ def _check_inside(problem: LanguageProblem, members: Sequence[Component]) -> Non
         raise InputError(
             f"ct.explain: {strange} is not in this component space of {problem.space.outline}: name members of the "
             "space, or build the problem with the sites that hold it"
+        )
+    part = next((member for member in members if member.site in OF_DICTIONARIES), None)
+    if part is not None:
+        own = next(one.site for one in problem.model.dictionaries if one.layer == part.layer)
+        raise UnsupportedSite(
+            f"ct.explain: {part} is a part of a dictionary, and what stands inside of one is not told apart here: "
+            f"explain what it is a part of, the {own} of layer {part.layer}, in a problem of that site"
         )
 
 
@@ -137,7 +148,7 @@ class _Explainer:
         problem: LanguageProblem,
         members: Sequence[Component],
         known: Mapping[str, Sequence[str]],
-        progress: Progress,
+        progress: Steps,
     ) -> None:
         self.problem, self.members, self.known, self.progress = problem, members, known, progress
         chooses = Changes.of(problem, "training", progress)
@@ -158,6 +169,7 @@ class _Explainer:
         said = tuple(replace(card, words=words_of(card, paths, self.problem.metric, whole, several)) for card in cards)
         if paths.partial:
             self.notes.append(f"query, key and value are not told apart for {', '.join(paths.partial)}")
+        self.notes += self._lacking(paths)
         spent = self.changes.spent + cost + (self.chooses.spent if self.chooses is not self.changes else 0)
         return Explanation(
             model=self.problem.model.name,
@@ -175,6 +187,16 @@ class _Explainer:
             contributions=table,
         )
 
+    def _lacking(self, paths: Paths) -> Iterator[str]:
+        """Why there are no intervals, and which pairs were not looked at."""
+        if paths.together_interval is None:
+            units = self.changes.units
+            few = f"{paths.pairs} are too few: they take {FEWEST_UNITS}" + (" groups" if units.clustered else "")
+            why = f"{self.problem.metric} is one number of the whole set" if units.enough else few
+            yield f"no intervals, so effects and arrows are told by their size alone: {why}"
+        if self.changes.part.size > MOST_PAIRS:
+            yield f"what members read is of {MOST_PAIRS} pairs at most, evenly taken"
+
     def _parts(self, table: Contributions) -> list[tuple[str, float]]:
         means = [self.changes.units_mean(row, table.pairs) for row in table.table]
         return list(zip(table.names, means, strict=True))
@@ -186,7 +208,9 @@ class _Explainer:
         self.notes += lacking.values()
         looked = {one.component: [token for token, _ in one.tokens[:3]] for one in reads}
         heads = [member for member in self.members if member.site in HEADS]
-        ov = ov_maps(scorer, self.writer, heads, scorer.pairs, looked) if heads and self.writer else {}
+        ov = {} if self.writer is None else output_rows(self.writer, self.members)
+        if heads and self.writer is not None:
+            ov |= ov_maps(scorer, self.writer, heads, scorer.pairs, looked)
         self.progress("what they read", self.changes.part.size, self.changes.part.size)
         return reads, examples, ov
 

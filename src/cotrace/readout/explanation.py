@@ -13,11 +13,13 @@ from cotrace.arguments import check_kind
 from cotrace.errors import InputError
 from cotrace.readout.records import (
     LAST,
+    NO_INTERVAL,
     Acting,
     Alone,
     Arrow,
     Example,
     Look,
+    Moved,
     Ov,
     Paths,
     Read,
@@ -25,7 +27,7 @@ from cotrace.readout.records import (
     is_single,
 )
 from cotrace.results import Table
-from cotrace.statistics import Interval, interval_text
+from cotrace.statistics import Interval, covers, interval_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +61,7 @@ class Card:
     @property
     def direct_share(self) -> float | None:
         """The share of its effect that is direct; None where its effect is next to nothing, or not known."""
-        if self.direct is None or self.alone.effect == 0:
+        if self.direct is None or self.alone.effect == 0 or covers(self.alone.interval):
             return None
         return self.direct / self.alone.effect
 
@@ -72,6 +74,27 @@ class Card:
     def single(self) -> tuple[Acting, ...]:
         """The same by position from the end, the last first."""
         return tuple(a for a in self.acting if is_single(a.where))
+
+    def __str__(self) -> str:
+        return self.words
+
+    def __repr__(self) -> str:
+        return f"Card({self.component}, effect {self.alone.effect:+.4g})"
+
+    def _repr_html_(self) -> str:
+        written = self.written
+        facts = {
+            "swapped alone": f"{_number(self.alone.effect)} ({interval_text(self.alone.interval) or NO_INTERVAL})",
+            "of it directly": _number(self.direct),
+            "behaves as": _behaviour(self),
+            "reads (base, donor)": _looks(self, SHOWN),
+            "most attended" if self.read.attends else "most active at": _names([t for t, _ in self.read.tokens]),
+            "writes (base, donor)": f"{_number(written.base)}, {_number(written.donor)}" if written.promoted else "",
+            "raises": _tokens(written.promoted),
+            "lowers": _tokens(written.suppressed),
+            "acts at": ", ".join(f"{one.where} {_number(one.effect)}" for one in self.roles[:SHOWN]),
+        }
+        return markup.facts(self.component, {n: v for n, v in facts.items() if v}) + markup.paragraph(self.words)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +145,8 @@ class Explanation:
     @property
     def arrows(self) -> tuple[Arrow, ...]:
         """Those that are more than next to nothing, the strongest first."""
-        clear = [arrow for arrow in self.paths.arrows if arrow.is_clear]
-        return tuple(sorted(clear, key=lambda arrow: -abs(arrow.effect)))
+        listed = [arrow for arrow in self.paths.arrows if arrow.evidence]
+        return tuple(sorted(listed, key=lambda arrow: -abs(arrow.effect)))
 
     @property
     def summary(self) -> str:
@@ -152,16 +175,7 @@ class Explanation:
             )
             for card in self.cards
         ]
-        columns = (
-            "component",
-            "effect",
-            "interval",
-            "direct",
-            "behaves as",
-            "reads",
-            "writes",
-            "swapped",
-        )
+        columns = ("component", "effect", "interval", "direct", "behaves as", "reads", "writes", "swapped")
         title = f"{self.k} members of {self.model} on {self.task}: {self.metric}, {self.pairs}"
         return Table(title, columns, rows, frozenset({4, 5})).without_empty()
 
@@ -171,13 +185,12 @@ class Explanation:
             (
                 card.component,
                 _looks(card, SHOWN),
-                ", ".join(f"{token!r} {weight:.2g}" for token, weight in card.read.tokens[:SHOWN]),
+                ", ".join(f"{_names([token])} {weight:.2g}" for token, weight in card.read.tokens[:SHOWN]),
                 _behaviours(card),
-                "" if card.ov is None else f"{card.ov.copies:.0%}",
             )
             for card in self.cards
         ]
-        columns = ("component", "looks (base, donor)", "most attended", "behaves as (random, base, donor)", "copies")
+        columns = ("component", "looks (base, donor)", "most attended", "behaves as (random, base, donor)")
         return Table("What they read", columns, rows, frozenset({1, 2, 3})).without_empty()
 
     def writes(self) -> Table:
@@ -196,6 +209,23 @@ class Explanation:
         columns = ("component", "base", "donor", "difference", "direct", "of its effect", "raises", "lowers")
         whole = "" if self.logit_difference is None else f" (the logit difference is {self.logit_difference:+.3g})"
         return Table(f"What they write{whole}", columns, rows, frozenset({6, 7})).without_empty()
+
+    def maps(self) -> Table:
+        """What each member's weights make of what they are given: a head's OV map, or an output row."""
+        rows = [
+            (
+                card.component if i == 0 else "",
+                _names([one.token]) if one.token else "its output row",
+                _names(one.raises),
+                _names(one.lowers),
+                "" if i or card.ov.copies is None else f"{card.ov.copies:.0%}",
+            )
+            for card in self.cards
+            if card.ov is not None
+            for i, one in enumerate(card.ov.moved or (Moved(token="", raises=()),))
+        ]
+        title = "What their weights alone write (OV maps of heads, output rows of neurons)"
+        return Table(title, ("component", "given", "raises", "lowers", "copies"), rows, frozenset({1, 2, 3}))
 
     def positions(self, *, single: bool = False) -> Table:
         """Where each member acts, by role or (``single``) by position from the end."""
@@ -218,25 +248,14 @@ class Explanation:
                 _number(arrow.effect),
                 interval_text(arrow.interval, "+.2g"),
                 "" if arrow.share is None else f"{arrow.share:.0%}",
-                *(_number(arrow.parts.get(part)) for part in ("query", "key", "value")),
-                arrow.kind,
-                arrow.given or "",
+                " / ".join(_number(arrow.parts[part]) for part in arrow.parts),
+                arrow.mark,
             )
             for arrow in arrows
         ]
-        columns = (
-            "from",
-            "to",
-            "effect",
-            "interval",
-            "of the first's",
-            "query",
-            "key",
-            "value",
-            "kind",
-            "with swapped",
-        )
-        return Table("Who feeds whom", columns, rows, frozenset({8})).without_empty()
+        columns = ("from", "to", "effect", "interval", "share", "query / key / value", "mark")
+        title = "Who feeds whom (share: of what the first does)"
+        return Table(title, columns, rows, frozenset({5, 6})).without_empty()
 
     def added(self, most: int = 12) -> Table:
         """The largest parts of the logit difference, members or not, and the sum of all."""
@@ -264,6 +283,8 @@ class Explanation:
         """Plain data, the contributions of single pairs left out."""
         data = asdict(self)
         del data["contributions"]
+        for row, arrow in zip(data["paths"]["arrows"], self.paths.arrows, strict=True):
+            row["evidence"] = arrow.evidence
         return data
 
     @classmethod
@@ -299,6 +320,8 @@ class Explanation:
         yield self.table()
         yield self.reads()
         yield self.writes()
+        if any(card.ov is not None for card in self.cards):
+            yield self.maps()
         if any(card.roles for card in self.cards):
             yield self.positions()
         if self.arrows:
@@ -325,7 +348,11 @@ def _number(value: float | None) -> str:
 
 
 def _tokens(tokens: Sequence[tuple[str, float]]) -> str:
-    return ", ".join(repr(token) for token, _ in tokens[:SHOWN])
+    return _names([token for token, _ in tokens])
+
+
+def _names(tokens: Sequence[str]) -> str:
+    return ", ".join(map(repr, tokens[:SHOWN]))
 
 
 def _behaviour(card: Card) -> str:

@@ -13,7 +13,7 @@ from cotrace.new_file import new_file
 from cotrace.readout.diagram import ANSWER
 from cotrace.readout.explanation import Card, Explanation
 from cotrace.results.frames import MEMBER_COLUMNS
-from cotrace.statistics import Interval
+from cotrace.statistics import Interval, covers
 from cotrace.visible import visible, visible_json
 
 if TYPE_CHECKING:
@@ -53,13 +53,17 @@ def graph(found: Explanation) -> networkx.MultiDiGraph:
             "share": arrow.share,
             "kind": arrow.kind or "plain",
             "given": arrow.given,
-            "clear": arrow.is_clear,
+            "evidence": arrow.evidence or "none",
             **arrow.parts,
+            **{f"{part}_{end}": n for part, own in arrow.part_intervals.items() for end, n in _interval(own).items()},
         }
         made.add_edge(arrow.source, arrow.target, **_known(row))
     for card in found.cards:
         if card.direct is not None:
             row = {"effect": card.direct, **_interval(card.direct_interval), "kind": "direct"}
+            row["evidence"] = (
+                "none" if covers(card.direct_interval) else "interval" if card.direct_interval else "size alone"
+            )
             made.add_edge(card.component, ANSWER, **_known(row))
     return made
 
@@ -84,7 +88,7 @@ def graphml(found: Explanation) -> bytes:
 def _member(card: Card) -> dict[str, Any]:
     one = Component.parse(card.component)
     look, named = card.read.look() if card.read.attends else next(iter(card.read.looks), None), card.read.behaviour
-    acting = next(iter(card.roles), None)
+    acting, first = next(iter(card.roles), None), next(iter(card.ov.moved if card.ov else ()), None)
     return {
         **dict(zip(MEMBER_COLUMNS, (card.component, one.site.value, one.layer, one.unit, one.role), strict=True)),
         "effect": card.alone.effect,
@@ -99,6 +103,9 @@ def _member(card: Card) -> dict[str, Any]:
         "reads_weight": None if look is None else look.base,
         "acts_at": None if acting is None else acting.where,
         "copies": None if card.ov is None else card.ov.copies,
+        "map_given": None if first is None else first.token or "output row",
+        "map_raises": None if first is None else " ".join(first.raises) or None,
+        "map_lowers": None if first is None else " ".join(first.lowers) or None,
         "raises": " ".join(token for token, _ in card.written.promoted) or None,
         "lowers": " ".join(token for token, _ in card.written.suppressed) or None,
         "partner": card.alone.partner,
@@ -122,7 +129,8 @@ def arrows_frame(found: Explanation) -> pd.DataFrame:
     import pandas as pd
 
     rows = [data | {"source": a, "target": b} for a, b, data in graph(found).edges(data=True)]
-    columns = ("source", "target", "effect", "ci_low", "ci_high", "share", "query", "key", "value", "kind", "given")
+    parts = [f"{part}{end}" for part in ("query", "key", "value") for end in ("", "_ci_low", "_ci_high")]
+    columns = ("source", "target", "effect", "ci_low", "ci_high", "share", *parts, "kind", "given", "evidence")
     return pd.DataFrame(rows).reindex(columns=list(columns))
 
 

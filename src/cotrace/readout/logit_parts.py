@@ -105,7 +105,6 @@ class Writer:
         self.model = model
         with evaluating(model.module), fresh_frequencies(model.module):
             self.unembedding = Unembedding.of(model.module, model.layers)
-        _ = self.unembedding.weight
         last = self.unembedding.norm or self.unembedding.head
         self.end = Place(Site.RESIDUAL, len(model.layers) - 1, last, "input", 1, self.width)
         self.matrices = {
@@ -137,7 +136,15 @@ class Writer:
             if member.layer not in self.matrices or (member.layer, Site.ATTENTION_OUTPUT) not in self.added:
                 raise UnsupportedSite(f"what {member} writes is not seen: its heads are not put together by one matrix")
             return self.matrices[member.layer]
+        if member.site in ADDER and (member.layer, ADDER[member.site]) not in self.added:
+            raise UnsupportedSite(f"what {member} writes is not seen: its layer's MLP is not found in the stream")
         return self.model.places(member.site)[member.layer]
+
+    def joint(self, layer: int) -> Place:
+        """Where a layer's experts are summed up: what the norm behind them takes, or what is added to the stream."""
+        place = self.added[layer, Site.MLP_OUTPUT]
+        norm = post_norm(place)
+        return place if norm is None else replace(place, module=norm, tap="input")
 
     def adder(self, member: Component) -> Place | None:
         """The place behind which a member's layer is in the stream; None where that is not known."""
@@ -241,10 +248,10 @@ class Frozen:
         return only
 
     def _of_expert(self, member: Component, values: Tensor) -> Float[Tensor, "point d_model"]:
-        place = self.writer.added[member.layer, Site.MLP_OUTPUT]
-        if post_norm(place) is not None:
-            raise UnsupportedSite(f"what {member} writes is not seen: a norm of all experts together is behind it")
-        return place.factor * values
+        """Behind the norm of all experts together, where there is one, at the scale that it has for all of them."""
+        joint = self.at(self.writer.joint(member.layer))
+        norm, factor = self._post(member.layer, Site.MLP_OUTPUT, joint)
+        return factor * (values if norm is None else norm.linear(joint, values))
 
     def part(self, member: Component, values: Tensor) -> Float[Tensor, "point"]:
         """A member's part in the difference, with these values."""

@@ -81,7 +81,7 @@ class _Follower:
     def __init__(self, changes: Changes, chooses: Changes, members: Sequence[Component]) -> None:
         self.changes, self.chooses, self.members = changes, chooses, members
         held = HeldRuns(changes.part.scorer)
-        self.parts = {member: PARTS if held.parted(member) else () for member in members}
+        self.parts = {member: held.parts(member) for member in members}
         self.joint = swap(*members)
 
     def paths(self) -> Paths:
@@ -161,11 +161,14 @@ class _Follower:
         told = self.changes
         rows = [[(1.0, through(a, b, p)), *([(-1.0, swap(p))] if p else [])] for a, b, p in which]
         intervals = told.intervals(rows)
+        parts = [(a, b, part) for a, b, given in which if given is None for part in self.parts[b]]
+        of_part = dict(zip(parts, told.intervals([[(1.0, through(a, b, part=p))] for a, b, p in parts]), strict=True))
         least = NEGLIGIBLE * abs(told.value((1, self.joint)))
         for (a, b, given), row, interval in zip(which, rows, intervals, strict=True):
             effect = told.value(*row)
             whole = told.value((1, swap(a, given)), *([(-1.0, swap(given))] if given else []))
             share = effect / whole if abs(whole) >= least and whole else None
+            own = () if given else self.parts[b]
             yield Arrow(
                 source=str(a),
                 target=str(b),
@@ -173,7 +176,8 @@ class _Follower:
                 interval=interval,
                 share=share,
                 given=None if given is None else str(given),
-                parts={} if given else {p: told.value((1, through(a, b, part=p))) for p in self.parts[b]},
+                parts={p: told.value((1, through(a, b, part=p))) for p in own},
+                part_intervals={p: of_part[a, b, p] for p in own},
                 kind=self._kind(effect, whole, share, given),
             )
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from cotrace.readout.diagram import anchor
 from cotrace.readout.explanation import Card, Explanation, look_words, looks_of
-from cotrace.readout.records import Arrow
+from cotrace.readout.records import NO_INTERVAL, Arrow, Moved
+from cotrace.statistics import interval_text
 
 SHOWN = 4
 LEAST = 0.2
@@ -97,13 +98,12 @@ def _facts(card: Card, found: Explanation) -> Iterator[tuple[str, str]]:
     yield "raises", ", ".join(_quoted(token) for token, _ in written.promoted[:SHOWN])
     yield "lowers", ", ".join(_quoted(token) for token, _ in written.suppressed[:SHOWN])
     if card.ov is not None:
-        yield "copies", f"{card.ov.copies:.0%} of the tokens it may look at"
-        yield (
-            "by its OV map",
-            "; ".join(f"{_quoted(one.token)} raises {', '.join(map(_quoted, one.raises))}" for one in card.ov.moved),
-        )
+        if card.ov.copies is not None:
+            yield "copies", f"{card.ov.copies:.0%} of the tokens it may look at"
+        yield ("by its OV map" if attends else "by its output row"), "; ".join(map(_moved, card.ov.moved))
+    yield "swapped alone", f"{card.alone.effect:+.3g} ({interval_text(card.alone.interval) or NO_INTERVAL})"
     if card.direct is not None:
-        yield "directly", f"{card.direct:+.3g} of {card.alone.effect:+.3g}"
+        yield "of it directly", f"{card.direct:+.3g} ({interval_text(card.direct_interval) or NO_INTERVAL})"
     yield "acts at", "; ".join(f"{one.where} {one.effect:+.2g}" for one in card.roles[:SHOWN])
     yield (
         "by position from the end",
@@ -115,11 +115,15 @@ def _facts(card: Card, found: Explanation) -> Iterator[tuple[str, str]]:
     yield "is fed by", "; ".join(_arrow(a, a.source) for a in found.arrows if a.target == card.component)
 
 
+def _moved(one: Moved) -> str:
+    raises, lowers = (", ".join(map(_quoted, tokens)) for tokens in (one.raises, one.lowers))
+    return f"{_quoted(one.token) + ' ' if one.token else ''}raises {raises}, lowers {lowers}"
+
+
 def _quoted(token: str) -> str:
-    """A token with its spaces seen."""
-    return f"\u201c{token}\u201d"
+    """A token with its spaces seen, and never broken between lines."""
+    return f"\u201c{token}\u201d".replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _arrow(arrow: Arrow, other: str) -> str:
-    more = [arrow.kind] * bool(arrow.kind) + [f"with {arrow.given} swapped"] * bool(arrow.given)
-    return f"{other} {arrow.effect:+.2g}" + (f" ({', '.join(more)})" if more else "")
+    return f"{other} {arrow.effect:+.2g}" + (f" ({arrow.mark})" if arrow.mark else "")

@@ -134,6 +134,7 @@ def _explained(material: Material) -> dict[str, Any]:
         found.feeds(),
         found.reads(),
         found.writes(),
+        found.maps(),
         found.positions(),
         found.positions(single=True),
         found.added(),
