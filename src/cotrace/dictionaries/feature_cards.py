@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
+from urllib.parse import quote
 
 import torch
 from jaxtyping import Float
@@ -92,7 +93,18 @@ def describe(
     written = list(dict.fromkeys(_texts(texts)))
     if not written:
         raise InputError("describe: there are no texts to look for features in; give some, or a task")
-    encoded = [ids for text in written if (ids := model.require_tokenizer()(text)["input_ids"])]
+    return described(model, components, model.require_tokenizer()(written)["input_ids"], examples, tokens)
+
+
+def described(
+    model: LanguageModel,
+    components: Iterable[str | Component],
+    texts: Sequence[Sequence[int]],
+    examples: int = 5,
+    tokens: int = 8,
+) -> list[FeatureCard]:
+    """The same, from texts that are tokens already."""
+    wanted, encoded = _by_dictionary(model, components), [list(ids) for ids in texts if len(ids)]
     norm = final_norm(model)
     seen = [_Seen(placed, torch.tensor(sorted(units))) for placed, units in wanted.items()]
     total = 0
@@ -108,7 +120,7 @@ def describe(
 def link_of(placed: PlacedDictionary, unit: int) -> str | None:
     """A feature's page at Neuronpedia; None where the dictionary names no id."""
     identity = placed.dictionary.neuronpedia
-    return None if identity is None else f"{NEURONPEDIA}/{identity}/{unit}"
+    return None if identity is None else f"{NEURONPEDIA}/{quote(identity)}/{unit}"
 
 
 @checked("ct.dictionaries.features_of_heads")
@@ -246,6 +258,7 @@ class _Seen:
         states = torch.stack([entry[3] for entry in self.best[i]]) if self.best[i] else None
         words = model.require_tokenizer()
         logits = _logits(model, norm, added_by(model, self.placed, dictionary.decoder[unit]), states)
+        logits = logits[: len(words)]  # rows behind the vocabulary stand for no token
         order = torch.argsort(logits, descending=True, stable=True).tolist()
 
         def listed(some: Sequence[int]) -> tuple[tuple[str, float], ...]:

@@ -2,6 +2,7 @@
 
 from cotrace.interventions.blend import PatternPatch, PlainPatch, ScalePatch, ShiftPatch, ValuePatch, blend
 from cotrace.interventions.feature_patch import DonorFeatures, FeaturePatch, taps_of
+from cotrace.interventions.feature_values import FeatureValues
 from cotrace.interventions.forward import forward
 from cotrace.interventions.frozen import frozen
 from cotrace.interventions.prefix import DelayedPrefixes, PrefixCache, keep_prefixes
@@ -14,6 +15,7 @@ __all__ = [
     "DonorFeatures",
     "Entry",
     "FeaturePatch",
+    "FeatureValues",
     "Patch",
     "PatternPatch",
     "PlainPatch",

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from cotrace.arguments import check_kind, checked
-from cotrace.components import Component
-from cotrace.errors import InputError
+from cotrace.components import Component, Site
+from cotrace.dictionaries.feature_cards import FeatureCard, described
+from cotrace.errors import InputError, UnsupportedSite
 from cotrace.problem import LanguageProblem
 from cotrace.problem.pairs import PairProblem
 from cotrace.readout.changes import Changes, Progress, quiet
@@ -20,8 +21,8 @@ from cotrace.readout.logit_parts import writer_of
 from cotrace.readout.ov import ov_maps
 from cotrace.readout.paths import follow, most_runs
 from cotrace.readout.positions import act
-from cotrace.readout.reads import HEADS, read
-from cotrace.readout.records import Acting, Contributions, Example, Ov, Paths, Read, Written
+from cotrace.readout.reads import HEADS, MOST_PAIRS, read
+from cotrace.readout.records import Acting, Active, Contributions, Example, Feature, Ov, Paths, Read, Written
 from cotrace.readout.words import words_of
 from cotrace.readout.writes import Writes
 from cotrace.results import Frontier, members_of
@@ -31,6 +32,8 @@ MOST_GROUPS = 24
 """Groups of positions at which members are swapped, at most."""
 CAPTURES = 6
 """Forward-equivalents of captures and random tokens, at most."""
+CARDS = 2
+"""Of looking for features in the prompts of both runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +59,7 @@ class ExplanationPlan:
 def predict(problem: LanguageProblem, selection: Any, *, k: int | None = None) -> ExplanationPlan:
     """Return what ``explain`` will do and cost; nothing is run. Raises InputError as ``explain`` does."""
     members = _members(problem, selection, k)
-    most, groups = _cost(len(members))
+    most, groups = _cost(members)
     judged = "heldout" if problem.heldout is not None else "training"
     size = problem.counted_parts[judged].size
     return ExplanationPlan(
@@ -67,11 +70,17 @@ def predict(problem: LanguageProblem, selection: Any, *, k: int | None = None) -
     )
 
 
-def _cost(k: int) -> tuple[int, int]:
+def _cost(members: Sequence[Component]) -> tuple[int, int]:
     """Forward-equivalents at most, and how many groups of positions that leaves room for."""
-    fixed = most_runs(k) + (2 * k + 1) + CAPTURES
+    k = len(members)
+    fixed = most_runs(k) + (2 * k + 1) + _looks(members)
     groups = max(0, min(MOST_GROUPS, (4 * k**2 + 100 - fixed) // k))
     return fixed + groups * k, groups
+
+
+def _looks(members: Sequence[Component]) -> int:
+    """Forward-equivalents of all that is read off runs in which nothing is swapped."""
+    return CAPTURES + CARDS * any(member.site is Site.FEATURE for member in members)
 
 
 @checked("ct.explain")
@@ -131,6 +140,18 @@ def _known(known: Mapping[str, Any] | None) -> dict[str, list[str]]:
     return found
 
 
+def _feature(card: FeatureCard) -> Feature:
+    return Feature(
+        dictionary=card.dictionary,
+        hook=card.hook,
+        active_share=card.active_share,
+        active=tuple(Active(**vars(one)) for one in card.active_on),
+        promoted=card.promoted,
+        suppressed=card.suppressed,
+        link=card.link,
+    )
+
+
 class _Explainer:
     def __init__(
         self,
@@ -147,12 +168,13 @@ class _Explainer:
 
     def made(self) -> Explanation:
         """Everything, one part after the other."""
-        _, groups = _cost(len(self.members))
+        _, groups = _cost(self.members)
         paths = follow(self.changes, self.chooses, self.members)
         acting, cost = act(self.problem, self.changes, self.members, groups)
         written, direct, table = self._written()
         reads, examples, ov = self._read()
-        cards = self._cards(paths, acting, written, direct, reads, ov)
+        features = self._features()
+        cards = self._cards(paths, acting, written, direct, reads, ov, features)
         whole = None if table is None else self.changes.units_mean(table.logit_difference, table.pairs)
         several = any(len(pair.answers) > 1 for pair in self.changes.part.scorer.pairs)
         said = tuple(replace(card, words=words_of(card, paths, self.problem.metric, whole, several)) for card in cards)
@@ -171,7 +193,7 @@ class _Explainer:
             parts=() if table is None else tuple(self._parts(table)),
             examples=tuple(examples),
             notes=tuple(self.notes),
-            forward_equivalents=spent + CAPTURES,
+            forward_equivalents=spent + _looks(self.members),
             contributions=table,
         )
 
@@ -189,6 +211,22 @@ class _Explainer:
         ov = ov_maps(scorer, self.writer, heads, scorer.pairs, looked) if heads and self.writer else {}
         self.progress("what they read", self.changes.part.size, self.changes.part.size)
         return reads, examples, ov
+
+    def _features(self) -> dict[str, Feature]:
+        """What the members that are features of dictionaries are, on the prompts of both runs."""
+        pairs = self.changes.part.scorer.pairs
+        pairs = pairs[:: -(-len(pairs) // MOST_PAIRS)]
+        prompts = dict.fromkeys(tuple(ids) for pair in pairs for ids in (pair.prompt, pair.donor or ()) if ids)
+        if not any(member.site is Site.FEATURE for member in self.members):
+            return {}
+        self.progress("what the features are", 0, len(pairs))
+        try:
+            cards = described(self.problem.model, self.members, list(prompts))
+        except UnsupportedSite as error:
+            self.notes.append(f"what the features are is left out: {error}")
+            return {}
+        self.progress("what the features are", len(pairs), len(pairs))
+        return {card.component: _feature(card) for card in cards}
 
     def _written(self) -> tuple[list[Written], list[tuple[float | None, Interval | None]], Contributions | None]:
         """What members write, the direct part of their effects, and the table of contributions."""
@@ -232,6 +270,7 @@ class _Explainer:
         direct: Sequence[tuple[float | None, Interval | None]],
         reads: Sequence[Read],
         ov: Mapping[str, Ov],
+        features: Mapping[str, Feature],
     ) -> list[Card]:
         """One for each member, in the order of layers."""
         own = {str(member): i for i, member in enumerate(self.members)}
@@ -248,6 +287,7 @@ class _Explainer:
                     direct_interval=direct[i][1],
                     acting=tuple(one for one in acting if one.component == alone.component),
                     ov=ov.get(alone.component),
+                    feature=features.get(str(replace(self.members[i], role="all"))),
                     known=tuple(self.known.get(str(replace(self.members[i], role="all")), ())),
                 )
             )
