@@ -1,4 +1,4 @@
-"""What features do in a set: against forward passes with hooks by hand, and against the value that they are parts of."""
+"""What features do in a set: against forward passes with hooks by hand, and against the value they are parts of."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.functional import jvp
 
 from cotrace.arguments import checked, names_of
-from cotrace.components import Component, Site
+from cotrace.components import FEATURE_SITES, Component, Site
 from cotrace.dictionaries.placed import PlacedDictionary
 from cotrace.errors import InputError, UnsupportedSite
 from cotrace.models.language_model import LanguageModel, evaluating
@@ -142,7 +142,7 @@ def features_of_heads(model: LanguageModel, heads: Iterable[str | Component], *,
             raise InputError(f"{model.name} has no L{layer}.head{max(units)}; its layer has {place.units}")
         squares = rows.square().reshape(len(rows), place.units, place.width).sum(2)
         inside = squares[:, units].sum(1) >= share * squares.sum(1)
-        found += [Component(Site.FEATURE, layer, unit) for unit in torch.nonzero(inside).flatten().tolist()]
+        found += [Component(held[layer].feature_site, layer, unit) for unit in torch.nonzero(inside).flatten().tolist()]
     return found
 
 
@@ -152,15 +152,15 @@ def _parsed(components: Iterable[str | Component]) -> list[Component]:
 
 def _features(components: Iterable[str | Component]) -> list[Component]:
     """Those that are features, without their roles; each once."""
-    found = (one for one in _parsed(components) if one.site is Site.FEATURE)
+    found = (one for one in _parsed(components) if one.site in FEATURE_SITES)
     return list(dict.fromkeys(Component(one.site, one.layer, one.unit) for one in found))
 
 
 def _by_dictionary(model: LanguageModel, components: Iterable[str | Component]) -> dict[PlacedDictionary, set[int]]:
-    held = {one.layer: one for one in model.dictionaries}
+    held = {(one.layer, one.feature_site): one for one in model.dictionaries}
     wanted: dict[PlacedDictionary, set[int]] = {}
     for one in _features(components):
-        placed = held.get(one.layer)
+        placed = held.get((one.layer, one.site))
         if placed is None or (one.unit or 0) >= placed.dictionary.size:
             raise InputError(f"{model.name} has no {one}: give the model with the dictionaries that it was found in")
         wanted.setdefault(placed, set()).add(one.unit or 0)
@@ -265,7 +265,7 @@ class _Seen:
             return tuple((str(words.decode([token])), float(logits[token])) for token in some)
 
         return FeatureCard(
-            component=str(Component(Site.FEATURE, self.placed.layer, unit)),
+            component=str(Component(self.placed.feature_site, self.placed.layer, unit)),
             dictionary=dictionary.name,
             hook=dictionary.hook_out,
             active_share=float(self.counts[i]) / total,

@@ -2,10 +2,10 @@
 
 from cotrace.interventions.blend import PatternPatch, PlainPatch, ScalePatch, ShiftPatch, ValuePatch, blend
 from cotrace.interventions.feature_patch import DonorFeatures, FeaturePatch, taps_of
-from cotrace.interventions.feature_values import FeatureValues
 from cotrace.interventions.forward import forward
 from cotrace.interventions.frozen import frozen
 from cotrace.interventions.prefix import DelayedPrefixes, PrefixCache, keep_prefixes
+from cotrace.interventions.running_features import RunningFeatures
 from cotrace.interventions.shortcut import Entry, Stations
 
 Patch = PlainPatch | FeaturePatch
@@ -15,11 +15,11 @@ __all__ = [
     "DonorFeatures",
     "Entry",
     "FeaturePatch",
-    "FeatureValues",
     "Patch",
     "PatternPatch",
     "PlainPatch",
     "PrefixCache",
+    "RunningFeatures",
     "ScalePatch",
     "ShiftPatch",
     "Stations",

@@ -25,7 +25,7 @@ from cotrace.components import OF_DICTIONARIES, Component, Site
 from cotrace.donors import Counterfactual, Noise, Resample
 from cotrace.donors.record import perturbed
 from cotrace.errors import InputError
-from cotrace.interventions import FeatureValues, forward
+from cotrace.interventions import RunningFeatures, forward
 from cotrace.interventions.storage import NoRoom, mapped_file
 from cotrace.json_file import clipped, shortened
 from cotrace.models import LanguageModel, Place
@@ -245,11 +245,13 @@ class _Capture:
         return [tap for place, some in by_place.items() for tap in _readers(place, some, rows, rooms)]
 
 
-def _readers(place: Place, wanted: Sequence[_Wanted], rows: Sequence[EncodedPair], rooms: Mapping[str, Tensor]) -> TapList:
+def _readers(
+    place: Place, wanted: Sequence[_Wanted], rows: Sequence[EncodedPair], rooms: Mapping[str, Tensor]
+) -> TapList:
     """What puts a place's values where they are wanted; of a dictionary's parts, what it makes of its place's value."""
     if place.dictionary is None:
         return [(place, _reader(place, wanted, rows, rooms))]
-    noted = FeatureValues(place.dictionary, 1)
+    noted = RunningFeatures(place.dictionary, 1)
 
     def read(own: Tensor) -> Tensor:
         for one in wanted:
@@ -299,9 +301,10 @@ def _mask(problem: LanguageProblem, called: str, run: Any) -> Float[Tensor, "n"]
 
 def _check_features(problem: LanguageProblem, called: str, wanted: Sequence[Component], mask: Tensor) -> None:
     """Raise InputError for a feature or error of a dictionary that the set changes: no running value of it is left."""
-    touched = [c for c, z in zip(problem.space, mask.bool().tolist(), strict=True) if z and c.site in OF_DICTIONARIES]
-    for one in wanted:
-        inside = next((c for c in touched if one.site in OF_DICTIONARIES and c.layer == one.layer), None)
+    chosen = [c for c, z in zip(problem.space, mask.bool().tolist(), strict=True) if z and c.site in OF_DICTIONARIES]
+    changed = {problem.model.places(c.site)[c.layer].dictionary: c for c in chosen}
+    for one in (one for one in wanted if one.site in OF_DICTIONARIES):
+        inside = changed.get(problem.model.places(one.site)[one.layer].dictionary)
         if inside is not None:
             raise InputError(
                 f"{called}: the set swaps {inside}, after which the value is no sum of {one} and the rest any more; "

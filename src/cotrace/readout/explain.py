@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from cotrace.arguments import check_kind, checked
-from cotrace.components import Component, Site
+from cotrace.components import FEATURE_SITES, Component
 from cotrace.dictionaries.feature_cards import FeatureCard, described
 from cotrace.errors import InputError, UnsupportedSite
 from cotrace.problem import LanguageProblem
@@ -80,7 +80,7 @@ def _cost(members: Sequence[Component]) -> tuple[int, int]:
 
 def _looks(members: Sequence[Component]) -> int:
     """Forward-equivalents of all that is read off runs in which nothing is swapped."""
-    return CAPTURES + CARDS * any(member.site is Site.FEATURE for member in members)
+    return CAPTURES + CARDS * any(member.site in FEATURE_SITES for member in members)
 
 
 @checked("ct.explain")
@@ -217,7 +217,7 @@ class _Explainer:
         pairs = self.changes.part.scorer.pairs
         pairs = pairs[:: -(-len(pairs) // MOST_PAIRS)]
         prompts = dict.fromkeys(tuple(ids) for pair in pairs for ids in (pair.prompt, pair.donor or ()) if ids)
-        if not any(member.site is Site.FEATURE for member in self.members):
+        if not any(member.site in FEATURE_SITES for member in self.members):
             return {}
         self.progress("what the features are", 0, len(pairs))
         try:

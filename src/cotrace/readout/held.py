@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from cotrace.batches import Layout
 from cotrace.components import Component, Site
 from cotrace.dictionaries.placed import PlacedDictionary
-from cotrace.interventions import Entry, FeatureValues, Stations
+from cotrace.interventions import Entry, RunningFeatures, Stations
 from cotrace.models import Place
 from cotrace.models.internals import AttentionCall, attention_handler
 from cotrace.models.taps import Edit, TapList
@@ -187,7 +187,7 @@ class _Attending:
         self.held, self.copies = held, copies
         self.heads: dict[nn.Module, list[tuple[int, Key]]] = defaultdict(list)
         """Attention module -> (copy, what is taken or put there)."""
-        self.noted: dict[PlacedDictionary, FeatureValues] = {}
+        self.noted: dict[PlacedDictionary, RunningFeatures] = {}
         """Dictionaries of whose features or error something is taken or put."""
 
     def notes(self) -> TapList:
@@ -199,7 +199,7 @@ class _Attending:
         placed = place.dictionary
         if placed is None:
             return place
-        self.noted.setdefault(placed, FeatureValues(placed, self.copies))
+        self.noted.setdefault(placed, RunningFeatures(placed, self.copies))
         write: Place = placed.write
         return write
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from cotrace.batches import Layout
 from cotrace.components import OF_DICTIONARIES, Component, Site
 from cotrace.errors import UnsupportedSite
-from cotrace.interventions import FeatureValues
+from cotrace.interventions import RunningFeatures
 from cotrace.interventions.frozen import frozen
 from cotrace.models import LanguageModel, Place
 from cotrace.models.internals import fresh_frequencies
@@ -245,8 +245,8 @@ class Frozen:
             return self.at(place)
         written = self.at(placed.write)
         if not torch.equal(written, self.at(place)):
-            raise UnsupportedSite(f"what {member} writes is not seen: a gate or norm is between it and the output matrix")
-        values = FeatureValues.seen(placed, self.at(placed.read), written)
+            raise UnsupportedSite(f"what {member} writes is not seen: a gate is between it and the output matrix")
+        values = RunningFeatures.seen(placed, self.at(placed.read), written)
         return values.added(member, values.value(member)[0]).to(written)
 
     def swapped(self, member: Component, values: Tensor) -> Float[Tensor, "point feature"]:

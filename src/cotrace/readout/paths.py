@@ -13,7 +13,7 @@ from itertools import combinations
 from types import MappingProxyType
 from typing import Any
 
-from cotrace.components import HELD, OF_DICTIONARIES, Component, Site
+from cotrace.components import HELD, PARTS_OF, Component, Site
 from cotrace.readout.changes import Changes, Signed
 from cotrace.readout.held import PARTS, HeldRuns, Hold, Part, Run
 from cotrace.readout.records import NEGLIGIBLE, Alone, Arrow, Kind, Paths
@@ -36,7 +36,8 @@ ORDER = (
 
 
 Hosts = Mapping[int, Site]
-"""Layer -> the site whose value its features and error are parts of."""
+"""Layer with one dictionary -> the site whose value its features and error are parts of."""
+HOST = {part: site for site, parts in PARTS_OF.items() for part in parts}
 
 
 def before(first: Component, other: Component, hosts: Hosts = MappingProxyType({})) -> bool:
@@ -53,7 +54,7 @@ def before(first: Component, other: Component, hosts: Hosts = MappingProxyType({
 
 
 def _site(one: Component, hosts: Hosts) -> Site:
-    return hosts[one.layer] if one.site in OF_DICTIONARIES else one.site
+    return hosts[one.layer] if one.site in (Site.FEATURE, Site.ERROR) else HOST.get(one.site, one.site)
 
 
 def _attends(site: Site) -> bool:

@@ -76,7 +76,8 @@ class Writes:
         writer, kept, reads = self.writer, Kept(), Kept()
         layers = self.scorer.model.layers
         passed = {one.index + 1: place for one in layers if (place := one.place(Site.RESIDUAL)) is not None}
-        places = [writer.end, *writer.added.values(), *writer.matrices.values(), *(p for one in self._seen for p in writer.needs(one))]
+        needed = [place for member in self._seen for place in writer.needs(member)]
+        places = [writer.end, *writer.added.values(), *writer.matrices.values(), *needed]
         places += passed.values()
         adders = [place for place in map(writer.adder, self.members) if place is not None]
         # Whole streams are large: only those that no output gives, and the one that direct runs start from.

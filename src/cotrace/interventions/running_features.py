@@ -1,4 +1,4 @@
-"""Feature values: what features, and the error, of a dictionary are while a model runs.
+"""Running features: what the features, and the error, of a dictionary are while a model runs.
 
 A feature's value is its activation [1], in units of its decoder row; the error's is what the features leave of the
 place [d]. Both are of the place before features or error are swapped there: a swap changes what is added, and the sum
@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from functools import cached_property
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cotrace.components import Component, Site
+from cotrace.components import ERROR_SITES, Component
 from cotrace.dictionaries.entries import Entries
 from cotrace.dictionaries.placed import PlacedDictionary
 from cotrace.models.taps import TapList
 
 
-class FeatureValues:
+class RunningFeatures:
     """The values of one dictionary's features and error in one forward pass; ``taps`` come before edits there."""
 
     def __init__(self, placed: PlacedDictionary, copies: int) -> None:
@@ -28,7 +27,7 @@ class FeatureValues:
         self._written: Tensor | None = None
 
     @classmethod
-    def seen(cls, placed: PlacedDictionary, read: Tensor, written: Tensor) -> FeatureValues:
+    def seen(cls, placed: PlacedDictionary, read: Tensor, written: Tensor) -> RunningFeatures:
         """Of values [token, d] that a run left at the places of the dictionary, in one copy."""
         found = cls(placed, 1)
         found._note_read(read)
@@ -61,7 +60,7 @@ class FeatureValues:
 
     def value(self, member: Component) -> Float[Tensor, "copy token width"]:
         """A member's value: an activation, or the error."""
-        if member.site is Site.ERROR:
+        if member.site in ERROR_SITES:
             return self._error.reshape(self.copies, -1, self._error.shape[1])
         entries = self._entries
         mine = entries.feature == member.unit
@@ -70,4 +69,4 @@ class FeatureValues:
 
     def added(self, member: Component, value: Float[Tensor, "*token width"]) -> Float[Tensor, "*token d_out"]:
         """What a value of the member adds to the place."""
-        return value if member.site is Site.ERROR else value * self.placed.dictionary.decoder[member.unit or 0]
+        return value if member.site in ERROR_SITES else value * self.placed.dictionary.decoder[member.unit or 0]
