@@ -49,6 +49,8 @@ AREA = 64
 ACTIVE = 64
 """Features of a token, on average, of the dictionary that steps are timed with."""
 REPEATS = 7
+Areas = tuple[float, float, float]
+"""Of a frontier: held out, on the pairs searched, and what the search cost."""
 
 
 def problem(model: Any, task: Any, held: Dictionaries, sites: Sequence[str], seed: int = 0) -> ct.LanguageProblem:
@@ -114,29 +116,30 @@ def searches(model: Any, task: Any, held: Dictionaries, most: int, splits: int) 
 
     Of the areas up to a size, each size that is looked at counting alike. From 1 on, pursuit is ahead.
     """
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in SEARCHES}
+    found: dict[str, list[Areas]] = {name: [] for name in SEARCHES}
     for seed in range(splits):
         for name, (search, options) in SEARCHES.items():
             one: Problem = problem(model, task, held, ["feature"], seed)
             sizes = tuple(k for k in SIZES if k <= min(most, AREA, len(one.space)))
             frontier = ct.search.named(search, sizes=sizes, **options)(one)
-            area = frontier.sign * sum(heldout(frontier, k) for k in sizes) / len(sizes)
-            found[name].append((area, frontier.forward_equivalents))
-            print({"split": seed, "search": name, "area": area, "cost": found[name][-1][1]}, flush=True)
+            area = frontier.sign * statistics.fmean(heldout(frontier, k) for k in sizes)
+            seen = frontier.sign * statistics.fmean(frontier.at(k).effect for k in sizes)
+            found[name].append((area, seen, frontier.forward_equivalents))
+            print({"split": seed, "search": name, "area": found[name][-1]}, flush=True)
     return [_against(name, found["pursuit"], areas) for name, areas in found.items()]
 
 
-def _against(name: str, own: Sequence[tuple[float, float]], areas: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """Pursuit's areas over another search's."""
-    ratios = [mine / other for (mine, _), (other, _) in zip(own, areas, strict=True)]
+def _against(name: str, own: Sequence[Areas], areas: Sequence[Areas]) -> dict[str, Any]:
+    """Pursuit's areas over another search's: means over the splits, and the span of the held-out one."""
+    held, seen = ([mine[i] / other[i] for mine, other in zip(own, areas, strict=True)] for i in (0, 1))
     return {
         "search": name,
-        "area": statistics.fmean(area for area, _ in areas),
-        "pursuit_over_it": round(statistics.fmean(ratios), 4),
-        "least": round(min(ratios), 4),
-        "largest": round(max(ratios), 4),
-        "splits": len(ratios),
-        "forward_equivalents": statistics.fmean(cost for _, cost in areas),
+        "pursuit over it, held out": round(statistics.fmean(held), 4),
+        "from": round(min(held), 4),
+        "to": round(max(held), 4),
+        "on pairs searched": round(statistics.fmean(seen), 4),
+        "splits": len(held),
+        "cost": statistics.fmean(area[2] for area in areas),
     }
 
 
