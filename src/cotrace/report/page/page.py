@@ -134,6 +134,7 @@ def _explained(material: Material) -> dict[str, Any]:
         found.feeds(),
         found.reads(),
         found.writes(),
+        found.features(),
         found.positions(),
         found.positions(single=True),
         found.added(),
