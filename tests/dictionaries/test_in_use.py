@@ -18,6 +18,7 @@ from cotrace.dictionaries import Dictionary, describe, features_of_heads, save_d
 from cotrace.dictionaries.placed import with_dictionaries
 from cotrace.errors import InputError, UnsupportedSite
 from cotrace.interchange import About
+from cotrace.runs import prepare
 from tests import tiny
 from tests.dictionaries.toy import ALL, FEATURES, MODEL, TASK, by_hand, dense, dictionary
 
@@ -280,3 +281,75 @@ def test_wrong_dictionaries_are_one_line(
         assert words in said
         assert said.count("\n") == 1
     assert not (tmp_path / "no").exists()
+
+
+def scaled(one: Dictionary, **change: Any) -> Dictionary:
+    """The same with other fields, unchecked where a check would refuse them."""
+    other = replace(one)
+    for name, value in change.items():
+        object.__setattr__(other, name, value)
+    return other
+
+
+def test_bad_files_end_in_one_line_before_the_model_is_loaded(
+    both_signs: Path,
+    pairs_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(prepare, "load_model", never)
+    one = ct.load_dictionaries(both_signs)[0]
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    torch.save({"W_enc": one.encoder}, pickled / "ae.pt")  # noqa: TID251  # what must not be read
+    endless = save_dictionary(scaled(one, bias=torch.full((32,), torch.inf)), tmp_path / "endless")
+    head = save_dictionary(one, tmp_path / "head")
+    cfg = json.loads((head / "cfg.json").read_text())
+    (head / "cfg.json").write_text(json.dumps(cfg | {"hook_head_index": 3}))
+    asked = [
+        "trace",
+        "--model",
+        str(tmp_path / "m"),
+        "--task",
+        str(pairs_file),
+        "--quiet",
+        "--out",
+        str(tmp_path / "no"),
+    ]
+    for folder, words in (
+        (pickled, "may be a pickle, which can run code when it is read: convert it with python -c"),
+        (endless, "bias holds values that are not finite"),
+        (head, "it reads head 3 alone; use one of all heads of a layer (hook_z)"),
+    ):
+        assert run([*asked, "--dictionaries", str(folder)]) == 2
+        said = capsys.readouterr().err
+        assert words in said
+        assert said.count("\n") == 1, said
+
+
+def test_dictionaries_that_do_not_fit_the_model_end_in_one_line(
+    both_signs: Path, tiny_folder: Path, pairs_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = ct.load_dictionaries(both_signs)[0]
+    wide = {"encoder": torch.eye(24), "decoder": torch.eye(24), "offset": torch.zeros(24), "bias": torch.zeros(24)}
+    at = {"hook": "blocks.9.hook_mlp_out", "hook_out": "blocks.9.hook_mlp_out"}
+    asked = ["trace", "--model", str(tiny_folder), "--task", str(pairs_file), "--quiet", "--out", str(tmp_path / "no")]
+    for name, other, words in (
+        ("wide", replace(one, **wide), "has 24 numbers at blocks.1.hook_mlp_out, and"),
+        ("high", replace(one, **at), "is of blocks.9.hook_mlp_out, and"),
+        ("silent", replace(one, bias=torch.full((32,), -1e6)), "is active on these pairs where base and donor run"),
+    ):
+        folder = save_dictionary(other, tmp_path / name)
+        assert run([*asked, "--dictionaries", str(folder)]) == 2
+        said = capsys.readouterr().err
+        assert words in said
+        assert said.count("\n") == 1, said
+    twice = tmp_path / "twice"
+    save_dictionary(one, twice / "a")
+    save_dictionary(one, twice / "b")
+    assert run([*asked, "--dictionaries", str(twice)]) == 2
+    assert "twice/a and twice/b both write the mlp_output of layer 1" in capsys.readouterr().err

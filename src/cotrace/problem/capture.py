@@ -21,11 +21,11 @@ from cotrace import markup
 from cotrace.arguments import guarded, names_of
 from cotrace.batches import EncodedPair, Layout, prompt_layouts, token_text
 from cotrace.batches.strips import donor_pair
-from cotrace.components import Component, Site
+from cotrace.components import OF_DICTIONARIES, Component, Site
 from cotrace.donors import Counterfactual, Noise, Resample
 from cotrace.donors.record import perturbed
 from cotrace.errors import InputError
-from cotrace.interventions import forward
+from cotrace.interventions import RunningFeatures, forward
 from cotrace.interventions.storage import NoRoom, mapped_file
 from cotrace.json_file import clipped, shortened
 from cotrace.models import LanguageModel, Place
@@ -109,6 +109,7 @@ class _Wanted:
     unit: int
     name: str
     row: int | None
+    member: Component
 
     @classmethod
     def of(cls, model: LanguageModel, member: Component, name: str, row: int | None = None) -> _Wanted:
@@ -116,7 +117,7 @@ class _Wanted:
         place, unit = model.places(member.site).get(member.layer), member.unit or 0
         if place is None or unit >= place.units:
             raise InputError(f"{model.name} has no {member}; it has {model.space([member.site]).outline}")
-        return cls(place, unit, name, row)
+        return cls(place, unit, name, row, member)
 
     def shape(self, length: int) -> tuple[int, ...]:
         """Of the values on a prompt of so many tokens."""
@@ -159,6 +160,8 @@ class _Capture:
     def __init__(self, inside: Inside, called: str, wanted: Sequence[_Wanted], pairs: Any, run: Any) -> None:
         self.inside, self.called, self.wanted = inside, called, wanted
         mask = None if isinstance(run, str) and run in RUNS else _mask(inside, called, run)
+        if mask is not None:
+            _check_features(inside, called, [one.member for one in wanted], mask)
         self.words = run if mask is None else _set_words(inside, run, mask)
         ids = inside.training.ids if pairs is None else names_of(called, "pairs", pairs)
         _check_pairs(inside, called, ids)
@@ -237,7 +240,25 @@ class _Capture:
         for one in self.wanted:
             by_place.setdefault(one.place, []).append(one)
         rows = [prompts.pairs[layout.examples[example]] for example in layout.example[:, 0].tolist()]
-        return [(place, _reader(place, some, rows, rooms)) for place, some in by_place.items()]
+        return [tap for place, some in by_place.items() for tap in _readers(place, some, rows, rooms)]
+
+
+def _readers(
+    place: Place, wanted: Sequence[_Wanted], rows: Sequence[EncodedPair], rooms: Mapping[str, Tensor]
+) -> TapList:
+    """What puts a place's values where they are wanted; of a dictionary's parts, what it makes of its place's value."""
+    if place.dictionary is None:
+        return [(place, _reader(place, wanted, rows, rooms))]
+    noted = RunningFeatures(place.dictionary, 1)
+
+    def read(own: Tensor) -> Tensor:
+        for one in wanted:
+            values = noted.value(one.member).reshape(len(rows), -1, place.width).cpu()
+            for row, pair in zip(values, rows, strict=True):
+                rooms[_key(pair.pair.id, one.name)].copy_(row[: len(pair.prompt)])
+        return own
+
+    return [*noted.taps, (place.dictionary.write, read)]
 
 
 def _reader(place: Place, wanted: Sequence[_Wanted], rows: Sequence[EncodedPair], rooms: Mapping[str, Tensor]) -> Edit:
@@ -274,6 +295,21 @@ def _mask(inside: Inside, called: str, run: Any) -> Float[Tensor, "n"]:
         raise InputError(f"{called}: run is {len(mask)} sets; give one at a time")
     chosen: Tensor = mask
     return chosen
+
+
+def _check_features(inside: Inside, called: str, wanted: Sequence[Component], mask: Tensor) -> None:
+    """Raise InputError for a feature or error of a dictionary that the set changes: no running value of it is left."""
+    chosen = [
+        c for c, z in zip(inside.problem.space, mask.bool().tolist(), strict=True) if z and c.site in OF_DICTIONARIES
+    ]
+    changed = {inside.model.places(c.site)[c.layer].dictionary: c for c in chosen}
+    for one in (one for one in wanted if one.site in OF_DICTIONARIES):
+        host = changed.get(inside.model.places(one.site)[one.layer].dictionary)
+        if host is not None:
+            raise InputError(
+                f"{called}: the set swaps {host}, after which the value is no sum of {one} and the rest any more; "
+                "take run='base', run='donor', or a set of other layers"
+            )
 
 
 def _set_words(inside: Inside, run: Any, mask: Tensor) -> str:

@@ -14,7 +14,7 @@ from cotrace import markup
 from cotrace.arguments import check_seed, checked, guarded, names_of
 from cotrace.batches import Align, Bos, Encoding, Packing
 from cotrace.batches.roles import ALL
-from cotrace.components import OF_DICTIONARIES, Component, ComponentSpace, Site
+from cotrace.components import FEATURE_SITES, OF_DICTIONARIES, Component, ComponentSpace, Site
 from cotrace.dictionaries import Dictionaries, Dictionary
 from cotrace.dictionaries.placed import with_dictionaries
 from cotrace.donors import DonorSource, Mean, check_sites, donor_source, donor_words
@@ -209,7 +209,7 @@ class LanguageProblem:
 
     def _tell_features(self, settled: Settled, packing: Packing) -> tuple[Told, ...]:
         """Take the features that are active on the training pairs as components; what is known of each dictionary."""
-        if Site.FEATURE not in self.space.sites:
+        if FEATURE_SITES.isdisjoint(self.space.sites):
             return ()
         pairs = [settled.encoding.pairs[i] for i in settled.training]
         found = active_features(self.model, self.space, settled.donors, packing, pairs)

@@ -4,11 +4,13 @@ from .explain import predict as predict
 from .explanation import Card as Card
 from .explanation import Explanation as Explanation
 from .records import Acting as Acting
+from .records import Active as Active
 from .records import Alone as Alone
 from .records import Arrow as Arrow
 from .records import Behaviour as Behaviour
 from .records import Contributions as Contributions
 from .records import Example as Example
+from .records import Feature as Feature
 from .records import Look as Look
 from .records import Moved as Moved
 from .records import Ov as Ov

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from cotrace.arguments import check_kind, checked
-from cotrace.components import OF_DICTIONARIES, Component
+from cotrace.components import FEATURE_SITES, Component
+from cotrace.dictionaries.feature_cards import FeatureCard, described
 from cotrace.errors import InputError, UnsupportedSite
 from cotrace.problem import LanguageProblem
 from cotrace.problem.pairs import PairProblem
@@ -21,7 +22,7 @@ from cotrace.readout.ov import output_rows, ov_maps
 from cotrace.readout.paths import follow, most_runs
 from cotrace.readout.positions import act
 from cotrace.readout.reads import HEADS, MOST_PAIRS, read
-from cotrace.readout.records import Acting, Contributions, Example, Ov, Paths, Read, Written
+from cotrace.readout.records import Acting, Active, Contributions, Example, Feature, Ov, Paths, Read, Written
 from cotrace.readout.words import words_of
 from cotrace.readout.writes import Writes
 from cotrace.results import Frontier, members_of, selection_of
@@ -32,6 +33,8 @@ MOST_GROUPS = 24
 """Groups of positions at which members are swapped, at most."""
 CAPTURES = 6
 """Forward-equivalents of captures and random tokens, at most."""
+CARDS = 2
+"""Of looking for features in the prompts of both runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +60,7 @@ class ExplanationPlan:
 def predict(problem: LanguageProblem, selection: Any, *, k: int | None = None) -> ExplanationPlan:
     """Return what ``explain`` will do and cost; nothing is run. Raises InputError as ``explain`` does."""
     members = _members(problem, selection, k)
-    most, groups = _cost(len(members))
+    most, groups = _cost(members)
     judged = "heldout" if problem.heldout is not None else "training"
     size = problem.counted_parts[judged].size
     return ExplanationPlan(
@@ -68,11 +71,17 @@ def predict(problem: LanguageProblem, selection: Any, *, k: int | None = None) -
     )
 
 
-def _cost(k: int) -> tuple[int, int]:
+def _cost(members: Sequence[Component]) -> tuple[int, int]:
     """Forward-equivalents at most, and how many groups of positions that leaves room for."""
-    fixed = most_runs(k) + (2 * k + 1) + CAPTURES
+    k = len(members)
+    fixed = most_runs(k) + (2 * k + 1) + _looks(members)
     groups = max(0, min(MOST_GROUPS, (4 * k**2 + 100 - fixed) // k))
     return fixed + groups * k, groups
+
+
+def _looks(members: Sequence[Component]) -> int:
+    """Forward-equivalents of all that is read off runs in which nothing is swapped."""
+    return CAPTURES + CARDS * any(member.site in FEATURE_SITES for member in members)
 
 
 @checked("ct.explain")
@@ -92,7 +101,7 @@ def explain(
     ``known``: role -> names or a Selection, shown beside (a circuit of ``ct.known`` gives its ``roles``). ``progress``
     shows what is done, how many pairs of it, of how many: True, False, or a function of these three; by default in
     terminals and notebooks. Costs at most 4 k^2 + 100 forward-equivalents: see ``ct.readout.predict``. Raises
-    InputError for members outside the space, UnsupportedSite for parts of a dictionary.
+    InputError for members outside the space.
     """
     members = _members(problem, selection, k)
     roles = _known(known)
@@ -123,13 +132,6 @@ def _check_inside(problem: LanguageProblem, members: Sequence[Component]) -> Non
             f"ct.explain: {strange} is not in this component space of {problem.space.outline}: name members of the "
             "space, or build the problem with the sites that hold it"
         )
-    part = next((member for member in members if member.site in OF_DICTIONARIES), None)
-    if part is not None:
-        own = next(one.site for one in problem.model.dictionaries if one.layer == part.layer)
-        raise UnsupportedSite(
-            f"ct.explain: {part} is a part of a dictionary, and what stands inside of one is not told apart here: "
-            f"explain what it is a part of, the {own} of layer {part.layer}, in a problem of that site"
-        )
 
 
 def _known(known: Mapping[str, Any] | None) -> dict[str, list[str]]:
@@ -140,6 +142,18 @@ def _known(known: Mapping[str, Any] | None) -> dict[str, list[str]]:
         for member in members_of("ct.explain", f"known[{role!r}]", names):
             found.setdefault(str(replace(member, role="all")), []).append(role)
     return found
+
+
+def _feature(card: FeatureCard) -> Feature:
+    return Feature(
+        dictionary=card.dictionary,
+        hook=card.hook,
+        active_share=card.active_share,
+        active=tuple(Active(**vars(one)) for one in card.active_on),
+        promoted=card.promoted,
+        suppressed=card.suppressed,
+        link=card.link,
+    )
 
 
 class _Explainer:
@@ -158,12 +172,13 @@ class _Explainer:
 
     def made(self) -> Explanation:
         """Everything, one part after the other."""
-        _, groups = _cost(len(self.members))
+        _, groups = _cost(self.members)
         paths = follow(self.changes, self.chooses, self.members)
         acting, cost = act(self.problem, self.changes, self.members, groups)
         written, direct, table = self._written()
         reads, examples, ov = self._read()
-        cards = self._cards(paths, acting, written, direct, reads, ov)
+        features = self._features()
+        cards = self._cards(paths, acting, written, direct, reads, ov, features)
         whole = None if table is None else self.changes.units_mean(table.logit_difference, table.pairs)
         several = any(len(pair.answers) > 1 for pair in self.changes.part.scorer.pairs)
         said = tuple(replace(card, words=words_of(card, paths, self.problem.metric, whole, several)) for card in cards)
@@ -183,7 +198,7 @@ class _Explainer:
             parts=() if table is None else tuple(self._parts(table)),
             examples=tuple(examples),
             notes=tuple(self.notes),
-            forward_equivalents=spent + CAPTURES,
+            forward_equivalents=spent + _looks(self.members),
             contributions=table,
         )
 
@@ -213,6 +228,22 @@ class _Explainer:
             ov |= ov_maps(scorer, self.writer, heads, scorer.pairs, looked)
         self.progress("what they read", self.changes.part.size, self.changes.part.size)
         return reads, examples, ov
+
+    def _features(self) -> dict[str, Feature]:
+        """What the members that are features of dictionaries are, on the prompts of both runs."""
+        pairs = self.changes.part.scorer.pairs
+        pairs = pairs[:: -(-len(pairs) // MOST_PAIRS)]
+        prompts = dict.fromkeys(tuple(ids) for pair in pairs for ids in (pair.prompt, pair.donor or ()) if ids)
+        if not any(member.site in FEATURE_SITES for member in self.members):
+            return {}
+        self.progress("what the features are", 0, len(pairs))
+        try:
+            cards = described(self.problem.model, self.members, list(prompts))
+        except UnsupportedSite as error:
+            self.notes.append(f"what the features are is left out: {error}")
+            return {}
+        self.progress("what the features are", len(pairs), len(pairs))
+        return {card.component: _feature(card) for card in cards}
 
     def _written(self) -> tuple[list[Written], list[tuple[float | None, Interval | None]], Contributions | None]:
         """What members write, the direct part of their effects, and the table of contributions."""
@@ -256,6 +287,7 @@ class _Explainer:
         direct: Sequence[tuple[float | None, Interval | None]],
         reads: Sequence[Read],
         ov: Mapping[str, Ov],
+        features: Mapping[str, Feature],
     ) -> list[Card]:
         """One for each member, in the order of layers."""
         own = {str(member): i for i, member in enumerate(self.members)}
@@ -272,6 +304,7 @@ class _Explainer:
                     direct_interval=direct[i][1],
                     acting=tuple(one for one in acting if one.component == alone.component),
                     ov=ov.get(alone.component),
+                    feature=features.get(str(replace(self.members[i], role="all"))),
                     known=tuple(self.known.get(str(replace(self.members[i], role="all")), ())),
                 )
             )

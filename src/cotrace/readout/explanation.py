@@ -15,9 +15,11 @@ from cotrace.readout.records import (
     LAST,
     NO_INTERVAL,
     Acting,
+    Active,
     Alone,
     Arrow,
     Example,
+    Feature,
     Look,
     Moved,
     Ov,
@@ -54,6 +56,8 @@ class Card:
     direct_interval: Interval | None
     acting: tuple[Acting, ...] = ()
     ov: Ov | None = None
+    feature: Feature | None = None
+    """What the feature is; None for another member, or where it is not known."""
     known: tuple[str, ...] = ()
     """Roles that others have given it."""
     words: str = ""
@@ -257,6 +261,23 @@ class Explanation:
         title = "Who feeds whom (share: of what the first does)"
         return Table(title, columns, rows, frozenset({5, 6})).without_empty()
 
+    def features(self) -> Table:
+        """What each feature of a dictionary is: where it is active, what its direction promotes, and its page."""
+        rows = [
+            (
+                card.component,
+                f"{one.active_share:.1%}",
+                "; ".join(map(active_words, one.active[:2])),
+                _tokens(one.promoted),
+                _tokens(one.suppressed),
+                one.link or "",
+            )
+            for card in self.cards
+            if (one := card.feature) is not None
+        ]
+        columns = ("component", "active on", "most in", "promotes", "suppresses", "page")
+        return Table("What the features are", columns, rows, frozenset({2, 3, 4, 5})).without_empty()
+
     def added(self, most: int = 12) -> Table:
         """The largest parts of the logit difference, members or not, and the sum of all."""
         check_kind("Explanation.added", "most", most, int)
@@ -274,6 +295,7 @@ class Explanation:
                 card,
                 read=replace(card.read, tokens=()),
                 ov=None if card.ov is None else replace(card.ov, moved=()),
+                feature=None if card.feature is None else replace(card.feature, active=()),
             )
             for card in self.cards
         )
@@ -322,6 +344,8 @@ class Explanation:
         yield self.writes()
         if any(card.ov is not None for card in self.cards):
             yield self.maps()
+        if any(card.feature for card in self.cards):
+            yield self.features()
         if any(card.roles for card in self.cards):
             yield self.positions()
         if self.arrows:
@@ -353,6 +377,11 @@ def _tokens(tokens: Sequence[tuple[str, float]]) -> str:
 
 def _names(tokens: Sequence[str]) -> str:
     return ", ".join(map(repr, tokens[:SHOWN]))
+
+
+def active_words(one: Active) -> str:
+    """A text with the active token in brackets, and its activation."""
+    return f"{one.before}[{one.token}]{one.after} ({one.activation:.3g})"
 
 
 def _behaviour(card: Card) -> str:

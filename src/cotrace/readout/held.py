@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from cotrace.batches import Layout
 from cotrace.components import Component, Site
-from cotrace.interventions import Entry, Stations
+from cotrace.dictionaries.placed import PlacedDictionary
+from cotrace.interventions import Entry, RunningFeatures, Stations
 from cotrace.models import Place
 from cotrace.models.internals import AttentionCall, attention_handler
-from cotrace.models.taps import Edit
+from cotrace.models.taps import Edit, TapList
 from cotrace.problem.batching import Replan, release
 from cotrace.problem.scorer import Scorer
 
@@ -169,7 +170,8 @@ class HeldRuns:
     ) -> Float[Tensor, "run example answer"]:
         scorer = self.scorer
         with scorer.passing(layout, len(runs)), extra.attention():
-            return scorer.run(self._masks(runs), layout, entry=entry, more=extra.edits())
+            edits = extra.edits()
+            return scorer.run(self._masks(runs), layout, entry=entry, more=edits, first=extra.notes())
 
     def _masks(self, runs: Sequence[Run]) -> Float[Tensor, "run n"]:
         space, kind = self.scorer.space, self.scorer.model.compute_dtype
@@ -189,6 +191,21 @@ class _Attending:
         self.held, self.copies = held, copies
         self.heads: dict[nn.Module, list[tuple[int, Key]]] = defaultdict(list)
         """Attention module -> (copy, what is taken or put there)."""
+        self.noted: dict[PlacedDictionary, RunningFeatures] = {}
+        """Dictionaries of whose features or error something is taken or put."""
+
+    def notes(self) -> TapList:
+        """Edits that change nothing, before all others."""
+        return [tap for one in self.noted.values() for tap in one.taps]
+
+    def at(self, place: Place) -> Place:
+        """Where a place's value is changed; of a dictionary's parts, where it writes, and its values are noted."""
+        placed = place.dictionary
+        if placed is None:
+            return place
+        self.noted.setdefault(placed, RunningFeatures(placed, self.copies))
+        write: Place = placed.write
+        return write
 
     def attention(self) -> AbstractContextManager[None]:
         """In force while the model runs."""
@@ -233,16 +250,20 @@ class _Recorder(_Attending):
                     self.heads[place.module].append((copy, key))
 
     def edits(self) -> list[tuple[Place, Edit]]:
-        return [(place, self._keep(place, entries)) for place, entries in self.wholes.items()]
+        return [(self.at(place), self._keep(place, entries)) for place, entries in self.wholes.items()]
 
     def _keep(self, place: Place, entries: Sequence[tuple[int, Key]]) -> Edit:
         def keep(own: Tensor) -> Tensor:
-            units = by_unit(place, own, self.copies)
             for copy, key in entries:
-                self.values[key] = units[copy, key[1].unit or 0].clone()
+                self.values[key] = self._value(place, own, key[1], copy).clone()
             return own
 
         return keep
+
+    def _value(self, place: Place, own: Tensor, member: Component, copy: int) -> Tensor:
+        if place.dictionary is not None:
+            return self.noted[place.dictionary].value(member)[copy]
+        return by_unit(place, own, self.copies)[copy, member.unit or 0]
 
     def handle(self, module: nn.Module, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
         for copy, key in self.heads.get(module, ()):
@@ -267,7 +288,24 @@ class _Holder(_Attending):
                 self.heads[place.module].append((copy, key))
 
     def edits(self) -> list[tuple[Place, Edit]]:
-        return [(place, self._put(place, entries)) for place, entries in self.wholes.items()]
+        return [
+            (self.at(place), (self._put if place.dictionary is None else self._add)(place, entries))
+            for place, entries in self.wholes.items()
+        ]
+
+    def _add(self, place: Place, entries: Sequence[tuple[int, Key]]) -> Edit:
+        """Of a feature or an error: what it adds to the place's value, from its own to the other value."""
+
+        def add(own: Tensor) -> Tensor:
+            noted, changed = self.noted[place.dictionary], _own(own)
+            rows = changed.view(self.copies, -1, noted.placed.dictionary.d_out)
+            for copy, key in entries:
+                value = noted.value(key[1])[copy]
+                move = self._where(key[1], place, value, self.values[key]) - value
+                rows[copy] += noted.added(key[1], move).to(own)
+            return changed
+
+        return add
 
     def _put(self, place: Place, entries: Sequence[tuple[int, Key]]) -> Edit:
         def put(own: Tensor) -> Tensor:

@@ -144,6 +144,34 @@ class Written:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Active:
+    """A token on which a feature is active, with the text around it."""
+
+    before: str
+    token: str
+    after: str
+    activation: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feature:
+    """What a member is that is a feature of a dictionary, over all tokens of the prompts that figures are of."""
+
+    dictionary: str
+    hook: str
+    """The place that its dictionary writes."""
+    active_share: float
+    """Share of the prompts' tokens on which it is active."""
+    active: tuple[Active, ...] = ()
+    """Where it is most active, the strongest first, one of a prompt."""
+    promoted: tuple[Token, ...] = ()
+    """Tokens that its direction promotes straight through the final norm, by how many logits at activation 1."""
+    suppressed: tuple[Token, ...] = ()
+    link: str | None = None
+    """Its page at Neuronpedia, where its dictionary names one; nothing is fetched."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Moved:
     """What a head writes when it attends to one token alone; or a neuron or coordinate, by its output row."""
 

@@ -77,7 +77,8 @@ class Writes:
         writer, kept, reads = self.writer, Kept(), Kept()
         layers = self.scorer.model.layers
         passed = {one.index + 1: place for one in layers if (place := one.place(Site.RESIDUAL)) is not None}
-        places = [writer.end, *writer.added.values(), *writer.matrices.values(), *map(self._place, self._seen)]
+        needed = [place for member in self._seen for place in writer.needs(member)]
+        places = [writer.end, *writer.added.values(), *writer.matrices.values(), *needed]
         places += passed.values()
         places += [writer.joint(member.layer) for member in self._seen if member.site is Site.EXPERT]
         adders = [place for place in map(writer.adder, self.members) if place is not None]
@@ -187,9 +188,9 @@ class Writes:
 
     def _note_member(self, i: int, member: Component, base: Frozen, donor: Tensor, at: Tensor) -> None:
         try:
-            own = base.vector(member, base.at(self._place(member)))
+            own = base.vector(member, base.own(member))
             self._own[0, i, at] = (own * base.pulled).sum(-1).double().cpu()
-            self._own[1, i, at] = base.part(member, donor).double().cpu()
+            self._own[1, i, at] = base.part(member, base.swapped(member, donor)).double().cpu()
         except UnsupportedSite as error:
             self.unseen[str(member)] = str(error)
             return

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from cotrace.readout.diagram import anchor
-from cotrace.readout.explanation import Card, Explanation, look_words, looks_of
-from cotrace.readout.records import NO_INTERVAL, Arrow, Moved
+from cotrace.readout.explanation import Card, Explanation, active_words, look_words, looks_of
+from cotrace.readout.records import NO_INTERVAL, Arrow, Feature, Moved
 from cotrace.statistics import interval_text
 
+NEURONPEDIA = "https://www.neuronpedia.org/"
 SHOWN = 4
 LEAST = 0.2
 """Score from which a behaviour is mentioned."""
@@ -30,6 +31,8 @@ class MemberCard:
     facts: tuple[tuple[str, str], ...]
     attends: bool
     """Whether its attention can be looked at."""
+    page: str | None = None
+    """Where a feature is shown at Neuronpedia."""
 
 
 def member_cards(found: Explanation) -> list[MemberCard]:
@@ -44,6 +47,7 @@ def member_cards(found: Explanation) -> list[MemberCard]:
             card.words,
             tuple((name, text) for name, text in _facts(card, found) if text),
             card.component in seen,
+            _page(card),
         )
         for card in found.cards
     ]
@@ -63,6 +67,12 @@ def pattern_data(found: Explanation) -> list[dict[str, Any]]:
         }
         for example in found.examples
     ]
+
+
+def _page(card: Card) -> str | None:
+    """The link of a feature, which a file may hold: to nowhere else than Neuronpedia."""
+    link = None if card.feature is None else card.feature.link
+    return link if link is not None and link.startswith(NEURONPEDIA) else None
 
 
 def _tags(card: Card) -> Iterator[str]:
@@ -97,6 +107,8 @@ def _facts(card: Card, found: Explanation) -> Iterator[tuple[str, str]]:
         yield "writes to the answer", f"{written.base:+.3g} logits; {written.donor:+.3g} when swapped"
     yield "raises", ", ".join(_quoted(token) for token, _ in written.promoted[:SHOWN])
     yield "lowers", ", ".join(_quoted(token) for token, _ in written.suppressed[:SHOWN])
+    if card.feature is not None:
+        yield from _feature_facts(card.feature)
     if card.ov is not None:
         if card.ov.copies is not None:
             yield "copies", f"{card.ov.copies:.0%} of the tokens it may look at"
@@ -118,6 +130,13 @@ def _facts(card: Card, found: Explanation) -> Iterator[tuple[str, str]]:
 def _moved(one: Moved) -> str:
     raises, lowers = (", ".join(map(_quoted, tokens)) for tokens in (one.raises, one.lowers))
     return f"{_quoted(one.token) + ' ' if one.token else ''}raises {raises}, lowers {lowers}"
+
+
+def _feature_facts(one: Feature) -> Iterator[tuple[str, str]]:
+    yield "feature of", f"{one.dictionary} at {one.hook}, active on {one.active_share:.1%} of the tokens"
+    yield "most active in", "; ".join(map(active_words, one.active[:SHOWN]))
+    yield "its direction promotes", ", ".join(_quoted(token) for token, _ in one.promoted[:SHOWN])
+    yield "its direction suppresses", ", ".join(_quoted(token) for token, _ in one.suppressed[:SHOWN])
 
 
 def _quoted(token: str) -> str:

@@ -135,6 +135,7 @@ def _explained(material: Material) -> dict[str, Any]:
         found.reads(),
         found.writes(),
         found.maps(),
+        found.features(),
         found.positions(),
         found.positions(single=True),
         found.added(),
