@@ -22,10 +22,10 @@ from cotrace.errors import CotraceError, InputError, WorkersError
 from cotrace.models import LanguageModel
 from cotrace.problem.batching import Event
 from cotrace.problem.executor import BatchLoss, Measure
-from cotrace.problem.parts import RECORDED
+from cotrace.problem.parts import records_alone
 from cotrace.problem.scorer import Scorer
 from cotrace.workers.cluster import Cluster, Needs, join, ray_module
-from cotrace.workers.cut import Cut, Question, Sent, Shared
+from cotrace.workers.cut import Cut, Question, Sent, Shared, check_sendable, is_shared
 from cotrace.workers.worker import ALIKE, ModelSource, Replica, versions
 
 MAX_RESTARTS = 10
@@ -212,12 +212,14 @@ class Workers:
     def _asked(self, scorer: Scorer) -> tuple[Sent, Cut]:
         """What a scorer's batches have in common, sent once, and how its plan is cut."""
         if scorer not in self._questions:
-            packing = scorer.packing
+            check_sendable(scorer)
+            packing, source, donors = scorer.packing, scorer.source, scorer.donors
+            recorded = source is not None and records_alone(source)
             question = Question(
                 model=self._model(scorer.model),
                 space=scorer.space,
-                source=scorer.source if isinstance(scorer.source, RECORDED) else None,
-                shared=None if isinstance(scorer.source, RECORDED) else Shared.of(scorer.donors),
+                source=source if recorded else None,
+                shared=Shared.of(donors) if not recorded and is_shared(donors) else None,
                 packing=packing,
                 mean=scorer.mean,
                 reads=scorer.reads,
