@@ -16,6 +16,7 @@ from cotrace.problem.pairs import PairProblem
 from cotrace.problem.protocol import Problem
 from cotrace.problem.scorer import Scorer
 from cotrace.problem.whole import SetProblem
+from cotrace.workers.cut import check_sendable
 from cotrace.workers.workers import MAX_RESTARTS, Workers
 
 Part = TypeVar("Part", bound=PairProblem | SetProblem)
@@ -59,6 +60,8 @@ def check_distributable(problem: Problem) -> None:
         )
     else:
         check_travels(problem.space)
+        for part in problem.inside.counted_parts.values():
+            check_sendable(part.scorer)
 
 
 def _on(problem: Problem, workers: Workers) -> Problem:
