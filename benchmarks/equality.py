@@ -89,7 +89,7 @@ def ray_here(processors: int) -> Iterator[None]:
     import ray
 
     options = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
-    ray.init(num_cpus=processors, object_store_memory=OBJECT_STORE, **options)
+    ray.init("local", num_cpus=processors, object_store_memory=OBJECT_STORE, **options)
     try:
         yield
     finally:

@@ -107,7 +107,14 @@ def crew_restarts() -> int:
     return sum(workers.restarts for workers in (CREW.get() or {}).values())
 
 
-def disturbed(count: Count, runs: int, folder: Path, strike: Callable[[], None], draw: random.Random) -> Count:
+def disturbed(
+    count: Count,
+    runs: int,
+    folder: Path,
+    draw: random.Random,
+    strike: Callable[[], None],
+    renew: Callable[[], None] = lambda: None,
+) -> Count:
     """Runs in this process during which something is killed, after one that only says how long they take."""
     from cotrace.runs.prepare import one_crew
 
@@ -120,6 +127,8 @@ def disturbed(count: Count, runs: int, folder: Path, strike: Callable[[], None],
             out, before, began = folder / f"{count.kind}-{i}", crew_restarts(), time.monotonic()
             with struck(draw.uniform(0, life_s), strike) as hit:
                 run_here(*ASKED, *WORKERS, "--out", str(out))
+            if hit:
+                renew()
             noted(count, out, folder / "whole", began, hit=bool(hit), lost=crew_restarts() - before)
     return count
 
@@ -140,18 +149,18 @@ def of_workers(runs: int, folder: Path, draw: random.Random) -> Count:
             os.kill(draw.choice(alive).pid, signal.SIGKILL)
 
     with ray_here(processors=2):
-        return disturbed(Count("workers"), runs, folder, strike, draw)
+        return disturbed(Count("workers"), runs, folder, draw, strike)
 
 
 def of_nodes(runs: int, folder: Path, draw: random.Random) -> Count:
     """The second of two nodes, with a worker on it, is killed; another comes in its place."""
-    with two_nodes() as strike:
-        return disturbed(Count("nodes"), runs, folder, strike, draw)
+    with two_nodes() as (strike, renew):
+        return disturbed(Count("nodes"), runs, folder, draw, strike, renew)
 
 
 @contextmanager
-def two_nodes() -> Iterator[Callable[[], None]]:
-    """Ray on two nodes, which this process has joined, and what kills the second and begins another."""
+def two_nodes() -> Iterator[tuple[Callable[[], None], Callable[[], None]]]:
+    """Ray on two nodes, which this process has joined; what kills the second, and what begins another."""
     from cotrace.workers.cluster import SETTINGS
 
     os.environ.update(SETTINGS)
@@ -165,10 +174,15 @@ def two_nodes() -> Iterator[Callable[[], None]]:
 
     def strike() -> None:
         cluster.remove_node(second.pop(), allow_graceful=False)
+
+    def renew() -> None:
         second.append(cluster.add_node(**node))
+        deadline = time.monotonic() + LEFT_S
+        while len(replicas()) < 2 and time.monotonic() < deadline:  # the lost worker begins there
+            time.sleep(0.2)
 
     try:
-        yield strike
+        yield strike, renew
     finally:
         ray.shutdown()
         cluster.shutdown()
