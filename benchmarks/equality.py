@@ -63,7 +63,9 @@ def own_pairs(path: Path, count: int = 48) -> Path:
         thing = ("ball", "cat", "big red box")[i % 3]
         base, donor = (f"One day, {who} saw a {thing} in the park. The" for who in (name, other))
         row = {"id": str(i), "base": base, "counterfactual": donor, "answers": [" boy", " girl"], "target": i % 2}
-        rows.append(row | {"group": "ab"[i % 2], "favourable": 0, "label": i % 3 % 2, "spans": {"subject": [9, 9 + len(name)]}})
+        rows.append(
+            row | {"group": "ab"[i % 2], "favourable": 0, "label": i % 3 % 2, "spans": {"subject": [9, 9 + len(name)]}}
+        )
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 

@@ -29,7 +29,18 @@ import psutil
 from benchmarks.equality import OBJECT_STORE, SAME, ray_here
 from tests.faults.harness import Commands, kill_after
 
-ASKED = ("trace", "--model", "shipped", "--task", "demo_conflict", "--max-size", "4", "--batch-tokens", "512", "--quiet")
+ASKED = (
+    "trace",
+    "--model",
+    "shipped",
+    "--task",
+    "demo_conflict",
+    "--max-size",
+    "4",
+    "--batch-tokens",
+    "512",
+    "--quiet",
+)
 WORKERS = ("--workers", "2", "--max-restarts", "1000")
 LEFT_S = 30.0
 """Seconds after a driver's death in which its workers must have ended."""

@@ -114,7 +114,9 @@ def test_a_job_whose_process_is_killed_is_run_again_as_often_as_allowed(tmp_path
     again = tmp_path / "again"
     thread = threading.Thread(target=kill_the_first, args=(again, 2))
     thread.start()
-    with pytest.raises(WorkersError, match=r"2 workers were lost .*max_restarts is 1: what is done is kept, say the same"):
+    with pytest.raises(
+        WorkersError, match=r"2 workers were lost .*max_restarts is 1: what is done is kept, say the same"
+    ):
         dict(side_by_side({"again": partial(job, again, "")}, Side(count=1, max_restarts=1), tmp_path))
     thread.join()
     with pytest.raises(InputError, match=r"^this job cannot be done$"):

@@ -77,6 +77,8 @@ def _run(job: Job, expected: Mapping[str, str], threads: int, folder: Path) -> s
 
     check_versions({"versions": versions(), "node": platform.node()}, expected)
     if not os.access(folder, os.W_OK):
-        raise InputError(f"worker on {platform.node()}: {folder} cannot be written to; name one that all machines share")
+        raise InputError(
+            f"worker on {platform.node()}: {folder} cannot be written to; name one that all machines share"
+        )
     torch.set_num_threads(threads)
     return job()
