@@ -47,7 +47,7 @@ CASES: Mapping[str, tuple[str, ...]] = {
 """Case -> what ``cotrace trace`` is asked on the model that ships."""
 OWN: Mapping[str, tuple[str, ...]] = {
     "generated": ("--task", "agreement", "--task-option.size", "40", "--search", "pursuit,greedy,pgbct"),
-    "generated, keep": ("--task", "ioi", "--task-option.size", "30", "--mode", "keep"),
+    "generated and kept": ("--task", "ioi", "--task-option.size", "30", "--mode", "keep"),
     "gap of groups": ("--task", "PAIRS", "--metric", "stereotype_gap", "--direction", "minimise"),
     "subject": ("--task", "PAIRS", "--roles", "subject,last", "--donors", "noise=3x@subject"),
     "kl of a file": ("--task", "PAIRS", "--metric", "kl", "--direction", "maximise", "--evaluation", "standard"),
