@@ -233,6 +233,15 @@ class ComponentSpace(Sequence[Component]):
         return tuple(blocks)
 
     @cached_property
+    def by_place(self) -> ComponentSpace:
+        """The same components, those of one place and role side by side, units ascending."""
+        firsts: dict[tuple[Site, int, str], int] = {}
+        for component in self:
+            firsts.setdefault(_place(component), len(firsts))
+        ordered = sorted(self, key=lambda component: (firsts[_place(component)], component.unit or 0))
+        return ComponentSpace(tuple(ordered))
+
+    @cached_property
     def sites(self) -> tuple[Site, ...]:
         """The sites in the space, in order of first appearance."""
         return tuple(dict.fromkeys(component.site for component in self.components))

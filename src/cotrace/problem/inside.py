@@ -20,7 +20,7 @@ from cotrace.problem.active import Told
 from cotrace.problem.aim import target_of
 from cotrace.problem.batching import Batching
 from cotrace.problem.coverage import Coverage
-from cotrace.problem.memory import check_budget
+from cotrace.problem.memory import check_budget, memory_budget
 from cotrace.problem.pairs import PairProblem, input_gradient
 from cotrace.problem.parts import Builder, judging
 from cotrace.problem.posing import Division, Settled
@@ -130,7 +130,8 @@ class Parts:
 
         needed = [pairs(indices) for indices in (settled.training, settled.judged) if indices]
         if memory is not None:
-            check_budget(memory, builder.storage.budget, max(map(builder.least_memory, needed)))
+            budget = memory_budget(memory, builder.model.device)
+            check_budget(memory, budget, max(map(builder.least_memory, needed)))
         training = build(settled.training)
         held = build(settled.judged) if settled.judged else None
         sealed = partial(build, settled.audit) if settled.audit else None

@@ -31,8 +31,8 @@ from cotrace.problem.capture import Captured, activations, attention
 from cotrace.problem.coverage import Coverage
 from cotrace.problem.executor import EXECUTOR, check_travels
 from cotrace.problem.inside import Heldout, Inside, Parts
-from cotrace.problem.memory import check_memory, memory_budget
-from cotrace.problem.packing import check_frequencies, choose_packing
+from cotrace.problem.memory import check_memory, is_size, memory_budget
+from cotrace.problem.packing import check_frequencies, choose_packing, token_bytes
 from cotrace.problem.parts import Builder
 from cotrace.problem.posing import Division, Settled, Writing, check_options, overlap_words, settle
 from cotrace.problem.protocol import Cost, Direction, Examples, JudgePairs, Loss, Mode
@@ -82,7 +82,7 @@ class LanguageProblem:
     ``judge_pairs`` is how many held-out pairs judge (``heldout``): whole groups drawn by seed; 1,000 unless told, or
     ``"all"``.
     ``memory`` (``"4GB"``, ``0.5`` of what is free) bounds donor values and kept prefixes: what goes beyond it is on
-    disk, or computed anew. ``checkpointing`` (``auto``: when memory runs out) computes activations again in the
+    disk, or computed anew. A size also bounds what a forward pass holds, by fewer tokens in each. ``checkpointing`` (``auto``: when memory runs out) computes activations again in the
     backward pass. ``dictionaries`` (``ct.load_dictionaries``) make the sites ``feature``, the features that are active
     in the base or donor run of a training pair (``features`` says how many), and ``error``, all that they leave; they
     are in ``model`` from then on. Raises CotraceError subclasses for bad input.
@@ -150,7 +150,9 @@ class LanguageProblem:
         settled = settle(model, task, self.space, source, writing, division)
         _warn_of(settled.encoding, self.space, task)
         reference = (settled.donors.reference or ()) if isinstance(settled.donors, Mean) else ()
-        packing = choose_packing(model, settled.encoding.pairs, batch_tokens, pack, reference)
+        most = memory_budget(memory, model.device)
+        size = most if is_size(memory) else None
+        packing = choose_packing(model, settled.encoding.pairs, batch_tokens, pack, reference, size)
         packing = replace(packing, patch_answers=positions == "prompt+answer")
         check_frequencies(settled.encoding.pairs, packing)
         features = () if isinstance(sites, ComponentSpace) else self._tell_features(settled, packing)
@@ -163,7 +165,7 @@ class LanguageProblem:
             mode,
             task.score == "mean",
             Batching(packing.batch_tokens, checkpointing),
-            Storage(memory_budget(memory, model.device)),
+            Storage(most if size is None else size - min(size // 2, packing.batch_tokens * token_bytes(model))),
             ModelState.of(model),
             memory,
         )

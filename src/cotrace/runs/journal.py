@@ -24,7 +24,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from cotrace.batches import Layout
-from cotrace.problem.executor import BatchLoss, ChangeLoss, Executor, Linear, Measure, Reading, ScoreLoss
+from cotrace.problem.executor import BatchLoss, ChangeLoss, Executor, LevelLoss, Linear, Measure, Reading, ScoreLoss
 from cotrace.problem.language import LanguageProblem
 from cotrace.problem.pairs import PairProblem
 from cotrace.problem.scorer import Scorer
@@ -220,6 +220,8 @@ def _loss_mark(loss: BatchLoss) -> bytes | None:
     """Hash of a loss that is known by its numbers; None for others."""
     if isinstance(loss, ScoreLoss):
         return b"scores" + _tensor_mark(loss.slope)
+    if isinstance(loss, LevelLoss):
+        return loss.metric.name.encode() + b"levels" + _tensor_mark(loss.base) + _tensor_mark(loss.slope)
     if not isinstance(loss, ChangeLoss):
         return None
     base = loss.metric.name.encode() + _tensor_mark(loss.base)

@@ -17,6 +17,7 @@ from cotrace.problem.protocol import Problem
 from cotrace.problem.scorer import Scorer
 from cotrace.problem.weighted import WeightedSum
 from cotrace.problem.whole import SetProblem
+from cotrace.workers.cut import check_sendable
 from cotrace.workers.workers import MAX_RESTARTS, Workers
 
 Part = TypeVar("Part", bound=PairProblem | SetProblem)
@@ -60,6 +61,8 @@ def check_distributable(problem: Problem) -> None:
         )
     else:
         check_travels(problem.space)
+        for part in problem.inside.counted_parts.values():
+            check_sendable(part.scorer)
 
 
 def _on(problem: Problem, workers: Workers) -> Problem:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from cotrace.components import ComponentSpace
 from cotrace.errors import InputError
 from cotrace.evaluation import Evaluation, with_verdict
 from cotrace.report.page.examples import Example, Examples
@@ -142,20 +143,31 @@ class Material:
         return found if found is not None and found.n == len(frontier.space) else None
 
     @cached_property
+    def space(self) -> ComponentSpace:
+        """The components as the page has them: by place, in however small pieces the space names them."""
+        return self.first.space.by_place
+
+    @cached_property
+    def order(self) -> Places:
+        """The mask index of each component of the page."""
+        index = {component: i for i, component in enumerate(self.first.space)}
+        return np.array([index[component] for component in self.space], np.int64)
+
+    @cached_property
     def _places(self) -> dict[int, Places]:
         return {}
 
     def places(self, selection: Selection) -> Places:
-        """Mask indices of a selection's members; looked up once, as large sets take a while."""
+        """Where a selection's members are on the page; looked up once, as large sets take a while."""
         key = id(selection)
         if key not in self._places:
-            self._places[key] = np.array(self.first.space.indices(selection.members), np.int64)
+            self._places[key] = np.array(self.space.indices(selection.members), np.int64)
         return self._places[key]
 
     def example_effects(self, places: Places, part: str) -> Float[np.ndarray, "example"] | None:
-        """The effects of the set at these places of the mask on each pair; None where no search kept them."""
-        chosen = np.zeros(len(self.first.space), bool)
-        chosen[places] = True
+        """The effects of the set at these places on each pair; None where no search kept them."""
+        chosen = np.zeros(len(self.space), bool)
+        chosen[self.order[places]] = True
         key = np.packbits(chosen).tobytes()
         for one in self.frontiers:
             table = self.table(one, part)
