@@ -27,7 +27,6 @@ from cotrace.readout.explanation import Explanation
 from cotrace.readout.files import NAMES
 from cotrace.readout.positions import act
 from tests import tiny
-from tests.dictionaries.toy import MODEL, TASK, dictionary
 from tests.families import tiny_model
 from tests.handmade import PLANTED
 
@@ -260,17 +259,6 @@ def test_what_is_refused() -> None:
         ct.explain(problem, frontier, k=7)
     with pytest.raises(InputError, match="not explained here"):
         explained("induction").card("L0.head0")
-
-
-@pytest.mark.filterwarnings("ignore::cotrace.problem.active.PoorDictionary")
-def test_parts_of_a_dictionary_are_refused_before_anything_runs() -> None:
-    problem = LanguageProblem(
-        MODEL, TASK, sites=["feature"], dictionaries=[dictionary("blocks.1.hook_mlp_out", 0)], holdout=0
-    )
-    spent_before = spent(problem)
-    with pytest.raises(ct.errors.UnsupportedSite, match=r"L1\.feature\d+ is a part of .* the mlp_output of layer 1"):
-        ct.explain(problem, problem.space.names[:1])
-    assert spent(problem) == spent_before
 
 
 @pytest.mark.parametrize("mode", ["swap", "keep"])

@@ -1,7 +1,7 @@
+from .card import Card as Card
 from .explain import ExplanationPlan as ExplanationPlan
 from .explain import explain as explain
 from .explain import predict as predict
-from .explanation import Card as Card
 from .explanation import Explanation as Explanation
 from .records import Acting as Acting
 from .records import Active as Active

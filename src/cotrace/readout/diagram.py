@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 from cotrace.components import Component
-from cotrace.readout.explanation import Card, Explanation
+from cotrace.readout.card import Card, Explained
 from cotrace.readout.records import NEGLIGIBLE, NO_INTERVAL
 from cotrace.readout.words import main_look
 from cotrace.statistics import covers
@@ -40,7 +40,7 @@ def anchor(component: str) -> str:
     return "card-" + re.sub(r"\W", "-", component)
 
 
-def diagram_svg(found: Explanation, *, linked: bool = False) -> str:
+def diagram_svg(found: Explained, *, linked: bool = False) -> str:
     """The diagram; ``linked``: nodes lead to the members' cards in the same page."""
     rows = _rows(found)
     widest = max(len(row) for row in rows)
@@ -67,7 +67,7 @@ _ENDS = (
 )
 
 
-def _rows(found: Explanation) -> list[list[str]]:
+def _rows(found: Explained) -> list[list[str]]:
     """Names by layer, the last layer first, below the answer."""
     layers: dict[int, list[str]] = {}
     for name in found.components:
@@ -83,7 +83,7 @@ def _placed(rows: Sequence[Sequence[str]], width: float, height: float) -> Itera
             yield name, ((width - wide) / 2 + j * (WIDTH + GAP), MARGIN + i * (HEIGHT + RISE))
 
 
-def _lines(found: Explanation) -> Iterator[_Line]:
+def _lines(found: Explained) -> Iterator[_Line]:
     """The arrows that are more than next to nothing, the widest first so that the others lie on top."""
     shown = [arrow for arrow in found.arrows if arrow.given is None or arrow.kind == "redundant"]
     lines = [
@@ -132,7 +132,7 @@ def _arrow(line: _Line, at: Mapping[str, tuple[float, float]], largest: float, i
     )
 
 
-def _node(found: Explanation, name: str, x: float, y: float, *, linked: bool) -> str:
+def _node(found: Explained, name: str, x: float, y: float, *, linked: bool) -> str:
     whole = "" if found.logit_difference is None else f"of {found.logit_difference:+.2g} logits"
     answer = ["the answer", found.metric.replace("_", " "), whole]
     lines = answer if name == ANSWER else list(_about(found.card(name)))

@@ -15,8 +15,9 @@ from cotrace.dictionaries.feature_cards import FeatureCard, described
 from cotrace.errors import InputError, UnsupportedSite
 from cotrace.problem import LanguageProblem
 from cotrace.problem.pairs import PairProblem
+from cotrace.readout.card import Card
 from cotrace.readout.changes import Changes
-from cotrace.readout.explanation import Card, Explanation
+from cotrace.readout.explanation import Explanation
 from cotrace.readout.logit_parts import writer_of
 from cotrace.readout.ov import output_rows, ov_maps
 from cotrace.readout.paths import follow, most_runs

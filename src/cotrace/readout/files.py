@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from cotrace.components import Component
 from cotrace.errors import InputError
 from cotrace.new_file import new_file
+from cotrace.readout.card import Card, Explained
 from cotrace.readout.diagram import ANSWER
-from cotrace.readout.explanation import Card, Explanation
 from cotrace.results.frames import MEMBER_COLUMNS
 from cotrace.statistics import Interval, covers
 from cotrace.visible import visible, visible_json
@@ -24,20 +24,13 @@ SCHEMA = 1
 NAMES = ("explanation.json", "explanation.graphml", "explanation-members.csv", "explanation-arrows.csv")
 
 
-def explanation_from(data: Mapping[str, Any]) -> Explanation:
-    """An explanation from plain data, checked field by field. Raises pydantic's ValidationError."""
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(Explanation).validate_python({n: v for n, v in data.items() if n not in ("schema", "words")})
-
-
-def explanation_json(found: Explanation) -> bytes:
+def explanation_json(found: Explained) -> bytes:
     """An explanation as JSON, its words first."""
     data = {"schema": SCHEMA, "words": list(found.words), **found.to_dict()}
     return (visible_json(json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)) + "\n").encode()
 
 
-def graph(found: Explanation) -> networkx.MultiDiGraph:
+def graph(found: Explained) -> networkx.MultiDiGraph:
     """The set as a graph: a node for each member and one for the answer, an edge for each arrow and direct effect."""
     import networkx
 
@@ -78,7 +71,7 @@ def _interval(interval: Interval | None) -> dict[str, float | None]:
     return {"ci_low": low, "ci_high": high}
 
 
-def graphml(found: Explanation) -> bytes:
+def graphml(found: Explained) -> bytes:
     """The graph as GraphML."""
     import networkx
 
@@ -116,7 +109,7 @@ def _member(card: Card) -> dict[str, Any]:
     }
 
 
-def members_frame(found: Explanation) -> pd.DataFrame:
+def members_frame(found: Explained) -> pd.DataFrame:
     """One row for each member."""
     import pandas as pd
 
@@ -124,7 +117,7 @@ def members_frame(found: Explanation) -> pd.DataFrame:
     return frame.astype({"unit": "Int64"})
 
 
-def arrows_frame(found: Explanation) -> pd.DataFrame:
+def arrows_frame(found: Explained) -> pd.DataFrame:
     """One row for each arrow, and each direct effect to ``answer``."""
     import pandas as pd
 
@@ -134,7 +127,7 @@ def arrows_frame(found: Explanation) -> pd.DataFrame:
     return pd.DataFrame(rows).reindex(columns=list(columns))
 
 
-def contents(found: Explanation) -> dict[str, bytes]:
+def contents(found: Explained) -> dict[str, bytes]:
     """Name -> content of every file."""
     tables = (members_frame(found), arrows_frame(found))
     csv = [
@@ -144,7 +137,7 @@ def contents(found: Explanation) -> dict[str, bytes]:
     return dict(zip(NAMES, (explanation_json(found), graphml(found), *csv), strict=True))
 
 
-def export(found: Explanation, folder: str | Path) -> tuple[Path, ...]:
+def export(found: Explained, folder: str | Path) -> tuple[Path, ...]:
     """Write them. Raises InputError, OutputExists."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)

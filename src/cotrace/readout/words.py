@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cotrace.readout.explanation import Card, looks_of
+from cotrace.readout.card import Card, looks_of
 from cotrace.readout.records import LAST, NO_INTERVAL, Arrow, Look, Paths
 from cotrace.statistics import covers, interval_text
 
