@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from cotrace.components import Component, ComponentSpace, Site
-from cotrace.evaluation import controls, evaluate, judge
+from cotrace.evaluation import controls, evaluate
+from cotrace.problem import evaluator
 from cotrace.problem.evaluator import Evaluator, singles
 from cotrace.problem.protocol import Examples
 from cotrace.results.effects import EffectTable
@@ -61,7 +62,7 @@ def test_judging_a_large_space_takes_memory_in_proportion() -> None:
 
 
 def test_singles_in_pieces_are_the_identity(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge, "MASK_ELEMENTS", 3 * 7)
+    monkeypatch.setattr(evaluator, "MASK_ELEMENTS", 3 * 7)
     pieces = list(singles(7))
     assert [len(piece) for piece in pieces] == [3, 3, 1]
     assert np.array_equal(np.concatenate(pieces), np.eye(7, dtype=bool))

@@ -301,7 +301,7 @@ class _Holder(_Attending):
             rows = changed.view(self.copies, -1, noted.placed.dictionary.d_out)
             for copy, key in entries:
                 value = noted.value(key[1])[copy]
-                move = self._where(key[1], place, value, self.values[key]) - value
+                move = self._where(key[1], place.tap, value, self.values[key]) - value
                 rows[copy] += noted.added(key[1], move).to(own)
             return changed
 
