@@ -299,9 +299,7 @@ def _mask(inside: Inside, called: str, run: Any) -> Float[Tensor, "n"]:
 
 def _check_features(inside: Inside, called: str, wanted: Sequence[Component], mask: Tensor) -> None:
     """Raise InputError for a feature or error of a dictionary that the set changes: no running value of it is left."""
-    chosen = [
-        c for c, z in zip(inside.problem.space, mask.bool().tolist(), strict=True) if z and c.site in OF_DICTIONARIES
-    ]
+    chosen = [c for c, z in zip(inside.space, mask.bool().tolist(), strict=True) if z and c.site in OF_DICTIONARIES]
     changed = {inside.model.places(c.site)[c.layer].dictionary: c for c in chosen}
     for one in (one for one in wanted if one.site in OF_DICTIONARIES):
         host = changed.get(inside.model.places(one.site)[one.layer].dictionary)
@@ -316,9 +314,9 @@ def _set_words(inside: Inside, run: Any, mask: Tensor) -> str:
     """The set in words: its components, or how many a mask of the user's own touches."""
     if isinstance(run, Tensor) or not mask.bool().any():
         return f"a mask that touches {int(mask.bool().sum())} of {len(mask)} components"
-    chosen = mask if inside.problem.mode == "swap" else 1 - mask
-    names = [name for name, one in zip(inside.problem.space.names, chosen.tolist(), strict=True) if one]
-    return clipped(f"{inside.problem.mode} {', '.join(names)}")
+    chosen = mask if inside.mode == "swap" else 1 - mask
+    names = [name for name, one in zip(inside.space.names, chosen.tolist(), strict=True) if one]
+    return clipped(f"{inside.mode} {', '.join(names)}")
 
 
 def _check_pairs(inside: Inside, called: str, ids: Sequence[str]) -> None:

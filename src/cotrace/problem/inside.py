@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cotrace.arguments import guarded
 from cotrace.batches import EncodedPair, Encoding, Packing, Refusal
+from cotrace.components import ComponentSpace, Mode
 from cotrace.donors import DonorSource
 from cotrace.errors import InputError
 from cotrace.interventions.storage import Storage
@@ -157,6 +158,8 @@ class Inside(Parts):
     whole: Callable[[], Problem]
     """Gives the problem whose inside this is."""
     model: LanguageModel
+    space: ComponentSpace
+    mode: Mode
     source_task: Task
     """The task that the problem was made of."""
     manner: dict[str, Any]
@@ -264,7 +267,7 @@ class Inside(Parts):
     @property
     def coverage(self) -> Coverage:
         """How many pairs were refused, by group, and how many have no donor position at a role."""
-        roles = list(dict.fromkeys(block.role for block in self.problem.space.blocks))
+        roles = list(dict.fromkeys(block.role for block in self.space.blocks))
         return Coverage.of(self.source_task.pairs, self.refused, self.encoding.pairs, roles)
 
     @property
@@ -277,7 +280,7 @@ class Inside(Parts):
             heldout_pairs=self.heldout_size,
             judged_pairs=parts["heldout"].size if "heldout" in parts else 0,
             refused_pairs=len(self.refused),
-            components=len(self.problem.space),
+            components=len(self.space),
             tokens=sum(layout.tokens for layout in layouts),
             padded_tokens=sum(layout.cells for layout in layouts),
             batches=len(layouts),

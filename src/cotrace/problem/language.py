@@ -174,6 +174,8 @@ class LanguageProblem:
         self.inside = Inside(
             whole=lambda: self,
             model=self.model,
+            space=self.space,
+            mode=mode,
             source_task=task,
             manner={
                 "prepend_bos": prepend_bos,
