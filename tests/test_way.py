@@ -1,4 +1,4 @@
-"""The way through the code: how many functions, in how many files and how deep, one greedy step and one problem pass."""
+"""The way through the code: functions, files and depth that one greedy step and one problem pass."""
 
 from __future__ import annotations
 
@@ -59,7 +59,6 @@ def test_a_greedy_step_passes_few_functions_and_files() -> None:
     states = search.steps(problem)
     next(states)
     found = way_of(lambda: next(states))
-    print(found)
     assert found["functions"] > 20, "the step is not seen"
     assert {name: found[name] for name in STEP if found[name] > STEP[name]} == {}
 
@@ -68,6 +67,5 @@ def test_a_problem_is_made_by_few_functions_and_files() -> None:
     model, task = ct.load_model("shipped"), ct.tasks.demo_bias()
     ct.LanguageProblem(model, task)  # what is found out about a model once stays
     found = way_of(lambda: ct.LanguageProblem(model, task))
-    print(found)
     assert found["functions"] > 50, "nothing is seen"
     assert {name: found[name] for name in MADE if found[name] > MADE[name]} == {}
