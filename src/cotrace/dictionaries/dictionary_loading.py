@@ -33,7 +33,7 @@ MOST = 64
 
 @guarded("ct.Dictionaries", fields=False)
 class Dictionaries(Sequence[Dictionary]):
-    """Dictionaries of one model, one of a layer; ``model.with_dictionaries`` and ``LanguageProblem`` take them."""
+    """Dictionaries of one model, one of a place; ``model.with_dictionaries`` and ``LanguageProblem`` take them."""
 
     def __init__(self, dictionaries: Sequence[Dictionary], *, trained_on: str | None = None) -> None:
         self._held = tuple(dictionaries)
