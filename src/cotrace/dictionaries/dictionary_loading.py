@@ -34,7 +34,7 @@ MOST = 64
 
 @guarded("ct.Dictionaries", fields=False)
 class Dictionaries(Sequence[Dictionary]):
-    """Dictionaries of one model, one of a layer; ``LanguageProblem`` takes them, ``on`` puts them into a model."""
+    """Dictionaries of one model, one of a place; ``LanguageProblem`` takes them, ``on`` puts them into a model."""
 
     def __init__(self, dictionaries: Sequence[Dictionary], *, trained_on: str | None = None) -> None:
         self._held = tuple(dictionaries)

@@ -86,9 +86,9 @@ def _meant(
 def _sited(model: LanguageModel, entry: Entry) -> Iterator[tuple[Site, Entry]]:
     """The entry's site; of several the first that each layer has. Raises UnsupportedSite, InputError."""
     if not entry.every:
-        for site in model.meant(entry.sites[0]) if entry.layer is None else entry.sites:
-            model.places(site)
-            yield site, entry
+        for meant in model.meant(entry.sites[0]) if entry.layer is None else entry.sites:
+            model.places(meant)
+            yield meant, entry
         return
     places: Mapping[Site, Mapping[int, Any]] = {s: model.places(s) if s in model.sites else {} for s in entry.sites}
     depth = len(model.layers)
