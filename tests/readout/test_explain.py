@@ -95,7 +95,7 @@ def test_figures_are_of_the_held_out_pairs() -> None:
     problem = LanguageProblem(tiny.model("llama"), task, sites=["head_output"], holdout=0.5)
     found = ct.explain(problem, ["L0.head1", "L2.head3"])
     assert problem.heldout is not None
-    assert found.pairs == f"held-out {problem.heldout.size} pairs"
+    assert found.pairs == f"{problem.heldout.size} held-out pairs"
     assert found.card("L0.head1").alone.effect == pytest.approx(problem.heldout.value(["L0.head1"]).item(), abs=1e-9)
     assert found.paths.together == pytest.approx(problem.heldout.value(["L0.head1", "L2.head3"]).item(), abs=1e-9)
     assert found.card("L0.head1").alone.interval is not None
@@ -161,6 +161,14 @@ def test_files_hold_all_of_it(tmp_path: Path) -> None:
     assert members["effect"].tolist() == pytest.approx([card.alone.effect for card in found.cards])
     assert members["behaviour"].tolist()[0] == "previous token"
     assert len(arrows) == len(found.paths.arrows) + len(found.cards)
+    parts = {(a.source, a.target): a.parts for a in found.paths.arrows if a.parts}
+    rows = arrows[arrows["by_key"].notna()].set_index(["source", "target"])
+    in_graph = {(a, b): d for a, b, d in read.edges(data=True) if "by_key" in d}
+    for part in ("query", "key", "value"):
+        own = {at: pytest.approx(one[part]) for at, one in parts.items()}
+        assert rows[f"by_{part}"].to_dict() == own
+        assert {at: d[f"by_{part}"] for at, d in in_graph.items()} == own
+    assert rows["by_key_ci_low"].notna().all()
     with pytest.raises(OutputExists, match=r"explanation\.json"):
         found.export(tmp_path / "new")
 
@@ -287,7 +295,7 @@ def test_without_intervals_nothing_is_said_as_if_there_were_some() -> None:
     problem = LanguageProblem(one.model, task, sites=["head_output"], donors=one.donors, holdout=0)
     found = ct.explain(problem, one.circuit)
     (note,) = (note for note in found.notes if note.startswith("no intervals"))
-    assert note.endswith("training 9 pairs are too few: they take 10")
+    assert note.endswith("9 training pairs are too few: they take 10")
     first, second = found.words
     assert first.endswith("All of its effect goes through L1.head1 by its key (no interval).")
     assert "(no interval), all of it directly" in second

@@ -215,7 +215,7 @@ class Explanation:
         rows = [
             (
                 card.component if i == 0 else "",
-                _names([one.token]) if one.token else "its output row",
+                _names([one.token]) if one.token else "" if card.read.attends else "its output row",
                 _names(one.raises),
                 _names(one.lowers),
                 "" if i or card.ov.copies is None else f"{card.ov.copies:.0%}",
