@@ -26,6 +26,8 @@ from cotrace.readout.diagram import diagram_svg
 from cotrace.readout.explanation import Explanation
 from cotrace.readout.files import NAMES
 from cotrace.readout.positions import act
+from cotrace.readout.records import Acting, Alone, Look, Paths, Read, Written
+from cotrace.readout.words import words_of
 from tests import tiny
 from tests.dictionaries.toy import MODEL, TASK, dictionary
 from tests.families import tiny_model
@@ -185,6 +187,66 @@ def test_tables_and_notebook() -> None:
     assert html.count("<svg") == 1
     assert 'class="arrow inhibiting"' in html
     assert "L1.head2" in str(found)
+
+
+def test_words_say_no_more_than_the_numbers() -> None:
+    """A head that acts where it sees only itself is said to look from elsewhere, and a doubtful share is none."""
+    card = ct.readout.Card(
+        component="L0.head1",
+        alone=Alone(component="L0.head1", effect=1.0, interval=(0.5, 1.5)),
+        read=Read(
+            component="L0.head1",
+            attends=True,
+            looks=(
+                Look(query="subject", key="subject", base=1.0, donor=None),
+                Look(query="last", key="subject", base=0.9, donor=None),
+                Look(query="subject", key="last", base=0.0, donor=None),
+            ),
+        ),
+        written=Written(component="L0.head1"),
+        direct=0.3,
+        direct_interval=(-0.1, 0.7),
+        acting=(Acting(component="L0.head1", where="subject", effect=1.0, interval=(0.5, 1.5), pairs=12),),
+    )
+    paths = Paths(together=1.0, together_interval=(0.5, 1.5), members=(card.alone,), arrows=(), pairs="12 pairs")
+    assert words_of(card, paths, "log_odds", None, others=True) == (
+        "L0.head1 reads the subject from the last position (0.90). Swapped alone it moves the log odds by +1 "
+        "(+0.5 .. +1.5), not shown to do so directly, at the subject (100%)."
+    )
+    sure = replace(card, direct_interval=(0.1, 0.5))
+    assert "30% of it directly" in words_of(sure, paths, "log_odds", None, others=True)
+
+
+def test_long_arrows_pass_between_nodes_and_never_behind_one() -> None:
+    """Every arrow of four heads in four layers, its curve followed point by point."""
+    svg = diagram_svg(found := explained("two hops"))
+    boxes = [
+        tuple(map(float, box))
+        for box in re.findall(r'<rect x="([\d.]+)" y="([\d.]+)" width="(\d+)" height="(\d+)"', svg)
+    ]
+    assert len(boxes) == len(found.components) + 1
+    paths = re.findall(r'class="arrow[^"]*" d="([^"]+)"', svg)
+    assert len(paths) > 2
+    for path in paths:
+        for x, y in points_of(path):
+            inside = [box for box in boxes if box[0] < x < box[0] + box[2] and box[1] + 3 < y < box[1] + box[3] - 3]
+            assert not inside, (path, x, y)
+
+
+def points_of(path: str) -> list[tuple[float, float]]:
+    """Points along cubic curves and lines, by Bezier's formula."""
+    found, at = [], (0.0, 0.0)
+    for kind, text in re.findall(r"([MCL])([^MCL]+)", path):
+        numbers = [float(one) for one in text.split()]
+        ends = list(zip(numbers[::2], numbers[1::2], strict=True))
+        corners = [at, *ends] if kind == "C" else [at, at, ends[0], ends[0]]
+        if kind != "M":
+            for t in (i / 20 for i in range(21)):
+                weight = ((1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3)
+                xy = [sum(w * corner[axis] for w, corner in zip(weight, corners, strict=True)) for axis in (0, 1)]
+                found.append((xy[0], xy[1]))
+        at = ends[-1]
+    return found
 
 
 def test_a_card_shows_itself() -> None:
