@@ -17,6 +17,7 @@ import cotrace as ct
 from cotrace.cli.main import run as command
 from cotrace.donors import Noise
 from cotrace.errors import DamagedRun, InputError, OutputExists, UnknownName
+from cotrace.runs.manifest import Manifest
 from tests.conftest import records, word_tokenizer
 
 
@@ -69,9 +70,7 @@ def test_what_its_members_do_is_kept_with_it(
     run = ct.open_run(ct.save_run(tmp_path / "explained", problem, frontier, explanation=told))
     assert run.explanation == told
     assert told.words[0] in (run.path / "report.html").read_text()
-    assert {"explanation.json", "explanation.graphml"} <= set(
-        json.loads((run.path / "manifest.json").read_text())["files"]
-    )
+    assert {"explanation.json", "explanation.graphml"} <= set(Manifest.read(run.path).files)
     with pytest.raises(InputError, match=r"the explanation is of tiny on other, and the problem is of"):
         ct.save_run(tmp_path / "other", problem, frontier, explanation=replace(told, model="tiny", task="other"))
     assert not (tmp_path / "other").exists()

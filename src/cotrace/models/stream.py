@@ -151,7 +151,8 @@ def _matrix(head: nn.Module, read: Tensor) -> Float[Tensor, "vocabulary d_model"
     width, given = read.shape[-1], read.reshape(-1, read.shape[-1])
     nothing = head(torch.zeros_like(given[:1]))
     directions = torch.eye(width, dtype=read.dtype, device=read.device)
-    matrix = torch.cat([head(some) - nothing for some in directions.split(DIRECTIONS)]).T
+    some = (directions[at : at + DIRECTIONS] for at in range(0, width, DIRECTIONS))
+    matrix = torch.cat([head(own) - nothing for own in some]).T
     made = head(given) - nothing
     if not bool((given @ matrix.T - made).norm() <= EXACT.get(read.dtype, 1e-4) * made.norm()):
         raise UnsupportedSite(

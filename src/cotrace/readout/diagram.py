@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
 from cotrace.components import Component
 from cotrace.readout.card import Card, Explained
@@ -18,6 +19,7 @@ WIDTH, HEIGHT, GAP, RISE, MARGIN = 136, 72, 18, 74, 12
 """Pixels: a node, the space between two of a row and between two rows, and around everything."""
 WIDEST = 11.0
 ANSWER = "answer"
+Point = tuple[float, float]
 LETTERS = 21
 """Signs that fit in a node's line."""
 
@@ -44,12 +46,13 @@ def diagram_svg(found: Explained, *, linked: bool = False) -> str:
     """The diagram; ``linked``: nodes lead to the members' cards in the same page."""
     rows = _rows(found)
     widest = max(len(row) for row in rows)
-    width = 2 * MARGIN + widest * WIDTH + (widest - 1) * GAP
+    width = 2 * (MARGIN + GAP) + widest * WIDTH + (widest - 1) * GAP
     height = 2 * MARGIN + len(rows) * HEIGHT + (len(rows) - 1) * RISE
     at = dict(_placed(rows, width, height))
     lines = list(_lines(found))
     largest = max((abs(line.effect) for line in lines), default=1.0) or 1.0
-    body = [_arrow(line, at, largest, i) for i, line in enumerate(lines)]
+    lanes = [_lanes([at[name] for name in row]) for row in rows]
+    body = [_arrow(line, at, lanes, largest, i) for i, line in enumerate(lines)]
     body += [_node(found, name, *at[name], linked=linked) for row in rows for name in row]
     about = f"{found.k} members by layer, arrows as wide as the effect: {'; '.join(line.words for line in lines)}"
     return (
@@ -103,24 +106,41 @@ def _said(source: str, target: str, effect: float, mark: str) -> str:
     return f"{source} to {target} {effect:+.2g}{f', {mark}' if mark else ''}"
 
 
-def _arrow(line: _Line, at: Mapping[str, tuple[float, float]], largest: float, i: int) -> str:
-    """A curve from the middle of the source's upper edge; those that pass over a row swing aside."""
+def _lanes(row: Sequence[Point]) -> tuple[float, list[float]]:
+    """A row's upper edge, and where arrows pass it: between its nodes and beside them."""
+    own = [x for x, _ in row]
+    return row[0][1], [own[0] - GAP / 2, *(x - GAP / 2 for x in own[1:]), own[-1] + WIDTH + GAP / 2]
+
+
+def _route(start: Point, end: Point, passed: Sequence[tuple[float, list[float]]], i: int) -> str:
+    """A curve that passes each row in the lane nearest to the straight line, never behind a node."""
+    points = [start]
+    for top, lanes in passed:
+        straight = start[0] + (end[0] - start[0]) * (start[1] - top - HEIGHT / 2) / (start[1] - end[1])
+        side = 1 if i % 2 else -1
+        x = min(lanes, key=lambda lane: (round(abs(lane - straight)), side * lane)) + (i % 3 - 1) * 4
+        points += [(x, top + HEIGHT + 4), (x, top - 4)]
+    path = f"M{start[0]:.0f} {start[1]:.0f}"
+    for (x0, y0), (x1, y1) in pairwise([*points, end]):
+        middle = (y0 + y1) / 2
+        path += f"C{x0:.0f} {middle:.0f} {x1:.0f} {middle:.0f} {x1:.0f} {y1:.0f}"
+    return path
+
+
+def _arrow(
+    line: _Line, at: Mapping[str, Point], lanes: Sequence[tuple[float, list[float]]], largest: float, i: int
+) -> str:
+    """A curve from the middle of the source's upper edge to that of the target's lower one."""
     (x0, y0), (x1, y1) = at[line.source], at[line.target]
     start, end = (x0 + WIDTH / 2, y0), (x1 + WIDTH / 2, y1 + HEIGHT + 2)
-    rows = round((y0 - y1) / (HEIGHT + RISE))
-    aside = 0 if rows < 2 else (WIDTH * 0.62) * (1 if i % 2 else -1)
-    if rows == 0:  # of one layer: from attention to the MLP, side by side
+    if y0 == y1:  # of one layer: from attention to the MLP, side by side
         start, end = (
             (x0 + (WIDTH if x1 > x0 else 0), y0 + HEIGHT / 2),
             (x1 + (0 if x1 > x0 else WIDTH), y1 + HEIGHT / 2),
         )
         path = f"M{start[0]:.0f} {start[1]:.0f}L{end[0]:.0f} {end[1]:.0f}"
     else:
-        middle = (start[1] + end[1]) / 2
-        path = (
-            f"M{start[0]:.0f} {start[1]:.0f}C{start[0] + aside:.0f} {middle:.0f} {end[0] + aside:.0f} {middle:.0f} "
-            f"{end[0]:.0f} {end[1]:.0f}"
-        )
+        path = _route(start, end, [lane for lane in reversed(lanes) if y1 < lane[0] < y0], i)
     wide = max(1.0, WIDEST * abs(line.effect) / largest)
     dashes = {"inhibiting": ' stroke-dasharray="2 3"', "redundant": ' stroke-dasharray="9 5"'}.get(line.kind, "")
     mark = "circuit-bar" if line.kind == "inhibiting" else "circuit-to"

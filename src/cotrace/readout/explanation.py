@@ -157,7 +157,7 @@ class Explanation:
         rows = [
             (
                 card.component if i == 0 else "",
-                quoted([one.token]) if one.token else "its output row",
+                quoted([one.token]) if one.token else "" if card.read.attends else "its output row",
                 quoted(one.raises),
                 quoted(one.lowers),
                 "" if i or card.ov.copies is None else f"{card.ov.copies:.0%}",

@@ -47,9 +47,10 @@ def graph(found: Explained) -> networkx.MultiDiGraph:
             "kind": arrow.kind or "plain",
             "given": arrow.given,
             "evidence": arrow.evidence or "none",
-            **arrow.parts,
-            **{f"{part}_{end}": n for part, own in arrow.part_intervals.items() for end, n in _interval(own).items()},
         }
+        for part, effect in arrow.parts.items():  # networkx keeps the name "key" for itself
+            ends = _interval(arrow.part_intervals.get(part))
+            row |= {f"by_{part}": effect, **{f"by_{part}_{name}": end for name, end in ends.items()}}
         made.add_edge(arrow.source, arrow.target, **_known(row))
     for card in found.cards:
         if card.direct is not None:
@@ -122,7 +123,7 @@ def arrows_frame(found: Explained) -> pd.DataFrame:
     import pandas as pd
 
     rows = [data | {"source": a, "target": b} for a, b, data in graph(found).edges(data=True)]
-    parts = [f"{part}{end}" for part in ("query", "key", "value") for end in ("", "_ci_low", "_ci_high")]
+    parts = [f"by_{part}{end}" for part in ("query", "key", "value") for end in ("", "_ci_low", "_ci_high")]
     columns = ("source", "target", "effect", "ci_low", "ci_high", "share", *parts, "kind", "given", "evidence")
     return pd.DataFrame(rows).reindex(columns=list(columns))
 

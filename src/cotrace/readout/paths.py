@@ -119,7 +119,7 @@ class _Follower:
             together_interval=self.changes.intervals([[(1, self.joint)]])[0],
             members=tuple(self._members(partners)),
             arrows=tuple(arrows),
-            pairs=f"{self.changes.name} {self.changes.units.words}",
+            pairs=self.changes.units.words.replace(" pairs", f" {self.changes.name} pairs", 1),
             partial=tuple(str(member) for member in heads if not self.parts[member]),
         )
 

@@ -60,14 +60,14 @@ def _does(card: Card, whole: float | None, others: bool) -> Iterator[str]:
 
 
 def main_look(card: Card) -> Look | None:
-    """The strongest look from where the member acts most, or from the last position.
+    """The strongest look from where the member acts most and sees more than itself, or from the last position.
 
     One at words that have a name is taken before a stronger one at the rest, where it is at least half of it.
     """
     if not card.read.attends:
         return next(iter(card.read.looks), None)
     for name in (*(one.where for one in card.roles[:1]), LAST):
-        looks = [one for one in looks_of(card) if one.query == name]
+        looks = [one for one in looks_of(card) if one.query == name and one.base >= NONE]
         if not looks:
             continue
         named = [one for one in looks if one.key not in (*PLACES, name) or one.key == "changed"]
@@ -83,10 +83,12 @@ def _moves(card: Card, metric: str) -> str:
     interval = interval or f" ({NO_INTERVAL})"
     text = f"Swapped alone it moves the {metric} by {alone.effect:+.2g}{interval}"
     if (share := card.direct_share) is not None and card.direct is not None:
-        if MOSTLY <= share <= 2 - MOSTLY:
-            text += ", all of it directly"
-        elif abs(share) <= NONE:
+        if abs(share) <= NONE:
             text += ", none of it directly"
+        elif covers(card.direct_interval):
+            text += ", not shown to do so directly"
+        elif MOSTLY <= share <= 2 - MOSTLY:
+            text += ", all of it directly"
         else:
             text += f", {share:.0%} of it directly" if 0 < share < 1 else f", directly by {card.direct:+.2g}"
     first = next(iter(card.roles), None)
@@ -129,7 +131,11 @@ def _into(arrow: Arrow) -> str:
 
 def _part(arrow: Arrow) -> str:
     """By which input of the head, where one alone does nearly all of it."""
-    named = [part for part, effect in arrow.parts.items() if arrow.effect and effect / arrow.effect >= MOSTLY]
+    named = [
+        part
+        for part, effect in arrow.parts.items()
+        if arrow.effect and effect / arrow.effect >= MOSTLY and not covers(arrow.part_intervals.get(part))
+    ]
     return f" by its {named[0]}" if len(named) == 1 else ""
 
 
