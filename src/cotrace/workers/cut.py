@@ -17,8 +17,8 @@ from cotrace.components import ComponentSpace, Site
 from cotrace.donors import Donors, DonorSource, RecordedDonors
 from cotrace.donors.again import RecomputedDonors
 from cotrace.donors.store import ConstantDonors, PositionDonors, ScaledDonors
-from cotrace.metrics.metric import Reads
 from cotrace.errors import InputError
+from cotrace.metrics.metric import Reads
 from cotrace.models import Place
 from cotrace.problem.batching import Checkpointing
 from cotrace.problem.parts import records_alone

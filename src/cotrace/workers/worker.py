@@ -18,7 +18,7 @@ from cotrace.batches import EncodedPair
 from cotrace.donors import Donors, RecordedDonors, Setting
 from cotrace.errors import ModelError
 from cotrace.interventions import PrefixCache, keep_prefixes
-from cotrace.models import LanguageModel, Place, load_model
+from cotrace.models import LanguageModel, load_model
 from cotrace.models.unchanged import fingerprints
 from cotrace.problem.batching import Batching, Event
 from cotrace.problem.executor import BatchLoss, Measure
