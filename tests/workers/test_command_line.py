@@ -111,6 +111,12 @@ def test_a_job_whose_process_is_killed_is_run_again_as_often_as_allowed(tmp_path
     assert dict(side_by_side(jobs, Side(count=2), tmp_path)) == {"lost": "done", "other": "as well"}
     thread.join()
     assert len(lost.with_suffix(".pids").read_text().split()) == 3
+    never = tmp_path / "never"
+    thread = threading.Thread(target=kill_the_first, args=(never, 3))
+    thread.start()
+    (answer,) = dict(side_by_side({"never": partial(job, never, "done")}, Side(count=1), tmp_path)).values()
+    assert answer.startswith("its process was lost 3 times, the last time as: ")
+    thread.join()
     again = tmp_path / "again"
     thread = threading.Thread(target=kill_the_first, args=(again, 2))
     thread.start()
