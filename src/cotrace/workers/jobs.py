@@ -49,18 +49,8 @@ def side_by_side(jobs: Mapping[str, Job], side: Side, folder: Path) -> Iterator[
                 flying[begin.remote(jobs[name], versions(), side.threads, folder.absolute())] = name
             for ref in first_ready(ray, list(flying)):
                 name = flying.pop(ref)
-                try:
-                    answer = ray.get(ref)
-                except ray.exceptions.RayTaskError as error:
-                    raise cause_of(error) from None
-                except ray.exceptions.RayError as error:
-                    lost[name] += 1
-                    if lost.total() > side.max_restarts:
-                        raise _too_many(lost.total(), side.max_restarts, error) from None
-                    if lost[name] < TRIES:
-                        waiting.append(name)
-                    else:
-                        yield name, f"its process was lost {TRIES} times, the last time as: {first_line(error)}"
+                if (answer := _answer(ray, ref, name, lost, side)) is None:
+                    waiting.append(name)
                 else:
                     yield name, answer
     finally:
@@ -68,6 +58,20 @@ def side_by_side(jobs: Mapping[str, Job], side: Side, folder: Path) -> Iterator[
             ray.cancel(ref, force=True)
         if cluster.begun:
             ray.shutdown()
+
+
+def _answer(ray: Any, ref: Any, name: str, lost: Counter[str], side: Side) -> str | None:
+    """What a job answered; None where its process was lost and it is to be run again. Raises WorkersError."""
+    try:
+        return str(ray.get(ref))
+    except ray.exceptions.RayTaskError as error:
+        raise cause_of(error) from None
+    except ray.exceptions.RayError as error:
+        lost[name] += 1
+        if lost.total() > side.max_restarts:
+            raise _too_many(lost.total(), side.max_restarts, error) from None
+        again = f"its process was lost {TRIES} times, the last time as: {first_line(error)}"
+        return None if lost[name] < TRIES else again
 
 
 def _too_many(lost: int, most: int, error: BaseException) -> WorkersError:
