@@ -25,7 +25,10 @@ ASKED = ("--model", "shipped", "--task", "demo_conflict", "--batch-tokens", "512
 @pytest.mark.parametrize(
     "question",
     [
-        ["--search", "pursuit,pgbct", "--option.pgbct.epochs", "1", "--constraint", "demo_agreement:accuracy+-0.05"],
+        [
+            *("--search", "pursuit,pgbct", "--option.pgbct.epochs", "1", "--option.pgbct.l1", "1e-4"),
+            *("--constraint", "demo_agreement:accuracy+-0.05"),
+        ],
         ["--metric", "kl", "--direction", "maximise", "--mode", "keep", "--roles", "last"],
     ],
     ids=["searches and a constraint", "logits, kept, by role"],
