@@ -1,7 +1,7 @@
 """Equality: command lines run by 0, 1, 2, 3 workers, and what they wrote compared byte by byte.
 
-``python -m benchmarks.equality --model FOLDER`` takes a small model of yours beside the one that ships. Each case is a whole
-``cotrace trace``: searches, metrics, donors, modes, roles, goals. All runs share one Ray of this machine, and all
+``python -m benchmarks.equality --model FOLDER`` takes a small model of yours beside the one that ships. Each case is a
+whole ``cotrace trace``: searches, metrics, donors, modes, roles, goals. All runs share one Ray of this machine, and all
 cases of one count its workers. It ends with code 1 where a byte differs.
 """
 

@@ -64,8 +64,8 @@ class Count:
         """In one line."""
         mean = sum(self.seconds) / max(1, len(self.seconds))
         return (
-            f"{self.kind}: {self.runs} runs, {self.hit} hit, {self.lost} losses noticed, {self.same} with the same bytes, "
-            f"{mean:.1f} s each"
+            f"{self.kind}: {self.runs} runs, {self.hit} hit, {self.lost} losses noticed, {self.same} with the same "
+            f"bytes, {mean:.1f} s each"
         )
 
 

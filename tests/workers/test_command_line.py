@@ -25,7 +25,10 @@ ASKED = ("--model", "shipped", "--task", "demo_conflict", "--batch-tokens", "512
 @pytest.mark.parametrize(
     "question",
     [
-        ["--search", "pursuit,pgbct", "--option.pgbct.epochs", "1", "--constraint", "demo_agreement:accuracy+-0.05"],
+        [
+            *("--search", "pursuit,pgbct", "--option.pgbct.epochs", "1", "--option.pgbct.l1", "1e-4"),
+            *("--constraint", "demo_agreement:accuracy+-0.05"),
+        ],
         ["--metric", "kl", "--direction", "maximise", "--mode", "keep", "--roles", "last"],
     ],
     ids=["searches and a constraint", "logits, kept, by role"],
@@ -111,6 +114,12 @@ def test_a_job_whose_process_is_killed_is_run_again_as_often_as_allowed(tmp_path
     assert dict(side_by_side(jobs, Side(count=2), tmp_path)) == {"lost": "done", "other": "as well"}
     thread.join()
     assert len(lost.with_suffix(".pids").read_text().split()) == 3
+    never = tmp_path / "never"
+    thread = threading.Thread(target=kill_the_first, args=(never, 3))
+    thread.start()
+    (answer,) = dict(side_by_side({"never": partial(job, never, "done")}, Side(count=1), tmp_path)).values()
+    assert answer.startswith("its process was lost 3 times, the last time as: ")
+    thread.join()
     again = tmp_path / "again"
     thread = threading.Thread(target=kill_the_first, args=(again, 2))
     thread.start()

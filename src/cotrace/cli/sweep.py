@@ -78,7 +78,8 @@ def _all(campaign: Campaign, left: Sequence[Cell], workers: dict[str, Any], scre
 
 def _side_by_side(campaign: Campaign, left: Sequence[Cell], workers: dict[str, Any], screen: Screen) -> dict[str, str]:
     """As many cells at a time as there are workers, each in a process of its own."""
-    from cotrace.workers.jobs import MAX_RESTARTS, Side, side_by_side
+    from cotrace.workers.jobs import Side, side_by_side
+    from cotrace.workers.workers import MAX_RESTARTS
 
     restarts = workers.get("max_restarts")
     side = Side(
@@ -88,7 +89,8 @@ def _side_by_side(campaign: Campaign, left: Sequence[Cell], workers: dict[str, A
         threads=max((cell.config.threads or 1 for cell in left), default=1),
     )
     screen.note(f"{side.count} cells at a time, each on a worker of its own")
-    jobs = {cell.name: partial(_alone, campaign, cell) for cell in left}
+    there = replace(campaign, folder=campaign.folder.absolute())  # a worker may be in another folder
+    jobs = {cell.name: partial(_alone, there, cell) for cell in left}
     failures: dict[str, str] = {}
     for name, failure in side_by_side(jobs, side, campaign.folder):
         failures[name] = failure

@@ -82,10 +82,11 @@ class LanguageProblem:
     ``judge_pairs`` is how many held-out pairs judge (``heldout``): whole groups drawn by seed; 1,000 unless told, or
     ``"all"``.
     ``memory`` (``"4GB"``, ``0.5`` of what is free) bounds donor values and kept prefixes: what goes beyond it is on
-    disk, or computed anew. A size also bounds what a forward pass holds, by fewer tokens in each. ``checkpointing`` (``auto``: when memory runs out) computes activations again in the
-    backward pass. ``dictionaries`` (``ct.load_dictionaries``) make the sites ``feature``, the features that are active
-    in the base or donor run of a training pair (``features`` says how many), and ``error``, all that they leave; they
-    are in ``model`` from then on. Raises CotraceError subclasses for bad input.
+    disk, or computed anew. A size also bounds what a forward pass holds, by fewer tokens in each.
+    ``checkpointing`` (``auto``: when memory runs out) computes activations again in the backward pass. ``dictionaries``
+    (``ct.load_dictionaries``) make the sites ``feature``, the features that are active in the base or donor run of a
+    training pair (``features`` says how many), and ``error``, all that they leave; they are in ``model`` from then on.
+    Raises CotraceError subclasses for bad input.
     """
 
     @checked("ct.LanguageProblem")

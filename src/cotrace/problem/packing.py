@@ -136,7 +136,7 @@ def _near_logits(model: LanguageModel, length: int) -> torch.Tensor | None:
 
 
 def default_batch_tokens(model: LanguageModel, memory: int | None = None) -> int:
-    """Tokens whose activations take about a gibibyte (on an accelerator sixteen), at most half of so much ``memory``."""
+    """Tokens whose activations take about a gibibyte (on an accelerator sixteen), at most half of ``memory``."""
     budget = ACTIVATION_BYTES.get(model.device.type, OTHER_ACTIVATION_BYTES)
     if memory is not None:
         budget = min(budget, memory // 2)

@@ -61,8 +61,8 @@ def check_distributable(problem: Problem) -> None:
         )
     else:
         check_travels(problem.space)
-        for part in problem.inside.counted_parts.values():
-            check_sendable(part.scorer)
+        for own in problem.inside.counted_parts.values():
+            check_sendable(own.scorer)
 
 
 def _on(problem: Problem, workers: Workers) -> Problem:
