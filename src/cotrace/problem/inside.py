@@ -25,12 +25,14 @@ from cotrace.problem.memory import check_budget, memory_budget
 from cotrace.problem.pairs import PairProblem, input_gradient
 from cotrace.problem.parts import Builder, judging
 from cotrace.problem.posing import Division, Settled
-from cotrace.problem.protocol import Direction, Examples, JudgePairs, Problem
+from cotrace.problem.protocol import Direction, Examples, JudgePairs
 from cotrace.problem.summary import FullSwap, full_swap
 from cotrace.problem.whole import SetProblem
 from cotrace.prompts import Task
 
 Part = PairProblem | SetProblem
+Whole = Any
+"""A ``Problem``. To ask whether it is one would ask for its direction, which pairs need not show."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Heldout:
 
     heldout = None
 
-    def __init__(self, whole: Problem, inside: Inside, part: Part, name: str = "held out", drawn: str = "") -> None:
+    def __init__(self, whole: Whole, inside: Inside, part: Part, name: str = "held out", drawn: str = "") -> None:
         self._whole, self._part = whole, part
         self.drawn = drawn
         """Which of the held-out pairs these are, in words; empty where they are all."""
@@ -89,7 +91,8 @@ class Heldout:
     @property
     def direction(self) -> Direction:
         """The problem's own. Raises NoDirection."""
-        return self._whole.direction
+        own: Direction = self._whole.direction
+        return own
 
     @cached_property
     def full_is_clear(self) -> bool:
@@ -155,7 +158,7 @@ def _with_prefixes(encoding: Encoding, builder: Builder) -> Encoding:
 class Inside(Parts):
     """The parts of a problem and what is known of them. Not kept stable from version to version."""
 
-    whole: Callable[[], Problem]
+    whole: Callable[[], Whole]
     """Gives the problem whose inside this is."""
     model: LanguageModel
     space: ComponentSpace
@@ -185,7 +188,7 @@ class Inside(Parts):
     """Other held-out pairs that were asked to judge."""
 
     @property
-    def problem(self) -> Problem:
+    def problem(self) -> Whole:
         """The problem whose inside this is."""
         return self.whole()
 
@@ -224,7 +227,7 @@ class Inside(Parts):
         """How many pairs no search sees, whether or not they judge; without those of the audit."""
         return len(self.unseen)
 
-    def heldout_of(self, judge_pairs: JudgePairs) -> Problem | None:
+    def heldout_of(self, judge_pairs: JudgePairs) -> Whole:
         """The same on other held-out pairs: at most so many, drawn by the problem's seed, or ``"all"``. InputError."""
         labels = self.groups_of([pair.pair.id for pair in self.encoding.pairs])
         indices = tuple(judging(self.unseen, labels, judge_pairs, self.division.seed))
@@ -236,7 +239,7 @@ class Inside(Parts):
         return self.judging[indices]
 
     @property
-    def searched(self) -> Problem:
+    def searched(self) -> Whole:
         """What searches see: the problem itself, or the same on ``search_pairs`` of its pairs."""
         return self.problem if self.some is None else Heldout(self.problem, self, self.some, "subset")
 
