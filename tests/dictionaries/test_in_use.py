@@ -43,14 +43,14 @@ def logits_by_hand(values: dict[str, Tensor], factor: float = 0.0) -> Tensor:
         error = values.get(f"L{layer}.error", factor * e) if f"L{layer}.error" in CHOSEN.components else e
         return torch.where(chosen, g, f) @ one.decoder + error
 
-    with by_hand([MLP, TRANSCODER], act), ct.Selection.parse(["L0.head1"]).apply(MODEL, f"scale={factor}"):
+    with by_hand([MLP, TRANSCODER], act), ct.apply(MODEL, ct.Selection.parse(["L0.head1"]), f"scale={factor}"):
         return MODEL.module(IDS).logits
 
 
 @pytest.mark.parametrize("donor", ["zero", "scale=0.5", "scale=2"])
 def test_an_edit_of_features_is_that_of_hooks_by_hand(donor: str) -> None:
     factor = float(donor.partition("=")[2] or 0)
-    with torch.no_grad(), CHOSEN.apply(HELD, donor) as edited:
+    with torch.no_grad(), ct.apply(HELD, CHOSEN, donor) as edited:
         found = edited(IDS).logits
         past = edited(IDS[:, :4], use_cache=True)
         rest = edited(IDS[:, 4:], past_key_values=past.past_key_values).logits
@@ -63,7 +63,7 @@ def test_an_edit_of_features_is_that_of_hooks_by_hand(donor: str) -> None:
 def test_a_feature_is_steered_to_a_value() -> None:
     values = {name: torch.tensor([float(i)], dtype=ALL) for i, name in enumerate(CHOSEN.components)}
     values |= {"L1.error": torch.linspace(-1, 1, 32, dtype=ALL), "L0.head1": torch.zeros(8, dtype=ALL)}
-    with torch.no_grad(), CHOSEN.apply(HELD, ct.donors.Vector(values=values)) as edited:
+    with torch.no_grad(), ct.apply(HELD, CHOSEN, ct.donors.Vector(values=values)) as edited:
         found = edited(IDS).logits
     with torch.no_grad():
         torch.testing.assert_close(found, logits_by_hand(values))
@@ -90,7 +90,7 @@ def test_the_mean_of_a_feature_is_that_over_the_reference() -> None:
             means[name] = torch.cat(seen[int(name[1])]).mean(0)[int(name.partition("feature")[2])]
     means["L1.error"] = torch.cat(errors).mean(0)
     features = ct.Selection(members=tuple(c for c in CHOSEN.members if c.site.value != "head_output"))
-    with torch.no_grad(), features.apply(HELD, "mean=task", reference=TASK) as edited:
+    with torch.no_grad(), ct.apply(HELD, features, "mean=task", reference=TASK) as edited:
         found = edited(IDS).logits
 
     def act(layer: int, one: Dictionary, read: Tensor, written: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ def test_the_mean_of_a_feature_is_that_over_the_reference() -> None:
 
 
 def test_edits_of_features_are_generated_with_and_not_folded() -> None:
-    with CHOSEN.apply(HELD, "zero") as edited:
+    with ct.apply(HELD, CHOSEN, "zero") as edited:
         edited.generate(IDS, max_new_tokens=3, do_sample=False, pad_token_id=0)
     with pytest.raises(UnsupportedSite, match="cannot be folded into weights: which features are active is decided"):
         ct.editing.folded(HELD, ct.Selection.parse(["L1.feature3"]), "zero")

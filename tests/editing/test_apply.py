@@ -106,9 +106,9 @@ def test_two_that_are_left_in_the_order_of_entry_leave_the_model_as_it_was(first
     """A notebook may enter and leave them by hand; the one still in force acts on."""
     model, heads = tiny("llama"), (ct.Selection.parse(["L0.head1"]), ct.Selection.parse(["L1.head0"]))
     before, implementation = log_p(model.module, ids()), model.module.config._attn_implementation
-    with heads[1].apply(model, "zero"):
+    with ct.apply(model, heads[1], "zero"):
         alone = log_p(model.module, ids())
-    one, other = heads[0].apply(model, first), heads[1].apply(model, "zero")
+    one, other = ct.apply(model, heads[0], first), ct.apply(model, heads[1], "zero")
     one.__enter__()
     other.__enter__()
     assert not torch.equal(log_p(model.module, ids()), alone)
@@ -121,7 +121,7 @@ def test_two_that_are_left_in_the_order_of_entry_leave_the_model_as_it_was(first
 
 @pytest.mark.parametrize("donor", ["counterfactual", "resample", "noise=0.4", "mean=position"])
 def test_donors_without_a_value_at_generated_positions_are_refused_with_the_reason(donor: str) -> None:
-    with pytest.raises(InputError, match="does not stand alone: "), SELECTION.apply(tiny("llama"), donor):
+    with pytest.raises(InputError, match="does not stand alone: "), ct.apply(tiny("llama"), SELECTION, donor):
         pass
 
 
@@ -130,7 +130,7 @@ def test_experts_take_the_donor_at_run_time() -> None:
     model = tiny("mixtral")
     place = model.places(ct.Site.EXPERT)[0]
     everything = ct.Selection.parse([f"L0.expert{i}" for i in range(place.units)])
-    with everything.apply(model, "zero"):
+    with ct.apply(model, everything, "zero"):
         seen = []
         handle = place.module.register_forward_hook(lambda module, args, output: seen.append(output.abs().max()))
         log_p(model.module, ids())

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cotrace.errors import InputError, NonFiniteError, UnknownName
+from cotrace.problem.masks import chosen_of, key_of, keys_of
 from cotrace.problem.protocol import Mode
-from cotrace.results.effects import chosen_of, key_of, keys_of
 from cotrace.search import (
     SEARCHES,
     Annealing,

@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float
 
 from cotrace.components import Component, sign_of
 from cotrace.errors import InputError
-from cotrace.problem.masks import MASK_ELEMENTS, mask_of
+from cotrace.problem.masks import MASK_ELEMENTS, chosen_of, mask_of
 from cotrace.problem.protocol import Problem
-from cotrace.results.effects import EffectTable, Key, chosen_of
+from cotrace.results.effects import EffectTable, Key
 from cotrace.statistics import (
     Interval,
     Units,

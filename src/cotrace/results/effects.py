@@ -7,27 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Int, UInt8
-from torch import Tensor
 
 Key = bytes
 """A set as packed bits, first component first. Of two sets of one size the greater key has the lower indices."""
-
-
-def keys_of(chosen: Bool[Tensor, "set n"]) -> list[Key]:
-    """The key of each row."""
-    return [row.tobytes() for row in np.packbits(chosen.numpy(), axis=1)]
-
-
-def key_of(chosen: Bool[Tensor, "n"]) -> Key:
-    """The key of one set."""
-    return np.packbits(chosen.numpy()).tobytes()
-
-
-def chosen_of(key: Key, n: int) -> Bool[Tensor, "n"]:
-    """Inverse of ``key_of``."""
-    return torch.from_numpy(bits_of(key, n).astype(bool))
 
 
 def bits_of(key: Key, n: int) -> UInt8[np.ndarray, "n"]:

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from cotrace.results.effects import EffectTable, Key, bits_of, chosen_of
+from cotrace.problem.masks import chosen_of
+from cotrace.results.effects import EffectTable, Key, bits_of
 
 
 class Entry(NamedTuple):

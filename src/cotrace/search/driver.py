@@ -16,10 +16,10 @@ from torch import Tensor
 from cotrace.arguments import check_fields, check_kind
 from cotrace.components import sign_of
 from cotrace.errors import DegenerateError, InputError
-from cotrace.problem.masks import MASK_ELEMENTS, mask_of
+from cotrace.problem.masks import MASK_ELEMENTS, chosen_of, keys_of, mask_of
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier, Selection
-from cotrace.results.effects import EffectTable, chosen_of, keys_of
+from cotrace.results.effects import EffectTable
 from cotrace.search.archive import Archive, Entry
 from cotrace.search.checks import at_least
 from cotrace.search.origin import remember

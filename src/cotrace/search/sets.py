@@ -15,10 +15,9 @@ from torch import Tensor
 
 from cotrace.components import sign_of
 from cotrace.errors import InputError, NonFiniteError
-from cotrace.problem.masks import MASK_ELEMENTS, mask_of
+from cotrace.problem.masks import MASK_ELEMENTS, key_of, keys_of, mask_of
 from cotrace.problem.protocol import Examples, Loss, Problem
 from cotrace.results import Bound
-from cotrace.results.effects import key_of, keys_of
 from cotrace.search.archive import Archive, Entry
 from cotrace.search.state import SearchState
 
