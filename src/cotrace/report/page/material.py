@@ -12,7 +12,6 @@ from jaxtyping import Float, Int
 
 from cotrace.components import ComponentSpace
 from cotrace.errors import InputError
-from cotrace.evaluation import Evaluation, with_verdict
 from cotrace.report.page.examples import Example, Examples
 from cotrace.report.page.plain import Edited, Plain
 from cotrace.report.page.sentences import sentences
@@ -20,6 +19,7 @@ from cotrace.results import Frontier, Selection, Tradeoff
 from cotrace.results.effects import EffectTable
 
 if TYPE_CHECKING:
+    from cotrace.evaluation import Evaluation
     from cotrace.readout import Explanation
 
 Places = Int[np.ndarray, "_"]
@@ -116,6 +116,8 @@ class Material:
         """The same without texts where they are not to be shown."""
         if not self.redact:
             return self
+        from cotrace.evaluation import with_verdict  # needs torch, which a page of results does not
+
         examples = None if self.examples is None else self.examples.redacted()
         evaluations = tuple(
             with_verdict(replace(one, notes=tuple(map(_without_quote, one.notes)))) for one in self.evaluations
