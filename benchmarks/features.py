@@ -2,6 +2,7 @@
 
 ``python -m benchmarks.features --dictionaries FOLDER`` takes the model that ships, its pairs with the planted bias and
 top-k dictionaries of its MLPs (``python -m training.dictionaries --kinds topk``); ``--json FILE`` writes the figures.
+``--model FOLDER --parts searches`` compares the searches on a story model, on pronouns after a boy or a girl.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ import torch
 import cotrace as ct
 from cotrace.components import Component, ComponentSpace, Site
 from cotrace.dictionaries import Dictionaries, Dictionary
+from cotrace.dictionaries.placed import with_dictionaries
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier, Table
+from tests.search.test_on_models import stories
 
 SHARE = 0.9
 """Of the effect of all MLPs swapped, that a set is to carry."""
@@ -36,6 +39,8 @@ SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {
     "pursuit": ("pursuit", {}),
     "IG": ("attribution", {}),
     "gradient at 0": ("attribution", {"at": "none"}),
+    "matryoshka": ("matryoshka", {}),
+    "matryoshka, sizes drawn on a log scale": ("matryoshka", {"budgets": "log"}),
 }
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Sizes of sets that are looked at."""
@@ -45,12 +50,20 @@ AREA = 64
 ACTIVE = 64
 """Features of a token, on average, of the dictionary that steps are timed with."""
 REPEATS = 7
+Areas = tuple[float, float, float]
+"""Of a frontier: held out, on the pairs searched, and what the search cost."""
 
 
 def problem(model: Any, task: Any, held: Dictionaries, sites: Sequence[str], seed: int = 0) -> ct.LanguageProblem:
     """The question of the shipped pairs over these sites."""
     return ct.LanguageProblem(
-        model, task, sites=list(sites), dictionaries=held if "feature" in sites else None, holdout=0.4, seed=seed
+        model,
+        task,
+        sites=list(sites),
+        dictionaries=held if "feature" in sites else None,
+        align="exact" if model.name == "shipped" else "ends",
+        holdout=0.4,
+        seed=seed,
     )
 
 
@@ -99,17 +112,36 @@ def heldout(frontier: Frontier, k: int) -> float:
     return found
 
 
-def searches(model: Any, task: Any, held: Dictionaries, most: int) -> list[dict[str, Any]]:
-    """The held-out area of each search on features, relative to pursuit's."""
-    rows = []
-    for name, (search, options) in SEARCHES.items():
-        one: Problem = problem(model, task, held, ["feature"])
-        sizes = [k for k in SIZES if k <= min(most, AREA)]
-        frontier = ct.search.named(search, sizes=tuple(sizes), **options)(one)
-        area = sum(heldout(frontier, k) for k in sizes) / len(sizes)
-        rows.append({"search": name, "area_heldout": area, "forward_equivalents": frontier.forward_equivalents})
-        print(rows[-1], flush=True)
-    return [row | {"relative": row["area_heldout"] / rows[0]["area_heldout"]} for row in rows]
+def searches(model: Any, task: Any, held: Dictionaries, most: int, splits: int) -> list[dict[str, Any]]:
+    """The held-out area of pursuit on features relative to each search's, on several splits of the pairs.
+
+    Of the areas up to a size, each size that is looked at counting alike. From 1 on, pursuit is ahead.
+    """
+    found: dict[str, list[Areas]] = {name: [] for name in SEARCHES}
+    for seed in range(splits):
+        for name, (search, options) in SEARCHES.items():
+            one: Problem = problem(model, task, held, ["feature"], seed)
+            sizes = tuple(k for k in SIZES if k <= min(most, AREA, len(one.space)))
+            frontier = ct.search.named(search, sizes=sizes, **options)(one)
+            area = frontier.sign * statistics.fmean(heldout(frontier, k) for k in sizes)
+            seen = frontier.sign * statistics.fmean(frontier.at(k).effect for k in sizes)
+            found[name].append((area, seen, frontier.forward_equivalents))
+            print({"split": seed, "search": name, "area": found[name][-1]}, flush=True)
+    return [_against(name, found["pursuit"], areas) for name, areas in found.items()]
+
+
+def _against(name: str, own: Sequence[Areas], areas: Sequence[Areas]) -> dict[str, Any]:
+    """Pursuit's areas over another search's: means over the splits, and the span of the held-out one."""
+    held, seen = ([mine[i] / other[i] for mine, other in zip(own, areas, strict=True)] for i in (0, 1))
+    return {
+        "search": name,
+        "pursuit over it, held out": round(statistics.fmean(held), 4),
+        "from": round(min(held), 4),
+        "to": round(max(held), 4),
+        "on pairs searched": round(statistics.fmean(seen), 4),
+        "splits": len(held),
+        "cost": statistics.fmean(area[2] for area in areas),
+    }
 
 
 def step(model: Any, task: Any) -> dict[str, float]:
@@ -129,7 +161,7 @@ def step(model: Any, task: Any) -> dict[str, float]:
         norm="constant_norm_rescale",
         **plain,
     )
-    placed = model.with_dictionaries([one]).dictionaries[0]
+    placed = with_dictionaries(model, [one]).dictionaries[0]
     mlps = problem(model, task, Dictionaries([]), ["mlp_output"])
     values = mlps.training.scorer.donors.values[placed.write]
     raw = (values * (width**0.5 / values.norm(dim=-1, keepdim=True))) @ encoder.T
@@ -172,23 +204,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, show, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dictionaries", type=Path, required=True)
+    parser.add_argument("--model", default="shipped")
     parser.add_argument("--max-size", type=int, default=512)
+    parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--parts", default="step,sets,searches")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    model, task = ct.load_model("shipped"), ct.tasks.demo_bias()
+    model = ct.load_model(given.model)
+    task = ct.tasks.demo_bias() if given.model == "shipped" else stories()
     held = ct.load_dictionaries(given.dictionaries)
     parts: dict[str, Callable[[], Any]] = {
         "step": lambda: step(model, task),
         "sets": lambda: sets(model, task, held, given.max_size),
-        "searches": lambda: searches(model, task, held, given.max_size),
+        "searches": lambda: searches(model, task, held, given.max_size, given.splits),
     }
     found: dict[str, Any] = {name: parts[name]() for name in given.parts.split(",")}
     for name, rows in found.items():
         listed = rows if isinstance(rows, list) else [rows]
-        cells = [tuple(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()) for row in listed]
+        cells = [tuple(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()) for row in listed]
         print(Table(name, tuple(listed[0]), cells))
     if given.json:
         given.json.write_text(json.dumps(found, indent=1) + "\n")

@@ -77,7 +77,7 @@ def case(name: str, label: str, model: ct.models.LanguageModel, selection: ct.Se
     rounds = [
         (
             seconds(model, nullcontext()),
-            seconds(model, selection.apply(model, DONOR)),
+            seconds(model, ct.apply(model, selection, DONOR)),
             seconds(twin, nullcontext()),
         )
         for _ in range(REPEATS)

@@ -52,26 +52,30 @@ class Measured:
     seconds: float = 0.0
     """Of the processor."""
     peak_bytes: int = 0
-    """Most memory above what was held when the block began."""
+    """Most memory above what was held when the block began, without pages of files, which the system may take back."""
     more: dict[str, Any] = field(default_factory=dict)
 
     def __enter__(self) -> Measured:
         self._process, self._running = psutil.Process(), True
-        self._before, self._began = self._process.memory_info().rss, time.process_time()
+        self._before, self._began = self._held(), time.process_time()
         self._watch = threading.Thread(target=self._look, daemon=True)
         self._watch.start()
         return self
 
+    def _held(self) -> int:
+        found = self._process.memory_info()
+        return int(found.rss - getattr(found, "shared", 0))
+
     def _look(self) -> None:
         while self._running:
-            self.peak_bytes = max(self.peak_bytes, self._process.memory_info().rss - self._before)
+            self.peak_bytes = max(self.peak_bytes, self._held() - self._before)
             time.sleep(SAMPLE_S)
 
     def __exit__(self, *_: object) -> None:
         self.seconds += time.process_time() - self._began
         self._running = False
         self._watch.join()
-        self.peak_bytes = max(self.peak_bytes, self._process.memory_info().rss - self._before)
+        self.peak_bytes = max(self.peak_bytes, self._held() - self._before)
 
 
 def small_llama(layers: int = 5, vocabulary: int = 2000, length: int = 4096) -> LanguageModel:

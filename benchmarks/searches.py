@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
-from cotrace.evaluation.judge import Judge
+from cotrace.problem.evaluator import Evaluator
 from cotrace.problem.protocol import Mode, Problem
 from cotrace.results import Frontier, Table
 from cotrace.search import named
@@ -97,7 +97,7 @@ def paired(problem: Problem, own: Frontier, base: Frontier, sizes: Sequence[int]
     """
     if problem.heldout is None:
         return None
-    mine, theirs = Judge(problem.heldout, own.effects_heldout), Judge(problem.heldout, base.effects_heldout)
+    mine, theirs = Evaluator(problem.heldout, own.effects_heldout), Evaluator(problem.heldout, base.effects_heldout)
     peak = max(abs(effect) for effect in oriented(base, sizes, heldout=True) or [1.0])
     found = [
         mine.gain_interval(*(mine.rows([one.at(k).members])[0] for one in (own, base)), theirs=theirs) for k in sizes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -25,8 +24,8 @@ def page() -> str:
 
 
 def _room(name: str) -> str:
-    module = import_module(f"cotrace.{name}")
-    return _section(f"ct.{name}", f"cotrace.{name}", list(names_of(module)))
+    module = getattr(cotrace, name)
+    return _section(f"ct.{name}", module.__name__, list(names_of(module)))
 
 
 def names_of(module: ModuleType) -> Iterator[str]:

@@ -22,7 +22,7 @@ from cotrace.errors import InputError, UnknownName
 from cotrace.measurement.result import Measurement
 from cotrace.models import LanguageModel
 from cotrace.problem.breakdown import Breakdown
-from cotrace.problem.heldout import Heldout
+from cotrace.problem.inside import Heldout
 from cotrace.problem.pairs import PairProblem
 from cotrace.problem.whole import SetProblem
 from cotrace.results.outcomes import Tradeoff

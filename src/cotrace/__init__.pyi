@@ -22,9 +22,9 @@ from .models import load_model as load_model
 from .models import wrap as wrap
 from .problem.goals import Constrained as Constrained
 from .problem.goals import Constraint as Constraint
-from .problem.goals import WeightedSum as WeightedSum
 from .problem.language import LanguageProblem as LanguageProblem
 from .problem.side import side_problem as side_problem
+from .problem.weighted import WeightedSum as WeightedSum
 from .prompts import PromptPair as PromptPair
 from .prompts import Task as Task
 from .readout import Explanation as Explanation

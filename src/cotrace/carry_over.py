@@ -18,8 +18,8 @@ from cotrace.arguments import check_kind, check_seed, checked, guarded
 from cotrace.components import Component, ComponentSpace
 from cotrace.errors import InputError
 from cotrace.evaluation import controls as random_sets
-from cotrace.evaluation.judge import Judge
 from cotrace.evaluation.stability import jaccard
+from cotrace.problem.evaluator import Evaluator
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier, Selection, Table
 from cotrace.results.tables import number
@@ -159,7 +159,7 @@ def transfer(
     check_members(problem, chosen.members, result.space if isinstance(result, Frontier) else problem.space)
     before = problem.cost.forward_equivalents
     own = _own(problem, chosen.k, search)
-    judge = Judge(problem.heldout or problem)
+    judge = Evaluator(problem.heldout or problem)
     found = _figures(judge, chosen.members, own.members, controls, seed)
     asked = getattr(problem, "question", {})
     return Transfer(
@@ -206,7 +206,7 @@ def _own(problem: Problem, k: int, search: Search | None) -> Selection:
 
 
 def _figures(
-    judge: Judge, members: Sequence[Component], own: Sequence[Component], controls: int, seed: int
+    judge: Evaluator, members: Sequence[Component], own: Sequence[Component], controls: int, seed: int
 ) -> dict[str, Any]:
     """All that is measured of both sets, of everything, and of random sets."""
     theirs, mine = judge.rows([members, own])
@@ -236,7 +236,7 @@ def _figures(
 
 
 def _random(
-    judge: Judge, chosen: Bool[np.ndarray, "n"], controls: int, seed: int
+    judge: Evaluator, chosen: Bool[np.ndarray, "n"], controls: int, seed: int
 ) -> tuple[str, Bool[np.ndarray, "set n"]]:
     composition, blocks = random_sets.composition(judge.problem.space, chosen[None], 0)
     return composition, np.concatenate([*random_sets.chains(blocks, chosen[None], controls, seed)])[:, 0]

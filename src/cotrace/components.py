@@ -41,6 +41,16 @@ class Site(StrEnum):
     RESIDUAL = "residual"
     FEATURE = "feature"
     ERROR = "error"
+    ATTENTION_FEATURE = "attention_feature"
+    ATTENTION_ERROR = "attention_error"
+    MLP_FEATURE = "mlp_feature"
+    MLP_ERROR = "mlp_error"
+    RESIDUAL_FEATURE = "residual_feature"
+    RESIDUAL_ERROR = "residual_error"
+    HEAD_FEATURE = "head_feature"
+    HEAD_ERROR = "head_error"
+    NEURON_FEATURE = "neuron_feature"
+    NEURON_ERROR = "neuron_error"
 
     @classmethod
     def named(cls, name: str | Site) -> Site:
@@ -74,13 +84,38 @@ TAGS: Mapping[Site, str] = {
     Site.RESIDUAL: "resid",
     Site.FEATURE: "feature",
     Site.ERROR: "error",
+    Site.ATTENTION_FEATURE: "attn.feature",
+    Site.ATTENTION_ERROR: "attn.error",
+    Site.MLP_FEATURE: "mlp.feature",
+    Site.MLP_ERROR: "mlp.error",
+    Site.RESIDUAL_FEATURE: "resid.feature",
+    Site.RESIDUAL_ERROR: "resid.error",
+    Site.HEAD_FEATURE: "head.feature",
+    Site.HEAD_ERROR: "head.error",
+    Site.NEURON_FEATURE: "neuron.feature",
+    Site.NEURON_ERROR: "neuron.error",
 }
-WHOLE_LAYER = frozenset({Site.ATTENTION_OUTPUT, Site.MLP_OUTPUT, Site.RESIDUAL, Site.ERROR})
-OF_DICTIONARIES = frozenset({Site.FEATURE, Site.ERROR})
+PARTS_OF: Mapping[Site, tuple[Site, Site]] = {
+    Site.ATTENTION_OUTPUT: (Site.ATTENTION_FEATURE, Site.ATTENTION_ERROR),
+    Site.MLP_OUTPUT: (Site.MLP_FEATURE, Site.MLP_ERROR),
+    Site.RESIDUAL: (Site.RESIDUAL_FEATURE, Site.RESIDUAL_ERROR),
+    Site.HEAD_OUTPUT: (Site.HEAD_FEATURE, Site.HEAD_ERROR),
+    Site.MLP_NEURON: (Site.NEURON_FEATURE, Site.NEURON_ERROR),
+}
+"""Site -> features and error of a dictionary of it, in a layer that has several dictionaries: ``L5.mlp.feature12``.
+
+In a layer with one dictionary they are ``feature`` and ``error``.
+"""
+FEATURE_SITES = frozenset({Site.FEATURE, *(feature for feature, _ in PARTS_OF.values())})
+ERROR_SITES = frozenset({Site.ERROR, *(error for _, error in PARTS_OF.values())})
+OF_DICTIONARIES = FEATURE_SITES | ERROR_SITES
 """Sites that a model has where a dictionary is put into it: they are parts of another site's value."""
+WHOLE_LAYER = frozenset({Site.ATTENTION_OUTPUT, Site.MLP_OUTPUT, Site.RESIDUAL}) | ERROR_SITES
 SITE_OF_TAG: Mapping[str, Site] = {tag: site for site, tag in TAGS.items()}
 
-_FULL = re.compile(r"L(?P<layer>\d{1,9})\.(?P<tag>[a-z]+)(?P<unit>\d{1,9})?(?:@(?P<role>[A-Za-z_][\w-]*))?")
+_FULL = re.compile(
+    r"L(?P<layer>\d{1,9})\.(?P<tag>[a-z]+(?:\.[a-z]+)?)(?P<unit>\d{1,9})?(?:@(?P<role>[A-Za-z_][\w-]*))?"
+)
 _SHORT_HEAD = re.compile(
     r"(?:a?(?P<l1>\d{1,9})\.h?(?P<h1>\d{1,9})|L(?P<l2>\d{1,9})H(?P<h2>\d{1,9}))(?:@(?P<role>[A-Za-z_][\w-]*))?"
 )
@@ -196,6 +231,15 @@ class ComponentSpace(Sequence[Component]):
                 blocks.append(Block(*_place(self.components[start]), start, units))
                 start = i
         return tuple(blocks)
+
+    @cached_property
+    def by_place(self) -> ComponentSpace:
+        """The same components, those of one place and role side by side, units ascending."""
+        firsts: dict[tuple[Site, int, str], int] = {}
+        for component in self:
+            firsts.setdefault(_place(component), len(firsts))
+        ordered = sorted(self, key=lambda component: (firsts[_place(component)], component.unit or 0))
+        return ComponentSpace(tuple(ordered))
 
     @cached_property
     def sites(self) -> tuple[Site, ...]:

@@ -14,7 +14,7 @@ import torch
 from cotrace import tasks
 from cotrace.arguments import check_kind, check_seed, checked
 from cotrace.errors import CotraceError, InputError
-from cotrace.evaluation import ALTERNATIVES, Evaluation, Foreign, alternatives_searched, search_again
+from cotrace.evaluation import ALTERNATIVES, Evaluation, Foreign, alternatives_searched, search_again, with_verdict
 from cotrace.evaluation import evaluate as judge
 from cotrace.evaluation.assess import Progress, settled
 from cotrace.evaluation.belonging import belonging
@@ -99,7 +99,7 @@ def evaluate(
     if stability and search is not None:
         found = _searched_again(problem, result, found, search, stability, pairs, seed, progress)
     effects = tuple(replace(row, before=loss_before(p)) for row, p in zip(found.side_effects, problems, strict=True))
-    return replace(found, notes=(*found.notes, *notes), side_effects=effects)
+    return with_verdict(replace(found, notes=(*found.notes, *notes), side_effects=effects))
 
 
 def _foreign(problem: Problem, against: Sets | Circuit | Selection | None) -> list[Foreign]:
@@ -219,4 +219,6 @@ def _searched_again(
         chosen = case.chosen([case.k])[0]
         others += tuple(alternatives_searched(problem, case.judge, search, chosen, min(runs, ALTERNATIVES)))
     spent = found.forward_equivalents + case.cost - before
-    return replace(found, stability=(*found.stability, again), alternatives=others, forward_equivalents=spent)
+    return with_verdict(
+        replace(found, stability=(*found.stability, again), alternatives=others, forward_equivalents=spent)
+    )

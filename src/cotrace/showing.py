@@ -15,6 +15,8 @@ Draw = Callable[[float | None, str], None]
 """Shows a share done (None: ended) and words."""
 Steps = Callable[[str, int, int], None]
 """Called before each part of some work: what it is, how many are done, of how many."""
+Counted = Callable[[int, int], None] | bool | None
+"""Called with how many parts of some work are done, and of how many; True for a bar, False for none."""
 EVERY_S = 0.2
 
 
@@ -92,6 +94,31 @@ def stepping(name: str, shown: Steps | bool | None) -> Iterator[Steps]:
         line = _Line(name)
         yield line
         line.close()
+
+
+@contextmanager
+def counting(name: str, total: int, shown: Counted) -> Iterator[Callable[[int], None]]:
+    """Inside, each call says that so many more of ``total`` are done: to the function given, a bar, or nobody."""
+    done, began, last = 0, time.perf_counter(), -EVERY_S
+    if shown is None:
+        shown = is_watched()
+    draw = drawer() if shown is True else None
+
+    def count(more: int) -> None:
+        nonlocal done, last
+        done += more
+        elapsed = time.perf_counter() - began
+        if callable(shown):
+            shown(done, total)
+        elif draw and elapsed - last >= EVERY_S:
+            last = elapsed
+            draw(done / total, f"{name}: {done:,} of {total:,}{left(began, done, total)}")
+
+    try:
+        yield count
+    finally:
+        if draw:
+            draw(None, f"{name}: {done:,} of {total:,} in {duration(time.perf_counter() - began)}")
 
 
 class _Line:

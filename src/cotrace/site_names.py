@@ -13,7 +13,7 @@ from cotrace.json_file import shortened
 ADDED = ((Site.HEAD_OUTPUT, Site.ATTENTION_OUTPUT), (Site.MLP_OUTPUT,))
 """What ``L4.*`` is of: what a layer adds to the stream, each part by the first of its sites that the layer has."""
 _PATTERN = re.compile(
-    r"L(?P<layer>\d{1,9}|\*)\.(?:(?P<every>\*)|(?P<tag>[a-z]+)(?P<unit>\d{1,9}|\*)?)(?:@(?P<role>[A-Za-z_][\w-]*))?"
+    r"L(?P<layer>\d{1,9}|\*)\.(?:(?P<every>\*)|(?P<tag>[a-z]+(?:\.[a-z]+)?)(?P<unit>\d{1,9}|\*)?)(?:@(?P<role>[A-Za-z_][\w-]*))?"
 )
 _LAYERS = re.compile(r"\s*(\d{1,9})\s*(?:\.\.\s*(\d{1,9})\s*)?")
 WAYS = (

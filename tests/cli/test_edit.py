@@ -78,7 +78,7 @@ def test_edit_saves_a_model_that_scores_as_the_hooked_one(place: Path, donor: st
     selection = ct.Frontier.from_dict(json.loads((place / "run" / "selection.json").read_text())["frontiers"][0]).at(2)
     training = ct.Task(name="seen", pairs=tuple(p for p in task.pairs if p.id in problem.training.ids))
     part = ScoredTask(problem.model, task)
-    with selection.apply(problem.model, donor, reference=training):
+    with ct.apply(problem.model, selection, donor, reference=training):
         expected = part.scores()
     loaded = AutoModelForCausalLM.from_pretrained(out).eval()
     edited = ct.wrap(loaded, AutoTokenizer.from_pretrained(out))

@@ -91,6 +91,9 @@ def test_what_computes_answers_in_json(traced: Path, tmp_path: Path, capfd: pyte
     assert told(capfd, "evaluate", "evaluate", str(traced), "--level", "quick")["evaluation"]["verdict"]
     assert told(capfd, "measure", "measure", "shipped", "demo_agreement")["rows"][0]["pairs"] == 120
     assert told(capfd, "check", "check", "shipped", "--sites", "head_output")["ok"]
+    narrowed = told(capfd, "check", "check", "shipped", "--sites", "L1.head2,mlp_output", "--layers", "1..2")
+    assert narrowed["ok"]
+    assert narrowed["layers"] == {"head_output": [1], "mlp_output": [1, 2]}
     (tmp_path / "prompts.txt").write_text("the pilot\n")
     asked = [str(traced), "--k", "1", "--prompts", str(tmp_path / "prompts.txt"), "--max-new-tokens", "2"]
     assert told(capfd, "generate", "generate", *asked)["rows"]

@@ -206,6 +206,7 @@ ASKED: dict[str, dict[str, Any]] = {
         "donors": "zero",
         "align": "ends",
         "sites": ("residual",),
+        "layers": "1..3",
         "json": "j.json",
         "row": True,
     },

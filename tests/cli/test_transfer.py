@@ -58,3 +58,26 @@ def test_refusals(traced: Path, capsys: pytest.CaptureFixture[str], tmp_path: Pa
         assert words in shown, shown
     assert run(["transfer", str(traced), "--to", "agreement", "--k", "99"]) == 2
     assert "exactly 99" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:.*have the prompts of a pair on another side")
+@pytest.mark.parametrize(
+    "narrowed", [["--sites", "L1.*,L0.head1"], ["--sites", "head_output@last"], ["--layers", "1..1"]]
+)
+def test_a_narrowed_space_is_carried_as_it_is(
+    narrowed: list[str], traced: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Components, a role, layers: the target's space is the run's, and its effect that of the same names."""
+    pairs, others = (str(traced.parent / name) for name in ("pairs.jsonl", "others.jsonl"))
+    options = ["--holdout", "0.4", "--search", "topk", "--direction", "minimise", "--evaluation", "none", "--quiet"]
+    asked = ["trace", "--model", str(tiny_folder), "--task", pairs, *options, *narrowed, "--out", str(tmp_path / "run")]
+    assert run(asked) == 0
+    path = tmp_path / "found.json"
+    told = ["--k", "1", "--controls", "1", "--direction", "minimise", "--json", str(path), "--quiet"]
+    assert run(["transfer", str(tmp_path / "run"), "--to", others, *told]) == 0
+    found = json.loads(path.read_text())["targets"][others]
+    (name,) = StoredRun.read(tmp_path / "run").frontier().at(1).components
+    task = ct.Task.from_jsonl(others)
+    problem = ct.LanguageProblem(ct.load_model(tiny_folder), task, sites=[name], holdout=0.4, direction="minimise")
+    assert problem.heldout is not None
+    assert found["effect"] == pytest.approx(problem.heldout.value([name]).item(), abs=1e-5)

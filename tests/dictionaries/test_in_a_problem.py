@@ -311,11 +311,6 @@ def test_a_hook_that_the_model_has_not_is_refused(hook: str, error: type[Excepti
         refused(dictionary(hook, 0))
 
 
-def test_two_dictionaries_of_one_layer_are_refused() -> None:
-    with pytest.raises(InputError, match=r"both of layer 1, where a name such as L1.feature0 could be either's"):
-        refused([dictionary("blocks.1.hook_mlp_out", 0), dictionary("blocks.1.hook_resid_post", 1)])
-
-
 def test_weights_that_are_not_finite_are_refused() -> None:
     with pytest.raises(NonFiniteError, match="its bias holds values that are not finite"):
         replace(PLACES["MLP"][0], bias=torch.full((FEATURES,), torch.nan, dtype=ALL))

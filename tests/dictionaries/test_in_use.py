@@ -15,14 +15,16 @@ from torch import Tensor
 import cotrace as ct
 from cotrace.cli.main import run
 from cotrace.dictionaries import Dictionary, describe, features_of_heads, save_dictionary
+from cotrace.dictionaries.placed import with_dictionaries
 from cotrace.errors import InputError, UnsupportedSite
 from cotrace.interchange import About
+from cotrace.runs import prepare
 from tests import tiny
 from tests.dictionaries.toy import ALL, FEATURES, MODEL, TASK, by_hand, dense, dictionary
 
 MLP = dictionary("blocks.1.hook_mlp_out", 20, neuronpedia="tiny-gpt2/1-mlp")
 TRANSCODER = dictionary("blocks.2.mlp.hook_in", 21, hook_out="blocks.2.hook_mlp_out", k=5)
-HELD = MODEL.with_dictionaries([MLP, TRANSCODER])
+HELD = with_dictionaries(MODEL, [MLP, TRANSCODER])
 CHOSEN = ct.Selection.parse(["L1.feature3", "L1.feature8", "L1.error", "L2.feature5", "L2.feature6", "L0.head1"])
 IDS = torch.tensor([[3, 14, 15, 9, 26, 5]])
 
@@ -41,14 +43,14 @@ def logits_by_hand(values: dict[str, Tensor], factor: float = 0.0) -> Tensor:
         error = values.get(f"L{layer}.error", factor * e) if f"L{layer}.error" in CHOSEN.components else e
         return torch.where(chosen, g, f) @ one.decoder + error
 
-    with by_hand([MLP, TRANSCODER], act), ct.Selection.parse(["L0.head1"]).apply(MODEL, f"scale={factor}"):
+    with by_hand([MLP, TRANSCODER], act), ct.apply(MODEL, ct.Selection.parse(["L0.head1"]), f"scale={factor}"):
         return MODEL.module(IDS).logits
 
 
 @pytest.mark.parametrize("donor", ["zero", "scale=0.5", "scale=2"])
 def test_an_edit_of_features_is_that_of_hooks_by_hand(donor: str) -> None:
     factor = float(donor.partition("=")[2] or 0)
-    with torch.no_grad(), CHOSEN.apply(HELD, donor) as edited:
+    with torch.no_grad(), ct.apply(HELD, CHOSEN, donor) as edited:
         found = edited(IDS).logits
         past = edited(IDS[:, :4], use_cache=True)
         rest = edited(IDS[:, 4:], past_key_values=past.past_key_values).logits
@@ -61,7 +63,7 @@ def test_an_edit_of_features_is_that_of_hooks_by_hand(donor: str) -> None:
 def test_a_feature_is_steered_to_a_value() -> None:
     values = {name: torch.tensor([float(i)], dtype=ALL) for i, name in enumerate(CHOSEN.components)}
     values |= {"L1.error": torch.linspace(-1, 1, 32, dtype=ALL), "L0.head1": torch.zeros(8, dtype=ALL)}
-    with torch.no_grad(), CHOSEN.apply(HELD, ct.donors.Vector(values=values)) as edited:
+    with torch.no_grad(), ct.apply(HELD, CHOSEN, ct.donors.Vector(values=values)) as edited:
         found = edited(IDS).logits
     with torch.no_grad():
         torch.testing.assert_close(found, logits_by_hand(values))
@@ -88,7 +90,7 @@ def test_the_mean_of_a_feature_is_that_over_the_reference() -> None:
             means[name] = torch.cat(seen[int(name[1])]).mean(0)[int(name.partition("feature")[2])]
     means["L1.error"] = torch.cat(errors).mean(0)
     features = ct.Selection(members=tuple(c for c in CHOSEN.members if c.site.value != "head_output"))
-    with torch.no_grad(), features.apply(HELD, "mean=task", reference=TASK) as edited:
+    with torch.no_grad(), ct.apply(HELD, features, "mean=task", reference=TASK) as edited:
         found = edited(IDS).logits
 
     def act(layer: int, one: Dictionary, read: Tensor, written: Tensor) -> Tensor:
@@ -103,7 +105,7 @@ def test_the_mean_of_a_feature_is_that_over_the_reference() -> None:
 
 
 def test_edits_of_features_are_generated_with_and_not_folded() -> None:
-    with CHOSEN.apply(HELD, "zero") as edited:
+    with ct.apply(HELD, CHOSEN, "zero") as edited:
         edited.generate(IDS, max_new_tokens=3, do_sample=False, pad_token_id=0)
     with pytest.raises(UnsupportedSite, match="cannot be folded into weights: which features are active is decided"):
         ct.editing.folded(HELD, ct.Selection.parse(["L1.feature3"]), "zero")
@@ -165,7 +167,7 @@ def test_promoted_tokens_are_those_that_a_small_addition_to_the_last_stream_prom
     model = tiny.model(family)
     one = dictionary("blocks.2.hook_resid_post", 22)
     names = [f"L2.feature{i}" for i in range(FEATURES)]
-    cards = describe(model.with_dictionaries([one]), names, TEXTS, examples=1, tokens=60)
+    cards = describe(with_dictionaries(model, [one]), names, TEXTS, examples=1, tokens=60)
     unit, card = next((unit, card) for unit, card in enumerate(cards) if card.active_on)
     best = card.active_on[0]
     words = model.require_tokenizer()
@@ -198,7 +200,7 @@ def test_the_features_of_heads_are_those_whose_rows_lie_in_them() -> None:
     rows = one.decoder.clone()
     rows[:, :] = 0.01
     rows[5, 8:16], rows[6, 24:], rows[7, :8] = 1.0, 1.0, 1.0
-    held = MODEL.with_dictionaries([replace(one, decoder=rows)])
+    held = with_dictionaries(MODEL, [replace(one, decoder=rows)])
     assert [str(c) for c in features_of_heads(held, ["L0.head1", "L0.head3"], share=0.6)] == [
         "L0.feature5",
         "L0.feature6",
@@ -279,3 +281,75 @@ def test_wrong_dictionaries_are_one_line(
         assert words in said
         assert said.count("\n") == 1
     assert not (tmp_path / "no").exists()
+
+
+def scaled(one: Dictionary, **change: Any) -> Dictionary:
+    """The same with other fields, unchecked where a check would refuse them."""
+    other = replace(one)
+    for name, value in change.items():
+        object.__setattr__(other, name, value)
+    return other
+
+
+def test_bad_files_end_in_one_line_before_the_model_is_loaded(
+    both_signs: Path,
+    pairs_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(prepare, "load_model", never)
+    one = ct.load_dictionaries(both_signs)[0]
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    torch.save({"W_enc": one.encoder}, pickled / "ae.pt")  # noqa: TID251  # what must not be read
+    endless = save_dictionary(scaled(one, bias=torch.full((32,), torch.inf)), tmp_path / "endless")
+    head = save_dictionary(one, tmp_path / "head")
+    cfg = json.loads((head / "cfg.json").read_text())
+    (head / "cfg.json").write_text(json.dumps(cfg | {"hook_head_index": 3}))
+    asked = [
+        "trace",
+        "--model",
+        str(tmp_path / "m"),
+        "--task",
+        str(pairs_file),
+        "--quiet",
+        "--out",
+        str(tmp_path / "no"),
+    ]
+    for folder, words in (
+        (pickled, "may be a pickle, which can run code when it is read: convert it with python -c"),
+        (endless, "bias holds values that are not finite"),
+        (head, "it reads head 3 alone; use one of all heads of a layer (hook_z)"),
+    ):
+        assert run([*asked, "--dictionaries", str(folder)]) == 2
+        said = capsys.readouterr().err
+        assert words in said
+        assert said.count("\n") == 1, said
+
+
+def test_dictionaries_that_do_not_fit_the_model_end_in_one_line(
+    both_signs: Path, tiny_folder: Path, pairs_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = ct.load_dictionaries(both_signs)[0]
+    wide = {"encoder": torch.eye(24), "decoder": torch.eye(24), "offset": torch.zeros(24), "bias": torch.zeros(24)}
+    at = {"hook": "blocks.9.hook_mlp_out", "hook_out": "blocks.9.hook_mlp_out"}
+    asked = ["trace", "--model", str(tiny_folder), "--task", str(pairs_file), "--quiet", "--out", str(tmp_path / "no")]
+    for name, other, words in (
+        ("wide", replace(one, **wide), "has 24 numbers at blocks.1.hook_mlp_out, and"),
+        ("high", replace(one, **at), "is of blocks.9.hook_mlp_out, and"),
+        ("silent", replace(one, bias=torch.full((32,), -1e6)), "is active on these pairs where base and donor run"),
+    ):
+        folder = save_dictionary(other, tmp_path / name)
+        assert run([*asked, "--dictionaries", str(folder)]) == 2
+        said = capsys.readouterr().err
+        assert words in said
+        assert said.count("\n") == 1, said
+    twice = tmp_path / "twice"
+    save_dictionary(one, twice / "a")
+    save_dictionary(one, twice / "b")
+    assert run([*asked, "--dictionaries", str(twice)]) == 2
+    assert "twice/a and twice/b both write the mlp_output of layer 1" in capsys.readouterr().err

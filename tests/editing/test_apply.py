@@ -45,7 +45,7 @@ def test_scores_are_those_of_a_problem_whose_donors_act_on_answers_too(family: s
     )  # fmt: skip
     part = ScoredTask(model, pairs)
     before = part.scores()
-    with SELECTION.apply(model, donor, reference=pairs):
+    with ct.apply(model, SELECTION, donor, reference=pairs):
         after = part.scores()
     torch.testing.assert_close(after, problem.scores(SELECTION), rtol=1e-4, atol=1e-4)
     assert (after - before).abs().max() > 1e-2
@@ -58,7 +58,7 @@ def test_generation_is_that_of_the_folded_weights_with_and_without_a_cache(famil
     """Every prompt and generated position takes the donor, whatever stands to the left."""
     model = tiny(family)
     weights = folded(model, SELECTION, "scale=-0.5")
-    with SELECTION.apply(model, "scale=-0.5"):
+    with ct.apply(model, SELECTION, "scale=-0.5"):
         tokens, logits = generated(model, ROWS, cache=cache)
     expected_tokens, expected_logits = generated(weights, ROWS, cache=cache)
     _, plain = generated(model, ROWS, cache=cache)
@@ -70,7 +70,7 @@ def test_generation_is_that_of_the_folded_weights_with_and_without_a_cache(famil
 @pytest.mark.parametrize("cache", [True, False])
 def test_a_row_generates_alone_what_it_generates_in_company(cache: bool) -> None:
     model = tiny("llama")
-    with SELECTION.apply(model, "zero"):
+    with ct.apply(model, SELECTION, "zero"):
         together, _ = generated(model, ROWS, cache=cache)
         alone = [generated(model, (row,), cache=cache)[0] for row in ROWS]
     assert torch.equal(together, torch.cat(alone))
@@ -92,9 +92,9 @@ def test_everything_is_restored_also_after_an_error() -> None:
     model = tiny("llama")
     before, implementation = log_p(model.module, ids()), model.module.config._attn_implementation
     hooks = sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in model.module.modules())
-    with pytest.raises(IndexError), SELECTION.apply(model):
+    with pytest.raises(IndexError), ct.apply(model, SELECTION):
         log_p(model.module, ids() + 1000)
-    with SELECTION.apply(model):
+    with ct.apply(model, SELECTION):
         pass  # nothing ran, and that is no error
     assert sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in model.module.modules()) == hooks
     assert model.module.config._attn_implementation == implementation
@@ -106,9 +106,9 @@ def test_two_that_are_left_in_the_order_of_entry_leave_the_model_as_it_was(first
     """A notebook may enter and leave them by hand; the one still in force acts on."""
     model, heads = tiny("llama"), (ct.Selection.parse(["L0.head1"]), ct.Selection.parse(["L1.head0"]))
     before, implementation = log_p(model.module, ids()), model.module.config._attn_implementation
-    with heads[1].apply(model, "zero"):
+    with ct.apply(model, heads[1], "zero"):
         alone = log_p(model.module, ids())
-    one, other = heads[0].apply(model, first), heads[1].apply(model, "zero")
+    one, other = ct.apply(model, heads[0], first), ct.apply(model, heads[1], "zero")
     one.__enter__()
     other.__enter__()
     assert not torch.equal(log_p(model.module, ids()), alone)
@@ -121,7 +121,7 @@ def test_two_that_are_left_in_the_order_of_entry_leave_the_model_as_it_was(first
 
 @pytest.mark.parametrize("donor", ["counterfactual", "resample", "noise=0.4", "mean=position"])
 def test_donors_without_a_value_at_generated_positions_are_refused_with_the_reason(donor: str) -> None:
-    with pytest.raises(InputError, match="does not stand alone: "), SELECTION.apply(tiny("llama"), donor):
+    with pytest.raises(InputError, match="does not stand alone: "), ct.apply(tiny("llama"), SELECTION, donor):
         pass
 
 
@@ -130,7 +130,7 @@ def test_experts_take_the_donor_at_run_time() -> None:
     model = tiny("mixtral")
     place = model.places(ct.Site.EXPERT)[0]
     everything = ct.Selection.parse([f"L0.expert{i}" for i in range(place.units)])
-    with everything.apply(model, "zero"):
+    with ct.apply(model, everything, "zero"):
         seen = []
         handle = place.module.register_forward_hook(lambda module, args, output: seen.append(output.abs().max()))
         log_p(model.module, ids())

@@ -36,7 +36,7 @@ def test_a_saved_model_scores_as_the_hooked_one(family: str, donor: str, tmp_pat
     selection = chosen(model)
     assert {member.site for member in selection.members} >= {Site.HEAD_OUTPUT, Site.MLP_NEURON}
     before = log_p(model.module, ids())
-    with selection.apply(model, donor) as hooked:
+    with ct.apply(model, selection, donor) as hooked:
         expected = log_p(hooked, ids())
     save(folded(model, selection, donor), tmp_path / "edited", "card", {})
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "edited").eval()

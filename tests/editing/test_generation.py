@@ -32,7 +32,7 @@ def test_greedy_continuations_are_those_of_a_loop_without_cache_or_padding() -> 
     model = tiny("llama")
     found = generate(model, PROMPTS, SELECTION, "scale=-0.5", sampling=Sampling(max_new_tokens=5, batch_size=2))
     assert [row.base for row in found.rows] == [by_hand(model, prompt) for prompt in PROMPTS]
-    with SELECTION.apply(model, "scale=-0.5"):
+    with ct.apply(model, SELECTION, "scale=-0.5"):
         assert [row.edited for row in found.rows] == [by_hand(model, prompt) for prompt in PROMPTS]
     assert found.changed == np.mean([row.base != row.edited for row in found.rows])
     assert found.changed > 0
@@ -195,7 +195,7 @@ def test_the_harness_is_called_before_and_under_the_edit(monkeypatch: pytest.Mon
         monkeypatch.setitem(sys.modules, name, module)
     (found,) = harness(model, SELECTION, "zero", tasks=["arc_easy"], limit=4)
     before = model.module(input_ids=tokens).logits[0, -1, 7].item()
-    with SELECTION.apply(model, "zero"):
+    with ct.apply(model, SELECTION, "zero"):
         after = model.module(input_ids=tokens).logits[0, -1, 7].item()
     assert (found.task, found.metric, found.pairs, found.before, found.after) == ("arc_easy", "acc", 4, before, after)
     assert found.before_interval == pytest.approx((before - 0.98, before + 0.98))

@@ -67,7 +67,7 @@ def test_no_aim_is_guessed_from_rounding_or_chance(metric: str) -> None:
     # The same way for every pair: the sign of what plain scoring finds.
     part = ScoredTask(model, own())
     before = part.scores()
-    with SELECTION.apply(model, "zero"):
+    with ct.apply(model, SELECTION, "zero"):
         change = (part.scores() - before).diff(dim=1)[:, 0]
     up = [pair for pair, moved in zip(some, change.tolist(), strict=True) if moved > 0]
     for pairs, aim in ((up, "maximise"), ([replace(p, answers=p.answers[::-1]) for p in up], "minimise")):
@@ -113,7 +113,7 @@ def test_the_choice_is_the_strongest_that_keeps_the_limit_on_both_halves() -> No
     )
     halves = Parts.of(watched.task, 0.5, 0)
     for point in bound.points:
-        with ct.Selection.parse(point.components).apply(model, f"scale={point.factor}"):
+        with ct.apply(model, ct.Selection.parse(point.components), f"scale={point.factor}"):
             after = _losses(model, watched, halves)
         before = _losses(model, watched, halves)
         rises = [(b - a) / a for a, b in zip(before, after, strict=True)]
@@ -144,7 +144,7 @@ def test_what_an_edit_cost_before_and_after() -> None:
     targets = [encoded.pair.target for encoded in part.pairs]
     rows = range(len(targets))
     before = part.scores()[rows, targets].exp()
-    with SELECTION.apply(model, "scale=0.2"):
+    with ct.apply(model, SELECTION, "scale=0.2"):
         after = part.scores()[rows, targets].exp()
     one = found["probability on random words"]
     assert (one.before, one.after) == pytest.approx((before.mean().item(), after.mean().item()), abs=1e-6)
@@ -323,7 +323,7 @@ def test_a_group_with_few_positives_is_resampled_within_its_labels() -> None:
     assert found.metric == "equal_opportunity_gap (soft)"
     part = ScoredTask(model, whole)
     before = part.scores().softmax(-1)[:, 0].double().numpy()
-    with SELECTION.apply(model, "scale=-1"):
+    with ct.apply(model, SELECTION, "scale=-1"):
         after = part.scores().softmax(-1)[:, 0].double().numpy()
     positives = [np.array([i for i, p in enumerate(pairs) if p.group == g and p.label == 0]) for g in "ab"]
 

@@ -26,8 +26,8 @@ from cotrace.evaluation import (
     search_again,
 )
 from cotrace.evaluation.curves import faithfulness
-from cotrace.evaluation.judge import Judge
 from cotrace.evaluation.views import Without
+from cotrace.problem.evaluator import Evaluator
 from cotrace.results import Frontier, Selection
 from cotrace.search import Exhaustive, Pursuit, TopK
 from tests.evaluation.problems import Judged, judged
@@ -168,7 +168,7 @@ def test_forbidding_members_finds_the_other_circuit() -> None:
         return 1 - (1 - all_of(s, [0, 1])) * (1 - 0.99 * all_of(s, [5, 6]))
 
     problem = judged(twins, 12)
-    judge, chosen = Judge(problem.heldout), np.zeros(12, bool)
+    judge, chosen = Evaluator(problem.heldout), np.zeros(12, bool)
     chosen[[0, 1]] = True
     other = next(alternatives_searched(problem, judge, Exhaustive(max_size=2), chosen, 1))
     assert other.components == ("L1.head1", "L1.head2")

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from cotrace.components import Component, ComponentSpace, Site
-from cotrace.evaluation import controls, evaluate, judge
-from cotrace.evaluation.judge import Judge, singles
+from cotrace.evaluation import controls, evaluate
+from cotrace.problem import evaluator
+from cotrace.problem.evaluator import Evaluator, singles
 from cotrace.problem.protocol import Examples
 from cotrace.results.effects import EffectTable
 from cotrace.search import Attribution, Greedy, TopK, sets
@@ -61,7 +62,7 @@ def test_judging_a_large_space_takes_memory_in_proportion() -> None:
 
 
 def test_singles_in_pieces_are_the_identity(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge, "MASK_ELEMENTS", 3 * 7)
+    monkeypatch.setattr(evaluator, "MASK_ELEMENTS", 3 * 7)
     pieces = list(singles(7))
     assert [len(piece) for piece in pieces] == [3, 3, 1]
     assert np.array_equal(np.concatenate(pieces), np.eye(7, dtype=bool))
@@ -75,7 +76,7 @@ def test_a_judge_knows_which_sets_were_paid_for() -> None:
     problem = small()
     chosen = np.array([True, True, False, True, False, False])
     stored = EffectTable.of(np.eye(6, dtype=bool)[:4], np.ones((4, problem.size)))
-    one = Judge(problem, stored)
+    one = Evaluator(problem, stored)
     assert not one.knows_singles
     one.values(np.eye(6, dtype=bool)[4:])
     assert one.knows_singles
@@ -85,7 +86,7 @@ def test_a_judge_knows_which_sets_were_paid_for() -> None:
     one.values(without)
     one.values(~chosen[None])
     assert one.left(chosen) == [0, 3]
-    again = Judge(problem, EffectTable.of(without, np.ones((2, problem.size))))
+    again = Evaluator(problem, EffectTable.of(without, np.ones((2, problem.size))))
     assert again.left(chosen) == [0, 3]
 
 

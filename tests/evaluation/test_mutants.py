@@ -11,10 +11,10 @@ import torch
 import cotrace as ct
 from cotrace.evaluation.apply import applied
 from cotrace.evaluation.crossfit import cross_fit
-from cotrace.evaluation.judge import Judge
 from cotrace.evaluation.membership import likeliest_to_leave, status
 from cotrace.evaluation.sizes import best_singles
 from cotrace.evaluation.stability import alternatives_known, search_again
+from cotrace.problem.evaluator import Evaluator
 from cotrace.results.effects import EffectTable
 from cotrace.search import Exhaustive, TopK
 from tests.evaluation.problems import judged
@@ -28,9 +28,9 @@ WORTH = [0.1, 0.9, 0.3, 0.7, 0.2, 0.5]
 @pytest.mark.parametrize("direction", ["maximise", "minimise"])
 def test_gradients_rank_members_and_singles_by_worth_in_both_modes(mode, direction) -> None:
     problem = judged(modular(WORTH), 6, mode=mode, direction=direction)
-    how, sets = best_singles(Judge(problem), [2], 0)
+    how, sets = best_singles(Evaluator(problem), [2], 0)
     assert (how, np.flatnonzero(sets[0]).tolist()) == ("gradient", [1, 3])
-    assert likeliest_to_leave(Judge(problem), np.ones(6, bool), 2) == [0, 4]
+    assert likeliest_to_leave(Evaluator(problem), np.ones(6, bool), 2) == [0, 4]
 
 
 def test_status_needs_the_whole_interval_below_the_margin() -> None:
@@ -43,10 +43,10 @@ def test_stored_alternatives_are_ranked_by_weighted_effects() -> None:
     chosen = np.eye(6, dtype=bool)
     effects = np.zeros((6, 2), np.float32)
     effects[1], effects[2] = (0.0, 4.0), (3.0, 0.0)  # plain means prefer 1, weights 9:1 prefer 2
-    units = Judge(problem).units
+    units = Evaluator(problem).units
     units = replace(units, weight=np.array([9.0, 1.0]))
     table = EffectTable.of(chosen, effects)
-    (found,) = alternatives_known(Judge(problem), table, chosen[0], 5, units)
+    (found,) = alternatives_known(Evaluator(problem), table, chosen[0], 5, units)
     assert found.components == (problem.space.names[2],)
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 import cotrace as ct
 from cotrace import shipped
 from cotrace.evaluation import cross_fit, evaluate, with_intervals
-from cotrace.evaluation.judge import Judge
-from cotrace.problem.goals import WeightedSum
+from cotrace.problem.evaluator import Evaluator
+from cotrace.problem.weighted import WeightedSum
 from cotrace.search import Greedy, TopK
 from cotrace.statistics import Units, mean_interval, median_interval, widened
 from tests.problems import ClosedForm
@@ -105,7 +105,7 @@ def test_medians_gains_and_folds_are_ratios_too() -> None:
     own = own / own.mean()
     weights = torch.arange(1.0, N + 1, dtype=torch.float64) / 21
     problem = ClosedForm(lambda s: (s @ weights)[:, None] * own, N, 30, mode="keep")
-    judge = Judge(problem)
+    judge = Evaluator(problem)
     sets = np.zeros((2, N), bool)
     sets[0, 4:], sets[1, 5:] = True, True
     assert judge.interval(sets[0]) == pytest.approx((11 / 21, 11 / 21), abs=1e-6)
@@ -133,7 +133,7 @@ def test_no_ratio_where_the_denominator_may_be_nothing() -> None:
 def test_a_language_model_that_keeps_everything() -> None:
     problem = ct.LanguageProblem(ct.load_model(shipped.MODEL), ct.tasks.demo_agreement(), mode="keep")
     assert problem.heldout is not None
-    judge, n = Judge(problem.heldout), len(problem.space)
+    judge, n = Evaluator(problem.heldout), len(problem.space)
     assert judge.interval(np.ones(n, bool)) == pytest.approx((1, 1), abs=1e-5)
     frontier = with_intervals(problem, TopK(max_size=12)(problem))
     top = problem.heldout.effects(frontier.at(12)).double().numpy()
@@ -160,7 +160,7 @@ def test_a_weighted_sum_of_faithfulness_is_a_sum_of_ratios() -> None:
         ClosedForm(lambda s, own=own: s @ own, N, 40, mode="keep", task=str(i)) for i, own in enumerate((one, two))
     ]
     together = WeightedSum([(0.4, parts[0]), (1.6, parts[1])])
-    judge, chosen = Judge(together), np.zeros(N, bool)
+    judge, chosen = Evaluator(together), np.zeros(N, bool)
     chosen[:2] = True
     assert judge.interval(np.ones(N, bool)) == pytest.approx((2, 2), abs=1e-6)
     tops, bottoms = [e[:2].sum(0).numpy() for e in (one, two)], [e.sum(0).numpy() for e in (one, two)]

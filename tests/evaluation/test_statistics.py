@@ -14,8 +14,8 @@ from cotrace.components import Component, ComponentSpace, Site
 from cotrace.evaluation import controls
 from cotrace.evaluation.foreign import auroc
 from cotrace.evaluation.interactions import shapley
-from cotrace.evaluation.judge import Judge
 from cotrace.evaluation.views import folds
+from cotrace.problem.evaluator import Evaluator
 from tests.evaluation.problems import judged
 from tests.problems import modular, pairwise
 
@@ -59,7 +59,7 @@ def brute_shapley(value, count: int) -> list[float]:  # type: ignore[no-untyped-
 
 def test_shapley_exact_and_sampled() -> None:
     problem = judged(lambda s: pairwise(12, 2.0, 3, size=1)(s)[:, 0], 12, noise=0.0)
-    judge = Judge(problem.heldout)
+    judge = Evaluator(problem.heldout)
     members = [1, 3, 4, 7, 8, 10]
 
     def value(some) -> float:  # type: ignore[no-untyped-def]
@@ -72,7 +72,7 @@ def test_shapley_exact_and_sampled() -> None:
     assert exact is not None
     assert exact.permutations is None
     assert list(exact.values.values()) == pytest.approx(wanted, abs=1e-9)
-    fresh = Judge(problem.heldout)
+    fresh = Evaluator(problem.heldout)
     sampled = shapley(fresh, members, most=60)
     assert sampled is not None
     assert sampled.permutations
@@ -85,7 +85,7 @@ def test_shapley_exact_and_sampled() -> None:
 def test_shapley_of_ten_is_exact() -> None:
     """A sum of weights: each one's value is its weight, whatever the others do."""
     weights = [float(i - 4) for i in range(10)]
-    judge = Judge(judged(modular(weights), 10, noise=0.0).heldout)
+    judge = Evaluator(judged(modular(weights), 10, noise=0.0).heldout)
     found = shapley(judge, list(range(10)), most=1023)
     assert found is not None
     assert judge.spent == 1023

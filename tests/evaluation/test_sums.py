@@ -13,7 +13,7 @@ from cotrace.errors import InputError
 from cotrace.evaluation import cross_fit
 from cotrace.evaluation.stability import from_archive, means, part_of, search_again
 from cotrace.evaluation.views import Part, folds, resampled
-from cotrace.problem.goals import WeightedSum
+from cotrace.problem.weighted import WeightedSum
 from cotrace.results.effects import EffectTable
 from cotrace.search import Greedy
 from cotrace.statistics import Units

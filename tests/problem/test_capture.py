@@ -218,6 +218,22 @@ def test_a_set_may_be_names_a_selection_or_a_mask(mode: str) -> None:
     assert by_names.run == f"{mode} L0.head1, L1.head0"
 
 
+def test_a_swapped_expert_has_the_donors_contribution() -> None:
+    """Whatever the edits before it on the same module made of the others: every expert of a layer at once too."""
+    model = wrap(tiny_model("mixtral"), tiny.tokenizer(), name="mixtral")
+    problem = LanguageProblem(model, tiny.task(4), sites=["expert"], holdout=0)
+    names = [str(one) for one in problem.space if one.layer == 0]
+    for swapped in (names[:1], names):
+        base, donor, seen = (problem.activations(names, run=run) for run in ("base", "donor", swapped))
+        moved = 0.0
+        for pair in seen:
+            for name in names:
+                expected = (donor if name in swapped else base)[pair][name]
+                torch.testing.assert_close(seen[pair][name], expected, atol=1e-6, rtol=0)
+                moved += float((donor[pair][name] - base[pair][name]).abs().sum()) if name in swapped else 0.0
+        assert moved > 1e-3
+
+
 def test_a_set_of_patterns_is_seen_in_the_patterns_it_sets() -> None:
     """The donor's weights at the prompt; the last edit of a place is in what is captured there."""
     one = problem("llama", sites=("attention_pattern",))

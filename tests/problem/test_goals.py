@@ -12,8 +12,9 @@ import cotrace as ct
 from cotrace.errors import DegenerateError, InputError
 from cotrace.evaluation import evaluate
 from cotrace.evaluation.views import Part, Without
-from cotrace.problem.goals import Constrained, Constraint, WeightedSum
+from cotrace.problem.goals import Constrained, Constraint
 from cotrace.problem.protocol import Problem
+from cotrace.problem.weighted import WeightedSum
 from cotrace.results import Frontier
 from cotrace.search import (
     PGBCT,

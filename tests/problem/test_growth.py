@@ -16,6 +16,7 @@ from cotrace.errors import InputError
 from cotrace.interventions.storage import NoRoom
 from cotrace.problem import LanguageProblem, pairs, scored, scorer
 from cotrace.problem.pairs import PairProblem
+from cotrace.problem.whole import SetProblem
 from tests import tiny
 
 SITES = ("mlp_neuron", "head_output", "mlp_output")
@@ -82,6 +83,38 @@ def test_logits_are_measured_batch_by_batch_and_never_as_one_table(monkeypatch: 
         assert some.full_swap.mean == pytest.approx(whole.full_swap.mean)
         assert some.training.full_levels.tolist() == pytest.approx(some.training.full_swap.tolist())
     assert some.cost.forward_equivalents == pytest.approx(3 + 2 / 7 + 3)
+
+
+def test_nearness_to_a_level_of_logits_is_measured_batch_by_batch_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = built(metric="kl")
+    z = torch.rand(3, 12, dtype=torch.float64)
+    log_p, log_q = plain.training.scorer.base.log_softmax(-1), plain.scores(z).log_softmax(-1)
+    each = (log_p.exp() * (log_p - log_q)).sum(-1)
+    wanted = 0.02 - (each.mean(-1) - 0.02).abs()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a table of all logits")
+
+    for name in ("chunks", "scores"):
+        monkeypatch.setattr(scored.ScoredPairs, name, refuse)
+    monkeypatch.setattr(scored.ScoredPairs, "full_scores", property(refuse))
+    monkeypatch.setattr(scored, "PIECE_NUMBERS", 2 * plain.training.scorer.base.shape[1])
+    for tokens in (8, 1000):
+        near = built(metric="kl", direction="target=0.02", batch_tokens=tokens)
+        assert isinstance(near.training, SetProblem)
+        assert torch.allclose(near.value(z), wanted, atol=1e-9)
+        assert torch.allclose(near.training.reported(z), each.mean(-1), atol=1e-9)
+        assert near.training.reported_base == pytest.approx(0, abs=1e-12)
+        counts = torch.tensor([[2, 0, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0, 7]])
+        drawn = (each @ counts.T.double() / 7 - 0.02).abs()
+        assert torch.allclose(near.training.redrawn(z, [counts]), 0.02 - drawn, atol=1e-9)
+        gradient = near.gradient(z[0])
+        for i in (0, 5, 11):
+            step = torch.zeros(12, dtype=torch.float64).index_fill(0, torch.tensor([i]), 1e-5)
+            difference = (near.value(z[0] + step) - near.value(z[0] - step)) / 2e-5
+            assert gradient[i].item() == pytest.approx(difference.item(), rel=1e-4, abs=1e-8)
+        parts = torch.stack([near.gradient(z[0], None, part) * len(part) for part in ([0, 1, 2], [3, 4, 5, 6])]).sum(0)
+        assert torch.allclose(parts / 7, gradient, atol=1e-12)
 
 
 def test_the_base_runs_logits_share_the_memory_budget(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from cotrace.interventions import storage
 from cotrace.interventions.storage import NoRoom, Storage, mapped
 from cotrace.problem import LanguageProblem
 from cotrace.problem.memory import free_memory, memory_budget
+from cotrace.problem.packing import FEWEST_TOKENS
 from tests import tiny
 from tests.problem.test_packing import late_task
 
@@ -160,3 +161,29 @@ def test_recomputing_keeps_less_for_the_backward_pass() -> None:
             scorer.run(z[None].clone().requires_grad_(), scorer.all_layouts[0])
         kept.append(sum(sizes))
     assert kept[1] < kept[0] / 3
+
+
+def test_a_size_bounds_what_a_pass_holds_and_a_share_or_given_tokens_do_not() -> None:
+    """34 numbers of the width for each layer and 3 of the vocabulary are held for a token, 8 bytes each."""
+    model = tiny.model("gpt2")
+    config = model.module.config
+    token = 8 * (34 * config.n_embd * config.n_layer + 3 * config.vocab_size)
+    within = problem(f"{2 * 1000 * token}B", "head_output")
+    assert within.inside.packing.batch_tokens == 1000
+    assert within.inside.storage.budget == 1000 * token
+    assert problem(f"{8 * 1000 * token}B", "head_output").inside.packing.batch_tokens == 4000
+    plain = problem(None, "head_output").inside.packing.batch_tokens
+    assert problem(0.5, "head_output").inside.packing.batch_tokens == plain > 4000
+    given = problem(f"{100 * token}B", "head_output", batch_tokens=8)
+    assert given.inside.packing.batch_tokens == 8
+    assert given.inside.storage.budget == 92 * token
+    tight = problem(SMALL, "head_output")
+    assert tight.inside.packing.batch_tokens == FEWEST_TOKENS
+    assert tight.inside.storage.budget == 10_000, "half is for what is kept, however much a pass takes"
+
+
+def test_tokens_and_positions_that_are_equal_are_one_object() -> None:
+    found = problem(None, "head_output").inside.encoding.pairs
+    same = [pair for pair in found if len(pair.prompt) == len(found[0].prompt)]
+    assert len(same) > 1
+    assert all(pair.donor_positions is same[0].donor_positions is pair.roles["all"] for pair in same)

@@ -9,9 +9,9 @@ import torch
 
 from cotrace.errors import InputError
 from cotrace.problem import Constrained, Constraint, LanguageProblem, WeightedSum
+from cotrace.problem.masks import mask_of
 from cotrace.prompts import Task
 from cotrace.search import Greedy, Pursuit
-from cotrace.search.sets import mask_of
 from tests import tiny
 
 OPTIONS = {"sites": ["head_output"], "holdout": 0.25, "direction": "maximise"}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import networkx
 import pandas as pd
@@ -24,6 +26,8 @@ from cotrace.readout.diagram import diagram_svg
 from cotrace.readout.explanation import Explanation
 from cotrace.readout.files import NAMES
 from cotrace.readout.positions import act
+from cotrace.readout.records import Acting, Alone, Look, Paths, Read, Written
+from cotrace.readout.words import words_of
 from tests import tiny
 from tests.families import tiny_model
 from tests.handmade import PLANTED
@@ -92,7 +96,7 @@ def test_figures_are_of_the_held_out_pairs() -> None:
     problem = LanguageProblem(tiny.model("llama"), task, sites=["head_output"], holdout=0.5)
     found = ct.explain(problem, ["L0.head1", "L2.head3"])
     assert problem.heldout is not None
-    assert found.pairs == f"held-out {problem.heldout.size} pairs"
+    assert found.pairs == f"{problem.heldout.size} held-out pairs"
     assert found.card("L0.head1").alone.effect == pytest.approx(problem.heldout.value(["L0.head1"]).item(), abs=1e-9)
     assert found.paths.together == pytest.approx(problem.heldout.value(["L0.head1", "L2.head3"]).item(), abs=1e-9)
     assert found.card("L0.head1").alone.interval is not None
@@ -158,6 +162,14 @@ def test_files_hold_all_of_it(tmp_path: Path) -> None:
     assert members["effect"].tolist() == pytest.approx([card.alone.effect for card in found.cards])
     assert members["behaviour"].tolist()[0] == "previous token"
     assert len(arrows) == len(found.paths.arrows) + len(found.cards)
+    parts = {(a.source, a.target): a.parts for a in found.paths.arrows if a.parts}
+    rows = arrows[arrows["by_key"].notna()].set_index(["source", "target"])
+    in_graph = {(a, b): d for a, b, d in read.edges(data=True) if "by_key" in d}
+    for part in ("query", "key", "value"):
+        own = {at: pytest.approx(one[part]) for at, one in parts.items()}
+        assert rows[f"by_{part}"].to_dict() == own
+        assert {at: d[f"by_{part}"] for at, d in in_graph.items()} == own
+    assert rows["by_key_ci_low"].notna().all()
     with pytest.raises(OutputExists, match=r"explanation\.json"):
         found.export(tmp_path / "new")
 
@@ -174,6 +186,76 @@ def test_tables_and_notebook() -> None:
     assert html.count("<svg") == 1
     assert 'class="arrow inhibiting"' in html
     assert "L1.head2" in str(found)
+
+
+def test_words_say_no_more_than_the_numbers() -> None:
+    """A head that acts where it sees only itself is said to look from elsewhere, and a doubtful share is none."""
+    card = ct.readout.Card(
+        component="L0.head1",
+        alone=Alone(component="L0.head1", effect=1.0, interval=(0.5, 1.5)),
+        read=Read(
+            component="L0.head1",
+            attends=True,
+            looks=(
+                Look(query="subject", key="subject", base=1.0, donor=None),
+                Look(query="last", key="subject", base=0.9, donor=None),
+                Look(query="subject", key="last", base=0.0, donor=None),
+            ),
+        ),
+        written=Written(component="L0.head1"),
+        direct=0.3,
+        direct_interval=(-0.1, 0.7),
+        acting=(Acting(component="L0.head1", where="subject", effect=1.0, interval=(0.5, 1.5), pairs=12),),
+    )
+    paths = Paths(together=1.0, together_interval=(0.5, 1.5), members=(card.alone,), arrows=(), pairs="12 pairs")
+    assert words_of(card, paths, "log_odds", None, others=True) == (
+        "L0.head1 reads the subject from the last position (0.90). Swapped alone it moves the log odds by +1 "
+        "(+0.5 .. +1.5), not shown to do so directly, at the subject (100%)."
+    )
+    sure = replace(card, direct_interval=(0.1, 0.5))
+    assert "30% of it directly" in words_of(sure, paths, "log_odds", None, others=True)
+
+
+def test_long_arrows_pass_between_nodes_and_never_behind_one() -> None:
+    """Every arrow of four heads in four layers, its curve followed point by point."""
+    svg = diagram_svg(found := explained("two hops"))
+    boxes = [
+        tuple(map(float, box))
+        for box in re.findall(r'<rect x="([\d.]+)" y="([\d.]+)" width="(\d+)" height="(\d+)"', svg)
+    ]
+    assert len(boxes) == len(found.components) + 1
+    paths = re.findall(r'class="arrow[^"]*" d="([^"]+)"', svg)
+    assert len(paths) > 2
+    for path in paths:
+        for x, y in points_of(path):
+            inside = [box for box in boxes if box[0] < x < box[0] + box[2] and box[1] + 3 < y < box[1] + box[3] - 3]
+            assert not inside, (path, x, y)
+
+
+def points_of(path: str) -> list[tuple[float, float]]:
+    """Points along cubic curves and lines, by Bezier's formula."""
+    found, at = [], (0.0, 0.0)
+    for kind, text in re.findall(r"([MCL])([^MCL]+)", path):
+        numbers = [float(one) for one in text.split()]
+        ends = list(zip(numbers[::2], numbers[1::2], strict=True))
+        corners = [at, *ends] if kind == "C" else [at, at, ends[0], ends[0]]
+        if kind != "M":
+            for t in (i / 20 for i in range(21)):
+                weight = ((1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3)
+                xy = [sum(w * corner[axis] for w, corner in zip(weight, corners, strict=True)) for axis in (0, 1)]
+                found.append((xy[0], xy[1]))
+        at = ends[-1]
+    return found
+
+
+def test_a_card_shows_itself() -> None:
+    card = explained("induction").card("L1.head1")
+    assert str(card) == card.words
+    assert repr(card) == f"Card(L1.head1, effect {card.alone.effect:+.4g})"
+    html = card._repr_html_()
+    assert card.words.split(" (")[0] in html
+    assert "induction 0.71" in html
+    assert "<b>" not in replace(card, words="<b>")._repr_html_()
 
 
 def test_the_diagram_says_what_it_shows_and_shows_no_markup() -> None:
@@ -235,7 +317,8 @@ def test_what_is_refused() -> None:
         (["L9.head0"], r"L9\.head0 is not in this component space of 12 head_output in 3 layers"),
         (["L0.mlp"], r"L0\.mlp is not in this component space"),
         ([], "the selection is empty"),
-        (3, "selection is 3"),
+        (3, "the set is 3"),
+        ([0.5] * 12, "the mask is no set"),
     ):
         with pytest.raises(InputError, match=why):
             ct.explain(problem, names)
@@ -248,6 +331,33 @@ def test_what_is_refused() -> None:
         explained("induction").card("L0.head0")
 
 
+@pytest.mark.parametrize("mode", ["swap", "keep"])
+def test_a_mask_is_the_set_that_it_chooses(mode: Any) -> None:
+    problem = LanguageProblem(tiny.model("gpt2"), tiny.task(4), sites=["head_output"], holdout=0, mode=mode)
+    names = ["L0.head1", "L2.head3"]
+    assert ct.explain(problem, problem.training.masks(names)).components == names
+
+
+def test_without_intervals_nothing_is_said_as_if_there_were_some() -> None:
+    """The planted pair on 9 pairs: words, table, diagram, graph and CSV say that no interval is known."""
+    one = PLANTED["induction"]()
+    task = replace(one.task, pairs=one.task.pairs[:9])
+    problem = LanguageProblem(one.model, task, sites=["head_output"], donors=one.donors, holdout=0)
+    found = ct.explain(problem, one.circuit)
+    (note,) = (note for note in found.notes if note.startswith("no intervals"))
+    assert note.endswith("9 training pairs are too few: they take 10")
+    first, second = found.words
+    assert first.endswith("All of its effect goes through L1.head1 by its key (no interval).")
+    assert "(no interval), all of it directly" in second
+    assert [row[-1] for row in found.feeds().rows] == ["no interval"]
+    assert 'class="arrow plain untested"' in diagram_svg(found)
+    edges = found.arrows_frame().set_index(["source", "target"])["evidence"]
+    assert edges["L0.head2", "L1.head1"] == "size alone"
+    assert found.to_dict()["paths"]["arrows"][0]["evidence"] == "size alone"
+    enough = explained("induction")
+    assert not any("no interval" in text for text in (*enough.words, *enough.notes, str(enough), diagram_svg(enough)))
+
+
 def test_a_frontier_and_its_size() -> None:
     problem = LanguageProblem(tiny.model("gpt2"), tiny.task(12), sites=["head_output"], holdout=0, direction="maximise")
     frontier = ct.search.TopK(max_size=3)(problem)
@@ -256,3 +366,49 @@ def test_a_frontier_and_its_size() -> None:
     assert sorted(found.components) == sorted(frontier.at(2).components)
     assert {what for what, _, _ in told} >= {"who feeds whom", "where members act", "what they write", "what they read"}
     assert all(done <= of for _, done, of in told)
+
+
+# The page that readers check by eye: its code gives its text.
+
+PAGE = Path(__file__).parents[2] / "docs/explain.md"
+STORIES = Path(__file__).parents[3] / "shared/models/stories260k"
+
+
+def fenced(after: str) -> tuple[str, list[str]]:
+    """The next code block behind some words, and the lines of the block of text behind that, unwrapped."""
+    blocks = re.findall(r"```(\w*)\n(.*?)```", PAGE.read_text().partition(after)[2], re.DOTALL)
+    code = next(text for kind, text in blocks if kind == "python")
+    told = next(text for kind, text in blocks if not kind and text.startswith("L"))
+    return code, told.replace("\n  ", " ").splitlines()
+
+
+@pytest.mark.skipif(not STORIES.is_dir(), reason="the model stories260k is not there")
+def test_the_pages_story_model_says_what_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
+    code, told = fenced("**stories260k**")
+    names: dict[str, Any] = {}
+    exec(code.replace("stories260k", str(STORIES)), names)
+    assert capsys.readouterr().out.splitlines() == told
+    found = names["found"]
+    head = found.card("L4.head2")
+    table = names["problem"].single_effects(progress=False).sort_values("effect", key=abs)
+    assert set(table["component"].tail(2)) == set(found.components)
+    assert [(token, round(weight, 2)) for token, weight in head.read.tokens[:1]] == [("l", 0.64)]
+    assert [token for token, _ in head.written.promoted[:2]] == [" she", " She"]
+    assert " He" in [token for token, _ in head.written.suppressed]
+    assert head.ov.moved[0].token == "l"
+    assert [token for token in head.ov.moved[0].raises if token != "ing"] == [" she", " She", " her"]
+    figures = (head.written.base, head.written.donor, head.direct, head.alone.effect)
+    assert [f"{one:+.3g}" for one in figures] == ["+1.82", "-1.51", "+3.3", "+4.94"]
+
+
+@pytest.mark.slow
+def test_the_pages_shipped_model_says_what_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _ = fenced("# What a set does")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    _, told = fenced("What a set does")
+    assert set(told) < set(names["found"].words)
+    assert sorted(path.name for path in (tmp_path / "explained").iterdir()) == sorted(NAMES)
+    assert dict(names["found"].parts)["L3.mlp"] == pytest.approx(5.6, abs=0.05)
+    assert f"{names['found'].paths.together:+.2g}" == "+16"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -124,6 +125,48 @@ def test_one_input_of_a_head_is_what_attention_by_hand_makes_of_it(part: str) ->
         assert found[e].tolist() == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.parametrize("part", ["query", "key", "value"])
+@torch.no_grad()
+def test_one_input_of_a_group_is_what_its_projection_by_hand_makes_of_it(part: str) -> None:
+    """Llama: queries, keys or values of another run are put behind their projection; both heads of a group are held."""
+    model, task = tiny.model("llama"), tiny.task(answer_tokens=(1, 1))
+    source, target = Component.parse("L0.kv1"), Component.parse("L2.kv0")
+    problem = LanguageProblem(model, task, sites=["kv_group"], holdout=0)
+    found = HeldRuns(problem.training.scorer).scores([through(source, target, part=part)])[0]
+    words, layer = model.require_tokenizer(), model.layers[2]
+    heads, groups, size = layer.heads, problem.model.places(target.site)[2].units, layer.d_head
+    own, other = (slice(g * size * heads // groups, (g + 1) * size * heads // groups) for g in (1, 0))
+    attention = model.module.model.layers[2].self_attn
+    given = {"query": attention.q_proj, "key": attention.k_proj, "value": attention.v_proj}[part]
+    mine = other if part == "query" else slice(0, size)
+    first, later = parts(model, 0)[0], parts(model, 2)[0]
+
+    def put_behind(value: Tensor) -> Hook:
+        def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+            changed = output.clone()
+            changed[..., mine] = value[..., mine]
+            return changed
+
+        return hook
+
+    for e, pair in enumerate(task.pairs):
+        base, donor = (words(text)["input_ids"] for text in (pair.base, pair.counterfactual))
+        seen, changed, held = list[Tensor](), list[Tensor](), list[Tensor]()
+        with hooks((first, keeping(seen))):
+            model.module(input_ids=torch.tensor([donor]))
+        watched = given.register_forward_hook(lambda module, args, output, into=changed: into.append(output.clone()))
+        with hooks((first, putting(seen[0], own))):
+            model.module(input_ids=torch.tensor([base]))
+        watched.remove()
+        behind = given.register_forward_hook(put_behind(changed[0]))
+        with hooks((later, keeping(held))):
+            model.module(input_ids=torch.tensor([base]))
+        behind.remove()
+        with hooks((later, putting(held[0], other))):
+            expected = [log_p(model.module, base, words(answer)["input_ids"]) for answer in pair.answers]
+        assert found[e].tolist() == pytest.approx(expected, abs=1e-9)
+
+
 @pytest.mark.parametrize("sites", [["attention_pattern"], ["mlp_output", "kv_group", "mlp_coordinate"], ["residual"]])
 def test_a_member_held_at_its_own_value_changes_nothing(sites: list[str]) -> None:
     """A swap in a later layer does not reach an earlier component: every site is held at its base value."""
@@ -199,8 +242,38 @@ def test_the_induction_pair_is_one_arrow_into_the_key() -> None:
     assert arrow.share > 0.95
     assert arrow.parts["key"] == pytest.approx(arrow.effect, rel=1e-6)
     assert abs(arrow.parts["query"]) + abs(arrow.parts["value"]) < 1e-6
-    assert [a for a in paths.arrows if a.is_clear] == [arrow]
+    assert arrow.part_intervals["key"] == pytest.approx(arrow.interval)
+    assert [a for a in paths.arrows if a.evidence] == [arrow]
+    assert arrow.evidence == "interval"
     assert max(abs(a.effect) for a in paths.arrows if a is not arrow) < 0.05 * abs(arrow.effect)
+
+
+def test_a_pattern_has_a_query_and_a_key() -> None:
+    """The same arrow, into where the second head looks: all of it by the key, and a pattern has no value."""
+    one = PLANTED["induction"]()
+    problem = LanguageProblem(one.model, one.task, sites=["L0.head2", "L1.pattern1"], donors=one.donors, holdout=0)
+    changes = Changes.of(problem, "training")
+    paths = follow(changes, changes, list(problem.space))
+    arrow = paths.arrow("L0.head2", "L1.pattern1")
+    assert arrow is not None
+    assert arrow.share == pytest.approx(1, abs=0.05)
+    assert arrow.parts == {"query": pytest.approx(0, abs=1e-6), "key": pytest.approx(arrow.effect, rel=1e-6)}
+    assert paths.partial == ()
+
+
+def test_few_pairs_leave_an_arrow_by_its_size_alone() -> None:
+    """Nine pairs are too few for an interval, and the arrow says that of itself; ten are not."""
+    one = PLANTED["induction"]()
+    told = {}
+    for count in (9, 10):
+        task = replace(one.task, pairs=one.task.pairs[:count])
+        problem = LanguageProblem(one.model, task, sites=["head_output"], donors=one.donors, holdout=0)
+        changes = Changes.of(problem, "training")
+        told[count] = follow(changes, changes, list(map(Component.parse, one.circuit))).arrows
+    (few,), (enough,) = (told[count] for count in (9, 10))
+    assert (few.evidence, few.mark, few.interval) == ("size alone", "no interval", None)
+    assert few.part_intervals == {"query": None, "key": None, "value": None}
+    assert (enough.evidence, enough.mark) == ("interval", "")
 
 
 def test_a_backups_arrow_is_there_only_with_its_partner_swapped() -> None:
@@ -210,7 +283,7 @@ def test_a_backups_arrow_is_there_only_with_its_partner_swapped() -> None:
     assert alone is not None
     assert given is not None
     assert abs(alone.effect) < 0.05 * whole
-    assert not alone.is_clear
+    assert not alone.evidence
     assert given.share == pytest.approx(1, abs=1e-6)
     assert given.kind == "redundant"
     assert abs(given.effect) > 0.9 * whole

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cotrace.components import Component
+from cotrace.components import Component, Site
 from cotrace.models import LanguageModel, wrap
 from cotrace.problem import LanguageProblem
-from cotrace.readout.logit_parts import Writer, differing
+from cotrace.readout.logit_parts import Writer, differing, writer_of
+from cotrace.readout.ov import output_rows, ov_maps
 from cotrace.readout.writes import Writes
 from tests import tiny
 from tests.families import tiny_model
@@ -29,7 +30,9 @@ def model(family: str) -> LanguageModel:
     module = tiny_model(family)
     for parameter in module.parameters():
         parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-    return wrap(module.double(), tiny.tokenizer(), name=family)
+    experts = hasattr(module.config, "num_local_experts") or hasattr(module.config, "num_experts")
+    module = module if experts and family != "gpt_oss" else module.double()  # experts are multiplied in float32 only
+    return wrap(module, tiny.tokenizer(), name=family)
 
 
 def written(family: str, task: Any, *names: str, **options: Any) -> Writes:
@@ -236,11 +239,18 @@ def test_in_the_induction_pair_only_the_second_head_writes_the_answer() -> None:
     assert direct[5] > 1
 
 
-@pytest.mark.parametrize("site", ["expert", "kv_group", "mlp_coordinate", "mlp_neuron", "attention_output"])
-def test_the_units_of_a_layer_write_what_the_layer_writes(site: str) -> None:
-    """Mixtral's experts, Llama's groups, coordinates and neurons (which have no bias) add up to the whole's part."""
-    family = "mixtral" if site == "expert" else "llama"
-    some = wrap(tiny_model(family), tiny.tokenizer(), name=family) if site == "expert" else model(family)
+@pytest.mark.parametrize(
+    ("family", "site"),
+    [
+        ("mixtral", "expert"),
+        ("flex_olmo", "expert"),
+        *(("llama", site) for site in ("kv_group", "mlp_coordinate", "mlp_neuron", "attention_output")),
+    ],
+)
+def test_the_units_of_a_layer_write_what_the_layer_writes(family: str, site: str) -> None:
+    """Experts (those of FlexOlmo behind one norm of all of them), groups, coordinates and neurons (without a bias) add
+    up to the whole's part."""
+    some = model(family)
     problem = LanguageProblem(some, TASK, sites=[site], holdout=0)
     members = [one for one in problem.space if one.layer == 0]
     found = Writes(problem.training.scorer, members, Writer(some)).run()
@@ -252,6 +262,97 @@ def test_the_units_of_a_layer_write_what_the_layer_writes(site: str) -> None:
     parts = [found.member(i, torch.ones(len(TASK.pairs))).base for i in range(len(members))]
     assert abs(whole) > 1e-4
     assert sum(part or 0 for part in parts) == pytest.approx(whole, abs=1e-5)
+
+
+def test_an_expert_that_its_layer_scales_is_not_seen() -> None:
+    """What the layer makes of its experts' sum is another than their sum: said, not guessed."""
+    some = wrap(tiny_model("mixtral"), tiny.tokenizer(), name="mixtral")
+    problem = LanguageProblem(some, TASK, sites=["expert"], holdout=0)
+    names = ["L0.expert0", "L1.expert0"]
+    handle = problem.model.places(Site.MLP_OUTPUT)[0].module.register_forward_hook(
+        lambda module, args, output: 2 * output
+    )
+    try:
+        found = Writes(problem.training.scorer, list(map(Component.parse, names)), Writer(some)).run()
+    finally:
+        handle.remove()
+    assert list(found.unseen) == names[:1]
+    assert "its layer does more than add it" in found.unseen[names[0]]
+    weight = torch.ones(len(TASK.pairs))
+    assert (found.member(0, weight).base, found.member(1, weight).base is None) == (None, False)
+
+
+@torch.no_grad()
+def test_output_rows_and_ov_maps_are_the_weights_own() -> None:
+    """Llama: a neuron's row of the down projection, and the value of one token through one head, read by the head of
+    the model."""
+    some = model("llama")
+    module: Any = some.module
+    problem = LanguageProblem(some, TASK, sites=["head_output", "mlp_neuron", "mlp_coordinate"], holdout=0)
+    words, read = some.require_tokenizer(), module.lm_head.weight.double() * module.model.norm.weight
+    neuron, coordinate, head = (Component.parse(name) for name in ("L1.neuron5", "L0.coord3", "L0.head1"))
+    rows = output_rows(Writer(some), [neuron, coordinate, head])
+    expected = {
+        "L1.neuron5": read @ module.model.layers[1].mlp.down_proj.weight[:, 5].double(),
+        "L0.coord3": read[:, 3],
+    }
+    assert set(rows) == set(expected)
+    for name, logits in expected.items():
+        (row,) = rows[name].moved
+        order = logits.argsort(descending=True).tolist()
+        assert row.raises == tuple(words.convert_ids_to_tokens(order[:4]))
+        assert row.lowers == tuple(words.convert_ids_to_tokens(order[::-1][:4]))
+    pair = problem.training.scorer.pairs[0]
+    first, layer, size = pair.prompt[0], module.model.layers[0], some.layers[0].d_head
+    looked = {str(head): [words.convert_ids_to_tokens(first)]}
+    (moved,) = ov_maps(problem.training.scorer, Writer(some), [head], [pair], looked)[str(head)].moved
+    value = layer.self_attn.v_proj(layer.input_layernorm(module.model.embed_tokens.weight[first]))[:size]
+    order = (read @ layer.self_attn.o_proj.weight[:, size : 2 * size] @ value).argsort(descending=True).tolist()
+    assert moved.raises == tuple(words.convert_ids_to_tokens(order[:4]))
+    assert moved.lowers == tuple(words.convert_ids_to_tokens(order[::-1][:4]))
+
+
+class Int8Head(nn.Module):
+    """An output head stored in 8 bits with a scale for each token; ``rounds`` what it reads too, as LLM.int8 does."""
+
+    def __init__(self, weight: Tensor, *, rounds: bool) -> None:
+        super().__init__()
+        self.scale = weight.abs().amax(1, keepdim=True) / 127
+        self.weight = nn.Parameter((weight / self.scale).round().to(torch.int8), requires_grad=False)
+        self.rounds = rounds
+
+    @property
+    def plain(self) -> Tensor:
+        return self.weight.to(self.scale) * self.scale
+
+    def forward(self, values: Tensor) -> Tensor:
+        if self.rounds:
+            step = values.abs().amax(-1, keepdim=True) / 127
+            values = (values / step).round() * step
+        return values @ self.plain.T
+
+
+@pytest.mark.parametrize("rounds", [False, True])
+def test_an_output_head_in_fewer_bits_is_asked_what_it_does(rounds: bool) -> None:
+    """The same as of a model whose head has those very numbers in full; refused where it is not linear."""
+    told = []
+    for stored in (True, False):
+        module: Any = tiny_model("gpt_neox").double()
+        head = Int8Head(module.get_output_embeddings().weight.detach(), rounds=rounds)
+        plain = nn.Linear(*reversed(head.plain.shape), bias=False, dtype=torch.float64)
+        plain.weight.data = head.plain.clone()
+        module.set_output_embeddings(head if stored else plain)
+        some = wrap(module, tiny.tokenizer(), name="quantised")
+        if stored and rounds:
+            assert "Int8Head) is stored in fewer bits and rounds what it reads" in str(writer_of(some))
+            return
+        problem = LanguageProblem(some, TASK, sites=["head_output"], holdout=0)
+        told.append(Writes(problem.training.scorer, [problem.space[5]], Writer(some)).run())
+    own, expected = (one.contributions for one in told)
+    assert own is not None
+    assert expected is not None
+    assert own.table == pytest.approx(expected.table, abs=1e-9)
+    assert told[0].member(0, torch.ones(len(TASK.pairs))) == told[1].member(0, torch.ones(len(TASK.pairs)))
 
 
 def test_a_stream_that_is_swapped_writes_itself() -> None:

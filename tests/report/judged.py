@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from cotrace.evaluation import Evaluation
+from cotrace.evaluation import Evaluation, with_verdict
 from cotrace.evaluation.records import Interactions, Pair, SizeEvidence
 from cotrace.results import Frontier
 
@@ -18,7 +18,7 @@ def evaluation(frontier: Frontier, k: int) -> Evaluation:
         Pair(components=two, within=within, interval=None, alone=None, kind="none")
         for two, within in zip(combinations(names, 2), WITHIN, strict=True)
     )
-    return Evaluation(
+    found = Evaluation(
         level="standard",
         search=frontier.search,
         metric=frontier.metric,
@@ -35,3 +35,4 @@ def evaluation(frontier: Frontier, k: int) -> Evaluation:
         sizes=(SizeEvidence(k=k, effect=1.5),),
         interactions=Interactions(pairs=pairs, shapley=None, backups=(), inhibitors=(), outside_tested=0),
     )
+    return with_verdict(found)

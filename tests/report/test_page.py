@@ -182,6 +182,25 @@ def test_rows_hold_effects_alone_and_losses_of_the_archive() -> None:
     }
 
 
+def test_a_shuffled_space_is_shown_by_place_and_says_the_same() -> None:
+    weights, sets = [5.0, 1.0, 2.0, 3.0, 0.5, 0.25], [[1, 2, 3], [2, 3], [1, 3], [1, 2], [0], [3], [1]]
+    ordered, order = linear(weights, sets), [2, 4, 0, 5, 1, 3]
+    chosen = np.zeros((len(sets), 6), bool)
+    for row, members in zip(chosen, sets, strict=True):
+        row[members] = True
+    effects = chosen @ np.array(weights)
+    shuffled = replace(
+        ordered,
+        space=ComponentSpace(tuple(ordered.space[i] for i in order)),
+        effects=EffectTable.of(chosen[:, order], np.stack([effects + 1, effects - 1], axis=1)),
+    )
+    assert len(shuffled.space.blocks) == 6
+    page = report_html(Material((shuffled,)))
+    assert len(data_of(page)["blocks"]) == 2
+    assert data_of(page) == data_of(report_html(Material((ordered,))))
+    assert rows_of(Material((shuffled,))) == rows_of(Material((ordered,)))
+
+
 def test_effects_and_subgroups_are_those_of_the_archive() -> None:
     one = linear([5.0, 1.0, 2.0, 3.0, 0.5, 0.25], [[1], [2, 3], [1, 2, 3]])
     pairs = tuple(Example(name, weight=weight, fields={"group": name}) for name, weight in (("a", 3.0), ("b", 1.0)))

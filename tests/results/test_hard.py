@@ -12,6 +12,7 @@ import torch
 
 import cotrace as ct
 from cotrace.cli.closing import closing, comparison, verdict
+from cotrace.evaluation import with_verdict
 from cotrace.problem import LanguageProblem
 from cotrace.prompts import Task
 from cotrace.report.page.caveats import caveats
@@ -113,7 +114,7 @@ def test_where_signs_differ_a_caveat_says_so_everywhere() -> None:
     one = replace(frontier.at(1), effect=-0.0275, effect_heldout=-0.0275, reported=1 / 3, reported_heldout=1 / 3)
     frontier = replace(frontier, selections=(one,), reported_before=1 / 6, reported_before_heldout=1 / 6)
     found = ct.evaluate(p, Greedy(max_size=1)(p))
-    worse = replace(found, hard=HardFigure(1 / 6, 1 / 3, -0.0275))
+    worse = with_verdict(replace(found, hard=HardFigure(1 / 6, 1 / 3, -0.0275)))
     words = "The soft form moves by -0.0275, but the level that people read goes the other way, from 0.1667 to 0.3333"
     assert any(words in line for line in worse.verdict)
     assert words in verdict(frontier)

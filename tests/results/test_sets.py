@@ -125,7 +125,7 @@ def test_names_a_selection_and_a_mask_are_applied_alike() -> None:
     assert torch.equal(logits(mask, space=space), right)
     assert torch.equal(logits("L0.head1"), logits(ct.Selection.parse(["L0.head1"])))
     assert not torch.allclose(right, logits("L0.head1"))
-    with torch.no_grad(), ct.Selection.parse(names).apply(tiny.model("gpt2")) as module:
+    with torch.no_grad(), ct.apply(tiny.model("gpt2"), ct.Selection.parse(names)) as module:
         assert torch.equal(module(input_ids=torch.arange(6)[None]).logits, right)
 
 

@@ -17,6 +17,7 @@ import cotrace as ct
 from cotrace.cli.main import run as command
 from cotrace.donors import Noise
 from cotrace.errors import DamagedRun, InputError, OutputExists, UnknownName
+from cotrace.runs.manifest import Manifest
 from tests.conftest import records, word_tokenizer
 
 
@@ -58,6 +59,21 @@ def test_a_run_opened_is_what_was_saved(folder: Path, found: tuple[ct.LanguagePr
     assert again.training.ids == problem.training.ids
     assert again.task == "jobs-two"
     assert torch.equal(again.effects(frontier.at(2)), problem.effects(frontier.at(2)))
+
+
+def test_what_its_members_do_is_kept_with_it(
+    found: tuple[ct.LanguageProblem, ct.Frontier], folder: Path, tmp_path: Path
+) -> None:
+    problem, frontier = found
+    assert ct.open_run(folder).explanation is None
+    told = ct.explain(problem, frontier, k=2)
+    run = ct.open_run(ct.save_run(tmp_path / "explained", problem, frontier, explanation=told))
+    assert run.explanation == told
+    assert told.words[0] in (run.path / "report.html").read_text()
+    assert {"explanation.json", "explanation.graphml"} <= set(Manifest.read(run.path).files)
+    with pytest.raises(InputError, match=r"the explanation is of tiny on other, and the problem is of"):
+        ct.save_run(tmp_path / "other", problem, frontier, explanation=replace(told, model="tiny", task="other"))
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_run_that_moves_is_opened_with_its_own_pairs(folder: Path, tmp_path: Path) -> None:

@@ -62,9 +62,15 @@ def asked(tiny_folder: Path, tmp_path: Path) -> list[str]:
     return ["trace", "--model", str(tiny_folder), "--task", str(pairs), "--evaluation", "quick", *options]
 
 
+@pytest.mark.parametrize("goal", [[], ["--plus", "0.5*own:probability:minimise"], ["--constraint", "own:nll+-5"]])
 def test_a_stopped_evaluation_goes_on_at_the_same_place(
-    asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    goal: list[str],
+    asked: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    asked = [*asked, *goal]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     with stopped_after(0, monkeypatch) as all_of_them:
         assert run([*asked, "--out", str(whole)]) == 0
@@ -124,6 +130,25 @@ def test_gradients_are_kept_where_their_loss_is_known_and_only_for_their_own_que
         assert torch.equal(own.gradient(z, torch.sin), wavy)
     forget(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_problem_of_a_sum_or_constraint_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = problem(), problem(donors="zero")
+    goals = [ct.WeightedSum([(1, first), (2, second)]), ct.Constrained(first, [ct.Constraint(second, 0.5)])]
+    masks = torch.eye(len(first.space))[:3]
+
+    def answers(goal: ct.WeightedSum | ct.Constrained) -> torch.Tensor:
+        return torch.cat([goal.value(masks)[:, None], goal.side_values(masks)], 1)
+
+    expected = [answers(goal) for goal in goals]
+    for goal in goals:
+        with journaling(goal, tmp_path):
+            answers(goal)
+    assert {one.training.scorer.executor for one in (first, second)} == {HERE}
+    monkeypatch.setattr(Scorer, "batch_scores", None)
+    for goal, wanted in zip(goals, expected, strict=True):
+        with journaling(goal, tmp_path):
+            assert torch.equal(answers(goal), wanted)
 
 
 def test_scorers_of_other_tokens_donors_or_batches_are_told_apart() -> None:

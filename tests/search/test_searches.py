@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cotrace.errors import InputError, NonFiniteError, UnknownName
+from cotrace.problem.masks import chosen_of, key_of, keys_of
 from cotrace.problem.protocol import Mode
 from cotrace.search import (
     SEARCHES,
@@ -28,7 +29,6 @@ from cotrace.search import (
     named,
     spread,
 )
-from cotrace.search.archive import chosen_of, key_of, keys_of
 from cotrace.search.hard_concrete import gates, open_gates
 from cotrace.search.matryoshka import soft_top
 from cotrace.search.sizes import geometric

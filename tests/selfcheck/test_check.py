@@ -184,6 +184,37 @@ def test_ensure_checks_each_site_of_a_model_once(monkeypatch: pytest.MonkeyPatch
     assert asked == [[Site.RESIDUAL], [Site.MLP_OUTPUT]]
 
 
+@pytest.mark.parametrize(
+    ("asked", "layers"),
+    [
+        ({"sites": ["L0.neuron3"]}, [0]),
+        ({"sites": ["L1.*"]}, [1]),
+        ({"sites": ["mlp_neuron@last"], "layers": "0"}, [0]),
+        ({"sites": ct.Selection.parse(["L1.neuron0"])}, [1]),
+        ({"sites": ["L*.neuron2"]}, [0, 1]),
+    ],
+)
+def test_what_is_narrowed_is_checked_in_its_layers_only(asked: Any, layers: list[int]) -> None:
+    """The second layer is broken: that is found where its layer is among those asked for, and nowhere else."""
+    model = fresh()
+    hook_layer(model, lambda output: output.detach())
+    report = check(model, **asked)
+    assert broken(report) == ({GRADIENT} if 1 in layers else set())
+    assert all(own == layers for own in report.layers.values())
+    assert bool(report.layers) == (layers != [0, 1])
+    if layers == [1]:
+        assert f"{report.sites[-1]} in L1" in str(report)
+
+
+def test_what_narrows_to_nothing_is_refused() -> None:
+    with pytest.raises(ct.errors.InputError, match=r"has no L7\.head2; it has .* in 2 layers"):
+        check(fresh(), sites=["L7.head2"])
+    with pytest.raises(ct.errors.InputError, match="layers go up to 9"):
+        check(fresh(), layers="8..9")
+    with pytest.raises(ct.errors.AlignmentError, match="has no role 'object'"):
+        check(fresh(), tiny.task(), sites=["head_output@object"])
+
+
 def test_unknown_and_absent_sites_say_what_there_is() -> None:
     with pytest.raises(ct.errors.UnsupportedSite, match="has no expert; it has attention_pattern, head_output"):
         check(fresh(), sites=["expert"])

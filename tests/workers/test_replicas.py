@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
 
 import cotrace as ct
-from cotrace.batches import answer_layouts
-from cotrace.donors import Noise
+from cotrace.batches import EncodedPair, Encoding, answer_layouts
+from cotrace.donors import Counterfactual, Noise, RecordedDonors, Setting
 from cotrace.errors import InputError
+from cotrace.problem.executor import executing
 from cotrace.workers import distributed
 from cotrace.workers.worker import Kept
 from tests import tiny
@@ -50,6 +52,7 @@ CASES: dict[str, dict[str, Any]] = {
     "resampled": {"donors": "resample"},
     "a factor": {"donors": "scale=0.3"},
     "logits": {"metric": "kl"},
+    "logits near a level": {"metric": "kl", "direction": "target=0.01"},
     "a whole set": {"metric": "stereotype_gap", "direction": "minimise"},
     "plain rows": {"pack": False},
 }
@@ -67,12 +70,84 @@ def test_every_number_is_that_of_one_process(case: str) -> None:
         assert other is not None
         assert torch.equal(one.value(z), other.value(z))
         assert torch.equal(one.gradient(z[0]), other.gradient(z[0]))
-        if one.metric != "stereotype_gap":
+        if one.metric not in ("stereotype_gap", "kl to 0.01"):
             assert torch.equal(one.effects(z, [3, 0, 2]), other.effects(z, [3, 0, 2]))
             sliding = lambda effects: 1 / (2 + effects) ** 2  # noqa: E731
             assert torch.equal(one.gradient(z[1], sliding, [3, 1]), other.gradient(z[1], sliding, [3, 1]))
     assert all(replica._made.nbytes for replica in workers.replicas) or alone.training.scorer.donors.nbytes < 5000
     assert {unit.method for unit in workers.asked} == {"scores", "slope"}
+
+
+@dataclass(frozen=True)
+class AboutTheMean:
+    """A source of a user's own: each pair's donor values, less half the mean over all pairs that it is given."""
+
+    name, paired, patterns = "about_the_mean", True, True
+
+    def settled(self, encoding: Encoding, training: Collection[str]) -> tuple[Any, Encoding]:
+        return self, encoding
+
+    def prefix(self, pair: EncodedPair) -> int:
+        return 0
+
+    def donors(self, setting: Setting, pairs: Sequence[EncodedPair]) -> RecordedDonors:
+        found = setting.record(pairs)
+        return replace(found, values={place: value - value.mean(0) / 2 for place, value in found.values.items()})
+
+
+class HalfCounterfactual(Counterfactual):
+    """The same, derived from a class that workers know how to run."""
+
+    def donors(self, setting: Setting, pairs: Sequence[EncodedPair]) -> RecordedDonors:
+        return AboutTheMean().donors(setting, pairs)
+
+
+@pytest.mark.parametrize("positions", ["prompt", "prompt+answer"])
+@pytest.mark.parametrize("memory", [None, "20KB"])
+@pytest.mark.parametrize("source", [AboutTheMean(), HalfCounterfactual()])
+def test_donors_of_a_users_own_source_are_those_of_one_process(source: Any, memory: str | None, positions: str) -> None:
+    alone, workers = problem(donors=source, memory=memory, positions=positions), LocalWorkers(3)
+    many, z = distributed(alone, workers), masks(len(alone.space))
+    assert torch.equal(alone.effects(z), many.effects(z))
+    assert torch.equal(alone.gradient(z[0]), many.gradient(z[0]))
+    assert not torch.equal(alone.effects(z), problem(donors="counterfactual", positions=positions).effects(z))
+    with executing(workers):
+        made = problem(donors=source, memory=memory, positions=positions)
+    assert torch.equal(alone.effects(z), made.effects(z))
+    assert alone.full_swap == made.full_swap
+
+
+def test_patterns_of_a_users_own_source_are_those_of_one_process() -> None:
+    class Own(Counterfactual):
+        pass
+
+    alone, workers = problem(donors=Own(), sites=["attention_pattern"]), LocalWorkers(3)
+    many, z = distributed(alone, workers), masks(len(alone.space))
+    assert torch.equal(alone.effects(z), many.effects(z))
+    assert torch.equal(alone.effects(z), problem(donors="counterfactual", sites=["attention_pattern"]).effects(z))
+
+
+def test_donor_values_of_another_kind_are_refused_before_anything_is_handed_out() -> None:
+    class Values:
+        nbytes = 0
+
+        def __init__(self, inner: Any) -> None:
+            self.inner = inner
+
+        def patches(self, layout: Any, spots: Any) -> Any:
+            return self.inner.patches(layout, spots)
+
+    class Wrapped(Counterfactual):
+        name = "wrapped"
+
+        def donors(self, setting: Setting, pairs: Sequence[EncodedPair]) -> Any:
+            return Values(setting.record(pairs))
+
+    alone, workers = problem(donors=Wrapped()), LocalWorkers(2)
+    alone.effects(masks(len(alone.space)))
+    with pytest.raises(InputError, match=r"donors='wrapped' gives Values, which cannot be handed out to workers"):
+        distributed(alone, workers)
+    assert not workers.asked
 
 
 def test_few_batches_of_many_masks_are_cut_by_forward_passes() -> None:
@@ -89,8 +164,6 @@ def test_few_batches_of_many_masks_are_cut_by_forward_passes() -> None:
 
 
 def test_a_problem_made_for_workers_records_no_donors_of_its_own() -> None:
-    from cotrace.problem.executor import executing
-
     alone, workers = problem(), LocalWorkers(2)
     with executing(workers):
         many = problem()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -10,17 +11,19 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 import cotrace as ct
 from cotrace.errors import InputError, ModelError, WorkersError
-from cotrace.workers import Workers, distributed
+from cotrace.workers import Workers, cluster, distributed
 from cotrace.workers.cluster import Needs, check_address, check_resources
 from cotrace.workers.worker import ModelSource, versions
 from cotrace.workers.workers import check_asked, check_versions
 from tests import tiny
+from tests.conftest import records, write_lines
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +111,52 @@ def test_an_address_that_nobody_answers_is_one_line_in_ten_seconds(silent: int) 
 def test_an_address_of_another_kind_is_refused_at_once() -> None:
     with pytest.raises(InputError, match=r"a client's connection carries no batches.*HOST:PORT"):
         check_address("ray://head:10001")
+
+
+def test_ray_that_is_begun_here_is_no_other_cluster_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless told, Ray joins what RAY_ADDRESS names, or what somebody began on the machine: with processors of its own
+    named that is an error, and without another's workers would compute."""
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+
+    class Ray:
+        @staticmethod
+        def init(**options: Any) -> None:
+            asked.append(options)
+
+    cluster._begin(Ray, None, Needs(3, 2))
+    assert asked[0]["address"] == "local"
+    assert asked[0]["num_cpus"] >= 6
+
+
+@pytest.mark.slow
+def test_a_full_object_store_is_one_line(ray_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray refuses what finds no room in memory or on disk by either of these."""
+    import ray
+
+    full = r"object store is full \(.*: give it more .*go on with `cotrace resume`"
+    with Workers(1) as workers:
+        for kind in (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError):
+            monkeypatch.setattr(ray, "put", Mock(side_effect=kind("no room")))
+            with pytest.raises(WorkersError, match=full):
+                workers._put(torch.zeros(3))
+
+
+@pytest.mark.slow
+def test_files_that_are_gone_on_a_real_worker_are_one_line(
+    tiny_folder: Path, tmp_path: Path, workers: Workers, ray_here: None
+) -> None:
+    here = tmp_path / "here"
+    shutil.copytree(tiny_folder, here)
+    problem = ct.LanguageProblem(
+        ct.load_model(here),
+        ct.tasks.jsonl(write_lines(tmp_path / "pairs.jsonl", records())),
+        holdout=0,
+        direction="maximise",
+    )
+    shutil.rmtree(here)
+    with pytest.raises(ModelError, match=r"^worker on .*there is no folder .*here.* where every worker can read them$"):
+        distributed(problem, workers).effects(torch.ones(len(problem.space)))
 
 
 @pytest.mark.parametrize(

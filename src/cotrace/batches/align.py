@@ -9,7 +9,7 @@ from typing import Literal
 from transformers import PreTrainedTokenizerBase
 
 from cotrace.batches.roles import span_positions
-from cotrace.batches.texts import Text, Tokenised
+from cotrace.batches.texts import Text, Tokenised, every
 from cotrace.errors import AlignmentError
 
 Align = Literal["exact", "ends", "spans"]
@@ -32,7 +32,7 @@ def donor_positions(
             f"pair {pair_id}: base has {len(base)} tokens and counterfactual {len(donor)}: "
             f"{_show(base, tokenizer)} against {_show(donor, tokenizer)}; reword the pair, or use align='ends'"
         )
-    return tuple(range(len(base)))
+    return every(len(base))
 
 
 def _ends(pair_id: str, base: Tokens, donor: Tokens) -> Tokens:

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from cotrace.batches.align import Align, donor_positions, span_alignment
 from cotrace.batches.chat import ChatTemplate, chat_template
 from cotrace.batches.roles import ALL, role_positions, span_positions
-from cotrace.batches.texts import Bos, Text, TextTokenizer, Tokenised, base_text, counterfactual_text
+from cotrace.batches.texts import Bos, Text, TextTokenizer, Tokenised, base_text, counterfactual_text, every
 from cotrace.errors import AlignmentError
 from cotrace.prompts import PromptPair, Task
 
@@ -186,7 +186,7 @@ class _Encoder:
         if self.task.encoding == "joint":
             answers = [_added(pair, base, row) for row in answers]
         _check_answers(pair, answers)
-        positions = tuple(range(len(prompt.ids)))
+        positions = every(len(prompt.ids))
         found = role_positions(pair.id, text, prompt, roles)
         shifted: tuple[str, ...] = ()
         if donor is not None and donor[0] is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from cotrace.batches.texts import Text, Tokenised
+from cotrace.batches.texts import Text, Tokenised, every
 from cotrace.errors import AlignmentError
 from cotrace.prompts import PromptPair
 
@@ -19,7 +19,7 @@ def role_positions(pair_id: str, text: Text, tokens: Tokenised, roles: Sequence[
 def _positions(pair_id: str, role: str, text: Text, tokens: Tokenised) -> tuple[int, ...]:
     count = len(tokens.ids)
     if role == ALL:
-        return tuple(range(count))
+        return every(count)
     if role == LAST:
         return (count - 1,)
     if role not in text.spans:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cotrace.batches.encode import EncodedPair
+from cotrace.batches.texts import every
 
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -66,7 +67,7 @@ def donor_tokens(pair: EncodedPair, with_answers: bool) -> int:
 def donor_pair(pair: EncodedPair) -> EncodedPair:
     """The donor run as a pair of its own, each token its own donor: what is recorded."""
     prompt = pair.donor or pair.prompt
-    return replace(pair, prompt=prompt, donor=(), donor_positions=tuple(range(len(prompt))), roles={}, prefix=0)
+    return replace(pair, prompt=prompt, donor=(), donor_positions=every(len(prompt)), roles={}, prefix=0)
 
 
 def packed_strip(
@@ -96,7 +97,7 @@ def _without_prefix(strip: Strip, prefix: int, cache_offset: int) -> Strip:
 def prefix_strip(example: int, pair: EncodedPair, cache_offset: int) -> Strip:
     """The prefix of a pair alone, whose keys and values are to be kept: token i is kept token ``cache_offset + i``."""
     prompt = pair.prompt[: pair.prefix]
-    bare = replace(pair, prompt=prompt, donor=(), donor_positions=tuple(range(len(prompt))), roles={}, prefix=0)
+    bare = replace(pair, prompt=prompt, donor=(), donor_positions=every(len(prompt)), roles={}, prefix=0)
     return _strip(example, bare, cache_offset, [], with_answers=False)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
@@ -15,6 +16,12 @@ from cotrace.prompts import PromptPair
 Bos = Literal["auto", "yes", "no"]
 Tokens = tuple[int, ...]
 Offsets = tuple[tuple[int, int], ...]
+
+
+@lru_cache(maxsize=64)
+def every(count: int) -> Tokens:
+    """The first so many positions: one object for all prompts of a length, as long ones are large."""
+    return tuple(range(count))
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,7 @@ class TextTokenizer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, bos: Bos = "auto") -> None:
         self.tokenizer, self.bos = tokenizer, bos
+        self._known: dict[int, int] = {}
         end = tokenizer.eos_token_id
         ids = tokenizer("a")["input_ids"]
         self._appended = 1 if end is not None and len(ids) > 1 and ids[-1] == end else 0
@@ -91,9 +99,13 @@ class TextTokenizer:
         rows = batch["input_ids"]
         marks = batch["offset_mapping"] if offsets else [[(0, 0)] * len(row) for row in rows]
         return [
-            self._policy(Tokenised(tuple(row), tuple(map(tuple, mark))), text, special=special, bare=bare)
+            self._policy(Tokenised(self._ids(row), tuple(map(tuple, mark))), text, special=special, bare=bare)
             for row, mark, text in zip(rows, marks, texts, strict=True)
         ]
+
+    def _ids(self, row: Sequence[int]) -> Tokens:
+        """Token ids in which equal numbers are one object: a long text takes 8 bytes a token, and not 36."""
+        return tuple(map(self._known.setdefault, row, row))
 
     def _policy(self, text: Tokenised, source: str, *, special: bool, bare: bool) -> Tokenised:
         ids, offsets = text.ids, text.offsets

@@ -160,7 +160,7 @@ def finish(prepared: Prepared, keeper: Keeper, screen: Screen) -> None:
     """Search, judge, show and write; the manifest is the last file, and the checkpoints go."""
     found = search_all(prepared, keeper, screen)
     keeper.save()
-    with journaling(prepared.problem, keeper.run, prepared.config.checkpoint_every_s) as journal:
+    with journaling(prepared.goal, keeper.run, prepared.config.checkpoint_every_s) as journal:
         if journal.found:
             screen.note(f"{journal.found} batches of the evaluation are known from before")
         frontiers, evaluation = judged(prepared, found, screen)

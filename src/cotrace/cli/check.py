@@ -9,11 +9,11 @@ from cotrace.cli.libraries import quiet_libraries
 from cotrace.cli.options import in_options
 from cotrace.cli.progress import steps
 from cotrace.cli.screen import Screen
-from cotrace.components import Site
 from cotrace.errors import InputError
+from cotrace.problem.spaces import entries_of
 from cotrace.results import Table
 from cotrace.runs.config import RunConfig
-from cotrace.runs.prepare import load, load_task, suited_task, use_threads
+from cotrace.runs.prepare import listed_sites, load, load_task, suited_task, use_threads
 from cotrace.selfcheck import CheckFailed, CheckReport, check_reading
 from cotrace.selfcheck import check as check_model
 from cotrace.selfcheck.report import HEADS
@@ -28,25 +28,32 @@ def check(config: RunConfig, *, row: bool, json_path: str | None, quiet: bool = 
     reading = {"data": config.data, "split": config.split, "conventions": config.conventions}
     if not config.task and (given := [name for name, value in reading.items() if value is not None]):
         raise InputError(f"--{given[0]} says how the pairs of a task are read: give --task as well")
-    for site in config.sites:
-        Site.named(site)
+    asked = listed_sites(config.sites)
+    entries_of(asked)
     check_reading(task, config.donors, config.align)
     screen.note(f"loading {config.model}")
     model = load(config)
     use_threads(config, model)
     task = task and suited_task(config, task, model)
-    sites = config.sites or [site.value for site in model.sites]
-    screen.note(f"to do: each property of the model and of {', '.join(sites)}, on prompts of random tokens")
+    sites = ", ".join(config.sites or [site.value for site in model.sites])
+    where = f" in layers {config.layers}" if config.layers else ""
+    screen.note(f"to do: each property of the model and of {sites}{where}, on prompts of random tokens")
     with steps(screen) as step:
         report = check_model(
-            model, task, sites=config.sites or None, donors=config.donors, align=config.align, progress=step
+            model,
+            task,
+            sites=asked or None,
+            layers=config.layers,
+            donors=config.donors,
+            align=config.align,
+            progress=step,
         )
     if row:
         screen.say(markdown_row(report))
     else:
         rows = [tuple(in_options(str(cell)) for cell in row) for row in report.rows()]
         screen.say(Table(report.headline, HEADS, rows, left=frozenset({0, 1, 4})))
-        screen.say(f"sites: {', '.join(report.sites)}")
+        screen.say(f"sites: {report.places}")
     write_figures(json_path, report.to_dict(), screen, "check")
     if not report.ok:
         raise CheckFailed(report.reason)
@@ -59,7 +66,7 @@ def markdown_row(report: CheckReport) -> str:
         report.model,
         report.dtype,
         transformers.__version__,
-        ", ".join(report.sites),
+        report.places,
         f"{report.error:.1e}",
         verdict,
     )

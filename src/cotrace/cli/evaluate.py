@@ -148,7 +148,7 @@ def evaluate_prepared(
         return
     if asked.audit:
         _ = prepared.problem.audit
-    with warnings.catch_warnings(), journaling(prepared.problem, stored.path, prepared.config.checkpoint_every_s):
+    with warnings.catch_warnings(), journaling(prepared.goal, stored.path, prepared.config.checkpoint_every_s):
         warnings.simplefilter("ignore", TooFewPairs)  # the verdict says it
         found = _judge(prepared, frontiers, asked, sets, sides, screen)
     for part in (found.members_table(), found.table()):

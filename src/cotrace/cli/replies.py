@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from cotrace.evaluation import CrossFit
 from cotrace.evaluation.levels import Step
 from cotrace.measurement.result import Row
-from cotrace.problem.plan import Plan
+from cotrace.problem.inside import Plan
 from cotrace.results.outcomes import Outcome
 from cotrace.runs.difference import Agreement, Change
 from cotrace.runs.paired import PairedEffects
@@ -150,6 +150,8 @@ class CheckReply(Reply):
     dtype: str
     sites: list[str]
     findings: list[Finding]
+    layers: dict[str, list[int]]
+    """Site -> the layers that were checked, of sites that were narrowed."""
     ok: bool
 
 

@@ -234,6 +234,7 @@ def check(
     donors: str | None = None,
     align: Literal["exact", "ends", "spans"] = "exact",
     sites: Names = (),
+    layers: str | None = None,
     json: str | None = None,
     row: Annotated[bool, Parameter(negative="")] = False,
     source: Sourced = PLAIN,
@@ -252,7 +253,10 @@ def check(
     align
         Position by position, other lengths refused (exact); at the common ends only; or at the spans that pairs name.
     sites
-        Sites to check. Default: all that the model has.
+        Sites to check, whole or narrowed as in `cotrace trace` (L4.head2, L4.*, the folder of a run): then in the
+        layers of what is named. Default: all that the model has.
+    layers
+        Layers to check them in, such as 8..16 (both included) or 0,3,8..16. Default: all.
     json
         Print the figures as one JSON object on stdout, and nothing else there; --json FILE writes them to a new file.
     row
@@ -260,7 +264,7 @@ def check(
     """
     from cotrace.cli import check as module
 
-    config = source.config(model=model, task=task, sites=sites, donors=donors, align=align)
+    config = source.config(model=model, task=task, sites=sites, layers=layers, donors=donors, align=align)
     module.check(config, row=row, json_path=json, quiet=show.quiet)
 
 

@@ -1,8 +1,10 @@
-"""``cotrace sweep``: the cells of a grid, one after the other; those that are done are not run again."""
+"""``cotrace sweep``: the cells of a grid, in turn or side by side; those that are done are not run again."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +45,8 @@ def sweep(
         return
     quiet_libraries()
     campaign.claim()
-    with locked(campaign.folder), one_crew():
-        failures = {cell.name: _one(campaign, cell, workers, Screen(quiet or as_json)) for cell in left}
+    with locked(campaign.folder):
+        failures = _all(campaign, left, workers, Screen(quiet or as_json))
     outcomes = [_outcome(campaign, cell, failures.get(cell.name, "")) for cell in cells]
     campaign.write(outcomes)
     for table in tables(outcomes):
@@ -64,6 +66,41 @@ def _todo(campaign: Campaign, cell: Cell) -> str:
     if campaign.is_done(cell):
         return "done"
     return "to resume" if campaign.is_begun(cell) else "to run"
+
+
+def _all(campaign: Campaign, left: Sequence[Cell], workers: dict[str, Any], screen: Screen) -> dict[str, str]:
+    """Cell -> why it failed, empty where it did not: side by side where there are cells enough for all workers."""
+    if 1 < (workers.get("workers") or 0) <= len(left) and not workers.get("worker_gpus"):
+        return _side_by_side(campaign, left, workers, screen)
+    with one_crew():
+        return {cell.name: _one(campaign, cell, workers, screen) for cell in left}
+
+
+def _side_by_side(campaign: Campaign, left: Sequence[Cell], workers: dict[str, Any], screen: Screen) -> dict[str, str]:
+    """As many cells at a time as there are workers, each in a process of its own."""
+    from cotrace.workers.jobs import Side, side_by_side
+    from cotrace.workers.workers import MAX_RESTARTS
+
+    restarts = workers.get("max_restarts")
+    side = Side(
+        count=workers["workers"],
+        ray_address=workers.get("ray"),
+        max_restarts=MAX_RESTARTS if restarts is None else restarts,
+        threads=max((cell.config.threads or 1 for cell in left), default=1),
+    )
+    screen.note(f"{side.count} cells at a time, each on a worker of its own")
+    there = replace(campaign, folder=campaign.folder.absolute())  # a worker may be in another folder
+    jobs = {cell.name: partial(_alone, there, cell) for cell in left}
+    failures: dict[str, str] = {}
+    for name, failure in side_by_side(jobs, side, campaign.folder):
+        failures[name] = failure
+        screen.say(f"{len(failures)} of {len(left)}: {name}: {f'failed: {failure}' if failure else 'done'}")
+    return failures
+
+
+def _alone(campaign: Campaign, cell: Cell) -> str:
+    """One cell in a worker's process."""
+    return _one(campaign, cell, {}, Screen(quiet=True))
 
 
 def _outcome(campaign: Campaign, cell: Cell, failure: str) -> Outcome:

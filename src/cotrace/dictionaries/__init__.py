@@ -1,19 +1,8 @@
 """Dictionaries: sparse autoencoders and transcoders, read, placed in a model, and what their features are."""
 
-from cotrace.arguments import door
-from cotrace.dictionaries.dictionary import Dictionary
-from cotrace.dictionaries.dictionary_file import save_dictionary
-from cotrace.dictionaries.dictionary_loading import Dictionaries, load_dictionaries
-from cotrace.dictionaries.feature_cards import FeatureCard, describe, features_of_heads
+import lazy_loader
 
-__all__ = [
-    "Dictionaries",
-    "Dictionary",
-    "FeatureCard",
-    "describe",
-    "features_of_heads",
-    "load_dictionaries",
-    "save_dictionary",
-]
+from cotrace.arguments import lazy_door
 
-door("ct.dictionaries", globals(), __all__)
+_load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__ = lazy_door("ct.dictionaries", globals(), _load)

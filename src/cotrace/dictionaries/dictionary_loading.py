@@ -24,6 +24,7 @@ from cotrace.dictionaries.dictionary_file import (
     read_cfg,
     read_dictionary,
 )
+from cotrace.dictionaries.placed import with_dictionaries
 from cotrace.errors import InputError
 from cotrace.models.language_model import LanguageModel
 
@@ -33,7 +34,7 @@ MOST = 64
 
 @guarded("ct.Dictionaries", fields=False)
 class Dictionaries(Sequence[Dictionary]):
-    """Dictionaries of one model, one of a layer; ``model.with_dictionaries`` and ``LanguageProblem`` take them."""
+    """Dictionaries of one model, one of a place; ``LanguageProblem`` takes them, ``on`` puts them into a model."""
 
     def __init__(self, dictionaries: Sequence[Dictionary], *, trained_on: str | None = None) -> None:
         self._held = tuple(dictionaries)
@@ -52,7 +53,7 @@ class Dictionaries(Sequence[Dictionary]):
 
     def on(self, model: LanguageModel) -> LanguageModel:
         """The model with these dictionaries at their places. Raises InputError, UnsupportedSite."""
-        return model.with_dictionaries(self)
+        return with_dictionaries(model, self, self.trained_on)
 
     def __repr__(self) -> str:
         return f"Dictionaries({', '.join(f'{d.name}: {d.size} at {d.hook_out}' for d in self)})"

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
+from urllib.parse import quote
 
 import torch
 from jaxtyping import Float
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.functional import jvp
 
 from cotrace.arguments import checked, names_of
-from cotrace.components import Component, Site
+from cotrace.components import FEATURE_SITES, Component, Site
 from cotrace.dictionaries.placed import PlacedDictionary
 from cotrace.errors import InputError, UnsupportedSite
 from cotrace.models.language_model import LanguageModel, evaluating
@@ -81,7 +82,7 @@ def describe(
 ) -> list[FeatureCard]:
     """A card for each feature among the components; what is no feature is left out.
 
-    ``model`` has the dictionaries (``problem.model``, or ``model.with_dictionaries``). ``texts`` are those that it is
+    ``model`` has the dictionaries (``problem.model``, or ``dictionaries.on(model)``). ``texts`` are those that it is
     looked for in: plain texts, or a task's prompts. Cards hold so many ``examples`` and ``tokens``. A feature's tokens
     are those of its decoder row brought through the output matrix that it enters, the final norm at the states where it
     is most active, and the unembedding. Raises InputError for a feature of no dictionary of the model.
@@ -92,7 +93,18 @@ def describe(
     written = list(dict.fromkeys(_texts(texts)))
     if not written:
         raise InputError("describe: there are no texts to look for features in; give some, or a task")
-    encoded = [ids for text in written if (ids := model.require_tokenizer()(text)["input_ids"])]
+    return described(model, components, model.require_tokenizer()(written)["input_ids"], examples, tokens)
+
+
+def described(
+    model: LanguageModel,
+    components: Iterable[str | Component],
+    texts: Sequence[Sequence[int]],
+    examples: int = 5,
+    tokens: int = 8,
+) -> list[FeatureCard]:
+    """The same, from texts that are tokens already."""
+    wanted, encoded = _by_dictionary(model, components), [list(ids) for ids in texts if len(ids)]
     norm = final_norm(model)
     seen = [_Seen(placed, torch.tensor(sorted(units))) for placed, units in wanted.items()]
     total = 0
@@ -108,7 +120,7 @@ def describe(
 def link_of(placed: PlacedDictionary, unit: int) -> str | None:
     """A feature's page at Neuronpedia; None where the dictionary names no id."""
     identity = placed.dictionary.neuronpedia
-    return None if identity is None else f"{NEURONPEDIA}/{identity}/{unit}"
+    return None if identity is None else f"{NEURONPEDIA}/{quote(identity)}/{unit}"
 
 
 @checked("ct.dictionaries.features_of_heads")
@@ -130,7 +142,7 @@ def features_of_heads(model: LanguageModel, heads: Iterable[str | Component], *,
             raise InputError(f"{model.name} has no L{layer}.head{max(units)}; its layer has {place.units}")
         squares = rows.square().reshape(len(rows), place.units, place.width).sum(2)
         inside = squares[:, units].sum(1) >= share * squares.sum(1)
-        found += [Component(Site.FEATURE, layer, unit) for unit in torch.nonzero(inside).flatten().tolist()]
+        found += [Component(held[layer].feature_site, layer, unit) for unit in torch.nonzero(inside).flatten().tolist()]
     return found
 
 
@@ -140,15 +152,15 @@ def _parsed(components: Iterable[str | Component]) -> list[Component]:
 
 def _features(components: Iterable[str | Component]) -> list[Component]:
     """Those that are features, without their roles; each once."""
-    found = (one for one in _parsed(components) if one.site is Site.FEATURE)
+    found = (one for one in _parsed(components) if one.site in FEATURE_SITES)
     return list(dict.fromkeys(Component(one.site, one.layer, one.unit) for one in found))
 
 
 def _by_dictionary(model: LanguageModel, components: Iterable[str | Component]) -> dict[PlacedDictionary, set[int]]:
-    held = {one.layer: one for one in model.dictionaries}
+    held = {(one.layer, one.feature_site): one for one in model.dictionaries}
     wanted: dict[PlacedDictionary, set[int]] = {}
     for one in _features(components):
-        placed = held.get(one.layer)
+        placed = held.get((one.layer, one.site))
         if placed is None or (one.unit or 0) >= placed.dictionary.size:
             raise InputError(f"{model.name} has no {one}: give the model with the dictionaries that it was found in")
         wanted.setdefault(placed, set()).add(one.unit or 0)
@@ -246,13 +258,14 @@ class _Seen:
         states = torch.stack([entry[3] for entry in self.best[i]]) if self.best[i] else None
         words = model.require_tokenizer()
         logits = _logits(model, norm, added_by(model, self.placed, dictionary.decoder[unit]), states)
+        logits = logits[: len(words)]  # rows behind the vocabulary stand for no token
         order = torch.argsort(logits, descending=True, stable=True).tolist()
 
         def listed(some: Sequence[int]) -> tuple[tuple[str, float], ...]:
             return tuple((str(words.decode([token])), float(logits[token])) for token in some)
 
         return FeatureCard(
-            component=str(Component(Site.FEATURE, self.placed.layer, unit)),
+            component=str(Component(self.placed.feature_site, self.placed.layer, unit)),
             dictionary=dictionary.name,
             hook=dictionary.hook_out,
             active_share=float(self.counts[i]) / total,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from cotrace.components import Site
+from cotrace.components import PARTS_OF, Site
 from cotrace.dictionaries.dictionary import Dictionary
 from cotrace.dictionaries.entries import Entries
 from cotrace.errors import InputError, UnsupportedSite
@@ -59,23 +60,35 @@ class PlacedDictionary:
     """What is done to the value that is read, before it is encoded."""
     active: Int[Tensor, "some"] | None = None
     """Features that are told apart, ascending; None for all. The others go with the error."""
+    alone: bool = True
+    """Whether it is the only one of its layer: then its components are named without the site."""
 
     @cached_property
     def features(self) -> Place:
         """The place whose components are the features."""
         write = self.write
-        return replace(write, site=Site.FEATURE, units=self.dictionary.size, width=1, dictionary=self)
+        return replace(write, site=self.feature_site, units=self.dictionary.size, width=1, dictionary=self)
 
     @cached_property
     def error(self) -> Place:
         """The place whose one component is the error."""
         width = self.write.units * self.write.width
-        return replace(self.write, site=Site.ERROR, units=1, width=width, dictionary=self)
+        return replace(self.write, site=self.error_site, units=1, width=width, dictionary=self)
 
     @property
     def site(self) -> Site:
         """The site that it writes."""
         return self.write.site
+
+    @property
+    def feature_site(self) -> Site:
+        """The site of its features."""
+        return Site.FEATURE if self.alone else PARTS_OF[self.site][0]
+
+    @property
+    def error_site(self) -> Site:
+        """The site of its error."""
+        return Site.ERROR if self.alone else PARTS_OF[self.site][1]
 
     @property
     def is_transcoder(self) -> bool:
@@ -121,20 +134,36 @@ class PlacedDictionary:
         return replace(self, active=active.to(self.dictionary.bias.device))
 
 
+def with_dictionaries(
+    model: LanguageModel, dictionaries: Iterable[Dictionary], trained_on: str | None = None
+) -> LanguageModel:
+    """The same model with these dictionaries at their places, instead of those that it had.
+
+    ``trained_on`` is a name that their files may have for the model. Raises InputError for one of another model, width
+    or hook, or two of one place; UnsupportedSite.
+    """
+    return model.holding(placed(model, dictionaries, trained_on))
+
+
 def placed(
     model: LanguageModel, dictionaries: Iterable[Dictionary], trained_on: str | None = None
 ) -> tuple[PlacedDictionary, ...]:
     """Each dictionary where it belongs in the model, lowest layer first. ``trained_on`` is a name that its files may
-    have for the model. Raises InputError for one of another model, width or hook, or two of one layer."""
+    have for the model. Raises InputError for one of another model, width or hook, or two of one place."""
     found = sorted((_placed(model, one, trained_on) for one in dictionaries), key=lambda one: one.layer)
-    for layer, group in groupby(found, key=lambda one: one.layer):
+    for (layer, site), group in groupby(sorted(found, key=_where), key=_where):
         names = [one.dictionary.name for one in group]
         if len(names) > 1:
             raise InputError(
-                f"dictionaries {' and '.join(names)} are both of layer {layer}, where a name such as "
-                f"L{layer}.feature0 could be either's; load one of them, by hook=..."
+                f"dictionaries {' and '.join(names)} both write the {site} of layer {layer}, which only one can split "
+                "into features; load one of them, by hook=... or its folder"
             )
-    return tuple(found)
+    count = Counter(one.layer for one in found)
+    return tuple(one if count[one.layer] == 1 else replace(one, alone=False) for one in found)
+
+
+def _where(one: PlacedDictionary) -> tuple[int, str]:
+    return one.layer, one.site.value
 
 
 def _placed(model: LanguageModel, dictionary: Dictionary, trained_on: str | None) -> PlacedDictionary:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cotrace.batches import EncodedPair, Layout
-from cotrace.components import OF_DICTIONARIES, Component, ComponentSpace, Site
+from cotrace.components import ERROR_SITES, FEATURE_SITES, OF_DICTIONARIES, Component, ComponentSpace
 from cotrace.dictionaries.entries import Entries
 from cotrace.dictionaries.placed import PlacedDictionary
 from cotrace.donors.sources import DonorSource, Mean, Scale, Setting, Vector, Zero, vector_of
@@ -92,7 +92,7 @@ def donors_of(source: DonorSource, setting: Setting, pairs: Sequence[EncodedPair
     if not held:
         return source.donors(setting, pairs)
     hosts = [place for one in held for place in one.hosts]
-    setting = replace(setting, errors=frozenset(p.dictionary for p in setting.places if p.site is Site.ERROR))
+    setting = replace(setting, errors=frozenset(p.dictionary for p in setting.places if p.site in ERROR_SITES))
     if isinstance(source, Zero | Scale | Vector | Mean):
         own = _on_plain(setting, plain)
         values = source.donors(own, pairs) if plain else None
@@ -174,11 +174,11 @@ def _vector_values(source: Vector, placed: PlacedDictionary, setting: Setting) -
     decoder = placed.dictionary.decoder
     activations, error = decoder.new_zeros(1, placed.dictionary.size), decoder.new_zeros(1, decoder.shape[1])
     for component in setting.space:
-        if component.layer != placed.layer or component.site not in OF_DICTIONARIES:
+        if component.layer != placed.layer or component.site not in (placed.feature_site, placed.error_site):
             continue
-        width = 1 if component.site is Site.FEATURE else decoder.shape[1]
+        width = 1 if component.site in FEATURE_SITES else decoder.shape[1]
         value = vector_of(given, component, width).to(decoder)
-        if component.site is Site.FEATURE:
+        if component.site in FEATURE_SITES:
             activations[0, component.unit] = value
         else:
             error[0] = value

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from cotrace.components import Site
+from cotrace.components import ERROR_SITES, FEATURE_SITES, Site
 from cotrace.donors import DonorSource
 from cotrace.editing.apply import changed
 from cotrace.editing.changes import Change, FeatureChange, changes
@@ -26,8 +26,8 @@ CLOSE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.fl
 COLUMN_SITES = frozenset({Site.HEAD_OUTPUT, Site.KV_GROUP, Site.MLP_NEURON})
 NOT_FOLDED = {
     Site.RESIDUAL: "a layer's output is a sum that no single matrix makes",
-    Site.FEATURE: "which features are active is decided token by token",
-    Site.ERROR: "which features are active, and so what they leave, is decided token by token",
+    **dict.fromkeys(FEATURE_SITES, "which features are active is decided token by token"),
+    **dict.fromkeys(ERROR_SITES, "which features are active, and so what they leave, is decided token by token"),
     Site.EXPERT: "what an expert adds is weighed by the router, token by token",
 }
 

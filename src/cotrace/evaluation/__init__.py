@@ -9,6 +9,7 @@ from cotrace.evaluation.crossfit import CrossFit, cross_fit
 from cotrace.evaluation.evaluation import Evaluation
 from cotrace.evaluation.levels import LEVELS, EvaluationPlan
 from cotrace.evaluation.stability import alternatives_searched, search_again
+from cotrace.evaluation.verdict import with_verdict
 
 __all__ = [
     "ALTERNATIVES",
@@ -27,6 +28,7 @@ __all__ = [
     "search_again",
     "stability_cost",
     "with_intervals",
+    "with_verdict",
 ]
 
 door("ct.evaluation", globals(), __all__)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from cotrace.evaluation.case import Case, Pairs, case_of, checks
 from cotrace.evaluation.stability import limited, part_of
+from cotrace.problem.masks import MASK_ELEMENTS
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier
 from cotrace.search.driver import Search
-from cotrace.search.sets import MASK_ELEMENTS
 from cotrace.statistics import Units
 
 ALTERNATIVES = 3

@@ -18,7 +18,6 @@ from cotrace.evaluation.curves import curve_sizes, faithfulness, refused
 from cotrace.evaluation.evaluation import Evaluation
 from cotrace.evaluation.foreign import Roles, foreign_set, inside_of
 from cotrace.evaluation.interactions import interactions
-from cotrace.evaluation.judge import Judge
 from cotrace.evaluation.manifold import off_manifold
 from cotrace.evaluation.membership import completeness, minimality
 from cotrace.evaluation.records import (
@@ -32,6 +31,8 @@ from cotrace.evaluation.records import (
 )
 from cotrace.evaluation.sizes import best_singles, size_row, tested
 from cotrace.evaluation.stability import alternatives_known, choosable, from_archive
+from cotrace.evaluation.verdict import with_verdict
+from cotrace.problem.evaluator import Evaluator
 from cotrace.problem.masks import check_same
 from cotrace.problem.protocol import JudgePairs, Problem
 from cotrace.results import AnySet, Frontier, Selection
@@ -97,7 +98,7 @@ def evaluate(
         check_side(problem, each)
     for one in foreign:
         inside_of(problem.space, one.name, one.members)
-    return _assess(case, level, others, foreign, side, progress or _silent)
+    return with_verdict(_assess(case, level, others, foreign, side, progress or _silent))
 
 
 def settled(
@@ -197,7 +198,7 @@ def _assess(
     )
 
 
-def _hard(case: Case, judge: Judge) -> HardFigure | None:
+def _hard(case: Case, judge: Evaluator) -> HardFigure | None:
     """The metric as people read it, before and under the selection; as the search had it on this problem."""
     before = reported_base(judge.problem)
     if before is None:
@@ -295,7 +296,7 @@ def _curve(case: Case, full: Interval | None) -> Faithfulness | None:
 
 def _side(case: Case, problem: Problem) -> SideEffect:
     """What the masks that are judged do to another problem: in ``keep`` mode all but the chosen take the donor's."""
-    judge = Judge(problem.heldout or problem)
+    judge = Evaluator(problem.heldout or problem)
     sizes = [size for size in case.tested if size != case.k][: case.level.sides]
     chosen = case.chosen([case.k, *sizes])
     moved = chosen if case.problem.mode == "swap" else ~chosen
@@ -322,7 +323,7 @@ def _differences(case: Case, other: Frontier) -> list[Difference]:
     return [_difference(case, other, theirs, size) for size in sizes]
 
 
-def _difference(case: Case, other: Frontier, theirs: Judge, size: int) -> Difference:
+def _difference(case: Case, other: Frontier, theirs: Evaluator, size: int) -> Difference:
     mine, own = case.chosen([size]), theirs.rows([other.at(size).members])
     case.judge.prepare(mine)
     theirs.prepare(own)

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from cotrace.evaluation.case import Case, fitting
-from cotrace.evaluation.judge import Judge
+from cotrace.problem.evaluator import Evaluator
 from cotrace.problem.protocol import Problem
 from cotrace.results.effects import EffectTable
 from cotrace.search.origin import is_of
@@ -39,16 +39,16 @@ def belonging(case: Case) -> Case:
     return replace(case, judge=judge, training=training, foreign_effects=True, notes=(*case.notes, note))
 
 
-def judge_on(judged: Problem, stored: EffectTable | None, problem: Problem) -> Judge:
+def judge_on(judged: Problem, stored: EffectTable | None, problem: Problem) -> Evaluator:
     """A judge on some pairs of a problem that knows the stored effects, where they are of these pairs."""
     stored = fitting(stored, judged)
     if stored is None or is_of(stored, problem):
-        return Judge(judged, stored)
-    afresh = Judge(judged)
+        return Evaluator(judged, stored)
+    afresh = Evaluator(judged)
     row = int(np.abs(stored.sizes - stored.n / 2).argmin())  # the empty set and the full tell the least
     chosen = stored.sets([row])
     if afresh.measures_pairs(chosen[0]) and _close(stored.effects[row], afresh.effects(chosen)[0]):
-        return Judge(judged, stored)
+        return Evaluator(judged, stored)
     return afresh
 
 
@@ -56,7 +56,7 @@ def _close(stored: np.ndarray, fresh: np.ndarray) -> bool:
     return bool(np.abs(stored - fresh).max() <= CLOSE * np.abs(fresh).max() + 1e-6)
 
 
-def _other_value(case: Case, training: Judge) -> bool:
+def _other_value(case: Case, training: Evaluator) -> bool:
     """Whether the selection's stored effect is another than it has here; looked at where no effects of pairs tell."""
     stored = case.selection.effect
     if stored is None or training.stored is not None:

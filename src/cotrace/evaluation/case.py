@@ -10,8 +10,8 @@ import numpy as np
 
 from cotrace.errors import InputError, unknown
 from cotrace.evaluation import controls as random_sets
-from cotrace.evaluation.judge import Judge
 from cotrace.evaluation.levels import EvaluationPlan, Level, level_named, plan, tested_sizes
+from cotrace.problem.evaluator import Evaluator
 from cotrace.problem.protocol import JudgePairs, Problem
 from cotrace.results import AnySet, Frontier, Selection, selection_of
 from cotrace.results.effects import EffectTable
@@ -28,8 +28,8 @@ class Case:
 
     problem: Problem
     frontier: Frontier
-    judge: Judge
-    training: Judge
+    judge: Evaluator
+    training: Evaluator
     judged_on: str
     level: Level
     chains: int
@@ -87,7 +87,7 @@ def predict(
     frontier = frontier_of(problem, first) if isinstance(first, Selection) else first
     case = case_of(problem, frontier, level=level, k=k, smallest_p=smallest_p, every_size=every_size)
     if pairs == "audit":
-        case = replace(case, judge=Judge(case.judge.problem), judged_on="audit")
+        case = replace(case, judge=Evaluator(case.judge.problem), judged_on="audit")
     return plan_of(case, level)
 
 
@@ -114,8 +114,8 @@ def case_of(
     if every_size:
         limits = replace(limits, sizes=frontier.sizes[-1], every_size=True)
     judged, name, stored = _judged(problem, frontier, pairs, judge_pairs)
-    judge = Judge(judged, fitting(stored, judged))
-    training = judge if name == "training" else Judge(problem, fitting(frontier.effects, problem))
+    judge = Evaluator(judged, fitting(stored, judged))
+    training = judge if name == "training" else Evaluator(problem, fitting(frontier.effects, problem))
     chosen = (
         frontier.at(k).k if k is not None else frontier.enough().k if frontier.selections[0].effect is not None else 0
     )

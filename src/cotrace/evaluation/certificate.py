@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 
-from cotrace.evaluation.judge import Chosen, Judge
 from cotrace.evaluation.records import Certificate
-from cotrace.search.sets import bounds_of, mask_of
+from cotrace.problem.evaluator import Chosen, Evaluator
+from cotrace.problem.masks import mask_of
+from cotrace.search.sets import bounds_of
 
 BOUNDS: Mapping[tuple[str, str], float] = {
     ("odds_ratio", "minimise"): -1.0,
@@ -26,7 +27,7 @@ BOUNDS: Mapping[tuple[str, str], float] = {
 BATCH = 4096
 
 
-def certificate(training: Judge, chosen: Bool[np.ndarray, "n"], most: int) -> Certificate:
+def certificate(training: Evaluator, chosen: Bool[np.ndarray, "n"], most: int) -> Certificate:
     """The gap to the best of all sets of this size, on the pairs that were searched."""
     k, effect = int(chosen.sum()), float(training.values(chosen[None])[0])
     count = comb(training.n, k)
@@ -55,7 +56,7 @@ def rough(count: int) -> str:
     return f"{count:,.4g}" if count < 10**300 else f"{Decimal(count):.4g}"
 
 
-def _best(training: Judge, sets: Chosen) -> float:
+def _best(training: Evaluator, sets: Chosen) -> float:
     """The best of these sets that keep every constraint by its margin, as searches must; larger is better."""
     values = training.sign * training.values(sets)
     if bounds := bounds_of(training.problem):
@@ -66,7 +67,7 @@ def _best(training: Judge, sets: Chosen) -> float:
     return float(values.max())
 
 
-def _stored(training: Judge, k: int) -> int:
+def _stored(training: Evaluator, k: int) -> int:
     """How many sets of this size the search had evaluated."""
     return 0 if training.stored is None else int((training.stored.sizes == k).sum())
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from cotrace.errors import InputError
-from cotrace.evaluation.judge import Judge
 from cotrace.evaluation.stability import jaccard
 from cotrace.evaluation.views import Part, folds
+from cotrace.problem.evaluator import Evaluator
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier, Table
 from cotrace.results.tables import number
@@ -85,17 +85,17 @@ def cross_fit(
         part = Part(problem, searched, unseen)
         parts.append((unseen, part, solve(search, part)))
     sizes = sorted(set.intersection(*(set(frontier.sizes) for _, _, frontier in parts)))
-    whole = Judge(problem)
+    whole = Evaluator(problem)
     rows = tuple(_row(whole, parts, k) for k in sizes)
     spent = problem.cost.forward_equivalents - before
     return CrossFit(folds=count, search=search.name, pairs=problem.size, rows=rows, forward_equivalents=spent)
 
 
-def _row(whole: Judge, parts: list[tuple[list[int], Part, Frontier]], k: int) -> CrossFitted:
+def _row(whole: Evaluator, parts: list[tuple[list[int], Part, Frontier]], k: int) -> CrossFitted:
     effects = np.empty(whole.problem.size)
     for unseen, part, frontier in parts:
         assert part.heldout is not None
-        judge = Judge(part.heldout, frontier.effects_heldout)
+        judge = Evaluator(part.heldout, frontier.effects_heldout)
         effects[unseen] = judge.effects(judge.rows([frontier.at(k).members]))[0]
     sets = [frontier.at(k).members for _, _, frontier in parts]
     return CrossFitted(

@@ -80,6 +80,8 @@ class Evaluation:
     """What the evaluation cost: one mask on all pairs that are judged (or searched) is 1."""
     notes: tuple[str, ...] = ()
     """What could not be said, and why."""
+    verdict: tuple[str, ...] = ()
+    """What the numbers say, in sentences, with the numbers beside them."""
 
     def __repr__(self) -> str:
         where = f"{self.metric} on {self.task}, {self.pairs} {self.judged_on} pairs"
@@ -95,13 +97,6 @@ class Evaluation:
     def chosen(self) -> SizeEvidence:
         """The evidence for the selection that is judged in detail."""
         return next(row for row in self.sizes if row.k == self.k)
-
-    @property
-    def verdict(self) -> tuple[str, ...]:
-        """What the numbers say, in sentences, with the numbers beside them."""
-        from cotrace.evaluation.verdict import sentences
-
-        return tuple(sentences(self))
 
     def table(self) -> Table:
         """One row for each size."""
@@ -134,7 +129,7 @@ class Evaluation:
         return pd.DataFrame([asdict(row) for row in self.sizes])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON, with the verdict."""
+        """Plain data for JSON."""
         return asdict(self) | {"verdict": list(self.verdict)}
 
     @classmethod
@@ -142,8 +137,7 @@ class Evaluation:
         """Inverse of ``to_dict``."""
         from pydantic import TypeAdapter
 
-        rest = {name: value for name, value in data.items() if name != "verdict"}
-        return TypeAdapter(cls).validate_python(rest)
+        return TypeAdapter(cls).validate_python(data)
 
     def _repr_html_(self) -> str:
         words = "".join(map(markup.paragraph, self.verdict))

@@ -8,16 +8,16 @@ from scipy import stats
 
 from cotrace.components import Component, ComponentSpace
 from cotrace.errors import InputError
-from cotrace.evaluation.judge import Judge
 from cotrace.evaluation.records import ForeignSet
 from cotrace.evaluation.stability import jaccard
+from cotrace.problem.evaluator import Evaluator
 from cotrace.results import Frontier
 
 Roles = Mapping[str, Sequence[Component]]
 
 
 def foreign_set(
-    judge: Judge, frontier: Frontier | None, name: str, members: Sequence[Component], roles: Roles | None = None
+    judge: Evaluator, frontier: Frontier | None, name: str, members: Sequence[Component], roles: Roles | None = None
 ) -> ForeignSet:
     """Judge a set from elsewhere. Raises InputError where the space holds none of it."""
     space = judge.problem.space

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
-from cotrace.evaluation.judge import Chosen, Judge
 from cotrace.evaluation.levels import ALONE
 from cotrace.evaluation.membership import without_each
 from cotrace.evaluation.records import Backup, Inhibitor, Interactions, Pair, Shapley
-from cotrace.search.sets import mask_of
+from cotrace.problem.evaluator import Chosen, Evaluator
+from cotrace.problem.masks import mask_of
 from cotrace.statistics import Interval, above_zero
 
 NEGLIGIBLE = 0.05
@@ -29,7 +29,7 @@ NOT_TESTED = "not tested"
 
 
 def interactions(
-    judge: Judge, chosen: Bool[np.ndarray, "n"], *, pairs: int, subsets: int, outside: int, seed: int = 0
+    judge: Evaluator, chosen: Bool[np.ndarray, "n"], *, pairs: int, subsets: int, outside: int, seed: int = 0
 ) -> Interactions:
     """Of the members that matter most when they leave, and the components outside that matter most when they join."""
     members = strongest(judge, chosen, pairs)
@@ -47,7 +47,7 @@ def interactions(
     )
 
 
-def strongest(judge: Judge, chosen: Bool[np.ndarray, "n"], most: int) -> list[int]:
+def strongest(judge: Evaluator, chosen: Bool[np.ndarray, "n"], most: int) -> list[int]:
     """The members whose leaving, where it was evaluated, costs most; ascending."""
     members: list[int] = np.flatnonzero(chosen).tolist()
     if len(members) <= most:
@@ -57,7 +57,7 @@ def strongest(judge: Judge, chosen: Bool[np.ndarray, "n"], most: int) -> list[in
     return sorted(known[i] for i in np.argsort(left, kind="stable")[:most])
 
 
-def _pair(judge: Judge, chosen: Bool[np.ndarray, "n"], i: int, j: int) -> Pair:
+def _pair(judge: Evaluator, chosen: Bool[np.ndarray, "n"], i: int, j: int) -> Pair:
     """Second differences, in the direction of the search: within the selection, and of the two alone."""
     without = np.repeat(chosen[None], 4, 0)
     without[1, i] = without[2, j] = without[3, [i, j]] = False
@@ -69,7 +69,7 @@ def _pair(judge: Judge, chosen: Bool[np.ndarray, "n"], i: int, j: int) -> Pair:
     return Pair(components=(_name(judge, i), _name(judge, j)), within=within, interval=interval, alone=alone, kind=kind)
 
 
-def _name(judge: Judge, i: int) -> str:
+def _name(judge: Evaluator, i: int) -> str:
     """The name of one component: those of a large space take long to write."""
     return str(judge.problem.space[i])
 
@@ -90,7 +90,7 @@ def _sets(n: int, members: Sequence[Sequence[int]]) -> Chosen:
     return sets
 
 
-def _values(judge: Judge, sets: Chosen) -> Float[np.ndarray, "set"]:
+def _values(judge: Evaluator, sets: Chosen) -> Float[np.ndarray, "set"]:
     """Values, that of the empty set being 0 by definition."""
     found = np.zeros(len(sets))
     some = sets.any(1)
@@ -98,7 +98,7 @@ def _values(judge: Judge, sets: Chosen) -> Float[np.ndarray, "set"]:
     return found
 
 
-def _effects(judge: Judge, sets: Chosen) -> Float[np.ndarray, "set example"]:
+def _effects(judge: Evaluator, sets: Chosen) -> Float[np.ndarray, "set example"]:
     """Effects, those of the empty set being 0 by definition."""
     found = np.zeros((len(sets), judge.problem.size))
     some = sets.any(1)
@@ -107,13 +107,13 @@ def _effects(judge: Judge, sets: Chosen) -> Float[np.ndarray, "set example"]:
     return found
 
 
-def _interval(judge: Judge, sets: Chosen, signs: Float[np.ndarray, "set"]) -> Interval | None:
+def _interval(judge: Evaluator, sets: Chosen, signs: Float[np.ndarray, "set"]) -> Interval | None:
     if not judge.has_effects:
         return None
     return judge.interval_of_effects(judge.sign * signs @ _effects(judge, sets))
 
 
-def shapley(judge: Judge, members: Sequence[int], most: int, seed: int = 0) -> Shapley | None:
+def shapley(judge: Evaluator, members: Sequence[int], most: int, seed: int = 0) -> Shapley | None:
     """Exact where all subsets are at most so many; else over sampled orders and their reverses, while these last.
 
     None where not even two orders and their reverses can be paid for.
@@ -123,7 +123,7 @@ def shapley(judge: Judge, members: Sequence[int], most: int, seed: int = 0) -> S
     return _sampled(judge, members, most, seed) if 4 * len(members) <= most else None
 
 
-def _exact(judge: Judge, members: Sequence[int]) -> Shapley:
+def _exact(judge: Evaluator, members: Sequence[int]) -> Shapley:
     count = len(members)
     subsets = np.array([[bool(code >> i & 1) for i in range(count)] for code in range(2**count)])
     sets = np.zeros((len(subsets), judge.n), bool)
@@ -138,7 +138,7 @@ def _exact(judge: Judge, members: Sequence[int]) -> Shapley:
     return Shapley(values=found, standard_errors=dict.fromkeys(found, 0.0), permutations=None)
 
 
-def _sampled(judge: Judge, members: Sequence[int], most: int, seed: int) -> Shapley:
+def _sampled(judge: Evaluator, members: Sequence[int], most: int, seed: int) -> Shapley:
     """Each order and its reverse are one draw, whose mean is less spread than that of two orders."""
     draw = np.random.default_rng(seed)
     draws: list[np.ndarray] = []
@@ -156,7 +156,7 @@ def _sampled(judge: Judge, members: Sequence[int], most: int, seed: int) -> Shap
     )
 
 
-def _marginals(judge: Judge, members: Sequence[int], order: np.ndarray) -> Float[np.ndarray, "member"]:
+def _marginals(judge: Evaluator, members: Sequence[int], order: np.ndarray) -> Float[np.ndarray, "member"]:
     """What each adds when it joins in this order."""
     joined = [[members[i] for i in order[:count]] for count in range(len(members) + 1)]
     steps = np.diff(_values(judge, _sets(judge.n, joined)))
@@ -165,7 +165,7 @@ def _marginals(judge: Judge, members: Sequence[int], order: np.ndarray) -> Float
     return found
 
 
-def _joining(judge: Judge, chosen: Bool[np.ndarray, "n"], most: int) -> list[int]:
+def _joining(judge: Evaluator, chosen: Bool[np.ndarray, "n"], most: int) -> list[int]:
     """The components outside, at most so many; where there are more, those that matter most to first order."""
     outside: list[int] = np.flatnonzero(~chosen).tolist()
     if most == 0 or len(outside) <= most:
@@ -182,7 +182,7 @@ def _with_each(chosen: Bool[np.ndarray, "n"], joining: Sequence[int]) -> Chosen:
     return sets
 
 
-def _backups_within(judge: Judge, members: Sequence[int], margin: float) -> list[Backup]:
+def _backups_within(judge: Evaluator, members: Sequence[int], margin: float) -> list[Backup]:
     """Members that do next to nothing alone and much beside another; for each, the one beside which they do most."""
     if len(members) < 2:
         return []
@@ -198,13 +198,15 @@ def _backups_within(judge: Judge, members: Sequence[int], margin: float) -> list
     return found
 
 
-def _surely(judge: Judge, sets: Sequence[Sequence[int]], margin: float) -> bool:
+def _surely(judge: Evaluator, sets: Sequence[Sequence[int]], margin: float) -> bool:
     """Whether the interval of the gain from the second set to the first lies above the margin."""
     interval = _interval(judge, _sets(judge.n, sets), np.array([1.0, -1.0]))
     return interval is not None and interval[0] > margin
 
 
-def _backups_outside(judge: Judge, chosen: Bool[np.ndarray, "n"], joining: list[int], margin: float) -> list[Backup]:
+def _backups_outside(
+    judge: Evaluator, chosen: Bool[np.ndarray, "n"], joining: list[int], margin: float
+) -> list[Backup]:
     """Components outside that do next to nothing alone and much once the selection is chosen."""
     if not joining:
         return []
@@ -227,7 +229,7 @@ def _backups_outside(judge: Judge, chosen: Bool[np.ndarray, "n"], joining: list[
 
 
 def _inhibitors(
-    judge: Judge, chosen: Bool[np.ndarray, "n"], joining: list[int], members: list[int], margin: float
+    judge: Evaluator, chosen: Bool[np.ndarray, "n"], joining: list[int], members: list[int], margin: float
 ) -> tuple[Inhibitor, ...]:
     """Components whose being chosen takes from the effect: by joining the selection or by staying in it."""
     without = _sets(judge.n, [[i for i in np.flatnonzero(chosen).tolist() if i != m] for m in members])

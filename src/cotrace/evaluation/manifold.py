@@ -10,14 +10,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from cotrace.evaluation.judge import Chosen, Judge
 from cotrace.evaluation.records import OffManifold
+from cotrace.problem.evaluator import Chosen, Evaluator
 
 FACTOR = 2.0
 """How many times the largest effect of the full swap, of any pair, is too far."""
 
 
-def off_manifold(judge: Judge, chosen: Chosen) -> Iterator[OffManifold]:
+def off_manifold(judge: Evaluator, chosen: Chosen) -> Iterator[OffManifold]:
     """Each of these selections under which some pair goes too far; nothing where there are no effects of each pair."""
     if not judge.has_effects:
         return
@@ -32,7 +32,7 @@ def off_manifold(judge: Judge, chosen: Chosen) -> Iterator[OffManifold]:
             )
 
 
-def ids_of(judge: Judge) -> Sequence[str]:
+def ids_of(judge: Evaluator) -> Sequence[str]:
     """The pairs' ids, or their numbers where the problem names none."""
     ids: Sequence[str] | None = getattr(judge.problem, "ids", None)
     return ids if ids is not None else [str(i) for i in range(judge.problem.size)]

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 
-from cotrace.evaluation.judge import Chosen, Judge
 from cotrace.evaluation.records import Completeness, Member, Minimality
+from cotrace.problem.evaluator import Chosen, Evaluator
+from cotrace.problem.masks import mask_of
 from cotrace.search.driver import is_clear
-from cotrace.search.sets import mask_of
 from cotrace.statistics import Interval, above_zero
 
 MARGIN = 0.02
@@ -19,7 +19,7 @@ MARGIN = 0.02
 ALPHA = 0.05
 
 
-def minimality(judge: Judge, chosen: Bool[np.ndarray, "n"], most: int) -> Minimality:
+def minimality(judge: Evaluator, chosen: Bool[np.ndarray, "n"], most: int) -> Minimality:
     """What is lost on these pairs when each member leaves in turn. A loss is positive in the search's direction."""
     members = likeliest_to_leave(judge, chosen, most)
     without = without_each(chosen, members)
@@ -37,7 +37,7 @@ def minimality(judge: Judge, chosen: Bool[np.ndarray, "n"], most: int) -> Minima
 
 
 def _members(
-    judge: Judge,
+    judge: Evaluator,
     chosen: Bool[np.ndarray, "n"],
     without: Chosen,
     members: Sequence[int],
@@ -68,7 +68,7 @@ def status(interval: Interval | None, p: float, margin: float) -> str:
     return "needed" if p <= ALPHA else "undecided"
 
 
-def likeliest_to_leave(judge: Judge, chosen: Bool[np.ndarray, "n"], most: int) -> list[int]:
+def likeliest_to_leave(judge: Evaluator, chosen: Bool[np.ndarray, "n"], most: int) -> list[int]:
     """The members, at most so many; where there are more, those whose leaving costs least to first order."""
     members: list[int] = np.flatnonzero(chosen).tolist()
     if len(members) <= most:
@@ -87,13 +87,13 @@ def without_each(chosen: Bool[np.ndarray, "n"], members: Sequence[int]) -> Chose
     return sets
 
 
-def _left(judge: Judge, chosen: Bool[np.ndarray, "n"], leaving: Sequence[int]) -> float:
+def _left(judge: Evaluator, chosen: Bool[np.ndarray, "n"], leaving: Sequence[int]) -> float:
     rest = chosen.copy()
     rest[list(leaving)] = False
     return float(judge.values(rest[None])[0]) if rest.any() else 0.0
 
 
-def completeness(judge: Judge, chosen: Bool[np.ndarray, "n"]) -> Completeness:
+def completeness(judge: Evaluator, chosen: Bool[np.ndarray, "n"]) -> Completeness:
     """The effect of all components outside the selection, against that of everything where the pairs show one."""
     rest, full = judge.values(np.stack([~chosen, np.ones_like(chosen)])).tolist()
     clear = abs(full) > 1e-6 and (judge.problem.mode == "keep" or is_clear(judge.problem))

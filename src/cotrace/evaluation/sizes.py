@@ -9,16 +9,17 @@ import torch
 from jaxtyping import Bool, Float
 
 from cotrace.evaluation import controls as random_sets
-from cotrace.evaluation.judge import Chosen, Judge, singles
 from cotrace.evaluation.records import Controls, SizeEvidence
-from cotrace.search.sets import Sample, mask_of, prefixes, ranked
+from cotrace.problem.evaluator import Chosen, Evaluator, singles
+from cotrace.problem.masks import mask_of
+from cotrace.search.sets import Sample, prefixes, ranked
 from cotrace.statistics import max_t, p_values, smallest_p
 
 RANKED = 1_000
 """Training pairs by whose gradient single components are ranked, where their effects would cost too much."""
 
 
-def size_row(judge: Judge, chosen: Bool[np.ndarray, "n"]) -> SizeEvidence:
+def size_row(judge: Evaluator, chosen: Bool[np.ndarray, "n"]) -> SizeEvidence:
     """Effect and interval of one selection; the interval is None where there are too few pairs."""
     k, effect = int(chosen.sum()), float(judge.values(chosen[None])[0])
     if not judge.has_effects:
@@ -33,7 +34,7 @@ def size_row(judge: Judge, chosen: Bool[np.ndarray, "n"]) -> SizeEvidence:
     )
 
 
-def best_singles(training: Judge, sizes: Sequence[int], limit: int) -> tuple[str, Chosen]:
+def best_singles(training: Evaluator, sizes: Sequence[int], limit: int) -> tuple[str, Chosen]:
     """The sets of the best single components on the training pairs, and how they were ranked."""
     if training.knows_singles or training.n <= limit:
         values = np.concatenate([training.values(some) for some in singles(training.n)])
@@ -43,7 +44,7 @@ def best_singles(training: Judge, sizes: Sequence[int], limit: int) -> tuple[str
     return how, prefixes(ranked(score), list(sizes), training.n).numpy()
 
 
-def _slope(training: Judge) -> torch.Tensor:
+def _slope(training: Evaluator) -> torch.Tensor:
     """First-order effect of choosing each component by itself, on at most ``RANKED`` pairs; costs 2, or their share."""
     problem = training.problem
     some = Sample(min(1.0, RANKED / problem.size)).of(b"", problem.size)
@@ -53,7 +54,7 @@ def _slope(training: Judge) -> torch.Tensor:
 
 
 def tested(
-    judge: Judge,
+    judge: Evaluator,
     rows: dict[int, SizeEvidence],
     chosen: Chosen,
     alone: tuple[str, Chosen],
@@ -86,7 +87,7 @@ def tested(
 
 
 def _compared(
-    judge: Judge,
+    judge: Evaluator,
     row: SizeEvidence,
     controls: Float[np.ndarray, "chain"],
     p: tuple[float, float],

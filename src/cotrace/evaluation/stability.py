@@ -15,9 +15,9 @@ from jaxtyping import Bool, Float
 
 from cotrace.components import Component
 from cotrace.errors import DegenerateError, InputError
-from cotrace.evaluation.judge import Chosen, Judge
 from cotrace.evaluation.records import Alternative, Stability
 from cotrace.evaluation.views import Part, Without, resampled, strata
+from cotrace.problem.evaluator import Chosen, Evaluator
 from cotrace.problem.protocol import Problem
 from cotrace.results.effects import EffectTable
 from cotrace.search.driver import Search, solve
@@ -154,7 +154,7 @@ def _some(count: int, least: int) -> int:
 
 
 def alternatives_known(
-    judge: Judge, table: EffectTable, chosen: Bool[np.ndarray, "n"], most: int, units: Units
+    judge: Evaluator, table: EffectTable, chosen: Bool[np.ndarray, "n"], most: int, units: Units
 ) -> tuple[Alternative, ...]:
     """For each member, the best stored set of this size without it, judged on these pairs."""
     same = np.flatnonzero(table.sizes == chosen.sum())
@@ -171,7 +171,7 @@ def alternatives_known(
 
 
 def alternatives_searched(
-    problem: Problem, judge: Judge, search: Search, chosen: Bool[np.ndarray, "n"], runs: int
+    problem: Problem, judge: Evaluator, search: Search, chosen: Bool[np.ndarray, "n"], runs: int
 ) -> Iterator[Alternative]:
     """The best set of this size found without the members of every set before, so many times."""
     forbidden: dict[Component, None] = {}
@@ -185,7 +185,7 @@ def alternatives_searched(
 
 
 def _alternative(
-    judge: Judge, chosen: Bool[np.ndarray, "n"], other: Bool[np.ndarray, "n"], without: Sequence[int], method: str
+    judge: Evaluator, chosen: Bool[np.ndarray, "n"], other: Bool[np.ndarray, "n"], without: Sequence[int], method: str
 ) -> Alternative:
     space = judge.problem.space
     own, value = judge.values(np.stack([chosen, other])).tolist()

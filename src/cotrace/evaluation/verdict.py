@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from cotrace.evaluation.evaluation import Evaluation
 from cotrace.evaluation.records import SideEffect
@@ -14,6 +15,11 @@ FEW_SETS = 5
 """Stored sets of a size below which coming back among them says little."""
 NOT_TESTED = "not tested"
 STATUSES = ("needed", "can leave", "undecided")
+
+
+def with_verdict(found: Evaluation) -> Evaluation:
+    """The evaluation with what its numbers say, in sentences."""
+    return replace(found, verdict=tuple(sentences(found)))
 
 
 def sentences(found: Evaluation) -> Iterator[str]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from cotrace.components import Component, Site
+from cotrace.components import OF_DICTIONARIES, Component, Site
 from cotrace.errors import InputError
 from cotrace.interchange.about import About
 from cotrace.interchange.shape import Shape
@@ -30,8 +30,7 @@ WHY = {
     Site.MLP_NEURON: "its neurons are coordinates of the residual stream, not hidden neurons",
     Site.MLP_COORDINATE: "cotrace writes whole nodes only",
     Site.EXPERT: "its nodes are whole MLPs",
-    Site.FEATURE: "its nodes are heads and MLPs, not features of a dictionary",
-    Site.ERROR: "its nodes are heads and MLPs, not parts of a dictionary",
+    **dict.fromkeys(OF_DICTIONARIES, "its nodes are heads and MLPs, not features or errors of a dictionary"),
     Site.RESIDUAL: "the residual stream is its edges, no node",
 }
 

@@ -5,6 +5,7 @@ from cotrace.interventions.feature_patch import DonorFeatures, FeaturePatch, tap
 from cotrace.interventions.forward import forward
 from cotrace.interventions.frozen import frozen
 from cotrace.interventions.prefix import DelayedPrefixes, PrefixCache, keep_prefixes
+from cotrace.interventions.running_features import RunningFeatures
 from cotrace.interventions.shortcut import Entry, Stations
 
 Patch = PlainPatch | FeaturePatch
@@ -18,6 +19,7 @@ __all__ = [
     "PatternPatch",
     "PlainPatch",
     "PrefixCache",
+    "RunningFeatures",
     "ScalePatch",
     "ShiftPatch",
     "Stations",

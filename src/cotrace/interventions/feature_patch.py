@@ -102,7 +102,7 @@ class _Joint:
             moved = moved - own.weighted(self._weights(own, count)).decoded(decoder)
         else:
             moved = own.weighted((factor - 1) * self._weights(own, count)).decoded(decoder)
-        if errors := self.of(Site.ERROR):
+        if errors := self.of(self.placed.error_site):
             every = torch.arange(len(value), device=value.device)
             share = _shares(errors, every, torch.zeros_like(every), count)[:, None]
             value = torch.lerp(value, self._whole(value), share)
@@ -110,7 +110,7 @@ class _Joint:
 
     def _wanted(self) -> Int[Tensor, "some"] | None:
         """The features that some mask touches; None for all that are told apart, as a gradient or an error needs."""
-        if any(z.requires_grad for _, z in self.parts) or self.of(Site.ERROR):
+        if any(z.requires_grad for _, z in self.parts) or self.of(self.placed.error_site):
             return None
         touched = torch.stack([z.any(0) for _, z in self.parts]).any(0)
         return torch.nonzero(touched).flatten()
@@ -131,8 +131,8 @@ class _Joint:
 
     def _weights(self, entries: Entries, count: int) -> Float[Tensor, "entry"]:
         """z_i - z_e of each entry."""
-        weight = _shares(self.of(Site.FEATURE), entries.token, entries.feature, count)
-        errors = self.of(Site.ERROR)
+        weight = _shares(self.of(self.placed.feature_site), entries.token, entries.feature, count)
+        errors = self.of(self.placed.error_site)
         return weight - _shares(errors, entries.token, torch.zeros_like(entries.feature), count) if errors else weight
 
     def _whole(self, own: Float[Tensor, "token d_out"]) -> Float[Tensor, "token d_out"]:

@@ -107,6 +107,10 @@ class SetMetric:
     """The value of ``reported`` that is aimed at, where effects say how much nearer to it a mask comes."""
     strata: Callable[[Answers], Tensor] = alike
     """The kind of each example, as many of which every resample must hold."""
+    of_levels: SetMetric | None = None
+    """The same number, made of a table with one column: the levels of ``each``. None where scores alone make it."""
+    each: Metric | None = None
+    """The metric of each example whose levels those are."""
 
     surrogate = True
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from jaxtyping import Float
 from torch import Tensor
 
 from cotrace.errors import InputError
 from cotrace.metrics.answers import Answers
-from cotrace.metrics.metric import AnyMetric, SetMetric, alike
+from cotrace.metrics.metric import AnyMetric, SetMetric, alike, weighted_mean
 
 
 def towards(metric: AnyMetric, target: float) -> SetMetric:
@@ -23,7 +25,7 @@ def towards(metric: AnyMetric, target: float) -> SetMetric:
     def nearness(scores: Tensor, base: Float[Tensor, "example answer"], answers: Answers) -> Float[Tensor, "*set"]:
         return -(metric.soft_level(scores, base, answers) - target).abs()
 
-    return SetMetric(
+    found = SetMetric(
         name=f"{metric.name} to {target:g}",
         formula=f"how much nearer {metric.name} comes to {target:g}",
         soft_level=nearness,
@@ -35,3 +37,13 @@ def towards(metric: AnyMetric, target: float) -> SetMetric:
         target=target,
         strata=metric.strata if isinstance(metric, SetMetric) else alike,
     )
+    if isinstance(metric, SetMetric) or metric.surrogate:
+        return found
+
+    def mean(levels: Tensor, base: Float[Tensor, "example column"], answers: Answers) -> Float[Tensor, "*set"]:
+        return weighted_mean(levels[..., 0], answers)
+
+    def near(levels: Tensor, base: Float[Tensor, "example column"], answers: Answers) -> Float[Tensor, "*set"]:
+        return -(mean(levels, base, answers) - target).abs()
+
+    return replace(found, each=metric, of_levels=replace(found, soft_level=near, reported=mean))

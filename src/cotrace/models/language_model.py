@@ -23,7 +23,6 @@ from cotrace.models.places import Layer, Place
 from cotrace.models.unwrap import unwrapped
 
 if TYPE_CHECKING:
-    from cotrace.dictionaries import Dictionaries, Dictionary
     from cotrace.dictionaries.placed import PlacedDictionary
 
 POSITION_OFFSETS = (0, 1, 2)
@@ -40,7 +39,7 @@ class LanguageModel:
     name: str
     revision: str | None = None
     dictionaries: tuple[PlacedDictionary, ...] = ()
-    """Dictionaries at their places, one of a layer: what the sites ``feature`` and ``error`` are made of."""
+    """Dictionaries at their places, one at each: what the sites ``feature`` and ``error`` are made of."""
     loaded: Mapping[str, Any] | None = field(default=None, repr=False)
     """What ``load_model`` was called with, so that others can load the same; None where the model was in memory."""
 
@@ -91,17 +90,20 @@ class LanguageModel:
                 f"{self.name} has no {site}, which is a part of a dictionary: give dictionaries=ct.load_dictionaries("
                 "FOLDER)"
             )
-        return {one.layer: one.features if site is Site.FEATURE else one.error for one in self.dictionaries}
+        parts = [part for one in self.dictionaries for part in (one.features, one.error)]
+        found: dict[int, Place] = {part.layer: part for part in parts if part.site is site}
+        if not found:
+            raise UnsupportedSite(
+                f"{self.name} has no {site}; it has {', '.join(dict.fromkeys(p.site for p in parts))}"
+            )
+        return found
 
-    def with_dictionaries(self, dictionaries: Dictionaries | Sequence[Dictionary]) -> LanguageModel:
-        """The same model with these dictionaries at their places, instead of those that it had.
-
-        Raises InputError for one of another model, width or hook, or two of one layer; UnsupportedSite.
-        """
-        from cotrace.dictionaries.placed import placed  # what is placed knows of models
-
-        found = placed(self, dictionaries, getattr(dictionaries, "trained_on", None))
-        return self.holding(found)
+    def meant(self, site: Site) -> tuple[Site, ...]:
+        """The sites that a name stands for: ``feature`` and ``error`` are those of all dictionaries."""
+        if site not in (Site.FEATURE, Site.ERROR) or not self.dictionaries:
+            return (site,)
+        own = [one.feature_site if site is Site.FEATURE else one.error_site for one in self.dictionaries]
+        return tuple(sorted(set(own), key=list(Site).index))
 
     def holding(self, dictionaries: tuple[PlacedDictionary, ...]) -> LanguageModel:
         """The same model, not taken apart anew, with dictionaries that have their places."""
@@ -111,8 +113,13 @@ class LanguageModel:
 
     def plain_sites(self, sites: Sequence[Site]) -> tuple[Site, ...]:
         """The sites, features and errors as the sites whose values they are parts of; each once."""
-        own = tuple(one.site for one in self.dictionaries)
-        return tuple(dict.fromkeys(s for site in sites for s in (own if site in OF_DICTIONARIES else (site,))))
+        return tuple(dict.fromkeys(s for site in sites for s in self._plain(site)))
+
+    def _plain(self, site: Site) -> tuple[Site, ...]:
+        if site not in OF_DICTIONARIES:
+            return (site,)
+        own = self.meant(site)
+        return tuple(one.site for one in self.dictionaries if not {one.feature_site, one.error_site}.isdisjoint(own))
 
     @cached_property
     def most_tokens(self) -> int | None:
@@ -139,7 +146,7 @@ class LanguageModel:
     @checked("model.space")
     def space(self, sites: Sequence[str | Site], roles: Sequence[str] = ("all",)) -> ComponentSpace:
         """All components of these sites, each once for each position role. Raises UnknownName, UnsupportedSite."""
-        named = [Site.named(site) for site in names_of("model.space", "sites", sites)]
+        named = [one for site in names_of("model.space", "sites", sites) for one in self.meant(Site.named(site))]
         units = {site: {layer: place.units for layer, place in self.places(site).items()} for site in named}
         return ComponentSpace.build(units, names_of("model.space", "roles", roles))
 

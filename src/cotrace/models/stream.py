@@ -20,6 +20,8 @@ from cotrace.models.watch import Trace, probe_ids, watch
 
 EXACT = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 """By how much a map may miss what the module gives, relative to it; norms compute in float32 in float64 models too."""
+DIRECTIONS = 256
+"""Directions that an output head is asked about at once."""
 LARGE = {torch.float16: 2.0**14}
 """A size beside which a norm's epsilon is nothing, where 2^30 is too large for the type."""
 
@@ -110,6 +112,8 @@ class Unembedding:
     head: nn.Module
     logit_scale: float | None
     """What the head's output is multiplied with; None where more is done to it, such as a cap."""
+    weight: Float[Tensor, "vocabulary d_model"]
+    """The output head's matrix."""
 
     @classmethod
     @torch.no_grad()
@@ -126,15 +130,7 @@ class Unembedding:
                 "is written cannot be told apart"
             )
         logits = model(input_ids=probe_ids(model), use_cache=False).logits
-        return cls(norm, factor, head, _factor(trace.left[head], logits))
-
-    @property
-    def weight(self) -> Float[Tensor, "vocabulary d_model"]:
-        """The output head's matrix. Raises UnsupportedSite where it is stored in fewer bits."""
-        weight = self.head.weight
-        if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.ndim != 2:
-            raise UnsupportedSite("the output head is stored in fewer bits, so what is written cannot be told apart")
-        return weight
+        return cls(norm, factor, head, _factor(trace.left[head], logits), _matrix(head, read))
 
     def bias(self, tokens: Tensor) -> Tensor:
         """The head's own bias of these tokens, 0 where it has none."""
@@ -142,6 +138,28 @@ class Unembedding:
         return (
             torch.zeros(tokens.shape, dtype=self.weight.dtype) if bias is None else bias[tokens.to(bias.device)].cpu()
         )
+
+
+def _matrix(head: nn.Module, read: Tensor) -> Float[Tensor, "vocabulary d_model"]:
+    """The head's weight; of one that is stored in fewer bits what it makes of each direction.
+
+    Raises UnsupportedSite where that is not what it does to ``read``, as where it rounds what it reads too.
+    """
+    weight = head.weight
+    if isinstance(weight, Tensor) and weight.is_floating_point() and weight.ndim == 2:
+        return weight
+    width, given = read.shape[-1], read.reshape(-1, read.shape[-1])
+    nothing = head(torch.zeros_like(given[:1]))
+    directions = torch.eye(width, dtype=read.dtype, device=read.device)
+    some = (directions[at : at + DIRECTIONS] for at in range(0, width, DIRECTIONS))
+    matrix = torch.cat([head(own) - nothing for own in some]).T
+    made = head(given) - nothing
+    if not bool((given @ matrix.T - made).norm() <= EXACT.get(read.dtype, 1e-4) * made.norm()):
+        raise UnsupportedSite(
+            f"the output head ({type(head).__name__}) is stored in fewer bits and rounds what it reads, so what is "
+            "written cannot be told apart: load the model without quantise, or leave its output head out of it"
+        )
+    return matrix
 
 
 def _normed(module: nn.Module, behind: Tensor, read: Tensor, trace: Trace) -> bool:

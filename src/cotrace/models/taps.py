@@ -72,7 +72,7 @@ def tapped(model: PreTrainedModel, taps: TapList, eager: bool = False) -> Iterat
 
 
 def _hook_modules(stack: ExitStack, edits: TapList) -> None:
-    for place, edit in edits:
+    for place, edit in _by_place(edits):
         if place.tap == "input":
             handle = place.module.register_forward_pre_hook(_input_hook(edit))
         elif place.tap == "experts":
@@ -80,6 +80,27 @@ def _hook_modules(stack: ExitStack, edits: TapList) -> None:
         else:
             handle = place.module.register_forward_hook(_output_hook(_scaled(edit, place.factor)))
         stack.callback(handle.remove)
+
+
+def _by_place(edits: TapList) -> Iterator[tuple[Place, Edit]]:
+    """Those of experts together at the first one's turn, for what each expert gives is computed once, and each edit
+    must see what the ones before it have made of that."""
+    experts: dict[nn.Module, list[Edit]] = {}
+    for place, edit in edits:
+        if place.tap != "experts":
+            yield place, edit
+        elif place.module not in experts:
+            experts[place.module] = [edit for other, edit in edits if other == place]
+            yield place, _in_turn(experts[place.module])
+
+
+def _in_turn(edits: Sequence[Edit]) -> Edit:
+    def apply(own: Tensor) -> Tensor:
+        for edit in edits:
+            own = edit(own)
+        return own
+
+    return apply
 
 
 def _scaled(edit: Edit, factor: float) -> Edit:

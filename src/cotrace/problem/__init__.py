@@ -6,9 +6,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "protocol": ["Cost", "Direction", "Examples", "Loss", "Mode", "Problem"],
-        "goals": ["Constrained", "Constraint", "WeightedSum"],
+        "goals": ["Constrained", "Constraint"],
+        "weighted": ["WeightedSum"],
         "side": ["side_problem"],
         "language": ["LanguageProblem", "PairsWithoutDonor", "RefusedPairs"],
-        "plan": ["Plan"],
+        "inside": ["Plan"],
     },
 )

@@ -16,7 +16,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from cotrace.batches import EncodedPair, Layout, Packing, answer_layouts
-from cotrace.components import Component, ComponentSpace, Site
+from cotrace.components import FEATURE_SITES, Component, ComponentSpace, Site
 from cotrace.dictionaries.placed import PlacedDictionary
 from cotrace.donors import DonorSource, Noise, Setting, Vector, donors_of
 from cotrace.donors.features import JointDonors
@@ -85,8 +85,10 @@ def active_features(
     model: LanguageModel, space: ComponentSpace, source: DonorSource, packing: Packing, pairs: Sequence[EncodedPair]
 ) -> Active:
     """The features of the space that are active on these pairs. Raises DegenerateError where there is none."""
-    held = [one for one in model.dictionaries if one.layer in {c.layer for c in space if c.site is Site.FEATURE}]
-    roles = list(dict.fromkeys(block.role for block in space.blocks if block.site is Site.FEATURE))
+    blocks = [block for block in space.blocks if block.site in FEATURE_SITES]
+    named = {(block.layer, block.site) for block in blocks}
+    held = [one for one in model.dictionaries if (one.layer, one.feature_site) in named]
+    roles = list(dict.fromkeys(block.role for block in blocks))
     flags: Flags = {(one, role): _none(one) for one in held for role in roles}
     fits = {one: _Fit() for one in held}
     prefixes = torch.tensor([source.prefix(pair) for pair in pairs])
@@ -104,7 +106,9 @@ def active_features(
     told = tuple(_told(one, apart[one], fits[one]) for one in held)
     other = model.holding(tuple(apart.get(one, one) for one in model.dictionaries))
     return Active(
-        other, _space(space, {(one.layer, role): units.tolist() for (one, role), units in found.items()}), told
+        other,
+        _space(space, {(one.layer, one.feature_site, role): units.tolist() for (one, role), units in found.items()}),
+        told,
     )
 
 
@@ -122,12 +126,13 @@ def _told(placed: PlacedDictionary, apart: PlacedDictionary, fit: _Fit) -> Told:
     return Told(dictionary.name, placed.layer, placed.site.value, dictionary.size, active, fit.explained)
 
 
-def _space(space: ComponentSpace, units: Mapping[tuple[int, str], Sequence[int]]) -> ComponentSpace:
+def _space(space: ComponentSpace, units: Mapping[tuple[int, Site, str], Sequence[int]]) -> ComponentSpace:
     """The space with the features of these units only."""
     parts: list[Component] = []
     for block in space.blocks:
-        if block.site is Site.FEATURE:
-            parts += [Component(Site.FEATURE, block.layer, unit, block.role) for unit in units[block.layer, block.role]]
+        if block.site in FEATURE_SITES:
+            own = units[block.layer, block.site, block.role]
+            parts += [Component(block.site, block.layer, unit, block.role) for unit in own]
         else:
             parts += space[block.start : block.stop]
     return ComponentSpace(tuple(parts))
@@ -209,7 +214,8 @@ def _note_donors(
     if isinstance(source, Vector):
         for name in map(Component.parse, source.values):
             for (placed, _), flag in flags.items():
-                if name.site is Site.FEATURE and name.layer == placed.layer and (name.unit or 0) < len(flag):
+                mine = (name.site, name.layer) == (placed.feature_site, placed.layer)
+                if mine and (name.unit or 0) < len(flag):
                     flag[name.unit or 0] = True
         return
     places = tuple(dict.fromkeys(placed.features for placed, _ in flags))

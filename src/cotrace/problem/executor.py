@@ -158,6 +158,26 @@ class ScoreLoss:
 
 
 @dataclass(frozen=True, eq=False)
+class LevelLoss:
+    """Levels of a metric, each times a number of its own."""
+
+    metric: Metric
+    base: Float[Tensor, "example answer"]
+    answers: Answers
+    slope: Float[Tensor, "example"]
+
+    def __call__(self, scores: Tensor, few: Sequence[int], /) -> Tensor:
+        index = torch.tensor(list(few))
+        levels = self.metric.levels(scores, self.base[index], self.answers.take(index))
+        return (levels * self.slope[index]).sum()
+
+    def among(self, examples: Sequence[int]) -> LevelLoss:
+        """Of these examples."""
+        index = torch.tensor(list(examples))
+        return LevelLoss(self.metric, self.base[index], self.answers.take(index), self.slope[index])
+
+
+@dataclass(frozen=True, eq=False)
 class Objective:
     """The part of some examples in the weighted mean of an objective of their effects."""
 

@@ -18,10 +18,7 @@ from cotrace.components import sign_of
 from cotrace.errors import InputError
 from cotrace.problem.masks import check_same
 from cotrace.problem.protocol import Cost, Examples, Loss, Problem
-from cotrace.problem.weighted import WeightedSum
 from cotrace.results import Bound
-
-__all__ = ["Constrained", "Constraint", "WeightedSum"]
 
 Sides = Literal["both", "above", "below"]
 MARGIN = 0.2

@@ -5,34 +5,104 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
+from cotrace.arguments import guarded
 from cotrace.batches import EncodedPair, Encoding, Packing, Refusal
+from cotrace.components import ComponentSpace, Mode
 from cotrace.donors import DonorSource
 from cotrace.errors import InputError
 from cotrace.interventions.storage import Storage
+from cotrace.models import LanguageModel
 from cotrace.problem.active import Told
 from cotrace.problem.aim import target_of
 from cotrace.problem.batching import Batching
 from cotrace.problem.coverage import Coverage
-from cotrace.problem.heldout import Heldout
-from cotrace.problem.memory import check_budget
+from cotrace.problem.memory import check_budget, memory_budget
 from cotrace.problem.pairs import PairProblem, input_gradient
 from cotrace.problem.parts import Builder, judging
-from cotrace.problem.plan import Plan, plan_of
 from cotrace.problem.posing import Division, Settled
-from cotrace.problem.protocol import Examples, JudgePairs
-from cotrace.problem.summary import FullSwap
+from cotrace.problem.protocol import Direction, Examples, JudgePairs
+from cotrace.problem.summary import FullSwap, full_swap
 from cotrace.problem.whole import SetProblem
 from cotrace.prompts import Task
 
-if TYPE_CHECKING:
-    from cotrace.problem.language import LanguageProblem
-
 Part = PairProblem | SetProblem
+Whole = Any
+"""A ``Problem``. To ask whether it is one would ask for its direction, which pairs need not show."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a problem will work on, before any search."""
+
+    pairs: int
+    heldout_pairs: int
+    """Those that no search sees, whether or not they judge."""
+    refused_pairs: int
+    components: int
+    tokens: int
+    """Real tokens of one evaluation of one mask on all training pairs."""
+    padded_tokens: int
+    """The same with padding."""
+    batches: int
+    """Forward passes of one such evaluation."""
+    packed: bool
+    donor_bytes: int
+    rows: int = 0
+    """Rows of those forward passes together."""
+    searched_pairs: int = 0
+    """Training pairs that searches see: all, or as many as ``search_pairs`` allows."""
+    judged_pairs: int = 0
+    """Held-out pairs that judge: at most as many as ``judge_pairs`` allows."""
+    memory_bytes: int = 0
+    """Donor values and kept prefixes in memory."""
+    disk_bytes: int = 0
+    """Those in mapped files, for which the budget has no room."""
+    recomputed_bytes: int = 0
+    """Those that are computed for each forward pass anew, for which the disk has no room either."""
+
+
+@guarded("Heldout", fields=False)
+class Heldout:
+    """A problem's unseen pairs, with the problem's own space, mode and direction."""
+
+    heldout = None
+
+    def __init__(self, whole: Whole, inside: Inside, part: Part, name: str = "held out", drawn: str = "") -> None:
+        self._whole, self._part = whole, part
+        self.drawn = drawn
+        """Which of the held-out pairs these are, in words; empty where they are all."""
+        self.space, self.mode = whole.space, whole.mode
+        self.metric, self.task, self.summary = whole.metric, f"{whole.task} ({name})", whole.summary
+        self.size, self.cost, self.ids = part.size, part.cost, part.ids
+        self.effects, self.value, self.gradient = part.effects, part.value, part.gradient
+        self.input_gradient = partial(input_gradient, part)
+        self.scores, self.side_values = part.scores, part.side_values
+        self.reported, self.surrogate, self.target = part.reported, inside.surrogate, inside.target
+        self.value_and_effects = part.value_and_effects
+        if isinstance(part, SetProblem):
+            self.redrawn, self.strata = part.redrawn, part.strata
+        self.weights, self.clusters = part.weights, inside.groups_of(part.ids)
+
+    @property
+    def direction(self) -> Direction:
+        """The problem's own. Raises NoDirection."""
+        own: Direction = self._whole.direction
+        return own
+
+    @cached_property
+    def full_is_clear(self) -> bool:
+        """Whether these pairs show that swapping everything moves the metric, beyond rounding and chance."""
+        return full_swap(self._part, self.clusters).is_clear
+
+    @property
+    def reported_base(self) -> float:
+        """The metric's own level in the base run, as people read it."""
+        return self._part.reported_base
 
 
 @dataclass(eq=False, kw_only=True)
@@ -64,7 +134,8 @@ class Parts:
 
         needed = [pairs(indices) for indices in (settled.training, settled.judged) if indices]
         if memory is not None:
-            check_budget(memory, builder.storage.budget, max(map(builder.least_memory, needed)))
+            budget = memory_budget(memory, builder.model.device)
+            check_budget(memory, budget, max(map(builder.least_memory, needed)))
         training = build(settled.training)
         held = build(settled.judged) if settled.judged else None
         sealed = partial(build, settled.audit) if settled.audit else None
@@ -87,7 +158,11 @@ def _with_prefixes(encoding: Encoding, builder: Builder) -> Encoding:
 class Inside(Parts):
     """The parts of a problem and what is known of them. Not kept stable from version to version."""
 
-    problem: LanguageProblem
+    whole: Callable[[], Whole]
+    """Gives the problem whose inside this is."""
+    model: LanguageModel
+    space: ComponentSpace
+    mode: Mode
     source_task: Task
     """The task that the problem was made of."""
     manner: dict[str, Any]
@@ -111,6 +186,11 @@ class Inside(Parts):
     full_swap: FullSwap
     judging: dict[tuple[int, ...], Heldout] = field(default_factory=dict)
     """Other held-out pairs that were asked to judge."""
+
+    @property
+    def problem(self) -> Whole:
+        """The problem whose inside this is."""
+        return self.whole()
 
     @property
     def full_is_clear(self) -> bool:
@@ -147,7 +227,7 @@ class Inside(Parts):
         """How many pairs no search sees, whether or not they judge; without those of the audit."""
         return len(self.unseen)
 
-    def heldout_of(self, judge_pairs: JudgePairs) -> Heldout | None:
+    def heldout_of(self, judge_pairs: JudgePairs) -> Whole:
         """The same on other held-out pairs: at most so many, drawn by the problem's seed, or ``"all"``. InputError."""
         labels = self.groups_of([pair.pair.id for pair in self.encoding.pairs])
         indices = tuple(judging(self.unseen, labels, judge_pairs, self.division.seed))
@@ -155,18 +235,18 @@ class Inside(Parts):
             return self.problem.heldout
         if indices not in self.judging:
             said = self.division.drawn(indices, self.unseen)
-            self.judging[indices] = Heldout(self.problem, self.build(indices), drawn=said)
+            self.judging[indices] = Heldout(self.problem, self, self.build(indices), drawn=said)
         return self.judging[indices]
 
     @property
-    def searched(self) -> LanguageProblem | Heldout:
+    def searched(self) -> Whole:
         """What searches see: the problem itself, or the same on ``search_pairs`` of its pairs."""
-        return self.problem if self.some is None else Heldout(self.problem, self.some, "subset")
+        return self.problem if self.some is None else Heldout(self.problem, self, self.some, "subset")
 
     @cached_property
     def audit(self) -> Heldout | None:
         """The same problem on the pairs that neither search nor choice has seen; built when first asked for."""
-        return None if self.sealed is None else Heldout(self.problem, self.sealed(), "audit")
+        return None if self.sealed is None else Heldout(self.problem, self, self.sealed(), "audit")
 
     def groups_of(self, ids: Sequence[str]) -> list[str]:
         """What each of these pairs stays together with in a split: the units that intervals resample."""
@@ -190,13 +270,31 @@ class Inside(Parts):
     @property
     def coverage(self) -> Coverage:
         """How many pairs were refused, by group, and how many have no donor position at a role."""
-        roles = list(dict.fromkeys(block.role for block in self.problem.space.blocks))
+        roles = list(dict.fromkeys(block.role for block in self.space.blocks))
         return Coverage.of(self.source_task.pairs, self.refused, self.encoding.pairs, roles)
 
     @property
     def plan(self) -> Plan:
         """Pairs, tokens, components and memory."""
-        return plan_of(self.problem)
+        layouts = self.training.scorer.all_layouts
+        parts, stored = self.counted_parts, self.stored
+        return Plan(
+            pairs=self.training.size,
+            heldout_pairs=self.heldout_size,
+            judged_pairs=parts["heldout"].size if "heldout" in parts else 0,
+            refused_pairs=len(self.refused),
+            components=len(self.space),
+            tokens=sum(layout.tokens for layout in layouts),
+            padded_tokens=sum(layout.cells for layout in layouts),
+            batches=len(layouts),
+            packed=self.packing.packed,
+            donor_bytes=sum(part.scorer.donors.nbytes for part in parts.values()),
+            rows=sum(layout.rows for layout in layouts),
+            searched_pairs=self.searched.size,
+            memory_bytes=stored["memory"],
+            disk_bytes=stored["disk"],
+            recomputed_bytes=stored["recomputed"],
+        )
 
     def value_and_effects(self, masks: Any) -> tuple[Float[Tensor, "*mask"], Float[Tensor, "*mask example"] | None]:
         """Both from one evaluation; no effects where the metric has none of each pair."""

@@ -14,8 +14,9 @@ from cotrace import markup
 from cotrace.arguments import check_seed, checked, guarded, names_of
 from cotrace.batches import Align, Bos, Encoding, Packing
 from cotrace.batches.roles import ALL
-from cotrace.components import OF_DICTIONARIES, Component, ComponentSpace, Site
+from cotrace.components import FEATURE_SITES, OF_DICTIONARIES, Component, ComponentSpace, Site
 from cotrace.dictionaries import Dictionaries, Dictionary
+from cotrace.dictionaries.placed import with_dictionaries
 from cotrace.donors import DonorSource, Mean, check_sites, donor_source, donor_words
 from cotrace.errors import InputError
 from cotrace.interventions.storage import Storage
@@ -29,13 +30,13 @@ from cotrace.problem.breakdown import Breakdown, breakdown
 from cotrace.problem.capture import Captured, activations, attention
 from cotrace.problem.coverage import Coverage
 from cotrace.problem.executor import EXECUTOR, check_travels
-from cotrace.problem.heldout import Heldout
-from cotrace.problem.inside import Inside, Parts
-from cotrace.problem.memory import check_memory, memory_budget
-from cotrace.problem.packing import check_frequencies, choose_packing
+from cotrace.problem.inside import Heldout, Inside, Parts
+from cotrace.problem.memory import check_memory, is_size, memory_budget
+from cotrace.problem.packing import check_frequencies, choose_packing, token_bytes
 from cotrace.problem.parts import Builder
 from cotrace.problem.posing import Division, Settled, Writing, check_options, overlap_words, settle
 from cotrace.problem.protocol import Cost, Direction, Examples, JudgePairs, Loss, Mode
+from cotrace.problem.singles import single_effects
 from cotrace.problem.spaces import space_of
 from cotrace.problem.summary import DIRECTIONS, NoDirection, full_swap, preferred
 from cotrace.prompts import Task
@@ -81,10 +82,11 @@ class LanguageProblem:
     ``judge_pairs`` is how many held-out pairs judge (``heldout``): whole groups drawn by seed; 1,000 unless told, or
     ``"all"``.
     ``memory`` (``"4GB"``, ``0.5`` of what is free) bounds donor values and kept prefixes: what goes beyond it is on
-    disk, or computed anew. ``checkpointing`` (``auto``: when memory runs out) computes activations again in the
-    backward pass. ``dictionaries`` (``ct.load_dictionaries``) make the sites ``feature``, the features that are active
-    in the base or donor run of a training pair (``features`` says how many), and ``error``, all that they leave; they
-    are in ``model`` from then on. Raises CotraceError subclasses for bad input.
+    disk, or computed anew. A size also bounds what a forward pass holds, by fewer tokens in each.
+    ``checkpointing`` (``auto``: when memory runs out) computes activations again in the backward pass. ``dictionaries``
+    (``ct.load_dictionaries``) make the sites ``feature``, the features that are active in the base or donor run of a
+    training pair (``features`` says how many), and ``error``, all that they leave; they are in ``model`` from then on.
+    Raises CotraceError subclasses for bad input.
     """
 
     @checked("ct.LanguageProblem")
@@ -121,7 +123,8 @@ class LanguageProblem:
         check_memory(memory)
         roles = names_of("ct.LanguageProblem", "roles", roles)
         if dictionaries is not None:
-            model = model.with_dictionaries(dictionaries)
+            trained_on = dictionaries.trained_on if isinstance(dictionaries, Dictionaries) else None
+            model = with_dictionaries(model, dictionaries, trained_on)
             sites = FEATURES if sites is None else sites
         self.mode = mode
         chosen, wanted = aim(metric_named(metric or task.metric), direction, mode)
@@ -148,7 +151,9 @@ class LanguageProblem:
         settled = settle(model, task, self.space, source, writing, division)
         _warn_of(settled.encoding, self.space, task)
         reference = (settled.donors.reference or ()) if isinstance(settled.donors, Mean) else ()
-        packing = choose_packing(model, settled.encoding.pairs, batch_tokens, pack, reference)
+        most = memory_budget(memory, model.device)
+        size = most if is_size(memory) else None
+        packing = choose_packing(model, settled.encoding.pairs, batch_tokens, pack, reference, size)
         packing = replace(packing, patch_answers=positions == "prompt+answer")
         check_frequencies(settled.encoding.pairs, packing)
         features = () if isinstance(sites, ComponentSpace) else self._tell_features(settled, packing)
@@ -161,14 +166,17 @@ class LanguageProblem:
             mode,
             task.score == "mean",
             Batching(packing.batch_tokens, checkpointing),
-            Storage(memory_budget(memory, model.device)),
+            Storage(most if size is None else size - min(size // 2, packing.batch_tokens * token_bytes(model))),
             ModelState.of(model),
             memory,
         )
         parts = Parts.built(builder, settled, memory)
         labels = [settled.groups[name] for name in parts.training.ids]
         self.inside = Inside(
-            problem=self,
+            whole=lambda: self,
+            model=self.model,
+            space=self.space,
+            mode=mode,
             source_task=task,
             manner={
                 "prepend_bos": prepend_bos,
@@ -206,7 +214,7 @@ class LanguageProblem:
 
     def _tell_features(self, settled: Settled, packing: Packing) -> tuple[Told, ...]:
         """Take the features that are active on the training pairs as components; what is known of each dictionary."""
-        if Site.FEATURE not in self.space.sites:
+        if FEATURE_SITES.isdisjoint(self.space.sites):
             return ()
         pairs = [settled.encoding.pairs[i] for i in settled.training]
         found = active_features(self.model, self.space, settled.donors, packing, pairs)
@@ -229,7 +237,9 @@ class LanguageProblem:
     @property
     def heldout(self) -> Heldout | None:
         """The same problem on unseen pairs, those that judge; None where nothing is held out."""
-        return None if self.inside.held is None else Heldout(self, self.inside.held, drawn=self.inside.drawn)
+        return (
+            None if self.inside.held is None else Heldout(self, self.inside, self.inside.held, drawn=self.inside.drawn)
+        )
 
     @property
     def metric(self) -> str:
@@ -300,8 +310,6 @@ class LanguageProblem:
         from the gradient where none is chosen (attribution patching): 2. ``progress``: True for a bar, False for
         none, None for one in notebooks, or a function of (done, total). ``ct.report.effect_map`` draws the table.
         """
-        from cotrace.readout.singles import single_effects
-
         return single_effects(self, exact, progress=progress)
 
     def attention(
@@ -315,7 +323,7 @@ class LanguageProblem:
         base prompt. With ``out`` the patterns are streamed to a new safetensors file, a tensor ``ID/attention`` for
         each pair, and stay there. Raises InputError, UnsupportedSite, OutputExists.
         """
-        return attention(self, heads, pairs, run, out)
+        return attention(self.inside, heads, pairs, run, out)
 
     def activations(
         self, names: Any, pairs: str | Sequence[str] | None = None, run: Any = "base", *, out: str | Path | None = None
@@ -325,7 +333,7 @@ class LanguageProblem:
         Any component of the model; a pattern is [query, key]. The position role in a name says where it is swapped, and
         narrows nothing here. ``pairs``, ``run`` and ``out`` (tensors ``ID/NAME``) as in ``attention``.
         """
-        return activations(self, names, pairs, run, out)
+        return activations(self.inside, names, pairs, run, out)
 
     def side_values(self, masks: Any) -> Float[Tensor, "*mask side"]:
         """Values that constraints bound; no columns where there are none."""
@@ -334,7 +342,7 @@ class LanguageProblem:
     def __getattr__(self, name: str) -> Any:
         """What is inside, under the names that problems may have beside the protocol's (see ``problem.protocol``)."""
         inside = self.__dict__.get("inside")
-        if inside is None or name.startswith("_") or name == "problem" or name not in dir(inside):
+        if inside is None or name.startswith("_") or name in ("problem", "whole") or name not in dir(inside):
             raise AttributeError(f"a LanguageProblem has no attribute {name!r}")
         return getattr(inside, name)
 

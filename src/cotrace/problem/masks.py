@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cotrace.arguments import LISTS
@@ -14,6 +15,10 @@ from cotrace.components import Component, ComponentSpace
 from cotrace.errors import InputError
 from cotrace.problem.protocol import Mode, Problem
 from cotrace.results import is_named, members_of
+from cotrace.results.effects import Key, bits_of
+
+MASK_ELEMENTS = 1 << 22
+"""Most numbers in one batch of masks: 16 MiB, and 113 masks at N = 36,864."""
 
 
 def as_masks(masks: Any, space: ComponentSpace, mode: Mode, dtype: torch.dtype) -> Float[Tensor, "*mask n"]:
@@ -58,6 +63,26 @@ def chosen_mask(
     """The mask of a chosen set: 1 on the chosen in ``swap`` mode, 0 on the chosen and 1 elsewhere in ``keep`` mode."""
     chosen = torch.from_numpy(space.indicator(members)).to(dtype)
     return chosen if mode == "swap" else 1 - chosen
+
+
+def mask_of(problem: Problem, chosen: Float[Tensor, "*set n"]) -> Float[Tensor, "*set n"]:
+    """The mask of chosen indicators, hard or soft, in the problem's mode."""
+    return chosen if problem.mode == "swap" else 1 - chosen
+
+
+def keys_of(chosen: Bool[Tensor, "set n"]) -> list[Key]:
+    """The key of each row."""
+    return [row.tobytes() for row in np.packbits(chosen.numpy(), axis=1)]
+
+
+def key_of(chosen: Bool[Tensor, "n"]) -> Key:
+    """The key of one set."""
+    return np.packbits(chosen.numpy()).tobytes()
+
+
+def chosen_of(key: Key, n: int) -> Bool[Tensor, "n"]:
+    """Inverse of ``key_of``."""
+    return torch.from_numpy(bits_of(key, n).astype(bool))
 
 
 def check_same(first: Problem, other: Problem, *, mode: bool) -> None:

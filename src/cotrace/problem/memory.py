@@ -27,6 +27,14 @@ def memory_budget(given: str | float | int | None, device: torch.device) -> int:
     return int(number * UNITS[(unit or "").lower()])
 
 
+def is_size(given: str | float | int | None) -> bool:
+    """Whether this is a number of bytes, which is the same on every machine and at any time."""
+    if given is None:
+        return False
+    number, unit = _parsed(given)
+    return unit is not None or number > 1
+
+
 def check_memory(given: str | float | int | None) -> None:
     """Raise InputError for what is neither a size nor a share."""
     if given is not None:

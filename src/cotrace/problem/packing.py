@@ -40,12 +40,13 @@ def choose_packing(
     batch_tokens: int | None,
     pack: bool = True,
     reference: Sequence[EncodedPair] = (),
+    memory: int | None = None,
 ) -> Packing:
-    """How these pairs, and ``reference`` prompts, are run.
+    """How these pairs, and ``reference`` prompts, are run, within so many bytes where they are given.
 
     Packed rows where the model gives the same logits with them and no window or mask is shorter than an example.
     """
-    tokens = batch_tokens or default_batch_tokens(model)
+    tokens = batch_tokens or default_batch_tokens(model, memory)
     longest = max(pair.span for pair in pairs)
     window = shortest_window(model)
     fits = window is None or longest <= window
@@ -134,12 +135,19 @@ def _near_logits(model: LanguageModel, length: int) -> torch.Tensor | None:
     return logits
 
 
-def default_batch_tokens(model: LanguageModel) -> int:
-    """Tokens whose activations, logits included, take about a gibibyte (on an accelerator sixteen)."""
+def default_batch_tokens(model: LanguageModel, memory: int | None = None) -> int:
+    """Tokens whose activations take about a gibibyte (on an accelerator sixteen), at most half of ``memory``."""
+    budget = ACTIVATION_BYTES.get(model.device.type, OTHER_ACTIVATION_BYTES)
+    if memory is not None:
+        budget = min(budget, memory // 2)
+    return int(min(MOST_TOKENS, max(FEWEST_TOKENS, budget // token_bytes(model))))
+
+
+def token_bytes(model: LanguageModel) -> int:
+    """Activations of a token in a forward pass with gradient, logits included."""
     vocabulary, width = model.module.get_input_embeddings().weight.shape
     numbers = BYTES_PER_TOKEN_FACTOR * width * len(model.layers) + LOGIT_COPIES * vocabulary
-    budget = ACTIVATION_BYTES.get(model.device.type, OTHER_ACTIVATION_BYTES)
-    return int(min(MOST_TOKENS, max(FEWEST_TOKENS, budget // (numbers * model.dtype.itemsize))))
+    return int(numbers * model.dtype.itemsize)
 
 
 def shortest_window(model: LanguageModel) -> int | None:

@@ -36,6 +36,11 @@ RECORDED = (Counterfactual, Noise, Resample)
 """Donors whose values are those of a run of each pair."""
 
 
+def records_alone(source: DonorSource) -> bool:
+    """Whether a pair's values are known not to depend on the other pairs: not of classes that a user derives."""
+    return type(source) in RECORDED
+
+
 @dataclass(frozen=True)
 class Builder:
     """What all parts of a problem have in common."""
@@ -119,7 +124,7 @@ class Builder:
 
     def _donors_of(self, pairs: Sequence[EncodedPair], source: DonorSource) -> Donors:
         """Donor values now, or when they are asked for where whoever runs a batch makes its own."""
-        if self.executor.elsewhere and isinstance(source, RECORDED):
+        if self.executor.elsewhere and records_alone(source):
             return DelayedDonors(partial(self._donors, pairs, source))
         return self._donors(pairs, source)
 

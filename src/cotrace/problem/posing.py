@@ -8,7 +8,8 @@ from typing import Any
 
 from cotrace.batches import ALIGNMENTS, Align, Bos, Encoding, encode_task
 from cotrace.batches.roles import ALL
-from cotrace.components import HELD, OF_DICTIONARIES, Component, ComponentSpace, Site, overlap
+from cotrace.components import HELD, Component, ComponentSpace, Site, overlap
+from cotrace.dictionaries.placed import PlacedDictionary
 from cotrace.donors import DonorSource, Noise, Scale
 from cotrace.errors import AlignmentError, InputError, unknown
 from cotrace.models import LanguageModel
@@ -114,13 +115,16 @@ def encoded(model: LanguageModel, task: Task, space: ComponentSpace, source: Don
 
 def _held_feature(model: LanguageModel, space: ComponentSpace) -> tuple[Component, Component] | None:
     """A component whose value a feature or error of the space is a part of, and that feature or error; else None."""
-    hosts = {one.layer: one.site for one in model.dictionaries}
-    plain: dict[int, list[Component]] = {}
-    for component in space:
-        if component.layer in hosts and component.site in (hosts[component.layer], *HOLDERS[hosts[component.layer]]):
-            plain.setdefault(component.layer, []).append(component)
-    for component in space:
-        for outer in plain.get(component.layer, ()) if component.site in OF_DICTIONARIES else ():
+    found = (_inside(space, one) for one in model.dictionaries)
+    return next((both for both in found if both is not None), None)
+
+
+def _inside(space: ComponentSpace, one: PlacedDictionary) -> tuple[Component, Component] | None:
+    """The same of one dictionary."""
+    layer = [component for component in space if component.layer == one.layer]
+    holders = [component for component in layer if component.site in (one.site, *HOLDERS[one.site])]
+    for component in layer if holders else ():
+        for outer in holders if component.site in (one.feature_site, one.error_site) else ():
             if outer.role == component.role or ALL in (outer.role, component.role):
                 return outer, component
     return None

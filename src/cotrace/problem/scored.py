@@ -28,6 +28,11 @@ SMALLEST_SWING = 1e-6
 """Below this effect of the full swap, faithfulness has no denominator."""
 
 
+def piece_rows(base: Tensor) -> int:
+    """Rows of a table of scores that are looked at together."""
+    return max(1, PIECE_NUMBERS // base.shape[1])
+
+
 def rounding(base: Tensor, kind: torch.dtype, change: Callable[[Iterable[Tensor]], Tensor]) -> float:
     """The largest of some changes that these scores make when each is off by as much as rounding in a type may be."""
     draw = torch.Generator().manual_seed(0)
@@ -36,7 +41,7 @@ def rounding(base: Tensor, kind: torch.dtype, change: Callable[[Iterable[Tensor]
         unit = ULPS * torch.finfo(kind).eps * rows.abs().clamp(min=1)
         return rows + unit * (2 * torch.rand(rows.shape, generator=draw, dtype=rows.dtype) - 1)
 
-    pieces = torch.split(base, max(1, PIECE_NUMBERS // base.shape[1]))
+    pieces = torch.split(base, piece_rows(base))
     return max(abs(change(map(noisy, pieces)).item()) for _ in range(ROUNDINGS))
 
 

@@ -280,16 +280,18 @@ class Scorer:
         entry: Entry | None = None,
         stations: Stations | None = None,
         more: TapList = (),
+        first: TapList = (),
     ) -> Float[Tensor, "mask example answer"]:
         """Scores of one layout's examples, differentiable in the masks.
 
-        ``more`` edits come behind the masks' own, in this forward pass and not in those beside it.
+        ``more`` edits come behind the masks' own and ``first`` ones before them, in this forward pass and not in those
+        beside it.
         """
         if patches is None:
             patches = self.donors.patches(layout, self.spots)
         copies = len(masks)
         cache = None if self.prefix is None else self.prefix.for_layout(layout, copies)
-        taps = [*self.taps(masks, patches, entry.start if entry else 0), *more]
+        taps = [*first, *self.taps(masks, patches, entry.start if entry else 0), *more]
         logits = forward(
             self.model,
             layout,

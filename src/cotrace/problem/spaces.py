@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from cotrace.batches.roles import ALL
-from cotrace.components import Component, ComponentSpace, Site
+from cotrace.components import OF_DICTIONARIES, Component, ComponentSpace, Site
 from cotrace.errors import InputError
 from cotrace.models import LanguageModel
 from cotrace.results import Frontier, Selection
@@ -73,20 +73,22 @@ def _meant(
     met: set[str] = set()
     for site, some in by_site.items():
         order = dict.fromkeys([*roles, *(entry.role for entry in some if entry.role)])
-        for one in model.space([site], list(order)):
+        units = {layer: place.units for layer, place in model.places(site).items()}
+        for one in ComponentSpace.build({site: units}, list(order)):
             if meant := [entry.text for entry in some if entry.at(one, roles)]:
                 met.update(meant)
                 yield one
     if missed := next((entry for entry in entries if entry.text not in met), None):
-        there = [site for site in missed.sites if site in model.sites]
+        there = [one for site in missed.sites for one in model.meant(site) if one in (*model.sites, *OF_DICTIONARIES)]
         raise InputError(f"{model.name} has no {missed.text}; it has {model.space(there or model.sites).outline}")
 
 
 def _sited(model: LanguageModel, entry: Entry) -> Iterator[tuple[Site, Entry]]:
     """The entry's site; of several the first that each layer has. Raises UnsupportedSite, InputError."""
     if not entry.every:
-        model.places(entry.sites[0])
-        yield entry.sites[0], entry
+        for meant in model.meant(entry.sites[0]) if entry.layer is None else entry.sites:
+            model.places(meant)
+            yield meant, entry
         return
     places: Mapping[Site, Mapping[int, Any]] = {s: model.places(s) if s in model.sites else {} for s in entry.sites}
     depth = len(model.layers)

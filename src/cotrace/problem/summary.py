@@ -113,16 +113,14 @@ def _median(values: Tensor) -> float:
 
 
 def _of_set(problem: SetProblem, clusters: Sequence[str] | None) -> FullSwap:
-    base, answers = problem.scorer.base, problem.answers
+    base, full, answers, number = problem.base_table, problem.full_table, problem.answers, problem.number
     units = Units.made(problem.size, answers.weight.double().numpy(), clusters, problem.strata)
-    interval = set_interval(
-        lambda counts: problem.metric.value(problem.full_scores, base, answers.drawn(counts)), units
-    )
+    interval = set_interval(lambda counts: number.value(full, base, answers.drawn(counts)), units)
     return FullSwap(
         metric=problem.metric.name,
         pairs=problem.size,
-        base_level=problem.metric.soft_level(base, base, problem.answers).item(),
-        swapped_level=problem.metric.soft_level(problem.full_scores, base, problem.answers).item(),
+        base_level=number.soft_level(base, base, answers).item(),
+        swapped_level=number.soft_level(full, base, answers).item(),
         mean=problem.full_swap.item(),
         median=None,
         agreeing=None,
@@ -137,9 +135,8 @@ def _reported(problem: PairProblem | SetProblem) -> Interval | None:
         return None
     if isinstance(problem, PairProblem):
         return problem.reported_base, problem.full_reported.item()
-    return problem.reported_base, problem.metric.reported(
-        problem.full_scores, problem.scorer.base, problem.answers
-    ).item()
+    full = problem.number.reported(problem.full_table, problem.base_table, problem.answers)
+    return problem.reported_base, full.item()
 
 
 class NoDirection(InputError):

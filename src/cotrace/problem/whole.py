@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -12,10 +12,10 @@ from torch import Tensor
 
 from cotrace.arguments import guarded
 from cotrace.errors import InputError, NonFiniteError
-from cotrace.metrics import Answers, SetMetric
-from cotrace.problem.executor import ScoreLoss
+from cotrace.metrics import Answers, Metric, SetMetric
+from cotrace.problem.executor import BatchLoss, LevelLoss, Reading, ScoreLoss
 from cotrace.problem.protocol import Examples, Loss
-from cotrace.problem.scored import ScoredPairs
+from cotrace.problem.scored import ScoredPairs, piece_rows
 
 
 @guarded("SetProblem", fields=False)
@@ -23,9 +23,61 @@ class SetProblem(ScoredPairs[SetMetric]):
     """Values and gradients of one number for the whole list of pairs. A gradient costs 3: its scores, then itself."""
 
     @cached_property
+    def number(self) -> SetMetric:
+        """The metric, as it is made of ``tables``."""
+        return self.metric if self._each is None else self._each[1]
+
+    @cached_property
+    def _each(self) -> tuple[Metric, SetMetric] | None:
+        """The levels that are looked at where scores are logits, of which no table would have room; else None."""
+        each, of_levels = self.metric.each, self.metric.of_levels
+        return (each, of_levels) if self.metric.reads == "logits" and each and of_levels else None
+
+    @cached_property
+    def base_table(self) -> Float[Tensor, "example column"]:
+        """What the number is made of in the base run: scores, or levels."""
+        base = self.scorer.base
+        return base if self._each is None else self._levels_of(torch.split(base, piece_rows(base)))
+
+    @cached_property
+    def full_table(self) -> Float[Tensor, "example column"]:
+        """The same under the full swap. Not counted as search cost: it is part of the question."""
+        if self._each is None:
+            return self.full_scores
+        return self._measured(torch.ones(1, len(self.space), dtype=self.dtype), self._each[0])[0]
+
+    def tables(self, masks: Any) -> Iterator[Float[Tensor, "mask example column"]]:
+        """The same under one mask or several, as many at a time as fit in memory. Counts as an evaluation."""
+        if self._each is None:
+            yield from self.chunks(masks)
+            return
+        z = self.masks(masks).reshape(-1, len(self.space))
+        self.charge(len(z))
+        yield self._measured(z, self._each[0])
+
+    def _measured(self, z: Tensor, each: Metric) -> Float[Tensor, "mask example column"]:
+        return self.scorer.measured(z, None, Reading(each, self.scorer.base, self.answers, "levels"))[..., None]
+
+    def _levels_of(self, pieces: Iterable[Tensor]) -> Float[Tensor, "example column"]:
+        """The levels of these scores [some, answer], given piece by piece."""
+        assert self._each is not None, "scores alone make the number"
+        found: list[Tensor] = []
+        start = 0
+        for scores in pieces:
+            index = torch.arange(start, start + len(scores))
+            found.append(self._each[0].levels(scores, self.scorer.base[index], self.answers.take(index)))
+            start += len(scores)
+        return torch.cat(found)[:, None]
+
+    @cached_property
+    def reported_base(self) -> float:
+        """The metric's own level in the base run, as people read it."""
+        return float(self.number.reported(self.base_table, self.base_table, self.answers))
+
+    @cached_property
     def full_swap(self) -> Float[Tensor, ""]:
         """Change of the metric when every component takes the donor's value."""
-        return self._finite(self.metric.value(self.full_scores, self.scorer.base, self.answers))
+        return self._finite(self.number.value(self.full_table, self.base_table, self.answers))
 
     @cached_property
     def swing(self) -> Tensor:
@@ -34,7 +86,8 @@ class SetProblem(ScoredPairs[SetMetric]):
 
     def change(self, pieces: Iterable[Float[Tensor, "some answer"]]) -> Float[Tensor, ""]:
         """Change of the number that these scores make."""
-        return self.metric.value(torch.cat(list(pieces)), self.scorer.base, self.answers)
+        table = torch.cat(list(pieces)) if self._each is None else self._levels_of(pieces)
+        return self.number.value(table, self.base_table, self.answers)
 
     def effects(self, masks: Any, examples: Examples = None) -> Float[Tensor, "*mask example"]:
         """Raises InputError: there is no effect of each example."""
@@ -44,7 +97,7 @@ class SetProblem(ScoredPairs[SetMetric]):
 
     def value(self, masks: Any) -> Float[Tensor, "*mask"]:
         """Change of the metric, from its soft form. In ``keep`` mode the faithfulness."""
-        return self._finite(self._shaped([self._value(scores) for scores in self.chunks(masks)], masks))
+        return self._finite(self._shaped([self._value(table) for table in self.tables(masks)], masks))
 
     def value_and_effects(self, masks: Any) -> tuple[Float[Tensor, "*mask"], None]:
         """The value; there is no effect of each example."""
@@ -52,8 +105,8 @@ class SetProblem(ScoredPairs[SetMetric]):
 
     def reported(self, masks: Any) -> Float[Tensor, "*mask"]:
         """The metric's own level, as people read it."""
-        base = self.scorer.base
-        return self._shaped([self.metric.reported(scores, base, self.answers) for scores in self.chunks(masks)], masks)
+        base = self.base_table
+        return self._shaped([self.number.reported(table, base, self.answers) for table in self.tables(masks)], masks)
 
     @property
     def strata(self) -> list[int]:
@@ -64,16 +117,16 @@ class SetProblem(ScoredPairs[SetMetric]):
     def redrawn(self, masks: Any, counts: Iterable[Any]) -> Float[Tensor, "mask draw"]:
         """The value with each example counting as often as each row [draw, example] of these blocks says; not a number
         where it has none (a group that is not drawn). The pairs are scored only once."""
-        scores = torch.cat(list(self.chunks(masks)))
-        return torch.cat([self.drawn(scores, self.answers.drawn(block)) for block in counts], -1)
+        table = torch.cat(list(self.tables(masks)))
+        return torch.cat([self.drawn(table, self.answers.drawn(block)) for block in counts], -1)
 
-    def drawn(self, scores: Float[Tensor, "*mask example answer"], answers: Answers) -> Float[Tensor, "*mask draw"]:
-        """The value of these scores on drawn answers; in ``keep`` mode only where the full swap keeps its sign."""
-        base = self.scorer.base
-        change = self.metric.value(scores, base, answers)
+    def drawn(self, table: Float[Tensor, "*mask example column"], answers: Answers) -> Float[Tensor, "*mask draw"]:
+        """The value of this table on drawn answers; in ``keep`` mode only where the full swap keeps its sign."""
+        base = self.base_table
+        change = self.number.value(table, base, answers)
         if self.mode == "swap":
             return change
-        full = self.metric.value(self.full_scores, base, answers)
+        full = self.number.value(self.full_table, base, answers)
         return torch.where(full * self.full_swap > 0, (full - change) / full, torch.nan)
 
     def gradient(
@@ -87,20 +140,24 @@ class SetProblem(ScoredPairs[SetMetric]):
         some = self.some(examples)
         self.charge(1 + 2 * self.share(some))
         slope = self._slope(self.masks(z), objective)
-        total = self.scorer.slope(self.masks(z), ScoreLoss(slope), some)
+        loss: BatchLoss = ScoreLoss(slope)
+        if self._each is not None:
+            loss = LevelLoss(self._each[0], self.scorer.base, self.answers, slope[:, 0])
+        total = self.scorer.slope(self.masks(z), loss, some)
         if not bool(torch.isfinite(total).all()):
             raise NonFiniteError(f"the gradient of {self.metric.name} is not finite; try dtype='float32'")
         return total / self.share(some)
 
-    def _slope(self, z: Float[Tensor, "n"], objective: Loss | None) -> Float[Tensor, "example answer"]:
-        """Gradient with respect to the scores, which are computed without one."""
-        table = self.scorer.scores(z[None])[0].requires_grad_()
+    def _slope(self, z: Float[Tensor, "n"], objective: Loss | None) -> Float[Tensor, "example column"]:
+        """Gradient with respect to the table, which is computed without one."""
+        one = self.scorer.scores(z[None]) if self._each is None else self._measured(z[None], self._each[0])
+        table = one[0].requires_grad_()
         value = self._value(table)[None]
         loss = (value if objective is None else objective(value)).sum()
         return torch.autograd.grad(loss, table)[0]
 
-    def _value(self, scores: Float[Tensor, "*mask example answer"]) -> Float[Tensor, "*mask"]:
-        change = self.metric.value(scores, self.scorer.base, self.answers)
+    def _value(self, table: Float[Tensor, "*mask example column"]) -> Float[Tensor, "*mask"]:
+        change = self.number.value(table, self.base_table, self.answers)
         return change if self.mode == "swap" else (self.full_swap - change) / self.swing
 
     def _finite(self, value: Tensor) -> Tensor:

@@ -1,14 +1,16 @@
+from .card import Card as Card
 from .explain import ExplanationPlan as ExplanationPlan
 from .explain import explain as explain
 from .explain import predict as predict
-from .explanation import Card as Card
 from .explanation import Explanation as Explanation
 from .records import Acting as Acting
+from .records import Active as Active
 from .records import Alone as Alone
 from .records import Arrow as Arrow
 from .records import Behaviour as Behaviour
 from .records import Contributions as Contributions
 from .records import Example as Example
+from .records import Feature as Feature
 from .records import Look as Look
 from .records import Moved as Moved
 from .records import Ov as Ov

@@ -6,17 +6,20 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
 from cotrace.components import Component
-from cotrace.readout.explanation import Card, Explanation
-from cotrace.readout.records import NEGLIGIBLE
+from cotrace.readout.card import Card, Explained
+from cotrace.readout.records import NEGLIGIBLE, NO_INTERVAL
 from cotrace.readout.words import main_look
+from cotrace.statistics import covers
 from cotrace.visible import visible
 
-WIDTH, HEIGHT, GAP, RISE, MARGIN = 132, 56, 18, 74, 12
+WIDTH, HEIGHT, GAP, RISE, MARGIN = 136, 72, 18, 74, 12
 """Pixels: a node, the space between two of a row and between two rows, and around everything."""
 WIDEST = 11.0
 ANSWER = "answer"
+Point = tuple[float, float]
 LETTERS = 21
 """Signs that fit in a node's line."""
 
@@ -30,6 +33,8 @@ class _Line:
     effect: float
     kind: str
     words: str
+    tested: bool
+    """Whether its interval is known; the others are drawn faint."""
 
 
 def anchor(component: str) -> str:
@@ -37,16 +42,17 @@ def anchor(component: str) -> str:
     return "card-" + re.sub(r"\W", "-", component)
 
 
-def diagram_svg(found: Explanation, *, linked: bool = False) -> str:
+def diagram_svg(found: Explained, *, linked: bool = False) -> str:
     """The diagram; ``linked``: nodes lead to the members' cards in the same page."""
     rows = _rows(found)
     widest = max(len(row) for row in rows)
-    width = 2 * MARGIN + widest * WIDTH + (widest - 1) * GAP
+    width = 2 * (MARGIN + GAP) + widest * WIDTH + (widest - 1) * GAP
     height = 2 * MARGIN + len(rows) * HEIGHT + (len(rows) - 1) * RISE
     at = dict(_placed(rows, width, height))
     lines = list(_lines(found))
     largest = max((abs(line.effect) for line in lines), default=1.0) or 1.0
-    body = [_arrow(line, at, largest, i) for i, line in enumerate(lines)]
+    lanes = [_lanes([at[name] for name in row]) for row in rows]
+    body = [_arrow(line, at, lanes, largest, i) for i, line in enumerate(lines)]
     body += [_node(found, name, *at[name], linked=linked) for row in rows for name in row]
     about = f"{found.k} members by layer, arrows as wide as the effect: {'; '.join(line.words for line in lines)}"
     return (
@@ -64,7 +70,7 @@ _ENDS = (
 )
 
 
-def _rows(found: Explanation) -> list[list[str]]:
+def _rows(found: Explained) -> list[list[str]]:
     """Names by layer, the last layer first, below the answer."""
     layers: dict[int, list[str]] = {}
     for name in found.components:
@@ -80,53 +86,76 @@ def _placed(rows: Sequence[Sequence[str]], width: float, height: float) -> Itera
             yield name, ((width - wide) / 2 + j * (WIDTH + GAP), MARGIN + i * (HEIGHT + RISE))
 
 
-def _lines(found: Explanation) -> Iterator[_Line]:
+def _lines(found: Explained) -> Iterator[_Line]:
     """The arrows that are more than next to nothing, the widest first so that the others lie on top."""
     shown = [arrow for arrow in found.arrows if arrow.given is None or arrow.kind == "redundant"]
     lines = [
-        _Line(a.source, a.target, a.effect, a.kind, _said(a.source, a.target, a.effect, a.kind, a.given)) for a in shown
+        _Line(a.source, a.target, a.effect, a.kind, _said(a.source, a.target, a.effect, a.mark), bool(a.interval))
+        for a in shown
     ]
     least = NEGLIGIBLE * max((abs(card.alone.effect) for card in found.cards), default=0.0)
-    direct = [(c.component, c.direct) for c in found.cards if c.direct is not None and abs(c.direct) > least]
-    lines += [_Line(name, ANSWER, effect, "", _said(name, ANSWER, effect)) for name, effect in direct]
+    for card in found.cards:
+        if card.direct is not None and abs(card.direct) > least and not covers(card.direct_interval):
+            mark = "" if card.direct_interval else NO_INTERVAL
+            said = _said(card.component, ANSWER, card.direct, mark)
+            lines.append(_Line(card.component, ANSWER, card.direct, "", said, bool(card.direct_interval)))
     yield from sorted(lines, key=lambda line: -abs(line.effect))
 
 
-def _said(source: str, target: str, effect: float, kind: str = "", given: str | None = None) -> str:
-    more = f", with {given} swapped" if given else f", {kind}" if kind else ""
-    return f"{source} to {target} {effect:+.2g}{more}"
+def _said(source: str, target: str, effect: float, mark: str) -> str:
+    return f"{source} to {target} {effect:+.2g}{f', {mark}' if mark else ''}"
 
 
-def _arrow(line: _Line, at: Mapping[str, tuple[float, float]], largest: float, i: int) -> str:
-    """A curve from the middle of the source's upper edge; those that pass over a row swing aside."""
+def _lanes(row: Sequence[Point]) -> tuple[float, list[float]]:
+    """A row's upper edge, and where arrows pass it: between its nodes and beside them."""
+    own = [x for x, _ in row]
+    return row[0][1], [own[0] - GAP / 2, *(x - GAP / 2 for x in own[1:]), own[-1] + WIDTH + GAP / 2]
+
+
+def _route(start: Point, end: Point, passed: Sequence[tuple[float, list[float]]], i: int) -> str:
+    """A curve that passes each row in the lane nearest to the straight line, never behind a node."""
+    points = [start]
+    for top, lanes in passed:
+        straight = start[0] + (end[0] - start[0]) * (start[1] - top - HEIGHT / 2) / (start[1] - end[1])
+        side = 1 if i % 2 else -1
+        x = min(lanes, key=lambda lane: (round(abs(lane - straight)), side * lane)) + (i % 3 - 1) * 4
+        points += [(x, top + HEIGHT + 4), (x, top - 4)]
+    path = f"M{start[0]:.0f} {start[1]:.0f}"
+    for (x0, y0), (x1, y1) in pairwise([*points, end]):
+        middle = (y0 + y1) / 2
+        path += f"C{x0:.0f} {middle:.0f} {x1:.0f} {middle:.0f} {x1:.0f} {y1:.0f}"
+    return path
+
+
+def _arrow(
+    line: _Line, at: Mapping[str, Point], lanes: Sequence[tuple[float, list[float]]], largest: float, i: int
+) -> str:
+    """A curve from the middle of the source's upper edge to that of the target's lower one."""
     (x0, y0), (x1, y1) = at[line.source], at[line.target]
     start, end = (x0 + WIDTH / 2, y0), (x1 + WIDTH / 2, y1 + HEIGHT + 2)
-    rows = round((y0 - y1) / (HEIGHT + RISE))
-    aside = 0 if rows < 2 else (WIDTH * 0.62) * (1 if i % 2 else -1)
-    if rows == 0:  # of one layer: from attention to the MLP, side by side
+    if y0 == y1:  # of one layer: from attention to the MLP, side by side
         start, end = (
             (x0 + (WIDTH if x1 > x0 else 0), y0 + HEIGHT / 2),
             (x1 + (0 if x1 > x0 else WIDTH), y1 + HEIGHT / 2),
         )
         path = f"M{start[0]:.0f} {start[1]:.0f}L{end[0]:.0f} {end[1]:.0f}"
     else:
-        middle = (start[1] + end[1]) / 2
-        path = (
-            f"M{start[0]:.0f} {start[1]:.0f}C{start[0] + aside:.0f} {middle:.0f} {end[0] + aside:.0f} {middle:.0f} "
-            f"{end[0]:.0f} {end[1]:.0f}"
-        )
+        path = _route(start, end, [lane for lane in reversed(lanes) if y1 < lane[0] < y0], i)
     wide = max(1.0, WIDEST * abs(line.effect) / largest)
     dashes = {"inhibiting": ' stroke-dasharray="2 3"', "redundant": ' stroke-dasharray="9 5"'}.get(line.kind, "")
     mark = "circuit-bar" if line.kind == "inhibiting" else "circuit-to"
+    kind = f"{line.kind or 'plain'}{'' if line.tested else ' untested'}"
     return (
-        f'<path class="arrow {line.kind or "plain"}" d="{path}" fill="none" stroke="currentColor" '
-        f'stroke-opacity="0.55" stroke-width="{wide:.1f}"{dashes} marker-end="url(#{mark})">'
+        f'<path class="arrow {kind}" d="{path}" fill="none" stroke="currentColor" '
+        f'stroke-opacity="{0.55 if line.tested else 0.25}" stroke-width="{wide:.1f}"{dashes} marker-end="url(#{mark})">'
         f"<title>{_text(line.words)}</title></path>"
     )
 
 
-def _node(found: Explanation, name: str, x: float, y: float, *, linked: bool) -> str:
-    lines = ["the answer", found.metric.replace("_", " ")] if name == ANSWER else list(_about(found.card(name)))
+def _node(found: Explained, name: str, x: float, y: float, *, linked: bool) -> str:
+    whole = "" if found.logit_difference is None else f"of {found.logit_difference:+.2g} logits"
+    answer = ["the answer", found.metric.replace("_", " "), whole]
+    lines = answer if name == ANSWER else list(_about(found.card(name)))
     words = "".join(
         f'<text x="{x + WIDTH / 2:.0f}" y="{y + 17 + 15 * i:.0f}" text-anchor="middle" '
         f'font-weight="{"normal" if i else "bold"}">{_text(_cut(line))}</text>'
@@ -142,15 +171,17 @@ def _node(found: Explanation, name: str, x: float, y: float, *, linked: bool) ->
 
 
 def _about(card: Card) -> Iterator[str]:
-    """A node's lines: its name, what it is or reads, and what it does."""
+    """A node's lines: its name, what it is or reads, what it writes, and what it does."""
     yield card.component
     named, look = card.read.behaviour, main_look(card)
     if named is not None:
         yield f"{named.name} {named.random:.2f}"
     elif look is not None:
         yield f"{look.query} to {look.key} {look.base:.2f}" if look.key else f"at {look.query}"
+    if card.written.base is not None:
+        yield f"writes {card.written.base:+.2g}"
     mark = " (against)" if card.alone.inhibits else ""
-    yield f"{card.alone.effect:+.2g}{mark}"
+    yield f"moves {card.alone.effect:+.2g}{mark}"
 
 
 def _cut(line: str) -> str:

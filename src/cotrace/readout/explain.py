@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,27 +10,32 @@ import numpy as np
 import torch
 
 from cotrace.arguments import check_kind, checked
-from cotrace.components import Component
-from cotrace.errors import InputError
+from cotrace.components import FEATURE_SITES, Component
+from cotrace.dictionaries.feature_cards import FeatureCard, described
+from cotrace.errors import InputError, UnsupportedSite
 from cotrace.problem import LanguageProblem
 from cotrace.problem.pairs import PairProblem
-from cotrace.readout.changes import Changes, Progress, quiet
-from cotrace.readout.explanation import Card, Explanation
+from cotrace.readout.card import Card
+from cotrace.readout.changes import Changes
+from cotrace.readout.explanation import Explanation
 from cotrace.readout.logit_parts import writer_of
-from cotrace.readout.ov import ov_maps
+from cotrace.readout.ov import output_rows, ov_maps
 from cotrace.readout.paths import follow, most_runs
 from cotrace.readout.positions import act
-from cotrace.readout.reads import HEADS, read
-from cotrace.readout.records import Acting, Contributions, Example, Ov, Paths, Read, Written
+from cotrace.readout.reads import HEADS, MOST_PAIRS, read
+from cotrace.readout.records import Acting, Active, Contributions, Example, Feature, Ov, Paths, Read, Written
 from cotrace.readout.words import words_of
 from cotrace.readout.writes import Writes
-from cotrace.results import Frontier, members_of
-from cotrace.statistics import Interval, mean_intervals
+from cotrace.results import Frontier, members_of, selection_of
+from cotrace.showing import Steps, stepping
+from cotrace.statistics import FEWEST_UNITS, Interval, mean_intervals
 
 MOST_GROUPS = 24
 """Groups of positions at which members are swapped, at most."""
 CAPTURES = 6
 """Forward-equivalents of captures and random tokens, at most."""
+CARDS = 2
+"""Of looking for features in the prompts of both runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +61,7 @@ class ExplanationPlan:
 def predict(problem: LanguageProblem, selection: Any, *, k: int | None = None) -> ExplanationPlan:
     """Return what ``explain`` will do and cost; nothing is run. Raises InputError as ``explain`` does."""
     members = _members(problem, selection, k)
-    most, groups = _cost(len(members))
+    most, groups = _cost(members)
     judged = "heldout" if problem.heldout is not None else "training"
     size = problem.counted_parts[judged].size
     return ExplanationPlan(
@@ -67,11 +72,17 @@ def predict(problem: LanguageProblem, selection: Any, *, k: int | None = None) -
     )
 
 
-def _cost(k: int) -> tuple[int, int]:
+def _cost(members: Sequence[Component]) -> tuple[int, int]:
     """Forward-equivalents at most, and how many groups of positions that leaves room for."""
-    fixed = most_runs(k) + (2 * k + 1) + CAPTURES
+    k = len(members)
+    fixed = most_runs(k) + (2 * k + 1) + _looks(members)
     groups = max(0, min(MOST_GROUPS, (4 * k**2 + 100 - fixed) // k))
     return fixed + groups * k, groups
+
+
+def _looks(members: Sequence[Component]) -> int:
+    """Forward-equivalents of all that is read off runs in which nothing is swapped."""
+    return CAPTURES + CARDS * any(member.site in FEATURE_SITES for member in members)
 
 
 @checked("ct.explain")
@@ -81,20 +92,22 @@ def explain(
     *,
     k: int | None = None,
     known: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    progress: Steps | bool | None = None,
 ) -> Explanation:
     """Say what a set does: what its members read and write, where they act, and who feeds whom.
 
-    ``selection``: a Selection, component names, or a Frontier, of which ``k`` names the size (by default the smallest
-    with 90 % of the best effect). Figures are of the held-out pairs, or of the training pairs where none are; whatever
-    the problem's mode, a member that is swapped takes the donor's value and all others run on. ``known``: role -> names
-    or a Selection, shown beside (a circuit of ``ct.known`` gives its ``roles``). ``progress`` is told what is done, how
-    many pairs of it, of how many. Costs at most 4 k^2 + 100 forward-equivalents: see ``ct.readout.predict``. Raises
+    ``selection``: a Selection, component names, a mask [n] of 0 and 1, or a Frontier, of which ``k`` names the size (by
+    default the smallest with 90 % of the best effect). Figures are of the held-out pairs, or of the training pairs
+    where none are; whatever the problem's mode, a member that is swapped takes the donor's value and all others run on.
+    ``known``: role -> names or a Selection, shown beside (a circuit of ``ct.known`` gives its ``roles``). ``progress``
+    shows what is done, how many pairs of it, of how many: True, False, or a function of these three; by default in
+    terminals and notebooks. Costs at most 4 k^2 + 100 forward-equivalents: see ``ct.readout.predict``. Raises
     InputError for members outside the space.
     """
     members = _members(problem, selection, k)
     roles = _known(known)
-    return _Explainer(problem, members, roles, progress or quiet).made()
+    with stepping("explain", progress) as step:
+        return _Explainer(problem, members, roles, step).made()
 
 
 def _members(problem: LanguageProblem, selection: Any, k: int | None) -> tuple[Component, ...]:
@@ -103,7 +116,8 @@ def _members(problem: LanguageProblem, selection: Any, k: int | None) -> tuple[C
         selection = selection.enough() if k is None else selection.at(k)
     elif k is not None:
         raise InputError("ct.explain: k is the size of a frontier's selection; give a Frontier, or leave k out")
-    members = members_of("ct.explain", "selection", selection)
+    selection = selection_of("ct.explain", selection, problem.space, problem.mode)
+    members = selection.members
     if not members:
         raise InputError("ct.explain: the selection is empty; name at least one component, such as L9.head6")
     _check_inside(problem, members)
@@ -131,13 +145,25 @@ def _known(known: Mapping[str, Any] | None) -> dict[str, list[str]]:
     return found
 
 
+def _feature(card: FeatureCard) -> Feature:
+    return Feature(
+        dictionary=card.dictionary,
+        hook=card.hook,
+        active_share=card.active_share,
+        active=tuple(Active(**vars(one)) for one in card.active_on),
+        promoted=card.promoted,
+        suppressed=card.suppressed,
+        link=card.link,
+    )
+
+
 class _Explainer:
     def __init__(
         self,
         problem: LanguageProblem,
         members: Sequence[Component],
         known: Mapping[str, Sequence[str]],
-        progress: Progress,
+        progress: Steps,
     ) -> None:
         self.problem, self.members, self.known, self.progress = problem, members, known, progress
         chooses = Changes.of(problem, "training", progress)
@@ -147,17 +173,19 @@ class _Explainer:
 
     def made(self) -> Explanation:
         """Everything, one part after the other."""
-        _, groups = _cost(len(self.members))
+        _, groups = _cost(self.members)
         paths = follow(self.changes, self.chooses, self.members)
         acting, cost = act(self.problem, self.changes, self.members, groups)
         written, direct, table = self._written()
         reads, examples, ov = self._read()
-        cards = self._cards(paths, acting, written, direct, reads, ov)
+        features = self._features()
+        cards = self._cards(paths, acting, written, direct, reads, ov, features)
         whole = None if table is None else self.changes.units_mean(table.logit_difference, table.pairs)
         several = any(len(pair.answers) > 1 for pair in self.changes.part.scorer.pairs)
         said = tuple(replace(card, words=words_of(card, paths, self.problem.metric, whole, several)) for card in cards)
         if paths.partial:
             self.notes.append(f"query, key and value are not told apart for {', '.join(paths.partial)}")
+        self.notes += self._lacking(paths)
         spent = self.changes.spent + cost + (self.chooses.spent if self.chooses is not self.changes else 0)
         return Explanation(
             model=self.problem.model.name,
@@ -171,9 +199,19 @@ class _Explainer:
             parts=() if table is None else tuple(self._parts(table)),
             examples=tuple(examples),
             notes=tuple(self.notes),
-            forward_equivalents=spent + CAPTURES,
+            forward_equivalents=spent + _looks(self.members),
             contributions=table,
         )
+
+    def _lacking(self, paths: Paths) -> Iterator[str]:
+        """Why there are no intervals, and which pairs were not looked at."""
+        if paths.together_interval is None:
+            units = self.changes.units
+            few = f"{paths.pairs} are too few: they take {FEWEST_UNITS}" + (" groups" if units.clustered else "")
+            why = f"{self.problem.metric} is one number of the whole set" if units.enough else few
+            yield f"no intervals, so effects and arrows are told by their size alone: {why}"
+        if self.changes.part.size > MOST_PAIRS:
+            yield f"what members read is of {MOST_PAIRS} pairs at most, evenly taken"
 
     def _parts(self, table: Contributions) -> list[tuple[str, float]]:
         means = [self.changes.units_mean(row, table.pairs) for row in table.table]
@@ -186,9 +224,27 @@ class _Explainer:
         self.notes += lacking.values()
         looked = {one.component: [token for token, _ in one.tokens[:3]] for one in reads}
         heads = [member for member in self.members if member.site in HEADS]
-        ov = ov_maps(scorer, self.writer, heads, scorer.pairs, looked) if heads and self.writer else {}
+        ov = {} if self.writer is None else output_rows(self.writer, self.members)
+        if heads and self.writer is not None:
+            ov |= ov_maps(scorer, self.writer, heads, scorer.pairs, looked)
         self.progress("what they read", self.changes.part.size, self.changes.part.size)
         return reads, examples, ov
+
+    def _features(self) -> dict[str, Feature]:
+        """What the members that are features of dictionaries are, on the prompts of both runs."""
+        pairs = self.changes.part.scorer.pairs
+        pairs = pairs[:: -(-len(pairs) // MOST_PAIRS)]
+        prompts = dict.fromkeys(tuple(ids) for pair in pairs for ids in (pair.prompt, pair.donor or ()) if ids)
+        if not any(member.site in FEATURE_SITES for member in self.members):
+            return {}
+        self.progress("what the features are", 0, len(pairs))
+        try:
+            cards = described(self.problem.model, self.members, list(prompts))
+        except UnsupportedSite as error:
+            self.notes.append(f"what the features are is left out: {error}")
+            return {}
+        self.progress("what the features are", len(pairs), len(pairs))
+        return {card.component: _feature(card) for card in cards}
 
     def _written(self) -> tuple[list[Written], list[tuple[float | None, Interval | None]], Contributions | None]:
         """What members write, the direct part of their effects, and the table of contributions."""
@@ -232,6 +288,7 @@ class _Explainer:
         direct: Sequence[tuple[float | None, Interval | None]],
         reads: Sequence[Read],
         ov: Mapping[str, Ov],
+        features: Mapping[str, Feature],
     ) -> list[Card]:
         """One for each member, in the order of layers."""
         own = {str(member): i for i, member in enumerate(self.members)}
@@ -248,6 +305,7 @@ class _Explainer:
                     direct_interval=direct[i][1],
                     acting=tuple(one for one in acting if one.component == alone.component),
                     ov=ov.get(alone.component),
+                    feature=features.get(str(replace(self.members[i], role="all"))),
                     known=tuple(self.known.get(str(replace(self.members[i], role="all")), ())),
                 )
             )

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from cotrace.components import Component
 from cotrace.errors import InputError
 from cotrace.new_file import new_file
+from cotrace.readout.card import Card, Explained
 from cotrace.readout.diagram import ANSWER
-from cotrace.readout.explanation import Card, Explanation
 from cotrace.results.frames import MEMBER_COLUMNS
-from cotrace.statistics import Interval
+from cotrace.statistics import Interval, covers
 from cotrace.visible import visible, visible_json
 
 if TYPE_CHECKING:
@@ -24,20 +24,13 @@ SCHEMA = 1
 NAMES = ("explanation.json", "explanation.graphml", "explanation-members.csv", "explanation-arrows.csv")
 
 
-def explanation_from(data: Mapping[str, Any]) -> Explanation:
-    """An explanation from plain data, checked field by field. Raises pydantic's ValidationError."""
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(Explanation).validate_python({n: v for n, v in data.items() if n not in ("schema", "words")})
-
-
-def explanation_json(found: Explanation) -> bytes:
+def explanation_json(found: Explained) -> bytes:
     """An explanation as JSON, its words first."""
     data = {"schema": SCHEMA, "words": list(found.words), **found.to_dict()}
     return (visible_json(json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)) + "\n").encode()
 
 
-def graph(found: Explanation) -> networkx.MultiDiGraph:
+def graph(found: Explained) -> networkx.MultiDiGraph:
     """The set as a graph: a node for each member and one for the answer, an edge for each arrow and direct effect."""
     import networkx
 
@@ -53,13 +46,18 @@ def graph(found: Explanation) -> networkx.MultiDiGraph:
             "share": arrow.share,
             "kind": arrow.kind or "plain",
             "given": arrow.given,
-            "clear": arrow.is_clear,
-            **arrow.parts,
+            "evidence": arrow.evidence or "none",
         }
+        for part, effect in arrow.parts.items():  # networkx keeps the name "key" for itself
+            ends = _interval(arrow.part_intervals.get(part))
+            row |= {f"by_{part}": effect, **{f"by_{part}_{name}": end for name, end in ends.items()}}
         made.add_edge(arrow.source, arrow.target, **_known(row))
     for card in found.cards:
         if card.direct is not None:
             row = {"effect": card.direct, **_interval(card.direct_interval), "kind": "direct"}
+            row["evidence"] = (
+                "none" if covers(card.direct_interval) else "interval" if card.direct_interval else "size alone"
+            )
             made.add_edge(card.component, ANSWER, **_known(row))
     return made
 
@@ -74,7 +72,7 @@ def _interval(interval: Interval | None) -> dict[str, float | None]:
     return {"ci_low": low, "ci_high": high}
 
 
-def graphml(found: Explanation) -> bytes:
+def graphml(found: Explained) -> bytes:
     """The graph as GraphML."""
     import networkx
 
@@ -84,7 +82,7 @@ def graphml(found: Explanation) -> bytes:
 def _member(card: Card) -> dict[str, Any]:
     one = Component.parse(card.component)
     look, named = card.read.look() if card.read.attends else next(iter(card.read.looks), None), card.read.behaviour
-    acting = next(iter(card.roles), None)
+    acting, first = next(iter(card.roles), None), next(iter(card.ov.moved if card.ov else ()), None)
     return {
         **dict(zip(MEMBER_COLUMNS, (card.component, one.site.value, one.layer, one.unit, one.role), strict=True)),
         "effect": card.alone.effect,
@@ -99,6 +97,9 @@ def _member(card: Card) -> dict[str, Any]:
         "reads_weight": None if look is None else look.base,
         "acts_at": None if acting is None else acting.where,
         "copies": None if card.ov is None else card.ov.copies,
+        "map_given": None if first is None else first.token or "output row",
+        "map_raises": None if first is None else " ".join(first.raises) or None,
+        "map_lowers": None if first is None else " ".join(first.lowers) or None,
         "raises": " ".join(token for token, _ in card.written.promoted) or None,
         "lowers": " ".join(token for token, _ in card.written.suppressed) or None,
         "partner": card.alone.partner,
@@ -109,7 +110,7 @@ def _member(card: Card) -> dict[str, Any]:
     }
 
 
-def members_frame(found: Explanation) -> pd.DataFrame:
+def members_frame(found: Explained) -> pd.DataFrame:
     """One row for each member."""
     import pandas as pd
 
@@ -117,16 +118,17 @@ def members_frame(found: Explanation) -> pd.DataFrame:
     return frame.astype({"unit": "Int64"})
 
 
-def arrows_frame(found: Explanation) -> pd.DataFrame:
+def arrows_frame(found: Explained) -> pd.DataFrame:
     """One row for each arrow, and each direct effect to ``answer``."""
     import pandas as pd
 
     rows = [data | {"source": a, "target": b} for a, b, data in graph(found).edges(data=True)]
-    columns = ("source", "target", "effect", "ci_low", "ci_high", "share", "query", "key", "value", "kind", "given")
+    parts = [f"by_{part}{end}" for part in ("query", "key", "value") for end in ("", "_ci_low", "_ci_high")]
+    columns = ("source", "target", "effect", "ci_low", "ci_high", "share", *parts, "kind", "given", "evidence")
     return pd.DataFrame(rows).reindex(columns=list(columns))
 
 
-def contents(found: Explanation) -> dict[str, bytes]:
+def contents(found: Explained) -> dict[str, bytes]:
     """Name -> content of every file."""
     tables = (members_frame(found), arrows_frame(found))
     csv = [
@@ -136,7 +138,7 @@ def contents(found: Explanation) -> dict[str, bytes]:
     return dict(zip(NAMES, (explanation_json(found), graphml(found), *csv), strict=True))
 
 
-def export(found: Explanation, folder: str | Path) -> tuple[Path, ...]:
+def export(found: Explained, folder: str | Path) -> tuple[Path, ...]:
     """Write them. Raises InputError, OutputExists."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from cotrace.batches import Layout
 from cotrace.components import Component, Site
-from cotrace.interventions import Entry, Stations
+from cotrace.dictionaries.placed import PlacedDictionary
+from cotrace.interventions import Entry, RunningFeatures, Stations
 from cotrace.models import Place
 from cotrace.models.internals import AttentionCall, attention_handler
-from cotrace.models.taps import Edit
+from cotrace.models.taps import Edit, TapList
 from cotrace.problem.batching import Replan, release
 from cotrace.problem.scorer import Scorer
 
@@ -112,9 +113,13 @@ class HeldRuns:
         over_layouts(scorer, fill, tick)
         return table
 
-    def parted(self, member: Component) -> bool:
-        """Whether a head's query, key and value can be held one by one: its family's attention can be called again."""
-        return member.site is Site.HEAD_OUTPUT and self.place(member).tap == "attention"
+    def parts(self, member: Component) -> tuple[Part, ...]:
+        """What of a head can be held by itself, where its family's attention can be called again; a pattern has no
+        value."""
+        if member.site is Site.ATTENTION_PATTERN:
+            return PARTS[:2]
+        heads = member.site in (Site.HEAD_OUTPUT, Site.KV_GROUP)
+        return PARTS if heads and self.place(member).tap == "attention" else ()
 
     def place(self, member: Component) -> Place:
         """Where a component lives."""
@@ -165,7 +170,8 @@ class HeldRuns:
     ) -> Float[Tensor, "run example answer"]:
         scorer = self.scorer
         with scorer.passing(layout, len(runs)), extra.attention():
-            return scorer.run(self._masks(runs), layout, entry=entry, more=extra.edits())
+            edits = extra.edits()
+            return scorer.run(self._masks(runs), layout, entry=entry, more=edits, first=extra.notes())
 
     def _masks(self, runs: Sequence[Run]) -> Float[Tensor, "run n"]:
         space, kind = self.scorer.space, self.scorer.model.compute_dtype
@@ -185,6 +191,21 @@ class _Attending:
         self.held, self.copies = held, copies
         self.heads: dict[nn.Module, list[tuple[int, Key]]] = defaultdict(list)
         """Attention module -> (copy, what is taken or put there)."""
+        self.noted: dict[PlacedDictionary, RunningFeatures] = {}
+        """Dictionaries of whose features or error something is taken or put."""
+
+    def notes(self) -> TapList:
+        """Edits that change nothing, before all others."""
+        return [tap for one in self.noted.values() for tap in one.taps]
+
+    def at(self, place: Place) -> Place:
+        """Where a place's value is changed; of a dictionary's parts, where it writes, and its values are noted."""
+        placed = place.dictionary
+        if placed is None:
+            return place
+        self.noted.setdefault(placed, RunningFeatures(placed, self.copies))
+        write: Place = placed.write
+        return write
 
     def attention(self) -> AbstractContextManager[None]:
         """In force while the model runs."""
@@ -196,6 +217,15 @@ class _Attending:
     def handle(self, module: nn.Module, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
         """The call, looked at or changed."""
         raise NotImplementedError
+
+    def _of(self, member: Component, count: int) -> slice:
+        """What a head, or a group of them, has of so many queries' heads, or shares with others of fewer keys'."""
+        unit, units = member.unit or 0, self.held.place(member).units
+        return slice(unit * count // units, -(-(unit + 1) * count // units))
+
+    def _part(self, given: Tensor, member: Component) -> Float[Tensor, "copy row head pos d"]:
+        """A member's part of queries, keys or values; a view."""
+        return given.reshape(self.copies, -1, *given.shape[1:])[:, :, self._of(member, given.shape[1])]
 
 
 class _Recorder(_Attending):
@@ -220,21 +250,25 @@ class _Recorder(_Attending):
                     self.heads[place.module].append((copy, key))
 
     def edits(self) -> list[tuple[Place, Edit]]:
-        return [(place, self._keep(place, entries)) for place, entries in self.wholes.items()]
+        return [(self.at(place), self._keep(place, entries)) for place, entries in self.wholes.items()]
 
     def _keep(self, place: Place, entries: Sequence[tuple[int, Key]]) -> Edit:
         def keep(own: Tensor) -> Tensor:
-            units = by_unit(place, own, self.copies)
             for copy, key in entries:
-                self.values[key] = units[copy, key[1].unit or 0].clone()
+                self.values[key] = self._value(place, own, key[1], copy).clone()
             return own
 
         return keep
 
+    def _value(self, place: Place, own: Tensor, member: Component, copy: int) -> Tensor:
+        if place.dictionary is not None:
+            return self.noted[place.dictionary].value(member)[copy]
+        return by_unit(place, own, self.copies)[copy, member.unit or 0]
+
     def handle(self, module: nn.Module, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
         for copy, key in self.heads.get(module, ()):
             given = {"query": call.query, "key": call.key, "value": call.value}[key[2]]
-            self.values[key] = _of_head(given, call, key[1], self.copies)[copy].clone()
+            self.values[key] = self._part(given, key[1])[copy].clone()
         return call.original()
 
 
@@ -254,7 +288,24 @@ class _Holder(_Attending):
                 self.heads[place.module].append((copy, key))
 
     def edits(self) -> list[tuple[Place, Edit]]:
-        return [(place, self._put(place, entries)) for place, entries in self.wholes.items()]
+        return [
+            (self.at(place), (self._put if place.dictionary is None else self._add)(place, entries))
+            for place, entries in self.wholes.items()
+        ]
+
+    def _add(self, place: Place, entries: Sequence[tuple[int, Key]]) -> Edit:
+        """Of a feature or an error: what it adds to the place's value, from its own to the other value."""
+
+        def add(own: Tensor) -> Tensor:
+            noted, changed = self.noted[place.dictionary], _own(own)
+            rows = changed.view(self.copies, -1, noted.placed.dictionary.d_out)
+            for copy, key in entries:
+                value = noted.value(key[1])[copy]
+                move = self._where(key[1], place.tap, value, self.values[key]) - value
+                rows[copy] += noted.added(key[1], move).to(own)
+            return changed
+
+        return add
 
     def _put(self, place: Place, entries: Sequence[tuple[int, Key]]) -> Edit:
         def put(own: Tensor) -> Tensor:
@@ -262,17 +313,17 @@ class _Holder(_Attending):
             units = by_unit(place, changed, self.copies)
             for copy, key in entries:
                 at = copy, key[1].unit or 0
-                units[at] = self._where(key[1], place, units[at], self.values[key])
+                units[at] = self._where(key[1], place.tap, units[at], self.values[key])
             return changed
 
         return put
 
-    def _where(self, member: Component, place: Place, own: Tensor, other: Tensor) -> Tensor:
+    def _where(self, member: Component, tap: str, own: Tensor, other: Tensor) -> Tensor:
         """The other value at the positions of the member's role, which are all unless it names one."""
         if member.role == "all":
             return other
         flags = self.layout.roles[member.role].to(own.device)
-        return torch.where(flags[..., None] if place.tap == "pattern" else flags.reshape(-1, 1), other, own)
+        return torch.where(flags[..., None] if tap == "pattern" else flags.reshape(-1, 1), other, own)
 
     def handle(self, module: nn.Module, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
         output, weights = call.original()
@@ -280,13 +331,13 @@ class _Holder(_Attending):
             return output, weights
         given = {"query": _own(call.query), "key": _own(call.key), "value": _own(call.value)}
         for copy, key in entries:
-            _of_head(given[key[2]], call, key[1], self.copies)[copy] = self.values[key]
+            self._part(given[key[2]], key[1])[copy] = self.values[key]
         again = call.again(given["query"], given["key"], given["value"])[0]
         output = _own(output)
         own, new = (t.reshape(self.copies, -1, *t.shape[-2:]).transpose(1, 2) for t in (output, again))
         for copy, (_, member, _) in entries:
-            at = copy, member.unit or 0
-            own[at] = self._where(member, self.held.place(member), own[at], new[at])
+            at = copy, self._of(member, own.shape[1])
+            own[at] = self._where(member, "attention", own[at], new[at])
         return output, weights
 
 
@@ -303,9 +354,3 @@ def by_unit(place: Place, value: Tensor, copies: int) -> Float[Tensor, "copy uni
 def _own(value: Tensor) -> Tensor:
     """A copy that may be written to through views."""
     return value.clone(memory_format=torch.contiguous_format)
-
-
-def _of_head(given: Tensor, call: AttentionCall, member: Component, copies: int) -> Float[Tensor, "copy row pos d"]:
-    """A query head's part of queries, or the part of keys or values that it shares with its group."""
-    group = call.query.shape[1] // given.shape[1]
-    return given.reshape(copies, -1, *given.shape[1:])[:, :, (member.unit or 0) // group]

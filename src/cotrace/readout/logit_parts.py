@@ -16,8 +16,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cotrace.batches import Layout
-from cotrace.components import Component, Site
+from cotrace.components import OF_DICTIONARIES, Component, Site
 from cotrace.errors import UnsupportedSite
+from cotrace.interventions import RunningFeatures
 from cotrace.interventions.frozen import frozen
 from cotrace.models import LanguageModel, Place
 from cotrace.models.internals import fresh_frequencies
@@ -105,7 +106,6 @@ class Writer:
         self.model = model
         with evaluating(model.module), fresh_frequencies(model.module):
             self.unembedding = Unembedding.of(model.module, model.layers)
-        _ = self.unembedding.weight
         last = self.unembedding.norm or self.unembedding.head
         self.end = Place(Site.RESIDUAL, len(model.layers) - 1, last, "input", 1, self.width)
         self.matrices = {
@@ -133,17 +133,39 @@ class Writer:
 
     def place(self, member: Component) -> Place:
         """Where the numbers stand that go into the stream for a member. Raises UnsupportedSite."""
-        if member.site in THROUGH_HEADS:
+        if self.site(member) in THROUGH_HEADS:
             if member.layer not in self.matrices or (member.layer, Site.ATTENTION_OUTPUT) not in self.added:
                 raise UnsupportedSite(f"what {member} writes is not seen: its heads are not put together by one matrix")
             return self.matrices[member.layer]
-        return self.model.places(member.site)[member.layer]
+        if member.site in ADDER and (member.layer, ADDER[member.site]) not in self.added:
+            raise UnsupportedSite(f"what {member} writes is not seen: its layer's MLP is not found in the stream")
+        return self.host(member)
+
+    def host(self, member: Component) -> Place:
+        """Where a member lives; of a feature or an error, the place whose value it is a part of."""
+        place = self.model.places(member.site)[member.layer]
+        return place if place.dictionary is None else place.dictionary.write
+
+    def site(self, member: Component) -> Site:
+        """The member's site, or that of which it is a part."""
+        return self.host(member).site if member.site in OF_DICTIONARIES else member.site
+
+    def needs(self, member: Component) -> list[Place]:
+        """What must be kept of the base run to tell what the member writes. Raises UnsupportedSite."""
+        placed = self.model.places(member.site)[member.layer].dictionary
+        return [self.place(member), *(() if placed is None else placed.hosts)]
+
+    def joint(self, layer: int) -> Place:
+        """Where a layer's experts are summed up: what the norm behind them takes, or what is added to the stream."""
+        place = self.added[layer, Site.MLP_OUTPUT]
+        norm = post_norm(place)
+        return place if norm is None else replace(place, module=norm, tap="input")
 
     def adder(self, member: Component) -> Place | None:
         """The place behind which a member's layer is in the stream; None where that is not known."""
-        if member.site in ADDER:
-            return self.added.get((member.layer, ADDER[member.site]))
-        return self.model.places(member.site)[member.layer]
+        if (site := self.site(member)) in ADDER:
+            return self.added.get((member.layer, ADDER[site]))
+        return self.host(member)
 
 
 @dataclass(eq=False)
@@ -222,15 +244,33 @@ class Frozen:
             own = 0.0 if norm is None else factor * (self.pulled * norm.bias).sum(-1)
         return slope, rest + own
 
+    def own(self, member: Component) -> Float[Tensor, "point feature"]:
+        """What the base run has of a member at its place: the place's value, or of a dictionary's parts the part."""
+        place = self.writer.place(member)
+        placed = self.writer.model.places(member.site)[member.layer].dictionary
+        if placed is None:
+            return self.at(place)
+        written = self.at(placed.write)
+        if not torch.equal(written, self.at(place)):
+            raise UnsupportedSite(f"what {member} writes is not seen: a gate is between it and the output matrix")
+        values = RunningFeatures.seen(placed, self.at(placed.read), written)
+        return values.added(member, values.value(member)[0]).to(written)
+
+    def swapped(self, member: Component, values: Tensor) -> Float[Tensor, "point feature"]:
+        """The same of a run in which the member alone is swapped, from the place's values in that run."""
+        if member.site not in OF_DICTIONARIES:
+            return values
+        return self.own(member) + values - self.at(self.writer.place(member))
+
     def vector(self, member: Component, values: Tensor) -> Float[Tensor, "point d_model"]:
         """What a member with these values adds to the stream."""
-        writer, place = self.writer, self.writer.place(member)
-        if member.site in THROUGH_HEADS or member.site is Site.MLP_NEURON:
+        writer, place, site = self.writer, self.writer.place(member), self.writer.site(member)
+        if site in THROUGH_HEADS or site is Site.MLP_NEURON:
             only = torch.zeros_like(values)
             at = features(member, place, writer.model)
             only[:, at] = values[:, at]
             made = place.module(only) - place.module(torch.zeros_like(only))
-            norm, factor = self._post(member.layer, ADDER[member.site], place.module(self.at(place)))
+            norm, factor = self._post(member.layer, ADDER[site], place.module(self.at(place)))
             return factor * (made if norm is None else norm.linear(place.module(self.at(place)), made))
         only = torch.zeros_like(self.end)
         if member.site is Site.EXPERT:
@@ -241,10 +281,10 @@ class Frozen:
         return only
 
     def _of_expert(self, member: Component, values: Tensor) -> Float[Tensor, "point d_model"]:
-        place = self.writer.added[member.layer, Site.MLP_OUTPUT]
-        if post_norm(place) is not None:
-            raise UnsupportedSite(f"what {member} writes is not seen: a norm of all experts together is behind it")
-        return place.factor * values
+        """Behind the norm of all experts together, where there is one, at the scale that it has for all of them."""
+        joint = self.at(self.writer.joint(member.layer))
+        norm, factor = self._post(member.layer, Site.MLP_OUTPUT, joint)
+        return factor * (values if norm is None else norm.linear(joint, values))
 
     def part(self, member: Component, values: Tensor) -> Float[Tensor, "point"]:
         """A member's part in the difference, with these values."""
@@ -296,7 +336,7 @@ class Frozen:
 
 def features(member: Component, place: Place, model: LanguageModel) -> slice:
     """A member's features among those of the place whose numbers go into the stream for it."""
-    if member.site in (Site.ATTENTION_OUTPUT, Site.MLP_OUTPUT, Site.RESIDUAL):
+    if member.site in (Site.ATTENTION_OUTPUT, Site.MLP_OUTPUT, Site.RESIDUAL, *OF_DICTIONARIES):
         return slice(0, place.units * place.width)
     count = place.units // model.places(member.site)[member.layer].units if member.site is Site.KV_GROUP else 1
     width = place.width * max(1, count)

@@ -1,4 +1,4 @@
-"""What a head makes of the tokens that it looks at: its OV map, on the values that it finds on these prompts.
+"""What a member's weights alone write: a head's OV map, on the values that it finds on these prompts, and output rows.
 
 A head that attends wholly to one token writes the token's value through its output matrix (Elhage et al. 2021, A
 Mathematical Framework for Transformer Circuits). Where that raises the token's own logit most, the head copies.
@@ -7,7 +7,7 @@ Mathematical Framework for Transformer Circuits). Where that raises the token's 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -21,7 +21,7 @@ from cotrace.models.internals import AttentionCall, attention_handler
 from cotrace.models.stream import Norm, post_norm
 from cotrace.models.taps import Edit
 from cotrace.problem.scorer import Scorer
-from cotrace.readout.logit_parts import Writer
+from cotrace.readout.logit_parts import ADDER, Writer, features
 from cotrace.readout.records import Moved, Ov
 
 PAIRS = 16
@@ -29,7 +29,9 @@ PAIRS = 16
 FIRST = 5
 """A token is copied where its own logit is among so many that are raised most."""
 RAISED = 4
-"""Tokens that are kept of those that a looked-at token raises."""
+"""Tokens that are kept of those that a looked-at token raises, and lowers."""
+ROWS = (Site.MLP_NEURON, Site.MLP_COORDINATE)
+"""Sites whose components always write along one direction."""
 
 
 def ov_maps(
@@ -43,13 +45,12 @@ def ov_maps(
     pairs = pairs[:: -(-len(pairs) // PAIRS)]
     values = _Values(scorer, writer, heads)
     return {
-        str(head): _map(writer, head, own, values.tokens, looked.get(str(head), ()))
-        for head, own in values.run(pairs).items()
+        str(head): _map(writer, head, own, values, looked.get(str(head), ())) for head, own in values.run(pairs).items()
     }
 
 
 class _Values:
-    """The values of each head on every token but the prompts' first."""
+    """The values of each head on every token."""
 
     def __init__(self, scorer: Scorer, writer: Writer, heads: Sequence[Component]) -> None:
         self.scorer, self.writer = scorer, writer
@@ -58,6 +59,8 @@ class _Values:
         self.gated: set[int] = set()
         """Layers in which something stands between the heads and their matrix."""
         self.tokens: list[int] = []
+        self.later: list[bool] = []
+        """Whether a token is behind the prompt's first, on which many heads merely rest."""
         self.found: dict[Component, list[Tensor]] = {head: [] for head in self.heads}
         self._calls: dict[nn.Module, Tensor] = {}
         self._given: dict[int, Tensor] = {}
@@ -95,9 +98,9 @@ class _Values:
         return edit
 
     def _take(self, layout: Layout) -> None:
-        real = (layout.example >= 0) & (layout.position_ids > 0)
-        where = torch.nonzero(real.flatten()).flatten()
+        where = torch.nonzero((layout.example >= 0).flatten()).flatten()
         self.tokens += layout.input_ids.flatten()[where].tolist()
+        self.later += (layout.position_ids.flatten()[where] > 0).tolist()
         for head in self.heads:
             place = self.places[head.layer]
             call = self._calls[place.module]
@@ -107,36 +110,63 @@ class _Values:
 
 @torch.no_grad()
 def _map(
-    writer: Writer, head: Component, values: Float[Tensor, "token d_head"], tokens: list[int], looked: Sequence[str]
+    writer: Writer, head: Component, values: Float[Tensor, "token d_head"], seen: _Values, looked: Sequence[str]
 ) -> Ov:
-    place, ends = writer.matrices[head.layer], writer.unembedding
+    place = writer.matrices[head.layer]
     given = values.new_zeros(len(values), place.units * place.width)
     start = (head.unit or 0) * place.width
     given[:, start : start + place.width] = values
     made = place.module(given) - place.module(torch.zeros_like(given))
-    anything = torch.randn(made.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)[None]
-    post, final = (
-        Norm.of(norm, anything.to(made))
-        for norm in (post_norm(writer.added[head.layer, Site.ATTENTION_OUTPUT]), ends.norm)
-    )
-    behind = final.weighted(post.weighted(made)).to(ends.weight)
     words = writer.model.require_tokenizer()
     copied, by_token = 0, defaultdict[str, list[Tensor]](list)
-    for token, row in zip(tokens, behind, strict=True):
-        logits = (ends.head(row[None]) - ends.head(torch.zeros_like(row[None])))[0].float().cpu()
-        copied += bool(logits[token] > logits.mean()) and int((logits > logits[token]).sum()) < FIRST
+    for token, later, logits in zip(seen.tokens, seen.later, _logits(writer, head, made), strict=True):
+        copied += later and bool(logits[token] > logits.mean()) and int((logits > logits[token]).sum()) < FIRST
         name = token_text(words, token)
         if name in looked:
             by_token[name].append(logits)
-    moved = [
-        Moved(token=name, raises=tuple(_best(torch.stack(by_token[name]).mean(0), writer)))
-        for name in looked
-        if name in by_token
-    ]
-    return Ov(copies=copied / max(1, len(tokens)), moved=tuple(moved))
+    moved = [_moved(writer, name, torch.stack(by_token[name]).mean(0)) for name in looked if name in by_token]
+    return Ov(copies=copied / max(1, sum(seen.later)), moved=tuple(moved))
 
 
-def _best(logits: Tensor, writer: Writer) -> list[str]:
+def _logits(
+    writer: Writer, member: Component, made: Float[Tensor, "token d_model"]
+) -> Iterator[Float[Tensor, "vocabulary"]]:
+    """What is made of each vector behind the norms that it passes, but for their scales."""
+    ends, place = writer.unembedding, writer.added[member.layer, ADDER[member.site]]
+    anything = torch.randn(made.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)[None]
+    if member.site is Site.MLP_COORDINATE:  # one of what is added, behind the layer's norm
+        behind = made
+    else:
+        behind = place.factor * Norm.of(post_norm(place), anything.to(made)).weighted(made)
+    final = Norm.of(ends.norm, anything.to(made)).weighted(behind).to(ends.weight)
+    for row in final:
+        yield (ends.head(row[None]) - ends.head(torch.zeros_like(row[None])))[0].float().cpu()
+
+
+@torch.no_grad()
+def output_rows(writer: Writer, members: Sequence[Component]) -> dict[str, Ov]:
+    """What one unit more of each neuron or coordinate writes; of those whose layer's output is seen in the stream."""
+    found = {}
+    for member in members:
+        if member.site not in ROWS or (member.layer, Site.MLP_OUTPUT) not in writer.added:
+            continue
+        place = writer.place(member)
+        one = torch.zeros(1, place.units * place.width, device=writer.model.device, dtype=writer.model.dtype)
+        one[0, features(member, place, writer.model)] = 1
+        made = one if member.site is Site.MLP_COORDINATE else place.module(one) - place.module(torch.zeros_like(one))
+        (logits,) = _logits(writer, member, made)
+        found[str(member)] = Ov(copies=None, moved=(_moved(writer, "", logits),))
+    return found
+
+
+def _moved(writer: Writer, given: str, logits: Float[Tensor, "vocabulary"]) -> Moved:
     words = writer.model.require_tokenizer()
-    order = torch.argsort(logits, descending=True, stable=True)[:RAISED].tolist()
-    return [token_text(words, token) if token < len(words) else f"[{token}]" for token in order]
+
+    def named(order: Tensor) -> tuple[str, ...]:
+        return tuple(token_text(words, one) if one < len(words) else f"[{one}]" for one in order[:RAISED].tolist())
+
+    return Moved(
+        token=given,
+        raises=named(torch.argsort(logits, descending=True, stable=True)),
+        lowers=named(torch.argsort(logits, stable=True)),
+    )

@@ -7,11 +7,13 @@ arrows: theirs are measured once more with that partner swapped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import combinations
+from types import MappingProxyType
 from typing import Any
 
-from cotrace.components import HELD, Component, Site
+from cotrace.components import HELD, PARTS_OF, Component, Site
 from cotrace.readout.changes import Changes, Signed
 from cotrace.readout.held import PARTS, HeldRuns, Hold, Part, Run
 from cotrace.readout.records import NEGLIGIBLE, Alone, Arrow, Kind, Paths
@@ -33,17 +35,30 @@ ORDER = (
 """The sites of one layer, in the order in which they run."""
 
 
-def before(first: Component, other: Component) -> bool:
-    """Whether the first component's value may reach the other's: it is in a layer below, or in the same and earlier."""
+Hosts = Mapping[int, Site]
+"""Layer with one dictionary -> the site whose value its features and error are parts of."""
+HOST = {part: site for site, parts in PARTS_OF.items() for part in parts}
+
+
+def before(first: Component, other: Component, hosts: Hosts = MappingProxyType({})) -> bool:
+    """Whether the first component's value may reach the other's: it is in a layer below, or in the same and earlier.
+
+    Features and the error of a layer stand where their host does, side by side.
+    """
     if first.layer != other.layer:
         return first.layer < other.layer
-    if other.site is not Site.RESIDUAL and _attends(first) == _attends(other):
-        return first.site in HELD.get(other.site, ())
-    return ORDER.index(first.site) < ORDER.index(other.site)
+    own, its = _site(first, hosts), _site(other, hosts)
+    if its is not Site.RESIDUAL and _attends(own) == _attends(its):
+        return own in HELD.get(its, ())
+    return ORDER.index(own) < ORDER.index(its)
 
 
-def _attends(one: Component) -> bool:
-    return ORDER.index(one.site) <= ORDER.index(Site.ATTENTION_OUTPUT)
+def _site(one: Component, hosts: Hosts) -> Site:
+    return hosts[one.layer] if one.site in (Site.FEATURE, Site.ERROR) else HOST.get(one.site, one.site)
+
+
+def _attends(site: Site) -> bool:
+    return ORDER.index(site) <= ORDER.index(Site.ATTENTION_OUTPUT)
 
 
 def most_runs(k: int) -> int:
@@ -60,11 +75,12 @@ def _contexts(k: int) -> int:
 
 def follow(changes: Changes, chooses: Changes, members: Sequence[Component]) -> Paths:
     """Measure it on the pairs of ``changes``; partners are chosen on those of ``chooses``."""
-    return _Follower(changes, chooses, sorted(members, key=_key)).paths()
+    hosts = {one.layer: one.site for one in changes.part.scorer.model.dictionaries}
+    return _Follower(changes, chooses, sorted(members, key=partial(_key, hosts=hosts)), hosts).paths()
 
 
-def _key(member: Component) -> tuple[int, int, int, str]:
-    return member.layer, ORDER.index(member.site), member.unit or 0, member.role
+def _key(member: Component, hosts: Hosts) -> tuple[int, int, str, int, str]:
+    return member.layer, ORDER.index(_site(member, hosts)), member.site.value, member.unit or 0, member.role
 
 
 def swap(*members: Component | None) -> Run:
@@ -78,14 +94,14 @@ def through(source: Component, target: Component, given: Component | None = None
 
 
 class _Follower:
-    def __init__(self, changes: Changes, chooses: Changes, members: Sequence[Component]) -> None:
-        self.changes, self.chooses, self.members = changes, chooses, members
+    def __init__(self, changes: Changes, chooses: Changes, members: Sequence[Component], hosts: Hosts) -> None:
+        self.changes, self.chooses, self.members, self.hosts = changes, chooses, members, hosts
         held = HeldRuns(changes.part.scorer)
-        self.parts = {member: PARTS if held.parted(member) else () for member in members}
+        self.parts = {member: held.parts(member) for member in members}
         self.joint = swap(*members)
 
     def paths(self) -> Paths:
-        pairs = [(a, b) for a in self.members for b in self.members if before(a, b)]
+        pairs = [(a, b) for a in self.members for b in self.members if before(a, b, self.hosts)]
         runs = [swap(a) for a in self.members] + [self.joint]
         for a, b in pairs:
             runs += [through(a, b), *(through(a, b, part=part) for part in self.parts[b])]
@@ -103,7 +119,7 @@ class _Follower:
             together_interval=self.changes.intervals([[(1, self.joint)]])[0],
             members=tuple(self._members(partners)),
             arrows=tuple(arrows),
-            pairs=f"{self.changes.name} {self.changes.units.words}",
+            pairs=self.changes.units.words.replace(" pairs", f" {self.changes.name} pairs", 1),
             partial=tuple(str(member) for member in heads if not self.parts[member]),
         )
 
@@ -149,7 +165,7 @@ class _Follower:
         extra = self.changes.value(*gain) - self.changes.value((1, swap(one)))
         if covers(self.changes.intervals([[*gain, (-1, swap(one))]])[0]):
             return {}
-        back = self.changes.value((1, through(one, partner))) if before(one, partner) else 0.0
+        back = self.changes.value((1, through(one, partner))) if before(one, partner, self.hosts) else 0.0
         return {
             "partner": str(partner),
             "with_partner": self.changes.value(*gain),
@@ -161,11 +177,14 @@ class _Follower:
         told = self.changes
         rows = [[(1.0, through(a, b, p)), *([(-1.0, swap(p))] if p else [])] for a, b, p in which]
         intervals = told.intervals(rows)
+        parts = [(a, b, part) for a, b, given in which if given is None for part in self.parts[b]]
+        of_part = dict(zip(parts, told.intervals([[(1.0, through(a, b, part=p))] for a, b, p in parts]), strict=True))
         least = NEGLIGIBLE * abs(told.value((1, self.joint)))
         for (a, b, given), row, interval in zip(which, rows, intervals, strict=True):
             effect = told.value(*row)
             whole = told.value((1, swap(a, given)), *([(-1.0, swap(given))] if given else []))
             share = effect / whole if abs(whole) >= least and whole else None
+            own = () if given else self.parts[b]
             yield Arrow(
                 source=str(a),
                 target=str(b),
@@ -173,7 +192,8 @@ class _Follower:
                 interval=interval,
                 share=share,
                 given=None if given is None else str(given),
-                parts={} if given else {p: told.value((1, through(a, b, part=p))) for p in self.parts[b]},
+                parts={p: told.value((1, through(a, b, part=p))) for p in own},
+                part_intervals={p: of_part[a, b, p] for p in own},
                 kind=self._kind(effect, whole, share, given),
             )
 

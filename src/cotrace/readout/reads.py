@@ -268,4 +268,4 @@ def _most_active(
         for token, one in zip(captured.tokens[id_], size.tolist(), strict=True):
             found[token].append(one)
     means = {token: sum(values) / len(values) for token, values in found.items()}
-    return tuple(sorted(means.items(), key=lambda row: -row[1])[:TOKENS])
+    return tuple(sorted(((t, m) for t, m in means.items() if m > 0), key=lambda row: -row[1])[:TOKENS])

@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 NEGLIGIBLE = 0.05
 """Share of the set's effect, or for an arrow of its source's, below which an effect counts as none."""
 REST = "beginning of text"
+NO_INTERVAL = "no interval"
 NAMED = 0.4
 """Attention from which a behaviour is named."""
 ALL, LAST = "all", "last"
 CHANGED, FIRST, OTHER = "changed", "first", "other"
 EARLIER = "earlier"
 Kind = Literal["", "inhibiting", "redundant"]
+Evidence = Literal["", "size alone", "interval"]
+"""What says that a number is not nothing: an interval without 0, or its size where there is no interval; or nothing."""
 Token = tuple[str, float]
 """Text, and the logit above the vocabulary's mean."""
 
@@ -141,22 +144,54 @@ class Written:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Active:
+    """A token on which a feature is active, with the text around it."""
+
+    before: str
+    token: str
+    after: str
+    activation: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feature:
+    """What a member is that is a feature of a dictionary, over all tokens of the prompts that figures are of."""
+
+    dictionary: str
+    hook: str
+    """The place that its dictionary writes."""
+    active_share: float
+    """Share of the prompts' tokens on which it is active."""
+    active: tuple[Active, ...] = ()
+    """Where it is most active, the strongest first, one of a prompt."""
+    promoted: tuple[Token, ...] = ()
+    """Tokens that its direction promotes straight through the final norm, by how many logits at activation 1."""
+    suppressed: tuple[Token, ...] = ()
+    link: str | None = None
+    """Its page at Neuronpedia, where its dictionary names one; nothing is fetched."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Moved:
-    """What a head writes when it attends to one token alone."""
+    """What a head writes when it attends to one token alone; or a neuron or coordinate, by its output row."""
 
     token: str
+    """Empty of an output row."""
     raises: tuple[str, ...]
     """Tokens whose logits that raises most, strongest first."""
+    lowers: tuple[str, ...] = ()
+    """Those that it lowers most."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ov:
-    """What a head makes of what it looks at."""
+    """What a member's weights make of what they are given: a head's OV map, or an output row."""
 
-    copies: float
-    """Share of the prompts' tokens (without the first) whose own logit attending to them raises among the five most."""
+    copies: float | None
+    """Share of the prompts' tokens (without the first) whose own logit attending to them raises among the five most;
+    None where the member does not attend."""
     moved: tuple[Moved, ...] = ()
-    """Of the tokens that it attends to most."""
+    """Of the tokens that it attends to most; one of an output row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,13 +223,22 @@ class Arrow:
     """The member that is swapped throughout, because source or target stands in for it; None for the base run."""
     parts: dict[str, float] = field(default_factory=dict)
     """The same where only the target head's ``query``, ``key`` or ``value`` changes; they need not add up."""
+    part_intervals: dict[str, Interval | None] = field(default_factory=dict)
     kind: Kind = ""
     """``inhibiting``: takes back some of what the source does otherwise. ``redundant``: seen only with ``given``."""
 
     @property
-    def is_clear(self) -> bool:
-        """Whether it is more than next to nothing, and its interval (where there is one) does not cover 0."""
-        return self.share is not None and abs(self.share) >= NEGLIGIBLE and not covers(self.interval)
+    def evidence(self) -> Evidence:
+        """Whether it is more than next to nothing, and what says so: its interval, or its size alone."""
+        if self.share is None or abs(self.share) < NEGLIGIBLE or covers(self.interval):
+            return ""
+        return "size alone" if self.interval is None else "interval"
+
+    @property
+    def mark(self) -> str:
+        """What it is, in a few words: ``inhibiting``, ``redundant, with L1.head0 swapped, no interval``."""
+        said = [self.kind, f"with {self.given} swapped" if self.given else "", NO_INTERVAL if not self.interval else ""]
+        return ", ".join(filter(None, said))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cotrace.readout.explanation import Card, looks_of
-from cotrace.readout.records import LAST, Arrow, Look, Paths
+from cotrace.readout.card import Card, looks_of
+from cotrace.readout.records import LAST, NO_INTERVAL, Arrow, Look, Paths
 from cotrace.statistics import covers, interval_text
 
 PLACES = {
@@ -60,14 +60,14 @@ def _does(card: Card, whole: float | None, others: bool) -> Iterator[str]:
 
 
 def main_look(card: Card) -> Look | None:
-    """The strongest look from where the member acts most, or from the last position.
+    """The strongest look from where the member acts most and sees more than itself, or from the last position.
 
     One at words that have a name is taken before a stronger one at the rest, where it is at least half of it.
     """
     if not card.read.attends:
         return next(iter(card.read.looks), None)
     for name in (*(one.where for one in card.roles[:1]), LAST):
-        looks = [one for one in looks_of(card) if one.query == name]
+        looks = [one for one in looks_of(card) if one.query == name and one.base >= NONE]
         if not looks:
             continue
         named = [one for one in looks if one.key not in (*PLACES, name) or one.key == "changed"]
@@ -80,12 +80,15 @@ def _moves(card: Card, metric: str) -> str:
     interval = f" ({interval_text(alone.interval, '+.2g')})" if alone.interval else ""
     if covers(alone.interval):
         return f"Swapped alone it is not shown to move the {metric}: {alone.effect:+.2g}{interval}"
+    interval = interval or f" ({NO_INTERVAL})"
     text = f"Swapped alone it moves the {metric} by {alone.effect:+.2g}{interval}"
     if (share := card.direct_share) is not None and card.direct is not None:
-        if MOSTLY <= share <= 2 - MOSTLY:
-            text += ", all of it directly"
-        elif abs(share) <= NONE:
+        if abs(share) <= NONE:
             text += ", none of it directly"
+        elif covers(card.direct_interval):
+            text += ", not shown to do so directly"
+        elif MOSTLY <= share <= 2 - MOSTLY:
+            text += ", all of it directly"
         else:
             text += f", {share:.0%} of it directly" if 0 < share < 1 else f", directly by {card.direct:+.2g}"
     first = next(iter(card.roles), None)
@@ -98,7 +101,7 @@ def _moves(card: Card, metric: str) -> str:
 
 def _feeds(card: Card, paths: Paths) -> Iterator[str]:
     """The strongest arrows that leave it and reach it, in the base run."""
-    clear = [arrow for arrow in paths.arrows if arrow.is_clear and arrow.given is None]
+    clear = [arrow for arrow in paths.arrows if arrow.evidence and arrow.given is None]
     out = sorted((a for a in clear if a.source == card.component), key=lambda a: -abs(a.effect))
     into = sorted((a for a in clear if a.target == card.component), key=lambda a: -abs(a.effect))
     if out:
@@ -113,27 +116,35 @@ def _share(arrow: Arrow) -> str:
 
 
 def _out(arrow: Arrow) -> str:
+    known = "" if arrow.interval else f" ({NO_INTERVAL})"
     if arrow.kind == "inhibiting":
-        return f"{arrow.target} takes {arrow.effect:+.2g} of it back"
-    return f"{_share(arrow)} of its effect goes through {arrow.target}{_part(arrow)}"
+        return f"{arrow.target} takes {arrow.effect:+.2g} of it back{known}"
+    return f"{_share(arrow)} of its effect goes through {arrow.target}{_part(arrow)}{known}"
 
 
 def _into(arrow: Arrow) -> str:
+    known = "" if arrow.interval else f" ({NO_INTERVAL})"
     if arrow.kind == "inhibiting":
-        return f"it takes back {arrow.effect:+.2g} of what {arrow.source} does"
-    return f"it carries {_share(arrow)} of what {arrow.source} does"
+        return f"it takes back {arrow.effect:+.2g} of what {arrow.source} does{known}"
+    return f"it carries {_share(arrow)} of what {arrow.source} does{known}"
 
 
 def _part(arrow: Arrow) -> str:
     """By which input of the head, where one alone does nearly all of it."""
-    named = [part for part, effect in arrow.parts.items() if arrow.effect and effect / arrow.effect >= MOSTLY]
+    named = [
+        part
+        for part, effect in arrow.parts.items()
+        if arrow.effect and effect / arrow.effect >= MOSTLY and not covers(arrow.part_intervals.get(part))
+    ]
     return f" by its {named[0]}" if len(named) == 1 else ""
 
 
 def _roles(card: Card, metric: str) -> Iterator[str]:
     alone = card.alone
     if alone.inhibits:
-        yield f"It works against the set, which moves the {metric} the other way"
+        known = "" if alone.interval else f" ({NO_INTERVAL})"
+        yield f"It works against the set, which moves the {metric} the other way{known}"
     if alone.partner is not None and alone.with_partner is not None:
         why = f"{alone.partner} takes back what it does" if alone.taken_back else "they stand in for each other"
-        yield f"With {alone.partner} swapped too it moves the {metric} by {alone.with_partner:+.2g}: {why}"
+        known = "" if alone.partner_interval else f" ({NO_INTERVAL})"
+        yield f"With {alone.partner} swapped too it moves the {metric} by {alone.with_partner:+.2g}{known}: {why}"

@@ -15,10 +15,11 @@ from cotrace.components import Component, Site
 from cotrace.errors import UnsupportedSite
 from cotrace.interventions import Stations
 from cotrace.models import Place
+from cotrace.models.stream import EXACT
 from cotrace.models.taps import Edit
 from cotrace.problem.scorer import Scorer
 from cotrace.readout.held import over_layouts
-from cotrace.readout.logit_parts import Frozen, Kept, Points, Writer
+from cotrace.readout.logit_parts import Frozen, Kept, Points, Writer, features
 from cotrace.readout.records import Contributions, Token, Written
 
 FAINT = 1e-6
@@ -63,7 +64,7 @@ class Writes:
     def _pass(self, layout: Layout) -> Float[Tensor, "member example answer"]:
         points = Points.of(self.scorer, layout)
         base, entries, reads = self._base(layout, points)
-        donors, deltas = self._swapped(layout, points, reads)
+        donors, deltas = self._swapped(layout, points, base, reads)
         if points.examples:
             self._note(base, donors)
         return self._directly(layout, deltas, entries)
@@ -76,8 +77,10 @@ class Writes:
         writer, kept, reads = self.writer, Kept(), Kept()
         layers = self.scorer.model.layers
         passed = {one.index + 1: place for one in layers if (place := one.place(Site.RESIDUAL)) is not None}
-        places = [writer.end, *writer.added.values(), *writer.matrices.values(), *map(self._place, self._seen)]
+        needed = [place for member in self._seen for place in writer.needs(member)]
+        places = [writer.end, *writer.added.values(), *writer.matrices.values(), *needed]
         places += passed.values()
+        places += [writer.joint(member.layer) for member in self._seen if member.site is Site.EXPERT]
         adders = [place for place in map(writer.adder, self.members) if place is not None]
         # Whole streams are large: only those that no output gives, and the one that direct runs start from.
         stations = Stations([one.index for one in layers if one.index not in passed or one is layers[-1]])
@@ -105,7 +108,7 @@ class Writes:
         return self.writer.place(member)
 
     def _swapped(
-        self, layout: Layout, points: Points, reads: Mapping[Place, Tensor]
+        self, layout: Layout, points: Points, base: Frozen, reads: Mapping[Place, Tensor]
     ) -> tuple[dict[Component, Tensor], dict[Component, Tensor]]:
         """Each member swapped: its own values at the points, and by how much the stream moves where it is read."""
         donors: dict[Component, Tensor] = {}
@@ -114,19 +117,33 @@ class Writes:
             kept, moved, copies = Kept(), Kept(), len(some)
             adders = {member: place for member in some if (place := self.writer.adder(member)) is not None}
             seen = [member for member in some if member in self._seen]
+            joints = [self.writer.joint(member.layer) for member in seen if member.site is Site.EXPERT]
             more = [
-                *kept.edits([self._place(member) for member in seen], points.at, copies),
+                *kept.edits([*map(self._place, seen), *joints], points.at, copies),
                 *moved.edits(list(adders.values()), layout.read_at, copies),
             ]
             masks = torch.stack([torch.from_numpy(self.scorer.space.indicator([one])) for one in some])
             with self.scorer.passing(layout, copies):
                 self.scorer.run(masks.to(self.scorer.model.compute_dtype), layout, more=more)
             for copy, member in enumerate(some):
-                if member in seen:
+                if member in seen and self._arrives(member, base, kept, copy):
                     donors[member] = kept.values[self._place(member)][copy]
                 if member in adders:
                     deltas[member] = moved.values[adders[member]][copy] - reads[adders[member]][0]
         return donors, deltas
+
+    def _arrives(self, member: Component, base: Frozen, kept: Kept, copy: int) -> bool:
+        """Whether all of an expert's change, and nothing else, is in its layer's sum; others go through one matrix."""
+        if member.site is not Site.EXPERT or not base.points.examples:
+            return True
+        own, joint = self._place(member), self.writer.joint(member.layer)
+        at = features(member, own, self.scorer.model)
+        change = (kept.values[own][copy] - base.at(own))[:, at]
+        error = (kept.values[joint][copy] - base.at(joint) - change).norm()
+        if error <= EXACT.get(change.dtype, 1e-4) * base.at(joint).norm():
+            return True
+        self.unseen[str(member)] = f"what {member} writes is not seen: its layer does more than add it to the others"
+        return False
 
     def _chunks(self, layout: Layout) -> Iterator[Sequence[Component]]:
         step = max(1, self.scorer.batching.tokens // layout.cells)
@@ -171,9 +188,9 @@ class Writes:
 
     def _note_member(self, i: int, member: Component, base: Frozen, donor: Tensor, at: Tensor) -> None:
         try:
-            own = base.vector(member, base.at(self._place(member)))
+            own = base.vector(member, base.own(member))
             self._own[0, i, at] = (own * base.pulled).sum(-1).double().cpu()
-            self._own[1, i, at] = base.part(member, donor).double().cpu()
+            self._own[1, i, at] = base.part(member, base.swapped(member, donor)).double().cpu()
         except UnsupportedSite as error:
             self.unseen[str(member)] = str(error)
             return

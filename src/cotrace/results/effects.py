@@ -1,4 +1,4 @@
-"""EffectTable: per-example effects of sets that were evaluated, kept so that they can be judged again for nothing."""
+"""Sets as keys; and EffectTable: per-example effects of evaluated sets, kept to be judged again for nothing."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
+
+Key = bytes
+"""A set as packed bits, first component first. Of two sets of one size the greater key has the lower indices."""
+
+
+def bits_of(key: Key, n: int) -> UInt8[np.ndarray, "n"]:
+    """The packed bits as 0 and 1."""
+    return np.unpackbits(np.frombuffer(key, np.uint8), count=n)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -15,6 +15,7 @@ from cotrace.errors import InputError
 from cotrace.results.bound import Bound
 from cotrace.results.effects import EffectTable
 from cotrace.results.forms import check_among, check_texts, names_in, number_in, numbers_in
+from cotrace.results.frontier_file import Tables, load_frontier, save_frontier
 from cotrace.results.hard import HardFigure
 from cotrace.results.selection import Selection
 from cotrace.results.table import Table
@@ -202,16 +203,17 @@ class Frontier:
 
         Gives the path. Raises InputError, OutputExists: nothing is written over.
         """
-        from cotrace.results.frontier_file import save_frontier
-
-        return save_frontier(self, path)
+        return save_frontier(self.to_dict(), {"training": self.effects, "heldout": self.effects_heldout}, path)
 
     @classmethod
     def load(cls, path: str | Path) -> Frontier:
         """Inverse of ``save``. Raises InputError for another file."""
-        from cotrace.results.frontier_file import load_frontier
 
-        return load_frontier(path)
+        def made(data: dict[str, Any], tables: Tables) -> Frontier:
+            found = cls.from_dict(data)
+            return replace(found, effects=tables.get("training"), effects_heldout=tables.get("heldout"))
+
+        return load_frontier(path, made)
 
     def rows(self) -> list[dict[str, Any]]:
         """One dict per k with the columns of ``frontier.csv``."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -17,21 +16,26 @@ from cotrace.errors import CotraceError, InputError
 from cotrace.json_file import clipped, parse_json, read_text
 from cotrace.new_file import new_file
 from cotrace.results.effects import EffectTable
-from cotrace.results.frontier import Frontier
 from cotrace.visible import visible_json
 
 SCHEMA, KIND = 1, "cotrace frontier"
-PARTS = {"training": "effects", "heldout": "effects_heldout"}
-"""Name of a table in the file -> the frontier's field."""
+JSON, ARRAYS = ".json", ".safetensors"
+PARTS = ("training", "heldout")
+"""The tables of effects, as they are called in the file."""
+Tables = Mapping[str, EffectTable | None]
+Made = TypeVar("Made")
 
 
-def save_frontier(frontier: Frontier, path: str | Path) -> Path:
-    """Write a new file; it is there in full or not at all. Raises InputError, OutputExists."""
+def save_frontier(frontier: Mapping[str, Any], tables: Tables, path: str | Path) -> Path:
+    """Write a frontier to a new file: its plain data, and its tables where the format holds them.
+
+    The file is there in full or not at all. Raises InputError, OutputExists.
+    """
     target = new_file(path, "another path")
-    make = _form(target)[0]
+    text = _to_json if _form(target) == JSON else _to_arrays
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(make(frontier))
+        temporary.write_bytes(text({"kind": KIND, "schema": SCHEMA, "frontier": frontier}, tables))
         temporary.replace(target)
     except OSError as error:
         raise InputError(f"the frontier cannot be written to {target}: {error.strerror}; name another path") from None
@@ -40,16 +44,16 @@ def save_frontier(frontier: Frontier, path: str | Path) -> Path:
     return target
 
 
-def load_frontier(path: str | Path) -> Frontier:
-    """Read what ``save_frontier`` wrote. Raises InputError."""
+def load_frontier(path: str | Path, make: Callable[[dict[str, Any], Tables], Made]) -> Made:
+    """What is made of the plain data and tables that ``save_frontier`` wrote. Raises InputError."""
     source = Path(path)
     if source.is_dir():
         raise InputError(f"{source} is a folder: ct.open_run(FOLDER).frontier is that of a run")
-    read = _form(source)[1]
+    read = _from_json if _form(source) == JSON else _from_arrays
     if not source.is_file():
         raise InputError(f"there is no file {source}; give one that frontier.save has written")
     try:
-        return read(source)
+        return make(*read(source))
     except (CotraceError, SafetensorError, KeyError, TypeError, ValueError, AttributeError, OSError) as error:
         raise InputError(
             f"{source} is not what frontier.save writes ({clipped(_line(error))}); save it again"
@@ -60,47 +64,45 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _form(path: Path) -> tuple[Callable[[Frontier], bytes], Callable[[Path], Frontier]]:
-    forms = {".json": (_to_json, _from_json), ".safetensors": (_to_arrays, _from_arrays)}
-    if path.suffix not in forms:
+def _form(path: Path) -> str:
+    if path.suffix not in (JSON, ARRAYS):
         raise InputError(
-            f"{path} is no format of a frontier: end the name in .json, or in .safetensors, which keeps the effects on "
+            f"{path} is no format of a frontier: end the name in {JSON}, or in {ARRAYS}, which keeps the effects on "
             "every pair too"
         )
-    return forms[path.suffix]
+    return path.suffix
 
 
-def _to_json(frontier: Frontier) -> bytes:
-    data = {"kind": KIND, "schema": SCHEMA, "frontier": frontier.to_dict()}
+def _to_json(data: dict[str, Any], tables: Tables) -> bytes:
+    del tables
     return (visible_json(json.dumps(data, indent=1, ensure_ascii=False)) + "\n").encode()
 
 
-def _from_json(path: Path) -> Frontier:
-    return _parsed(parse_json(read_text(path), path.name))
+def _from_json(path: Path) -> tuple[dict[str, Any], Tables]:
+    return _checked(parse_json(read_text(path), path.name)), {}
 
 
-def _to_arrays(frontier: Frontier) -> bytes:
-    tables = {part: getattr(frontier, name) for part, name in PARTS.items()}
-    arrays = {"space": np.array([len(frontier.space)])}  # safetensors takes no file without a tensor
+def _to_arrays(data: dict[str, Any], tables: Tables) -> bytes:
+    arrays = {"space": np.array([len(data["frontier"]["space"])])}  # safetensors takes no file without a tensor
     for part, table in tables.items():
         arrays |= {} if table is None else table.to_arrays(part)
-    data = {"kind": KIND, "schema": SCHEMA, "frontier": frontier.to_dict()}
     return bytes(save(arrays, {"cotrace": json.dumps(data)}))
 
 
-def _from_arrays(path: Path) -> Frontier:
+def _from_arrays(path: Path) -> tuple[dict[str, Any], Tables]:
     with safe_open(path, "np") as file:
         about = (file.metadata() or {}).get("cotrace", "")
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    frontier = _parsed(parse_json(about, path.name))
-    n = len(frontier.space)
-    seen, unseen = (EffectTable.from_arrays(n, part, arrays) for part in PARTS)
-    return replace(frontier, effects=seen, effects_heldout=unseen)
+    data = _checked(parse_json(about, path.name))
+    return data, {part: EffectTable.from_arrays(len(data["space"]), part, arrays) for part in PARTS}
 
 
-def _parsed(data: Any) -> Frontier:
+def _checked(data: Any) -> dict[str, Any]:
     if not isinstance(data, dict) or data.get("kind") != KIND:
         raise ValueError("it does not say that it is a frontier")
     if data.get("schema") != SCHEMA:
         raise ValueError(f"schema {data.get('schema')!r} is not {SCHEMA}: use the cotrace of it")
-    return Frontier.from_dict(data["frontier"])
+    found = data["frontier"]
+    if not isinstance(found, dict):
+        raise TypeError("frontier holds no object")
+    return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +16,6 @@ from cotrace.results.forms import names_in, number_in, numbers_in
 
 if TYPE_CHECKING:
     import pandas as pd
-    from transformers import PreTrainedModel
-
-    from cotrace.donors import DonorSource
-    from cotrace.models import LanguageModel
-    from cotrace.prompts import Task
 
 AnySet = Any
 """A set: a Selection, component names (or a single one), components, or where a space is known a mask [n]."""
@@ -128,17 +122,6 @@ class Selection:
     def components(self) -> list[str]:
         """Names of the chosen components."""
         return [str(member) for member in self.members]
-
-    def apply(
-        self, model: LanguageModel, donor: str | DonorSource = "zero", *, reference: Task | None = None
-    ) -> AbstractContextManager[PreTrainedModel]:
-        """The Hugging Face model with this selection under the donor, to run, score and generate inside of ``with``.
-
-        See ``cotrace.editing.apply``.
-        """
-        from cotrace.editing import apply
-
-        return apply(model, self, donor, reference=reference)
 
     def weighted_cost(self, weights: Mapping[str, float]) -> float:
         """Sum over the members of the weight of their site; 1 for a site without one."""

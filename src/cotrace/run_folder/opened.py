@@ -10,9 +10,11 @@ from cotrace import markup
 from cotrace.errors import unknown
 from cotrace.evaluation import Evaluation
 from cotrace.problem import LanguageProblem
+from cotrace.readout import Explanation
+from cotrace.readout.files import NAMES
 from cotrace.results import Frontier, Table
 from cotrace.runs import RunConfig
-from cotrace.runs.added import read_evaluation
+from cotrace.runs.added import read_evaluation, read_explanation
 from cotrace.runs.evidence import EVALUATION, prepare_again, with_effects
 from cotrace.runs.manifest import holds
 from cotrace.runs.stored import StoredRun
@@ -29,6 +31,8 @@ class Run:
     """One for each search, with the effects on every pair that the run kept."""
     evaluation: Evaluation | None
     """How the first search's result was judged; None where it was not."""
+    explanation: Explanation | None = None
+    """What the members of one of its sets do; None where that was not asked."""
 
     @property
     def frontier(self) -> Frontier:
@@ -69,4 +73,5 @@ def open_run(folder: str | Path) -> Run:
     stored = StoredRun.read(folder)
     frontiers = tuple(with_effects(stored.path, frontier) for frontier in stored.frontiers)
     judged = read_evaluation(stored.path / EVALUATION) if holds(stored.path, EVALUATION) else None
-    return Run(stored.path, stored.question, frontiers, judged)
+    told = read_explanation(stored.path / NAMES[0]) if holds(stored.path, NAMES[0]) else None
+    return Run(stored.path, stored.question, frontiers, judged, told)

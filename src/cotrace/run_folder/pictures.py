@@ -43,12 +43,17 @@ FROM = (
 
 
 def figures(
-    problem: LanguageProblem, frontiers: Sequence[Frontier], evaluation: Evaluation | None, folder: Path
+    problem: LanguageProblem,
+    frontiers: Sequence[Frontier],
+    evaluation: Evaluation | None,
+    folder: Path,
+    explanation: Explanation | None = None,
 ) -> dict[str, bytes]:
     """frontier.png with every search, map.png with the selection that is enough, examples.json, and the report."""
     first, examples = frontiers[0], report.examples_of(problem)
     judged = () if evaluation is None else (evaluation,)
-    material = Material(tuple(frontiers), judged, examples=examples, config=config_of(folder))
+    config = config_of(folder)
+    material = Material(tuple(frontiers), judged, examples=examples, explanation=explanation, config=config)
     plain = report.plain_of(problem, first, material.chosen)
     material = replace(material, plain=plain)
     return ({} if plain is None else {PLAIN: plain.to_json()}) | {

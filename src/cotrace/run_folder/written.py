@@ -18,6 +18,8 @@ from cotrace.metrics import metric_named
 from cotrace.models import LanguageModel
 from cotrace.problem import LanguageProblem
 from cotrace.prompts import Task
+from cotrace.readout import Explanation
+from cotrace.readout.files import contents
 from cotrace.results import Frontier
 from cotrace.run_folder.pictures import figures
 from cotrace.runs import RunConfig, RunDirectory
@@ -39,19 +41,21 @@ def save_run(
     problem: LanguageProblem,
     found: Frontier | Sequence[Frontier],
     evaluation: Evaluation | None = None,
+    explanation: Explanation | None = None,
     *,
     search_options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Path:
     """Write a new run folder, as ``cotrace trace`` does: report, verify, evaluate, export and the others take it.
 
     The pairs go into it as a JSON Lines file of their own, so that it can be opened wherever the model is; the first
-    search's sets get the intervals and p-values of ``evaluation``.
+    search's sets get the intervals and p-values of ``evaluation``; ``explanation`` is of one of them.
     ``search_options``: the searches' own settings by name, which a frontier does not say, for a replay. Gives the
     path. Raises InputError where frontier and problem do not belong together, or donors, metric or model have no name
     by which they are found again; OutputExists.
     """
     frontiers = [found] if isinstance(found, Frontier) else list(found)
     _check(problem, frontiers)
+    _check_explained(problem, explanation)
     directory, name = RunDirectory.claim(folder), _pairs_name(problem.task)
     if evaluation is not None:
         frontiers[0] = applied(frontiers[0], evaluation)
@@ -60,7 +64,8 @@ def save_run(
     prepared = Prepared(config, problem.source_task, problem.model, problem, ())
     with directory.begun(write_config(config, record(prepared))) as path:
         write_atomically(path / name, pairs)
-        files = run_files(frontiers, [], evaluation) | figures(problem, frontiers, evaluation, path)
+        files = run_files(frontiers, [], evaluation) | figures(problem, frontiers, evaluation, path, explanation)
+        files |= {} if explanation is None else contents(explanation)
         RunDirectory(path).write(files)
         Log(path).say("written from Python")
         Manifest.of(path).write()
@@ -79,6 +84,20 @@ def _check(problem: LanguageProblem, frontiers: Sequence[Frontier]) -> None:
                 f"and the problem of {problem.metric} on {problem.task} over {problem.space.outline}: give the problem "
                 "that it was found on"
             )
+
+
+def _check_explained(problem: LanguageProblem, explanation: Explanation | None) -> None:
+    """Raise InputError where the explanation is of another model, task or space."""
+    if explanation is None:
+        return
+    own, given = (problem.model.name, problem.task), (explanation.model, explanation.task)
+    strange = next((name for name in explanation.components if name not in problem.space.names), None)
+    if given != own or strange is not None:
+        what = f"{strange} on {given[1]}" if strange else f"{given[0]} on {given[1]}"
+        raise InputError(
+            f"save_run: the explanation is of {what}, and the problem is of {own[0]} on {own[1]} over "
+            f"{problem.space.outline}: give ct.explain of this problem"
+        )
 
 
 def _config(

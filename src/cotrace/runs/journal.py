@@ -24,10 +24,13 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from cotrace.batches import Layout
-from cotrace.problem.executor import BatchLoss, ChangeLoss, Executor, Linear, Measure, Reading, ScoreLoss
+from cotrace.problem.executor import BatchLoss, ChangeLoss, Executor, LevelLoss, Linear, Measure, Reading, ScoreLoss
+from cotrace.problem.goals import Constrained
 from cotrace.problem.language import LanguageProblem
 from cotrace.problem.pairs import PairProblem
+from cotrace.problem.protocol import Problem
 from cotrace.problem.scorer import Scorer
+from cotrace.problem.weighted import WeightedSum
 from cotrace.problem.whole import SetProblem
 from cotrace.runs.directory import CHECKPOINTS, write_atomically
 
@@ -118,12 +121,12 @@ class Journal:
 
 
 @contextmanager
-def journaling(problem: LanguageProblem, run: Path, every_s: float | None = None) -> Iterator[Journal]:
-    """The problem's batches, and those of side problems that are made of it inside, are kept in the run's folder.
+def journaling(problem: Problem, run: Path, every_s: float | None = None) -> Iterator[Journal]:
+    """The batches of a problem, or of all that a sum or constraint has, are kept in the run's folder.
 
     What stopped the evaluation finds on disk all that was computed.
     """
-    scorers = list(scorers_of(problem))
+    scorers = list(dict.fromkeys(scorer for one in problems_of(problem) for scorer in scorers_of(one)))
     before = scorers[0].executor
     journal = Journal(run, before, EVERY_S if every_s is None else every_s)
     for scorer in scorers:
@@ -152,6 +155,18 @@ def forget(run: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     if folder.parent.is_dir() and not any(folder.parent.iterdir()):
         folder.parent.rmdir()
+
+
+def problems_of(problem: Problem) -> Iterator[LanguageProblem]:
+    """The problem itself, or those that a sum or constraint has."""
+    if isinstance(problem, LanguageProblem):
+        yield problem
+    elif isinstance(problem, WeightedSum):
+        for one in problem.problems:
+            yield from problems_of(one)
+    elif isinstance(problem, Constrained):
+        for other in (problem.problem, *(side.problem for side in problem.side)):
+            yield from problems_of(other)
 
 
 def scorers_of(problem: LanguageProblem) -> Iterator[Scorer]:
@@ -220,6 +235,8 @@ def _loss_mark(loss: BatchLoss) -> bytes | None:
     """Hash of a loss that is known by its numbers; None for others."""
     if isinstance(loss, ScoreLoss):
         return b"scores" + _tensor_mark(loss.slope)
+    if isinstance(loss, LevelLoss):
+        return loss.metric.name.encode() + b"levels" + _tensor_mark(loss.base) + _tensor_mark(loss.slope)
     if not isinstance(loss, ChangeLoss):
         return None
     base = loss.metric.name.encode() + _tensor_mark(loss.base)

@@ -244,9 +244,14 @@ def settled(config: RunConfig, searches: Sequence[str]) -> RunConfig:
     task = _absolute(config.task) if is_file(config.task) else config.task
     offload = None if config.offload_folder is None else str(Path(config.offload_folder).resolve())
     model = _absolute(config.model)
-    sites = tuple(name for site in config.sites for name in _listed(site))
+    sites = listed_sites(config.sites)
     config = replace(config, searches=names, model=model, task=task, data=data, donors=donors, sites=sites)
     return replace(config, metric=metric, offload_folder=offload, dictionaries=dictionaries)
+
+
+def listed_sites(sites: Sequence[str]) -> tuple[str, ...]:
+    """Sites as they are named; for the folder of a run the components of its sets. Raises InputError, DamagedRun."""
+    return tuple(name for site in sites for name in _listed(site))
 
 
 def _listed(site: str) -> list[str]:
@@ -328,7 +333,7 @@ def load(config: RunConfig) -> LanguageModel:
         trust_remote_code=config.trust_remote_code or TRUSTED.get(),
         gguf_file=config.gguf,
     )
-    return model.with_dictionaries(found) if found else model
+    return found.on(model) if found else model
 
 
 def check_threads(count: int | None) -> None:

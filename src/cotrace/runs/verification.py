@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 
 from cotrace.errors import DamagedRun, InputError
+from cotrace.problem.masks import mask_of
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier, Table
 from cotrace.results.effects import EffectTable
@@ -23,7 +24,6 @@ from cotrace.runs.prepare import Prepared
 from cotrace.runs.record import versions
 from cotrace.runs.results import frontier_csv, masks, sizes
 from cotrace.runs.stored import SELECTION, StoredRun
-from cotrace.search.sets import mask_of
 from cotrace.statistics import Units
 
 Outcome = Literal["same", "within tolerance", "different"]

@@ -7,13 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from cotrace.results.effects import EffectTable
-
-Key = bytes
-"""A set as packed bits, first component first. Of two sets of one size the greater key has the lower indices."""
+from cotrace.problem.masks import chosen_of
+from cotrace.results.effects import EffectTable, Key, bits_of
 
 
 class Entry(NamedTuple):
@@ -40,25 +38,6 @@ class Entry(NamedTuple):
     def beats(self, other: Entry | None) -> bool:
         """Whether this set is preferred; of equal scores the lower indices are."""
         return other is None or (self.score, self.key) > (other.score, other.key)
-
-
-def keys_of(chosen: Bool[Tensor, "set n"]) -> list[Key]:
-    """The key of each row."""
-    return [row.tobytes() for row in np.packbits(chosen.numpy(), axis=1)]
-
-
-def key_of(chosen: Bool[Tensor, "n"]) -> Key:
-    """The key of one set."""
-    return np.packbits(chosen.numpy()).tobytes()
-
-
-def chosen_of(key: Key, n: int) -> Bool[Tensor, "n"]:
-    """Inverse of ``key_of``."""
-    return torch.from_numpy(_bits(key, n).astype(bool))
-
-
-def _bits(key: Key, n: int) -> UInt8[np.ndarray, "n"]:
-    return np.unpackbits(np.frombuffer(key, np.uint8), count=n)
 
 
 class Archive:
@@ -107,7 +86,9 @@ class Archive:
         entries = [entry for entry in self if entry.penalty == 0 and entry.size <= largest]
         if not entries:
             return []
-        costs = torch.from_numpy(np.stack([_bits(entry.key, self.n) for entry in entries])).double() @ weights.double()
+        costs = (
+            torch.from_numpy(np.stack([bits_of(entry.key, self.n) for entry in entries])).double() @ weights.double()
+        )
         kept: list[tuple[float, Entry]] = []
         rows = sorted(zip(costs.tolist(), entries, strict=True), key=lambda row: (row[0], -row[1].score))
         for cost, entry in rows:

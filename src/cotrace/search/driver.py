@@ -16,14 +16,15 @@ from torch import Tensor
 from cotrace.arguments import check_fields, check_kind
 from cotrace.components import sign_of
 from cotrace.errors import DegenerateError, InputError
+from cotrace.problem.masks import MASK_ELEMENTS, chosen_of, keys_of, mask_of
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier, Selection
 from cotrace.results.effects import EffectTable
-from cotrace.search.archive import Archive, Entry, chosen_of, keys_of
+from cotrace.search.archive import Archive, Entry
 from cotrace.search.checks import at_least
 from cotrace.search.origin import remember
 from cotrace.search.progress import Shown, followed
-from cotrace.search.sets import MASK_ELEMENTS, SetFunction, bounds_of, mask_of, measured
+from cotrace.search.sets import SetFunction, bounds_of, measured
 from cotrace.search.state import SearchState
 from cotrace.search.thrift import weight_vector
 

@@ -16,8 +16,6 @@ from cotrace.showing import EVERY_S, drawer, duration, is_watched
 Progress = Callable[[SearchState], None]
 Shown = Progress | bool | None
 """A function called after every step; True for a bar, False for none, None for a bar in terminals and notebooks."""
-Counted = Callable[[int, int], None] | bool | None
-"""The same for work that is counted: the function is called with how many are done, and of how many."""
 
 
 @runtime_checkable
@@ -56,32 +54,6 @@ def followed(search: Costed, problem: Problem, shown: Shown) -> Iterator[Progres
             yield bar
         finally:
             bar.close()
-
-
-@contextmanager
-def counting(name: str, total: int, shown: Counted) -> Iterator[Callable[[int], None]]:
-    """Inside, each call says that so many more of ``total`` are done: to the function given, a bar, or nobody."""
-    done, began, last = 0, time.perf_counter(), -EVERY_S
-    if shown is None:
-        shown = is_watched()
-    draw = drawer() if shown is True else None
-
-    def count(more: int) -> None:
-        nonlocal done, last
-        done += more
-        elapsed = time.perf_counter() - began
-        if callable(shown):
-            shown(done, total)
-        elif draw and elapsed - last >= EVERY_S:
-            last = elapsed
-            left = f", {duration(elapsed * (total / done - 1))} left" if elapsed >= 1 else ""
-            draw(done / total, f"{name}: {done:,} of {total:,}{left}")
-
-    try:
-        yield count
-    finally:
-        if draw:
-            draw(None, f"{name}: {done:,} of {total:,} in {duration(time.perf_counter() - began)}")
 
 
 class Bar:

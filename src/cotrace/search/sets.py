@@ -15,15 +15,14 @@ from torch import Tensor
 
 from cotrace.components import sign_of
 from cotrace.errors import InputError, NonFiniteError
+from cotrace.problem.masks import MASK_ELEMENTS, key_of, keys_of, mask_of
 from cotrace.problem.protocol import Examples, Loss, Problem
 from cotrace.results import Bound
-from cotrace.search.archive import Archive, Entry, key_of, keys_of
+from cotrace.search.archive import Archive, Entry
 from cotrace.search.state import SearchState
 
 EFFECT_NUMBERS = 1 << 26
 """Most per-example effects that an archive keeps: 256 MiB."""
-MASK_ELEMENTS = 1 << 22
-"""Most numbers in one batch of masks: 16 MiB, and 113 masks at N = 36,864."""
 
 
 @dataclass(frozen=True)
@@ -193,11 +192,6 @@ def measured(
     """The value of each mask, and its per-example effects where one evaluation gives both."""
     both = getattr(problem, "value_and_effects", None)
     return (problem.value(masks), None) if both is None else both(masks)
-
-
-def mask_of(problem: Problem, chosen: Float[Tensor, "*set n"]) -> Float[Tensor, "*set n"]:
-    """The mask of chosen indicators, hard or soft, in the problem's mode."""
-    return chosen if problem.mode == "swap" else 1 - chosen
 
 
 def ranked(score: Float[Tensor, "n"]) -> list[int]:

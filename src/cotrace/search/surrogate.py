@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from cotrace.search.archive import key_of
+from cotrace.problem.masks import key_of
 from cotrace.search.sets import SetFunction
 
 LEARNING = 0.5

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cotrace.components import ComponentSpace, Site
 from cotrace.errors import InputError
-from cotrace.search.archive import chosen_of
+from cotrace.problem.masks import chosen_of
 from cotrace.search.sets import SetFunction
 from cotrace.search.surrogate import Surrogate
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -37,9 +37,8 @@ nowhere."""
 GRADIENT_TOLERANCE = 0.02
 
 
-def site_findings(probe: Probe, site: Site, tolerance: float) -> Iterator[Finding]:
+def site_findings(probe: Probe, site: Site, places: Sequence[Place], tolerance: float) -> Iterator[Finding]:
     """Everything fires, mask 0 is a no-op, mask 1 lands and matters: one run with both masks side by side."""
-    places = list(probe.model.places(site).values())
     try:
         donors = _values(probe, {place: place for place in places}, probe.donor, places[0].tap == "pattern")
         logits, landed = _swapped(probe, donors)
@@ -53,11 +52,12 @@ def site_findings(probe: Probe, site: Site, tolerance: float) -> Iterator[Findin
     yield Finding(LANDS, landed[worst], tolerance, where=str(worst))
     yield Finding(MOVES, None, 0.0, where=str(site), note=f"by {moved:.2g}", broken=not moved > FAINTEST)
     yield _gradient_finding(probe, donors, site)
-    sums = {layer.index: layer.added[site] for layer in probe.model.layers if site in layer.added}
+    there = {place.layer for place in places}
+    sums = {at.index: at.added[site] for at in probe.model.layers if site in at.added and at.index in there}
     if sums:
         layer = max(sums, key=sums.__getitem__)
         yield Finding(ADDS, sums[layer], EXACT.get(probe.model.rounding_dtype, 1e-2), where=f"L{layer} {site}")
-    if site is Site.RESIDUAL:
+    if site is Site.RESIDUAL and len(probe.model.layers) - 1 in there:
         yield Finding(WHOLE_STREAM, deviation(logits[1], _donor(probe)), tolerance)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from cotrace import markup
@@ -51,9 +52,18 @@ class CheckReport:
     dtype: str
     sites: tuple[str, ...]
     findings: tuple[Finding, ...]
+    layers: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Site -> the layers that were checked, of sites that were narrowed; the others were in all layers that they have.
+    """
 
     def __repr__(self) -> str:
         return f"CheckReport({self.headline})"
+
+    @property
+    def places(self) -> str:
+        """The sites in words, with the layers of those that were narrowed."""
+        narrowed = {site: f" in {', '.join(f'L{n}' for n in own)}" for site, own in self.layers.items()}
+        return ("; " if narrowed else ", ").join(f"{site}{narrowed.get(site, '')}" for site in self.sites)
 
     @property
     def ok(self) -> bool:
@@ -110,13 +120,13 @@ class CheckReport:
         ]
 
     def _repr_html_(self) -> str:
-        return markup.table(f"{self.headline}; sites: {', '.join(self.sites)}", HEADS, self.rows(), left=(0, 1, 4))
+        return markup.table(f"{self.headline}; sites: {self.places}", HEADS, self.rows(), left=(0, 1, 4))
 
     def __str__(self) -> str:
         rows = [HEADS, *self.rows()]
         widths = [max(len(row[i]) for row in rows) for i in range(len(HEADS))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([f"{self.headline}; sites: {', '.join(self.sites)}", *lines])
+        return "\n".join([f"{self.headline}; sites: {self.places}", *lines])
 
 
 HEADS = ("property", "verdict", "largest error", "allowed", "where")

@@ -79,6 +79,7 @@ def join(address: str | None, needs: Needs) -> Cluster:
 def _begin(ray: Any, address: str | None, needs: Needs) -> None:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
+        options["address"] = "local"  # unless told, Ray would join another's cluster on this machine
         options["num_cpus"] = max(os.cpu_count() or 1, needs.workers * needs.cpus)
     else:
         check_address(address)

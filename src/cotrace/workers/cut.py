@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import count
-from typing import Any
+from typing import Any, TypeGuard
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from cotrace.batches import EncodedPair, Layout, Packing, donor_layouts, prefix_layouts
+from cotrace.batches import EncodedPair, Layout, Packing, donor_layouts, donor_tokens, prefix_layouts
 from cotrace.batches.plan import donor_offsets, prefix_offsets
 from cotrace.components import ComponentSpace, Site
-from cotrace.donors import Donors, DonorSource
+from cotrace.donors import Donors, DonorSource, RecordedDonors
+from cotrace.donors.again import RecomputedDonors
 from cotrace.donors.store import ConstantDonors, PositionDonors, ScaledDonors
+from cotrace.errors import InputError
 from cotrace.metrics.metric import Reads
 from cotrace.models import Place
 from cotrace.problem.batching import Checkpointing
-from cotrace.problem.parts import RECORDED
+from cotrace.problem.parts import records_alone
 from cotrace.problem.scorer import Scorer
 
 
@@ -46,12 +47,11 @@ class Shared:
     values: Mapping[tuple[Site, int], Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, donors: Donors) -> Shared:
+    def of(cls, donors: ConstantDonors | PositionDonors | ScaledDonors) -> Shared:
         """These values."""
         if isinstance(donors, ScaledDonors):
             return cls(donors)
-        assert isinstance(donors, (ConstantDonors, PositionDonors)), "others are recorded"
-        return cls(None, type(donors), {(p.site, p.layer): one.cpu() for p, one in donors.values.items()})
+        return cls(None, type(donors), _unplaced(donors.values))
 
     def at(self, places: Sequence[Place]) -> Donors:
         """The same at the places of another replica of the model."""
@@ -61,15 +61,65 @@ class Shared:
 
 
 @dataclass(frozen=True, eq=False)
+class Given:
+    """Recorded values of some pairs, made by the driver: who knows whether a user's source looks at other pairs too."""
+
+    values: Mapping[tuple[Site, int], Tensor]
+    patterns: Mapping[tuple[Site, int], Tensor]
+    lengths: Tensor
+    starts: Tensor
+
+    @classmethod
+    def of(cls, donors: RecordedDonors) -> Given:
+        """These values."""
+        return cls(_unplaced(donors.values), _unplaced(donors.patterns), donors.lengths, donors.starts)
+
+    def at(self, places: Sequence[Place], device: torch.device) -> RecordedDonors:
+        """The same at the places of another replica of the model."""
+        found = {place: (place.site, place.layer) for place in places}
+        values = {place: self.values[key].to(device) for place, key in found.items() if key in self.values}
+        patterns = {place: self.patterns[key].to(device) for place, key in found.items() if key in self.patterns}
+        return RecordedDonors(values, patterns, self.lengths, self.starts)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(one.numel() * one.element_size() for one in (*self.values.values(), *self.patterns.values()))
+
+
+def _unplaced(values: Mapping[Place, Tensor]) -> dict[tuple[Site, int], Tensor]:
+    return {(place.site, place.layer): value.cpu() for place, value in values.items()}
+
+
+def is_shared(donors: Donors) -> TypeGuard[ConstantDonors | PositionDonors | ScaledDonors]:
+    """Whether these are the same for all pairs."""
+    return isinstance(donors, (ConstantDonors, PositionDonors, ScaledDonors))
+
+
+def check_sendable(scorer: Scorer) -> None:
+    """Raise InputError for donor values of a kind of the user's own, which cannot be sent in parts."""
+    if records_alone(scorer.source) or is_shared(scorer.donors):  # type: ignore[arg-type]
+        return
+    if not isinstance(scorer.donors, RecordedDonors | RecomputedDonors):
+        raise _not_sendable(scorer, scorer.donors)
+
+
+def _not_sendable(scorer: Scorer, donors: Donors) -> InputError:
+    return InputError(
+        f"donors={getattr(scorer.source, 'name', '')!r} gives {type(donors).__name__}, which cannot be handed out to "
+        "workers: leave workers out, or let its donors() give what setting.record(pairs) gives"
+    )
+
+
+@dataclass(frozen=True, eq=False)
 class Question:
     """What all batches of a scorer have in common."""
 
     model: Sent
     space: ComponentSpace
     source: DonorSource | None
-    """Records donor values; None where they are the same for all pairs."""
+    """Records donor values on the worker; None where they come from here."""
     shared: Shared | None
-    """Those."""
+    """Those that are the same for all pairs; others that come from here are with their batch."""
     packing: Packing
     """As the donor runs were cut."""
     mean: bool
@@ -96,6 +146,8 @@ class Batch:
     layout: Layout
     donors: tuple[tuple[Sent, ...], Picks]
     prefixes: tuple[tuple[Sent, ...], Picks]
+    given: Given | None = None
+    """Donor values that were made here."""
 
 
 @dataclass(eq=False)
@@ -117,12 +169,10 @@ class _Kind:
 class Cut:
     """A scorer's plan, cut into what workers are given."""
 
-    _numbers = count()
-
     def __init__(self, scorer: Scorer, packing: Packing, put: Put) -> None:
-        self._pairs, self._put = scorer.pairs, put
-        self._number, self._count = next(self._numbers), count()
-        recorded = isinstance(scorer.source, RECORDED)
+        self._pairs, self._put, self._scorer, self._packing = scorer.pairs, put, scorer, packing
+        recorded = scorer.source is not None and records_alone(scorer.source)
+        self._gives = not recorded and not is_shared(scorer.donors)
 
         def tokens(pairs: Sequence[EncodedPair]) -> Sequence[int]:
             return donor_offsets(pairs, packing)
@@ -141,7 +191,18 @@ class Cut:
     def _made(self, layout: Layout) -> Batch:
         pairs = tuple(self._pairs[e] for e in layout.examples)
         own = self._local(layout, pairs, self._donors)
-        return Batch(pairs, own, self._runs(layout, self._donors), self._runs(layout, self._prefixes))
+        given = self._given(layout, pairs) if self._gives else None
+        return Batch(pairs, own, self._runs(layout, self._donors), self._runs(layout, self._prefixes), given)
+
+    def _given(self, layout: Layout, pairs: Sequence[EncodedPair]) -> Given:
+        """The donor values of these pairs. Raises InputError for values of another kind than recorded ones."""
+        donors, picks = self._scorer.donors, [(0, e) for e in layout.examples]
+        if isinstance(donors, RecomputedDonors):
+            donors, picks = donors.make(pairs), [(0, i) for i in range(len(pairs))]
+        if not isinstance(donors, RecordedDonors):
+            raise _not_sendable(self._scorer, donors)
+        places = (*donors.values, *donors.patterns)
+        return Given.of(joined_donors([donors], picks, pairs, places, answers=self._packing.patch_answers))
 
     def _local(self, layout: Layout, pairs: Sequence[EncodedPair], kind: _Kind) -> Layout:
         """The layout with examples, donor tokens and kept tokens counted among its own."""
@@ -171,3 +232,35 @@ def _shifted(
     own = kind.own_offsets(pairs)
     shift = torch.tensor([kind.offsets[e] - own[i] for i, e in enumerate(examples)])
     return torch.where(tokens >= 0, tokens - shift[example.clamp(min=0)], -1)
+
+
+def joined_donors(
+    tables: Sequence[RecordedDonors],
+    picks: Sequence[tuple[int, int]],
+    pairs: Sequence[EncodedPair],
+    places: Sequence[Place],
+    *,
+    answers: bool,
+) -> RecordedDonors:
+    """The donor values of some pairs out of the batches in which they were recorded."""
+    squares = [torch.cumsum(table.lengths**2, 0) - table.lengths**2 for table in tables]
+    tokens = [donor_tokens(pair, answers) for pair in pairs]
+    lengths = torch.tensor([int(tables[b].lengths[i]) for b, i in picks])
+    spans = [
+        slice(int(tables[b].starts[i]), int(tables[b].starts[i]) + n) for (b, i), n in zip(picks, tokens, strict=True)
+    ]
+    blocks = [slice(int(squares[b][i]), int(squares[b][i] + tables[b].lengths[i] ** 2)) for b, i in picks]
+
+    def values(place: Place) -> Tensor:
+        return torch.cat([tables[b].values[place][span] for (b, _), span in zip(picks, spans, strict=True)])
+
+    def patterns(place: Place) -> Tensor:
+        return torch.cat([tables[b].patterns[place][block] for (b, _), block in zip(picks, blocks, strict=True)])
+
+    counts = torch.tensor(tokens)
+    return RecordedDonors(
+        {place: values(place) for place in places if place.tap != "pattern"},
+        {place: patterns(place) for place in places if place.tap == "pattern"},
+        lengths,
+        torch.cumsum(counts, 0) - counts,
+    )

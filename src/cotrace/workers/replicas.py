@@ -10,12 +10,14 @@ from typing import TypeVar, cast
 from cotrace.arguments import checked
 from cotrace.errors import InputError
 from cotrace.problem.executor import check_travels
-from cotrace.problem.goals import Constrained, Constraint, WeightedSum
+from cotrace.problem.goals import Constrained, Constraint
 from cotrace.problem.language import LanguageProblem
 from cotrace.problem.pairs import PairProblem
 from cotrace.problem.protocol import Problem
 from cotrace.problem.scorer import Scorer
+from cotrace.problem.weighted import WeightedSum
 from cotrace.problem.whole import SetProblem
+from cotrace.workers.cut import check_sendable
 from cotrace.workers.workers import MAX_RESTARTS, Workers
 
 Part = TypeVar("Part", bound=PairProblem | SetProblem)
@@ -59,6 +61,8 @@ def check_distributable(problem: Problem) -> None:
         )
     else:
         check_travels(problem.space)
+        for own in problem.inside.counted_parts.values():
+            check_sendable(own.scorer)
 
 
 def _on(problem: Problem, workers: Workers) -> Problem:
@@ -78,7 +82,7 @@ def _side(side: Constraint, workers: Workers) -> Constraint:
 def _language(problem: LanguageProblem, workers: Workers) -> LanguageProblem:
     """A copy whose parts have scorers that are run there; what was computed already stays."""
     found, inside = copy(problem), copy(problem.inside)
-    found.inside, inside.problem, inside.judging = inside, found, {}
+    found.inside, inside.whole, inside.judging = inside, lambda: found, {}
     vars(inside).pop("audit", None)
     inside.training = _part(inside.training, workers)
     inside.held = None if inside.held is None else _part(inside.held, workers)

@@ -14,18 +14,18 @@ import torch
 from torch import Tensor
 
 from cotrace import __version__
-from cotrace.batches import EncodedPair, donor_tokens
+from cotrace.batches import EncodedPair
 from cotrace.donors import Donors, RecordedDonors, Setting
 from cotrace.errors import ModelError
 from cotrace.interventions import PrefixCache, keep_prefixes
-from cotrace.models import LanguageModel, Place, load_model
+from cotrace.models import LanguageModel, load_model
 from cotrace.models.unchanged import fingerprints
 from cotrace.problem.batching import Batching, Event
 from cotrace.problem.executor import BatchLoss, Measure
 from cotrace.problem.memory import memory_budget
 from cotrace.problem.scorer import Scorer
 from cotrace.problem.slots import Slots
-from cotrace.workers.cut import Batch, Picks, Question, Runs, Sent
+from cotrace.workers.cut import Batch, Picks, Question, Runs, Sent, joined_donors
 
 ALIKE = ("cotrace", "torch", "transformers")
 """What must be of one version everywhere, or bytes may differ."""
@@ -206,6 +206,8 @@ class Replica:
     def _donors(self, question: Question, setting: Setting, batch: Batch, budget: int) -> Donors:
         if question.shared is not None:
             return question.shared.at(setting.places)
+        if batch.given is not None:
+            return batch.given.at(setting.places, setting.model.device)
         source = question.source
         assert source is not None, "donor values are recorded or shared"
 
@@ -257,38 +259,6 @@ class PrefixRuns:
     @property
     def nbytes(self) -> int:
         return self.cache.nbytes
-
-
-def joined_donors(
-    tables: Sequence[RecordedDonors],
-    picks: Picks,
-    pairs: Sequence[EncodedPair],
-    places: Sequence[Place],
-    *,
-    answers: bool,
-) -> RecordedDonors:
-    """The donor values of some pairs out of the batches in which they were recorded."""
-    squares = [torch.cumsum(table.lengths**2, 0) - table.lengths**2 for table in tables]
-    tokens = [donor_tokens(pair, answers) for pair in pairs]
-    lengths = torch.tensor([int(tables[b].lengths[i]) for b, i in picks])
-    spans = [
-        slice(int(tables[b].starts[i]), int(tables[b].starts[i]) + n) for (b, i), n in zip(picks, tokens, strict=True)
-    ]
-    blocks = [slice(int(squares[b][i]), int(squares[b][i] + tables[b].lengths[i] ** 2)) for b, i in picks]
-
-    def values(place: Place) -> Tensor:
-        return torch.cat([tables[b].values[place][span] for (b, _), span in zip(picks, spans, strict=True)])
-
-    def patterns(place: Place) -> Tensor:
-        return torch.cat([tables[b].patterns[place][block] for (b, _), block in zip(picks, blocks, strict=True)])
-
-    counts = torch.tensor(tokens)
-    return RecordedDonors(
-        {place: values(place) for place in places if place.tap != "pattern"},
-        {place: patterns(place) for place in places if place.tap == "pattern"},
-        lengths,
-        torch.cumsum(counts, 0) - counts,
-    )
 
 
 def joined_prefixes(tables: Sequence[PrefixRuns], picks: Picks) -> PrefixCache:

@@ -22,10 +22,10 @@ from cotrace.errors import CotraceError, InputError, WorkersError
 from cotrace.models import LanguageModel
 from cotrace.problem.batching import Event
 from cotrace.problem.executor import BatchLoss, Measure
-from cotrace.problem.parts import RECORDED
+from cotrace.problem.parts import records_alone
 from cotrace.problem.scorer import Scorer
 from cotrace.workers.cluster import Cluster, Needs, join, ray_module
-from cotrace.workers.cut import Cut, Question, Sent, Shared
+from cotrace.workers.cut import Cut, Question, Sent, Shared, check_sendable, is_shared
 from cotrace.workers.worker import ALIKE, ModelSource, Replica, versions
 
 MAX_RESTARTS = 10
@@ -212,12 +212,14 @@ class Workers:
     def _asked(self, scorer: Scorer) -> tuple[Sent, Cut]:
         """What a scorer's batches have in common, sent once, and how its plan is cut."""
         if scorer not in self._questions:
-            packing = scorer.packing
+            check_sendable(scorer)
+            packing, source, donors = scorer.packing, scorer.source, scorer.donors
+            recorded = source is not None and records_alone(source)
             question = Question(
                 model=self._model(scorer.model),
                 space=scorer.space,
-                source=scorer.source if isinstance(scorer.source, RECORDED) else None,
-                shared=None if isinstance(scorer.source, RECORDED) else Shared.of(scorer.donors),
+                source=source if recorded else None,
+                shared=Shared.of(donors) if not recorded and is_shared(donors) else None,
                 packing=packing,
                 mean=scorer.mean,
                 reads=scorer.reads,
@@ -242,7 +244,7 @@ class Workers:
         try:
             while len(queue) or flying:
                 self._hand_out(queue, flying)
-                ready = _first_ready(ray, [*flying, *self._starting])
+                ready = first_ready(ray, [*flying, *self._starting])
                 if not ready and not flying:
                     raise self._none_began(ray)
                 for ref in ready:
@@ -279,7 +281,7 @@ class Workers:
             with _full_store(ray):
                 found = ray.get(ref)
         except ray.exceptions.RayTaskError as error:
-            raise _cause(error) from None
+            raise cause_of(error) from None
         except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, ray.exceptions.RayError) as error:
             again = [unit, *(own for other, (who, own) in list(flying.items()) if who is worker and flying.pop(other))]
             self._lost(ray, worker, error)
@@ -300,7 +302,7 @@ class Workers:
         self.restarts += 1
         if self.restarts > self.max_restarts:
             raise WorkersError(
-                f"{self.restarts} workers were lost (the last: {_first_line(error)}) and max_restarts is "
+                f"{self.restarts} workers were lost (the last: {first_line(error)}) and max_restarts is "
                 f"{self.max_restarts}: what is done is kept, go on with `cotrace resume`, with fewer workers or more "
                 "max_restarts"
             )
@@ -340,7 +342,7 @@ class Workers:
         try:
             facts = ray.get(ref)
         except ray.exceptions.RayTaskError as error:
-            raise _cause(error) from None
+            raise cause_of(error) from None
         except ray.exceptions.RayError as error:
             self._lost(ray, worker, error)
             return
@@ -355,7 +357,7 @@ class Workers:
         )
 
 
-def _first_ready(ray: Any, refs: Sequence[Any]) -> list[Any]:
+def first_ready(ray: Any, refs: Sequence[Any]) -> list[Any]:
     """What is done first; nothing where that takes longer than a worker may take to begin."""
     try:
         ready, _ = ray.wait(refs, num_returns=1, timeout=START_S)
@@ -379,13 +381,13 @@ def check_asked(workers: int, gpus: float, max_restarts: int) -> None:
         raise InputError(f"max_restarts is {max_restarts}: give 0 or more")
 
 
-def check_versions(facts: Mapping[str, Any]) -> None:
-    """Raise WorkersError where a worker's cotrace, torch or transformers are not the driver's."""
-    own = versions()
+def check_versions(facts: Mapping[str, Any], own: Mapping[str, str] | None = None) -> None:
+    """Raise WorkersError where a worker's cotrace, torch or transformers are not the driver's, which are this one's."""
+    own = versions() if own is None else own
     for name in ALIKE:
         if facts["versions"].get(name) != own[name]:
             raise WorkersError(
-                f"the worker on {facts['node']} has {name} {facts['versions'].get(name)} and this process {own[name]}: "
+                f"the worker on {facts['node']} has {name} {facts['versions'].get(name)} and the driver {own[name]}: "
                 f"install {name}=={own[name]} on every machine"
             )
 
@@ -401,12 +403,12 @@ def _full_store(ray: Any) -> Iterator[None]:
 
 def _store_full(error: BaseException) -> WorkersError:
     return WorkersError(
-        f"Ray's object store is full ({_first_line(error)}): give it more (`ray start --object-store-memory`), or free "
+        f"Ray's object store is full ({first_line(error)}): give it more (`ray start --object-store-memory`), or free "
         "the disk that it spills to; nothing was half-written, go on with `cotrace resume`"
     )
 
 
-def _cause(error: Any) -> BaseException:
+def cause_of(error: Any) -> BaseException:
     """What a batch raised, as it would have been raised here."""
     cause, ray = getattr(error, "cause", None), ray_module()
     if isinstance(cause, (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError)):
@@ -416,7 +418,7 @@ def _cause(error: Any) -> BaseException:
     return error if not isinstance(cause, BaseException) else cause
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).split("\n")[0]
 
 

@@ -1,9 +1,8 @@
 """The HTML report: what it is made of, and the page."""
 
 from cotrace.report.page.examples import EXAMPLES, Example, Examples, Piece, examples_of
-from cotrace.report.page.first import EDIT, Edited
 from cotrace.report.page.material import Material
-from cotrace.report.page.plain import PLAIN, Plain, plain_of
+from cotrace.report.page.plain import EDIT, PLAIN, Edited, Plain, plain_of
 from cotrace.report.page.sentences import LANGUAGES
 
 __all__ = [

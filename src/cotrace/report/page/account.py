@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from cotrace import shipped
+from cotrace.components import ERROR_SITES, FEATURE_SITES
 from cotrace.report.page.batches import batches_words
 from cotrace.report.page.material import Material
 from cotrace.report.words import figure_of
@@ -32,8 +33,8 @@ UNIT_WORDS = {
     "mlp_output": "MLP layers",
     "residual": "layers",
     "expert": "experts",
-    "feature": "features",
-    "error": "errors of dictionaries",
+    **{site.value: "features" for site in FEATURE_SITES},
+    **{site.value: "errors of dictionaries" for site in ERROR_SITES},
 }
 PERCENT = re.compile(r"(?<=\d)%")
 

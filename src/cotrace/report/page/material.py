@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from cotrace.components import ComponentSpace
 from cotrace.errors import InputError
 from cotrace.report.page.examples import Example, Examples
+from cotrace.report.page.plain import Edited, Plain
 from cotrace.report.page.sentences import sentences
 from cotrace.results import Frontier, Selection, Tradeoff
 from cotrace.results.effects import EffectTable
@@ -19,8 +21,6 @@ from cotrace.results.effects import EffectTable
 if TYPE_CHECKING:
     from cotrace.evaluation import Evaluation
     from cotrace.readout import Explanation
-    from cotrace.report.page.first import Edited
-    from cotrace.report.page.plain import Plain
 
 Places = Int[np.ndarray, "_"]
 """Mask indices of a set's members, ascending."""
@@ -116,8 +116,12 @@ class Material:
         """The same without texts where they are not to be shown."""
         if not self.redact:
             return self
+        from cotrace.evaluation import with_verdict  # needs torch, which a page of results does not
+
         examples = None if self.examples is None else self.examples.redacted()
-        evaluations = tuple(replace(one, notes=tuple(map(_without_quote, one.notes))) for one in self.evaluations)
+        evaluations = tuple(
+            with_verdict(replace(one, notes=tuple(map(_without_quote, one.notes)))) for one in self.evaluations
+        )
         explanation = None if self.explanation is None else self.explanation.redacted()
         return replace(self, examples=examples, evaluations=evaluations, explanation=explanation)
 
@@ -141,20 +145,31 @@ class Material:
         return found if found is not None and found.n == len(frontier.space) else None
 
     @cached_property
+    def space(self) -> ComponentSpace:
+        """The components as the page has them: by place, in however small pieces the space names them."""
+        return self.first.space.by_place
+
+    @cached_property
+    def order(self) -> Places:
+        """The mask index of each component of the page."""
+        index = {component: i for i, component in enumerate(self.first.space)}
+        return np.array([index[component] for component in self.space], np.int64)
+
+    @cached_property
     def _places(self) -> dict[int, Places]:
         return {}
 
     def places(self, selection: Selection) -> Places:
-        """Mask indices of a selection's members; looked up once, as large sets take a while."""
+        """Where a selection's members are on the page; looked up once, as large sets take a while."""
         key = id(selection)
         if key not in self._places:
-            self._places[key] = np.array(self.first.space.indices(selection.members), np.int64)
+            self._places[key] = np.array(self.space.indices(selection.members), np.int64)
         return self._places[key]
 
     def example_effects(self, places: Places, part: str) -> Float[np.ndarray, "example"] | None:
-        """The effects of the set at these places of the mask on each pair; None where no search kept them."""
-        chosen = np.zeros(len(self.first.space), bool)
-        chosen[places] = True
+        """The effects of the set at these places on each pair; None where no search kept them."""
+        chosen = np.zeros(len(self.space), bool)
+        chosen[self.order[places]] = True
         key = np.packbits(chosen).tobytes()
         for one in self.frontiers:
             table = self.table(one, part)

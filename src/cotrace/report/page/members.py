@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from cotrace.readout.card import Card, active_words, look_words, looks_of
 from cotrace.readout.diagram import anchor
-from cotrace.readout.explanation import Card, Explanation, look_words, looks_of
-from cotrace.readout.records import Arrow
+from cotrace.readout.explanation import Explanation
+from cotrace.readout.records import NO_INTERVAL, Arrow, Feature, Moved
+from cotrace.statistics import interval_text
 
+NEURONPEDIA = "https://www.neuronpedia.org/"
 SHOWN = 4
 LEAST = 0.2
 """Score from which a behaviour is mentioned."""
@@ -29,6 +32,8 @@ class MemberCard:
     facts: tuple[tuple[str, str], ...]
     attends: bool
     """Whether its attention can be looked at."""
+    page: str | None = None
+    """Where a feature is shown at Neuronpedia."""
 
 
 def member_cards(found: Explanation) -> list[MemberCard]:
@@ -43,6 +48,7 @@ def member_cards(found: Explanation) -> list[MemberCard]:
             card.words,
             tuple((name, text) for name, text in _facts(card, found) if text),
             card.component in seen,
+            _page(card),
         )
         for card in found.cards
     ]
@@ -62,6 +68,12 @@ def pattern_data(found: Explanation) -> list[dict[str, Any]]:
         }
         for example in found.examples
     ]
+
+
+def _page(card: Card) -> str | None:
+    """The link of a feature, which a file may hold: to nowhere else than Neuronpedia."""
+    link = None if card.feature is None else card.feature.link
+    return link if link is not None and link.startswith(NEURONPEDIA) else None
 
 
 def _tags(card: Card) -> Iterator[str]:
@@ -96,14 +108,15 @@ def _facts(card: Card, found: Explanation) -> Iterator[tuple[str, str]]:
         yield "writes to the answer", f"{written.base:+.3g} logits; {written.donor:+.3g} when swapped"
     yield "raises", ", ".join(_quoted(token) for token, _ in written.promoted[:SHOWN])
     yield "lowers", ", ".join(_quoted(token) for token, _ in written.suppressed[:SHOWN])
+    if card.feature is not None:
+        yield from _feature_facts(card.feature)
     if card.ov is not None:
-        yield "copies", f"{card.ov.copies:.0%} of the tokens it may look at"
-        yield (
-            "by its OV map",
-            "; ".join(f"{_quoted(one.token)} raises {', '.join(map(_quoted, one.raises))}" for one in card.ov.moved),
-        )
+        if card.ov.copies is not None:
+            yield "copies", f"{card.ov.copies:.0%} of the tokens it may look at"
+        yield ("by its OV map" if attends else "by its output row"), "; ".join(map(_moved, card.ov.moved))
+    yield "swapped alone", f"{card.alone.effect:+.3g} ({interval_text(card.alone.interval) or NO_INTERVAL})"
     if card.direct is not None:
-        yield "directly", f"{card.direct:+.3g} of {card.alone.effect:+.3g}"
+        yield "of it directly", f"{card.direct:+.3g} ({interval_text(card.direct_interval) or NO_INTERVAL})"
     yield "acts at", "; ".join(f"{one.where} {one.effect:+.2g}" for one in card.roles[:SHOWN])
     yield (
         "by position from the end",
@@ -115,11 +128,22 @@ def _facts(card: Card, found: Explanation) -> Iterator[tuple[str, str]]:
     yield "is fed by", "; ".join(_arrow(a, a.source) for a in found.arrows if a.target == card.component)
 
 
+def _moved(one: Moved) -> str:
+    raises, lowers = (", ".join(map(_quoted, tokens)) for tokens in (one.raises, one.lowers))
+    return f"{_quoted(one.token) + ' ' if one.token else ''}raises {raises}, lowers {lowers}"
+
+
+def _feature_facts(one: Feature) -> Iterator[tuple[str, str]]:
+    yield "feature of", f"{one.dictionary} at {one.hook}, active on {one.active_share:.1%} of the tokens"
+    yield "most active in", "; ".join(map(active_words, one.active[:SHOWN]))
+    yield "its direction promotes", ", ".join(_quoted(token) for token, _ in one.promoted[:SHOWN])
+    yield "its direction suppresses", ", ".join(_quoted(token) for token, _ in one.suppressed[:SHOWN])
+
+
 def _quoted(token: str) -> str:
-    """A token with its spaces seen."""
-    return f"\u201c{token}\u201d"
+    """A token with its spaces seen, and never broken between lines."""
+    return f"\u201c{token}\u201d".replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _arrow(arrow: Arrow, other: str) -> str:
-    more = [arrow.kind] * bool(arrow.kind) + [f"with {arrow.given} swapped"] * bool(arrow.given)
-    return f"{other} {arrow.effect:+.2g}" + (f" ({', '.join(more)})" if more else "")
+    return f"{other} {arrow.effect:+.2g}" + (f" ({arrow.mark})" if arrow.mark else "")

@@ -77,7 +77,7 @@ def _rendered(material: Material) -> bytes:
 
 def _context(material: Material) -> dict[str, Any]:
     stops = stops_of(material)
-    effects, panels = Effects(material, stops[0]), panels_of(material.first.space)
+    effects, panels = Effects(material, stops[0]), panels_of(material.space)
     rows, missing = rows_of(material)
     specs = dict(_specs(material, panels, effects))
     return {
@@ -134,6 +134,8 @@ def _explained(material: Material) -> dict[str, Any]:
         found.feeds(),
         found.reads(),
         found.writes(),
+        found.maps(),
+        found.features(),
         found.positions(),
         found.positions(single=True),
         found.added(),
@@ -148,7 +150,7 @@ def _explained(material: Material) -> dict[str, Any]:
 
 
 def _data(material: Material, stops: Sequence[Stops], effects: Effects, panels: Sequence[Panel]) -> dict[str, Any]:
-    space = material.first.space
+    space = material.space
     alone = singles(material)
     listed = sorted(alone, key=lambda place: -abs(alone[place]))[:MOST_SINGLES]
     return {

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from cotrace.errors import InputError
 from cotrace.json_file import parse_json
 from cotrace.results import Frontier, Selection
+from cotrace.results.outcomes import Outcome
 from cotrace.statistics import Interval, Units, mean_intervals
 from cotrace.visible import visible_json
 
@@ -237,3 +238,47 @@ class _Both:
 def _at(table: Table, index: Sequence[int]) -> Values:
     """One column of each row."""
     return np.asarray(table[np.arange(len(table)), list(index)])
+
+
+EDIT = "edit.json"
+"""What the last edit of a run's selection did: name of the file in the run's folder."""
+
+
+@dataclass(frozen=True)
+class Edited:
+    """What the last edit did and cost."""
+
+    k: int
+    donor: str
+    unseen: bool
+    outcomes: tuple[Outcome, ...]
+    largest_difference: float
+
+    def to_json(self) -> bytes:
+        """The content of ``edit.json``."""
+        data = {"schema": 1, "k": self.k, "donor": self.donor, "unseen": self.unseen}
+        data |= {"outcomes": [one.row() for one in self.outcomes], "largest_difference": self.largest_difference}
+        return (visible_json(json.dumps(data, ensure_ascii=False, allow_nan=False)) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, text: str, where: str = EDIT) -> Edited:
+        """Inverse of ``to_json``. Raises InputError for a file that is something else."""
+        try:
+            data: Any = parse_json(text, where)
+            outcomes = tuple(map(_outcome, data["outcomes"]))
+            difference = float(data["largest_difference"])
+            return cls(int(data["k"]), str(data["donor"]), bool(data["unseen"]), outcomes, difference)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"{where} is not what cotrace edit writes ({error}); delete it, or edit again") from None
+
+
+def _outcome(data: Mapping[str, Any]) -> Outcome:
+    ends = ("before_interval", "after_interval", "change_interval")
+    return Outcome(
+        task=str(data["task"]),
+        metric=str(data["metric"]),
+        pairs=int(data["pairs"]),
+        before=float(data["before"]),
+        after=float(data["after"]),
+        **{name: None if data[name] is None else (float(data[name][0]), float(data[name][1])) for name in ends},
+    )

@@ -57,7 +57,7 @@ class Presence:
     @classmethod
     def of(cls, material: Material) -> Presence:
         """One look at every set."""
-        n, sizes = len(material.first.space), np.array(material.first.sizes)
+        n, sizes = len(material.space), np.array(material.first.sizes)
         first, count = np.zeros(n, np.int64), np.zeros(n, np.int64)
         for selection in material.first:
             places = material.places(selection)
@@ -81,8 +81,9 @@ def rows_of(material: Material) -> tuple[tuple[Row, ...], int]:
 
 
 def singles(material: Material) -> dict[int, float]:
-    """Place in the mask -> effect alone, on the pairs searched, of the components that some search evaluated alone."""
+    """Place -> effect alone, on the pairs searched, of the components that some search evaluated alone."""
     found: dict[int, float] = {}
+    place_of = np.argsort(material.order)
     for frontier in material.frontiers:
         table = material.table(frontier, "training")
         if table is None:
@@ -91,7 +92,7 @@ def singles(material: Material) -> dict[int, float]:
         places = np.unpackbits(table.keys[lone], axis=1, count=table.n).argmax(axis=1)
         weights = material.weights("training", table.effects.shape[1])
         effects = np.average(table.effects[lone].astype(np.float64), axis=1, weights=weights)
-        found = dict(zip(places.tolist(), effects.tolist(), strict=True)) | found
+        found = dict(zip(place_of[places].tolist(), effects.tolist(), strict=True)) | found
     return found
 
 
@@ -129,12 +130,12 @@ def _known_leaving(material: Material) -> Iterator[tuple[str, Row]]:
         rest = np.delete(places, i)
         without = material.mean_effect(rest) if len(rest) or material.first.mode == "keep" else 0.0
         if without is not None:
-            name, loss = str(material.first.space[place]), material.first.sign * (whole - without)
+            name, loss = str(material.space[place]), material.first.sign * (whole - without)
             yield name, Row(index=place, name=name, site="", layer=0, leaves=loss, leaves_on="training")
 
 
 def _row(material: Material, place: int, presence: Presence, alone: float | None, leaving: dict[str, Row]) -> Row:
-    one: Component = material.first.space[place]
+    one: Component = material.space[place]
     name, first = str(one), int(presence.first[place])
     left = leaving.get(name)
     partner, interaction = _strongest(material, name)

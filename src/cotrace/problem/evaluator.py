@@ -12,10 +12,9 @@ from jaxtyping import Bool, Float
 
 from cotrace.components import Component, sign_of
 from cotrace.errors import InputError
+from cotrace.problem.masks import MASK_ELEMENTS, chosen_of, mask_of
 from cotrace.problem.protocol import Problem
-from cotrace.results.effects import EffectTable
-from cotrace.search.archive import Key, chosen_of
-from cotrace.search.sets import MASK_ELEMENTS, mask_of
+from cotrace.results.effects import EffectTable, Key
 from cotrace.statistics import (
     Interval,
     Units,
@@ -39,7 +38,7 @@ class Redrawn(Protocol):
         """Value [mask, draw] of each mask, every example counting as often as a row of the blocks ``counts`` says."""
 
 
-class Judge:
+class Evaluator:
     """Values and per-example effects of chosen sets on one list of pairs. Effects are signed as the metric is."""
 
     def __init__(self, problem: Problem, stored: EffectTable | None = None) -> None:
@@ -165,7 +164,7 @@ class Judge:
         return median_interval(self.effects(chosen[None])[0], self.units, self.restored)
 
     def gain_interval(
-        self, more: Bool[np.ndarray, "n"], less: Bool[np.ndarray, "n"], theirs: Judge | None = None
+        self, more: Bool[np.ndarray, "n"], less: Bool[np.ndarray, "n"], theirs: Evaluator | None = None
     ) -> Interval | None:
         """Interval of how much more one set does than another (known to ``theirs``), paired; above 0 is better."""
         other = theirs or self

@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float
 
 from cotrace.errors import InputError
-from cotrace.evaluation.judge import Judge
+from cotrace.problem.evaluator import Evaluator
+from cotrace.problem.masks import MASK_ELEMENTS, mask_of
 from cotrace.problem.protocol import Problem
 from cotrace.results.frames import MEMBER_COLUMNS
-from cotrace.search.progress import Counted, counting
-from cotrace.search.sets import MASK_ELEMENTS, mask_of
+from cotrace.showing import Counted, counting
 from cotrace.statistics import Interval, Units, mean_intervals
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class _Effects:
 
 
 def _exact(part: Problem, count: Callable[[int], None]) -> _Effects:
-    judge, n = Judge(part), len(part.space)
+    judge, n = Evaluator(part), len(part.space)
     step = min(max(FEWEST_MASKS, -(-n // STEPS)), max(1, MASK_ELEMENTS // n))
     values: list[float] = []
     intervals: list[Interval | None] = []
@@ -86,7 +86,7 @@ def _by_gradient(part: Problem, count: Callable[[int], None]) -> _Effects:
     if not _has_effects(part, empty):
         count(1)
         return _Effects(part.gradient(empty).double().numpy() * towards, [None] * len(part.space))
-    judge = Judge(part)
+    judge = Evaluator(part)
     groups = list(_groups(judge.units))
     weight = np.array([judge.units.weight[group].sum() for group in groups])
     rows = [_mean_slope(part, empty, group, judge.units) * towards for group in groups]
