@@ -18,11 +18,10 @@ import torch
 
 from benchmarks.timing import write_cases
 from cotrace.runs import RunConfig
-from cotrace.runs.checkpoint import Checkpoints
-from cotrace.runs.keeper import Keeper
+from cotrace.runs.checkpoint import Checkpoints, RunState
 from cotrace.runs.prepare import Prepared, prepare
-from cotrace.runs.results import Step
-from cotrace.runs.state import RunState
+from cotrace.runs.result_files import Step
+from cotrace.runs.writer import Keeper
 from cotrace.search import Search, SearchState, solve
 
 SEARCHES = ("pursuit", "pgbct", "greedy", "random", "annealing")

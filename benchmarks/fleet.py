@@ -107,7 +107,7 @@ def measured(rounds: int = 3) -> tuple[tuple[float, ...], float]:
     import torch
 
     import cotrace as ct
-    from cotrace.problem.executor import SumLoss
+    from cotrace.problem.losses import SumLoss
 
     torch.set_num_threads(1)
     problem = ct.LanguageProblem(

@@ -35,7 +35,7 @@ from cotrace.problem import LanguageProblem
 from cotrace.problem.protocol import Cost, Examples, Loss
 from cotrace.prompts import PromptPair
 from cotrace.results import Frontier
-from cotrace.runs.write import run_files
+from cotrace.runs.writer import run_files
 from cotrace.search import Attribution, Pursuit
 from cotrace.statistics import Units, counts_of, interval_of, mean_intervals
 

@@ -16,8 +16,8 @@ from typing import Any
 import cotrace as ct
 from cotrace.cli.main import run as cotrace
 from cotrace.errors import CotraceError, InputError
-from cotrace.prompts.jsonl import read_pairs
-from cotrace.runs.stored import StoredRun
+from cotrace.prompts.pair_files import read_pairs
+from cotrace.runs.result_files import StoredRun
 from gallery.recipes import AUDITS, Audit
 
 QUICK = {"search_pairs": 16, "max_size": 27, "option.pursuit.effort": "fast", "evaluation": "quick"}

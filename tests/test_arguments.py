@@ -17,16 +17,16 @@ from jaxtyping import config
 
 import cotrace as ct
 import cotrace.donors
-from cotrace.arguments import checked, guarded
 from cotrace.errors import InputError, UnknownName
-from cotrace.measurement.result import Measurement
+from cotrace.evaluation.measured import Measurement
 from cotrace.models import LanguageModel
-from cotrace.problem.breakdown import Breakdown
+from cotrace.problem.full_swap import Breakdown
 from cotrace.problem.inside import Heldout
-from cotrace.problem.pairs import PairProblem
-from cotrace.problem.whole import SetProblem
+from cotrace.problem.scored import PairProblem
+from cotrace.problem.set_metric import SetProblem
 from cotrace.results.outcomes import Tradeoff
 from cotrace.search import SEARCHES, Limits, Random, SearchState
+from cotrace.validation import checked, guarded
 from tests import tiny
 from tests.problems import ClosedForm, modular
 

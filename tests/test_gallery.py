@@ -11,7 +11,7 @@ import pytest
 
 from cotrace.cli.main import run
 from cotrace.errors import CotraceError, InputError
-from cotrace.prompts.jsonl import read_pairs
+from cotrace.prompts.pair_files import read_pairs
 from cotrace.runs import prepare
 from gallery import __main__ as gallery
 from gallery.__main__ import command, main, pairs_file

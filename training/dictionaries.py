@@ -19,8 +19,9 @@ from torch import Tensor
 
 import cotrace as ct
 from cotrace.dictionaries import Dictionary, save_dictionary
-from cotrace.dictionaries.placed import PlacedDictionary, placed
+from cotrace.dictionaries.placed import placed
 from cotrace.models import LanguageModel, tapped
+from cotrace.models.hooks import PlacedDictionary
 from training.corpus import documents
 
 HOOKS = {

@@ -3,7 +3,6 @@ from . import editing as editing
 from . import errors as errors
 from . import evaluation as evaluation
 from . import interchange as interchange
-from . import known as known
 from . import readout as readout
 from . import report as report
 from . import search as search
@@ -16,14 +15,15 @@ from .components import Site as Site
 from .dictionaries import load_dictionaries as load_dictionaries
 from .editing import apply as apply
 from .evaluation import Evaluation as Evaluation
-from .evidence import evaluate as evaluate
-from .measurement import measure as measure
+from .evaluation.evidence import evaluate as evaluate
+from .evaluation.measurement import measure as measure
+from .interchange import known as known
 from .models import load_model as load_model
 from .models import wrap as wrap
 from .problem.goals import Constrained as Constrained
 from .problem.goals import Constraint as Constraint
+from .problem.goals import side_problem as side_problem
 from .problem.language import LanguageProblem as LanguageProblem
-from .problem.side import side_problem as side_problem
 from .problem.weighted import WeightedSum as WeightedSum
 from .prompts import PromptPair as PromptPair
 from .prompts import Task as Task

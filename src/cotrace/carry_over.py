@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from cotrace.arguments import check_kind, check_seed, checked, guarded
 from cotrace.components import Component, ComponentSpace
 from cotrace.errors import InputError
 from cotrace.evaluation import controls as random_sets
@@ -22,10 +21,11 @@ from cotrace.evaluation.stability import jaccard
 from cotrace.problem.evaluator import Evaluator
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier, Selection, Table
-from cotrace.results.tables import number
+from cotrace.results.table import number
 from cotrace.search import Pursuit, Search
-from cotrace.search.driver import solve
+from cotrace.search.solve import solve
 from cotrace.statistics import Interval, interval_text, p_values
+from cotrace.validation import check_kind, check_seed, checked, guarded
 
 CONTROLS = 39
 """Random sets by default: the smallest p-value is 1 / 40."""

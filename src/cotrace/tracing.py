@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from cotrace.arguments import checked
 from cotrace.errors import CotraceError
 from cotrace.evaluation import applied, evaluate
-from cotrace.evaluation.levels import level_named
+from cotrace.evaluation.setup import level_named
 from cotrace.models import LanguageModel
 from cotrace.problem import LanguageProblem
 from cotrace.prompts import Task
@@ -15,7 +14,8 @@ from cotrace.results import Frontier
 from cotrace.search import named
 from cotrace.search.progress import Shown
 from cotrace.selfcheck import ensure
-from cotrace.showing import stepping, warn
+from cotrace.text.progress_bar import stepping, warn
+from cotrace.validation import checked
 
 
 @checked("ct.trace", LanguageProblem)

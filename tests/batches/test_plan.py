@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from cotrace.batches import EncodedPair, Layout, Packing, answer_layouts, encode, layout, plan
-from cotrace.batches.layout import attention_cost
+from cotrace.batches import EncodedPair, Layout, Packing, answer_layouts, encode, segments
+from cotrace.batches import packing as plan
+from cotrace.batches.segments import attention_cost
 from cotrace.problem import LanguageProblem
 from cotrace.prompts import PromptPair
 from tests import tiny
@@ -81,14 +82,14 @@ def test_a_layout_keeps_nothing_larger_than_its_tokens() -> None:
 
 def test_short_rows_count_by_tokens_and_long_ones_by_what_they_attend_to() -> None:
     assert attention_cost(8, 100) == 800
-    assert attention_cost(8, layout.LONG - 12, kept=12) == 8 * (layout.LONG - 12)
-    assert attention_cost(1, 4 * layout.LONG) == 16 * layout.LONG
-    assert attention_cost(2, layout.LONG, kept=layout.LONG) == 4 * layout.LONG
-    pairs = [encoded(4 * layout.LONG, (1, 1)) for _ in range(4)]
-    packing = Packing(packed=True, batch_tokens=32 * layout.LONG)
+    assert attention_cost(8, segments.LONG - 12, kept=12) == 8 * (segments.LONG - 12)
+    assert attention_cost(1, 4 * segments.LONG) == 16 * segments.LONG
+    assert attention_cost(2, segments.LONG, kept=segments.LONG) == 4 * segments.LONG
+    pairs = [encoded(4 * segments.LONG, (1, 1)) for _ in range(4)]
+    packing = Packing(packed=True, batch_tokens=32 * segments.LONG)
     found = answer_layouts(pairs, range(4), packing)
     assert [one.rows for one in found] == [2, 2], "by tokens alone all four rows would fit"
-    assert all(one.cost == 32 * layout.LONG for one in found)
+    assert all(one.cost == 32 * segments.LONG for one in found)
 
 
 def test_prompts_batched_by_attention_have_the_same_effects_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +98,7 @@ def test_prompts_batched_by_attention_have_the_same_effects_and_gradients(monkey
         return LanguageProblem(tiny.model("llama"), tiny.task(8), **options)  # type: ignore[arg-type]
 
     plain = built()
-    monkeypatch.setattr(layout, "LONG", 1)
+    monkeypatch.setattr(segments, "LONG", 1)
     costly = built()
     assert costly.plan.batches > plain.plan.batches == 1
     z = torch.linspace(0, 1, 12, dtype=torch.float64)

@@ -16,7 +16,7 @@ from filelock import FileLock
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
 import cotrace as ct
-from cotrace.prompts.record import record_of
+from cotrace.prompts.pair_files import record_of
 from tests.browser.hostile import hostile_page
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

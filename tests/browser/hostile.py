@@ -11,7 +11,7 @@ from cotrace.readout import Acting, Alone, Arrow, Card, Explanation, Look, Paths
 from cotrace.readout import Example as Patterns
 from cotrace.report import Material, report_html
 from cotrace.report.page import Example, Examples, Piece
-from cotrace.report.page.examples import compared
+from cotrace.report.page.inputs import compared
 from cotrace.results.effects import EffectTable
 from tests.report.frontiers import frontier
 

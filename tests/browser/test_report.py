@@ -13,7 +13,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
-from cotrace.visible import visible
+from cotrace.text.escape import visible
 from tests.browser.conftest import OpenReport
 from tests.browser.hostile import TEXTS
 

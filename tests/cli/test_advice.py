@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 import cotrace as ct
 from cotrace.batches import encode_task
 from cotrace.batches.encode import _added
-from cotrace.batches.texts import Text, Tokenised
+from cotrace.batches.tokenize import Text, Tokenised
 from cotrace.cli.main import run
 from cotrace.cli.options import in_options
 from cotrace.errors import AlignmentError

@@ -14,10 +14,10 @@ import pytest
 import transformers
 
 from cotrace.cli.main import run
-from cotrace.editing.card import Card
+from cotrace.editing.save import Card
 from cotrace.report.figures import Figure, to_bytes
 from cotrace.results.outcomes import Outcome
-from cotrace.runs.log import Log
+from cotrace.runs.directory import Log
 from tests.conftest import records, write_lines
 
 HOSTILE = "\x1b[31m\u202etxt\u200f\x07\x9b"

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from cotrace.cli import main
-from cotrace.cli.app import build
-from cotrace.cli.main import run
-from cotrace.results.frontier import COLUMNS
+from cotrace.cli.main import build, run
+from cotrace.results.result_forms import COLUMNS
 from cotrace.runs import RunConfig
 
 ROOT = Path(__file__).parents[2]

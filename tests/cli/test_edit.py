@@ -13,9 +13,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import cotrace as ct
-from cotrace.cli.generate import read_prompts
+from cotrace.cli.handing_out import read_prompts
 from cotrace.cli.main import run
-from cotrace.editing.scored import ScoredTask
+from cotrace.editing.scoring import ScoredTask
 from cotrace.errors import InputError
 from cotrace.runs.manifest import Manifest
 from tests.conftest import records, word_tokenizer, write_lines

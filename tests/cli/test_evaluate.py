@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import cotrace as ct
-from cotrace.cli.evaluate import Asked
+from cotrace.cli.judging import Asked
 from cotrace.cli.main import run
 from cotrace.interchange import read_selection
-from cotrace.runs.evidence import with_effects
-from cotrace.runs.stored import StoredRun
+from cotrace.runs.addenda import with_effects
+from cotrace.runs.result_files import StoredRun
 from tests.conftest import records, write_lines
 
 
@@ -200,8 +200,8 @@ def test_bad_input(traced: Path, options: list[str], reason: str, capsys: pytest
 @pytest.fixture
 def unloaded(traced: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The run, where nothing may be loaded any more."""
-    monkeypatch.setattr("cotrace.runs.evidence.prepare", lambda *_, **__: pytest.fail("the model was loaded"))
-    monkeypatch.setattr("cotrace.cli.trust.prepare", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("cotrace.runs.addenda.prepare", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("cotrace.cli.inspection.prepare", lambda *_, **__: pytest.fail("the model was loaded"))
     return traced
 
 
@@ -243,8 +243,8 @@ def test_more_folds_than_groups_are_refused_before_anything_is_evaluated(
     traced: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run has 16 groups of pairs, and fewer were searched; that the groups are so few only the data show."""
-    monkeypatch.setattr("cotrace.cli.evaluate.evaluate", lambda *_, **__: pytest.fail("something was evaluated"))
-    monkeypatch.setattr("cotrace.cli.evaluate.Units", Few)
+    monkeypatch.setattr("cotrace.cli.judging.evaluate", lambda *_, **__: pytest.fail("something was evaluated"))
+    monkeypatch.setattr("cotrace.cli.judging.Units", Few)
     assert run(["evaluate", str(traced), "--level", "quick", "--folds", "4", "--quiet"]) == 2
     assert "--folds 4: the run searched 3 groups of pairs" in capsys.readouterr().err
 
@@ -308,7 +308,7 @@ def test_an_audit_of_a_run_without_audit_pairs_is_refused_before_anything_is_loa
 ) -> None:
     asked[asked.index("--audit") + 1] = "0"
     assert run([*asked, "--evaluation", "none", "--quiet"]) == 0
-    monkeypatch.setattr("cotrace.runs.evidence.prepare", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("cotrace.runs.addenda.prepare", lambda *_, **__: pytest.fail("the model was loaded"))
     assert run(["evaluate", str(tmp_path / "run"), "--audit"]) == 2
     said = capsys.readouterr().err
     assert said.endswith("has no audit pairs: they are set aside when a run is made, with --audit 0.2, say\n")

@@ -10,7 +10,7 @@ import pytest
 import cotrace as ct
 from cotrace.cli.main import run
 from cotrace.readout import Explanation
-from cotrace.readout.files import NAMES
+from cotrace.readout.explanation_files import NAMES
 from tests.conftest import records, write_lines
 
 

@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 
 import cotrace as ct
 from cotrace import interchange, shipped
-from cotrace.cli.export import Source, as_nnsight, as_transformer_lens
+from cotrace.cli.handing_out import Source, as_nnsight, as_transformer_lens
 from cotrace.cli.main import run
 
 

@@ -13,8 +13,8 @@ import cotrace as ct
 from cotrace.cli.main import run
 from cotrace.problem import Problem
 from cotrace.runs import RunConfig
+from cotrace.runs.forecast import Shape, outlook
 from cotrace.runs.goal import eps_of, sides_of
-from cotrace.runs.outlook import Shape, outlook
 from cotrace.search import Greedy
 
 SEARCH = ["--search", "greedy", "--max-size", "2", "--evaluation", "none", "--quiet"]

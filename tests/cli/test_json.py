@@ -14,8 +14,7 @@ import jsonschema
 import pytest
 from pydantic import ValidationError
 
-from cotrace.cli.app import COMMANDS, build
-from cotrace.cli.main import run, spelled
+from cotrace.cli.main import COMMANDS, build, run, spelled
 from cotrace.cli.options import Said, Show
 from cotrace.cli.replies import REPLIES, reply, schemas
 

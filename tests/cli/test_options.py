@@ -12,27 +12,13 @@ import pytest
 
 from cotrace import tasks
 from cotrace.batches import ALIGNMENTS
-from cotrace.cli import (
-    answer,
-    check,
-    demo,
-    edit,
-    evaluate,
-    export,
-    generate,
-    measure,
-    result_commands,
-    search_commands,
-    see,
-    trust,
-)
-from cotrace.cli import explain as explaining
-from cotrace.cli import reproduce as again
-from cotrace.cli import sweep as campaign
-from cotrace.cli import tasks as task_commands
-from cotrace.cli import transfer as carry
-from cotrace.cli.app import COMMANDS
-from cotrace.cli.main import run
+from cotrace.cli import campaigns as again
+from cotrace.cli import campaigns as campaign
+from cotrace.cli import edits, handing_out, inspection, judging, result_commands, runner, search_commands
+from cotrace.cli import inspection as task_commands
+from cotrace.cli import readings as carry
+from cotrace.cli import readings as explaining
+from cotrace.cli.main import COMMANDS, run
 from cotrace.cli.options import Hands, Source
 from cotrace.errors import CotraceError
 from cotrace.prompts import PromptPair, Task
@@ -158,27 +144,27 @@ def test_what_is_asked_of_a_run_arrives(
 
 
 TARGETS: dict[str, tuple[Any, str]] = {
-    "demo": (demo, "demo"),
-    "trace": (answer, "answer"),
-    "compare": (answer, "answer"),
-    "resume": (answer, "resume"),
+    "demo": (runner, "demo"),
+    "trace": (runner, "answer"),
+    "compare": (runner, "answer"),
+    "resume": (runner, "resume"),
     "sweep": (campaign, "sweep"),
-    "measure": (measure, "measure"),
-    "check": (check, "check"),
+    "measure": (inspection, "measure"),
+    "check": (inspection, "check"),
     "reproduce": (again, "reproduce"),
-    "evaluate": (evaluate, "evaluate_run"),
+    "evaluate": (judging, "evaluate_run"),
     "explain": (explaining, "explain_run"),
     "transfer": (carry, "transfer"),
-    "report": (see, "report"),
-    "figure": (see, "figure"),
-    "generate": (generate, "generated"),
-    "edit": (edit, "edit"),
-    "export": (export, "export"),
-    "diff": (trust, "compare_runs"),
-    "verify": (trust, "verify_run"),
-    "cite": (trust, "cite_run"),
-    "schema": (trust, "print_schema"),
-    "open_report": (see, "open_report"),
+    "report": (handing_out, "report"),
+    "figure": (handing_out, "figure"),
+    "generate": (handing_out, "generated"),
+    "edit": (edits, "edit"),
+    "export": (handing_out, "export"),
+    "diff": (inspection, "compare_runs"),
+    "verify": (inspection, "verify_run"),
+    "cite": (inspection, "cite_run"),
+    "schema": (inspection, "print_schema"),
+    "open_report": (handing_out, "open_report"),
     "show_task": (task_commands, "show_task"),
 }
 """Command -> the function of the heavy module that it calls."""
@@ -384,7 +370,7 @@ def test_what_is_asked_of_an_evaluation_arrives(
     (tmp_path / "own").write_text("L0.head1")
     (tmp_path / "lines.txt").write_text("A line.\n")
     text = str(tmp_path / "lines.txt")
-    monkeypatch.setattr(evaluate, "evaluate", judged)
+    monkeypatch.setattr(judging, "evaluate", judged)
     asked = ["--level", "full", "--k", "3", "--audit", "--stability", "4", "--text", text, "--smallest-p", "0.25"]
     asked += ["--side", str(pairs_file), "--every-size", "--selection", str(tmp_path / "own")]
     assert run(["evaluate", str(tmp_path / "run"), *asked, "--quiet"]) == 2
@@ -404,10 +390,10 @@ def test_a_figure_is_drawn_as_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         given.update(asked, material=material, kind=kind, form=form)
         return b"drawn"
 
-    monkeypatch.setattr(see, "material_of", lambda run, *, search: (run, search))
-    monkeypatch.setattr(see.reports, "drawn", drawn)
+    monkeypatch.setattr(handing_out, "material_of", lambda run, *, search: (run, search))
+    monkeypatch.setattr(handing_out.reports, "drawn", drawn)
     out = tmp_path / "f.svg"
-    see.figure("r", kind="map", form="svg", k=4, search="s", width="column", out=str(out), quiet=True)
+    handing_out.figure("r", kind="map", form="svg", k=4, search="s", width="column", out=str(out), quiet=True)
     assert given == {"material": ("r", "s"), "kind": "map", "form": "svg", "k": 4, "width": "column"}
     assert out.read_bytes() == b"drawn"
 

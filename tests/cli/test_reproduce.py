@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from cotrace.cli import reproduce
+from cotrace.cli import campaigns
+from cotrace.cli.campaigns import SETTINGS, Asked, Setting
 from cotrace.cli.main import run
-from cotrace.cli.reproduce import SETTINGS, Asked, Setting
-from cotrace.runs.stored import StoredRun
+from cotrace.runs.result_files import StoredRun
 from tests.tiny import SHARED, needs_shared
 
 ASKED = [
@@ -30,7 +30,7 @@ def test_a_setting_is_run_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bias = Setting("demo_bias", ("head_output",), "a bias in the words of the model that ships")
-    monkeypatch.setattr(reproduce, "SETTINGS", {"bias": bias})
+    monkeypatch.setattr(campaigns, "SETTINGS", {"bias": bias})
     out = tmp_path / "again"
     asked = [*ASKED, "--settings", "bias", "--out", str(out), "--quiet"]
     assert run(asked) == 0, capsys.readouterr().err
@@ -65,7 +65,7 @@ def test_every_setting_has_the_paper_s_pairs_and_sites() -> None:
     assert asked.names == tuple(SETTINGS) == ("winobias", "winogender", "professions", "counterfact", "binding")
     for name in asked.names:
         config = asked.config(name)
-        task = reproduce.load_task(config)
+        task = campaigns.load_task(config)
         assert task.pairs
         assert config.sites[0] in ("attention_pattern", "mlp_coordinate", "head_output")
         assert (config.conventions == "paper") == SETTINGS[name].needs_data

@@ -19,9 +19,9 @@ from rich.console import Console
 
 import cotrace as ct
 from cotrace.cli import main
-from cotrace.cli.chart import Chart
+from cotrace.cli.console import Screen
 from cotrace.cli.main import run
-from cotrace.cli.screen import Screen
+from cotrace.cli.summary import Chart
 from cotrace.results import Table
 from tests.problems import ClosedForm
 
@@ -223,7 +223,7 @@ def test_figures_that_have_no_place_are_refused_before_anything_is_loaded(
 
 
 def test_figures_are_written_whole_and_through_links_and_into_pipes(tmp_path: Path) -> None:
-    from cotrace.cli.figures_json import check_figures, write_figures
+    from cotrace.cli.console import check_figures, write_figures
 
     real, link, pipe = tmp_path / "real.json", tmp_path / "link.json", tmp_path / "pipe"
     real.write_text("old")

@@ -174,27 +174,27 @@ def test_dry_run_says_the_plan_and_writes_nothing(
 
 def test_progress_lines_hold_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a quarter of the predicted cost in 10 s, 30 s are left."""
-    from cotrace.cli import progress
+    from cotrace.cli import display
     from tests.problems import ClosedForm
 
     problem = ClosedForm(lambda s: s.sum(-1, keepdim=True).expand(-1, 8).double(), n=4)
     search = ct.search.Greedy()
     now = [0.0]
-    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(display.time, "perf_counter", lambda: now[0])
     shown: list[str] = []
 
     class Display:
         def show(self, step: object, state: object, left: str) -> None:
             shown.append(left)
 
-    watch = progress.Watch(search, problem, Display())  # type: ignore[arg-type]
+    watch = display.Watch(search, problem, Display())  # type: ignore[arg-type]
     states = search.steps(problem)
     for elapsed in (10.0, 20.0):
         state = next(states)
         now[0] = elapsed
         watch(state)
     assert watch.predicted == pytest.approx(10)
-    assert shown == [progress.duration(10 * (10 / 4 - 1)), progress.duration(20 * (10 / 7 - 1))]
+    assert shown == [display.duration(10 * (10 / 4 - 1)), display.duration(20 * (10 / 7 - 1))]
 
 
 def test_a_folder_with_the_name_of_a_task_does_not_stand_for_it(

@@ -10,7 +10,7 @@ import torch
 
 import cotrace as ct
 from cotrace.cli.main import run
-from cotrace.runs.stored import StoredRun
+from cotrace.runs.result_files import StoredRun
 from tests.conftest import records, write_lines
 
 

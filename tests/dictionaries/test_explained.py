@@ -19,8 +19,8 @@ from cotrace.readout.writes import Writes
 from tests.dictionaries.toy import ALL, FEATURES, MODEL, TASK, by_hand, dense, dictionary
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::cotrace.problem.active.PoorDictionary"),
-    pytest.mark.filterwarnings("ignore::cotrace.problem.language.RefusedPairs"),
+    pytest.mark.filterwarnings("ignore::cotrace.problem.spaces.PoorDictionary"),
+    pytest.mark.filterwarnings("ignore::cotrace.problem._coverage.RefusedPairs"),
 ]
 
 LOW = dictionary("blocks.0.hook_mlp_out", 30)

@@ -14,15 +14,15 @@ from torch import Tensor
 import cotrace as ct
 from cotrace.dictionaries import Dictionary
 from cotrace.errors import DegenerateError, InputError, NonFiniteError, UnsupportedSite
-from cotrace.evaluation.assess import TooFewPairs
-from cotrace.problem.active import PoorDictionary
-from cotrace.problem.language import NestedSites
+from cotrace.evaluation.evaluate import TooFewPairs
+from cotrace.problem._coverage import NestedSites
+from cotrace.problem.spaces import PoorDictionary
 from tests import tiny
 from tests.dictionaries.toy import ALL, FEATURES, MODEL, TASK, by_hand, dense, dictionary
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::cotrace.problem.active.PoorDictionary"),
-    pytest.mark.filterwarnings("ignore::cotrace.problem.language.RefusedPairs"),
+    pytest.mark.filterwarnings("ignore::cotrace.problem.spaces.PoorDictionary"),
+    pytest.mark.filterwarnings("ignore::cotrace.problem._coverage.RefusedPairs"),
 ]
 
 JUMP = torch.full((FEATURES,), 0.3, dtype=ALL)
@@ -328,7 +328,7 @@ def test_features_without_dictionaries_and_dictionaries_without_features_are_ref
         refused(PLACES["MLP"][0], sites=["head_output"])
 
 
-@pytest.mark.filterwarnings("default::cotrace.problem.active.PoorDictionary")
+@pytest.mark.filterwarnings("default::cotrace.problem.spaces.PoorDictionary")
 def test_a_dictionary_that_does_not_fit_is_warned_about() -> None:
     with pytest.warns(PoorDictionary, match="worse than its mean does"):
         refused(PLACES["MLP"][0], direction="maximise")

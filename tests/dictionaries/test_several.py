@@ -19,9 +19,9 @@ from cotrace.errors import InputError, UnsupportedSite
 from tests.dictionaries.toy import ALL, FEATURES, MODEL, TASK, by_hand, dense, dictionary
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::cotrace.problem.active.PoorDictionary"),
-    pytest.mark.filterwarnings("ignore::cotrace.problem.language.RefusedPairs"),
-    pytest.mark.filterwarnings("ignore::cotrace.problem.language.NestedSites"),
+    pytest.mark.filterwarnings("ignore::cotrace.problem.spaces.PoorDictionary"),
+    pytest.mark.filterwarnings("ignore::cotrace.problem._coverage.RefusedPairs"),
+    pytest.mark.filterwarnings("ignore::cotrace.problem._coverage.NestedSites"),
 ]
 
 ATTENTION = dictionary("blocks.1.hook_attn_out", 40)

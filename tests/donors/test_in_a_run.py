@@ -19,7 +19,7 @@ from cotrace.donors import Noise, Vector, donor_source
 from cotrace.errors import InputError
 from cotrace.runs import RunConfig, prepare
 from cotrace.runs.config_file import read_config
-from cotrace.runs.stored import StoredRun
+from cotrace.runs.result_files import StoredRun
 
 FACTS = (
     ("The pilot said that {} is", "the nurse", "she"),

@@ -9,7 +9,7 @@ from transformers import GenerationConfig
 import cotrace as ct
 from cotrace.editing import folded
 from cotrace.editing.generation import left_padded
-from cotrace.editing.scored import ScoredTask
+from cotrace.editing.scoring import ScoredTask
 from cotrace.errors import InputError
 from cotrace.models import LanguageModel
 from tests.editing.models import ids, log_p, tiny

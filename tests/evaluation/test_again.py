@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cotrace.evaluation import cross_fit, folds_cost, stability_cost
-from cotrace.evidence import evaluate
+from cotrace.evaluation.evidence import evaluate
 from cotrace.results import Frontier
 from cotrace.search import Greedy, Pursuit, Search, TopK
 from tests.evaluation.problems import Judged, judged

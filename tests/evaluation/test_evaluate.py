@@ -25,8 +25,8 @@ from cotrace.evaluation import (
     predict,
     search_again,
 )
-from cotrace.evaluation.curves import faithfulness
-from cotrace.evaluation.views import Without
+from cotrace.evaluation._sizes import faithfulness
+from cotrace.evaluation._subproblem import Without
 from cotrace.problem.evaluator import Evaluator
 from cotrace.results import Frontier, Selection
 from cotrace.search import Exhaustive, Pursuit, TopK

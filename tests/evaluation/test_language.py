@@ -14,8 +14,8 @@ from scipy import stats
 import cotrace as ct
 from cotrace.errors import InputError
 from cotrace.evaluation import predict
-from cotrace.evaluation.views import Part
-from cotrace.prompts.split import split_parts
+from cotrace.evaluation._subproblem import Part
+from cotrace.prompts.task import split_parts
 from cotrace.statistics import widened
 from tests.tiny import model, task
 

@@ -9,11 +9,9 @@ import pytest
 import torch
 
 import cotrace as ct
-from cotrace.evaluation.apply import applied
-from cotrace.evaluation.crossfit import cross_fit
-from cotrace.evaluation.membership import likeliest_to_leave, status
-from cotrace.evaluation.sizes import best_singles
-from cotrace.evaluation.stability import alternatives_known, search_again
+from cotrace.evaluation._minimality import likeliest_to_leave, status
+from cotrace.evaluation._sizes import applied, best_singles
+from cotrace.evaluation.stability import alternatives_known, cross_fit, search_again
 from cotrace.problem.evaluator import Evaluator
 from cotrace.results.effects import EffectTable
 from cotrace.search import Exhaustive, TopK

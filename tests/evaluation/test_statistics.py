@@ -12,9 +12,9 @@ import torch
 from benchmarks.evidence import coverage, null_p_values, uniform_p
 from cotrace.components import Component, ComponentSpace, Site
 from cotrace.evaluation import controls
-from cotrace.evaluation.foreign import auroc
-from cotrace.evaluation.interactions import shapley
-from cotrace.evaluation.views import folds
+from cotrace.evaluation._minimality import shapley
+from cotrace.evaluation._subproblem import folds
+from cotrace.evaluation.published import auroc
 from cotrace.problem.evaluator import Evaluator
 from tests.evaluation.problems import judged
 from tests.problems import modular, pairwise

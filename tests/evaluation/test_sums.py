@@ -11,8 +11,8 @@ from torch import Tensor
 
 from cotrace.errors import InputError
 from cotrace.evaluation import cross_fit
+from cotrace.evaluation._subproblem import Part, folds, resampled
 from cotrace.evaluation.stability import from_archive, means, part_of, search_again
-from cotrace.evaluation.views import Part, folds, resampled
 from cotrace.problem.weighted import WeightedSum
 from cotrace.results.effects import EffectTable
 from cotrace.search import Greedy

@@ -9,7 +9,7 @@ import torch
 
 import cotrace as ct
 from cotrace.errors import InputError
-from cotrace.evidence import UNAFFECTED, unaffected
+from cotrace.evaluation.evidence import UNAFFECTED, unaffected
 from tests.tiny import model, task
 
 SITES = ["head_output"]

@@ -18,8 +18,7 @@ import psutil
 from safetensors.numpy import load_file
 
 from cotrace.runs.config_file import read_run_config
-from cotrace.runs.manifest import Manifest
-from cotrace.runs.sealed import unseal
+from cotrace.runs.manifest import Manifest, unseal
 from cotrace.shipped import pairs
 
 SAME = ("frontier.csv", "masks.safetensors", "history.csv", "selection.json", "effects.safetensors", "evaluation.json")

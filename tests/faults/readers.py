@@ -11,7 +11,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from cotrace import tasks
-from cotrace.cli.generate import read_prompts
+from cotrace.cli.handing_out import read_prompts
 from cotrace.cli.main import run as cotrace
 from cotrace.components import Component
 from cotrace.donors import donor_source
@@ -21,13 +21,13 @@ from cotrace.prompts import Task
 from cotrace.report import report_html
 from cotrace.report.page import EXAMPLES
 from cotrace.results import EditPoint, Outcome, Selection, Tradeoff
-from cotrace.run_folder.pictures import TRADEOFF, material_of
+from cotrace.run_folder.folder import TRADEOFF, material_of
+from cotrace.runs.addenda import EVALUATION, with_effects
 from cotrace.runs.citation import cite
 from cotrace.runs.config_file import read_config
 from cotrace.runs.directory import MANIFEST
-from cotrace.runs.evidence import EVALUATION, with_effects
 from cotrace.runs.manifest import Manifest, add_files
-from cotrace.runs.stored import StoredRun
+from cotrace.runs.result_files import StoredRun
 
 PAIRS = """{"id": "a", "base": "The nurse said that", "counterfactual": "The pilot said that", "answers": [" a", " b"]}
 {"id": "b", "base": "Keys are", "answers": [" x"], "target": 0, "group": "g", "spans": {"subject": [0, 4]}, "weight": 2}

@@ -31,7 +31,7 @@ def warm() -> None:
 
     assert report.write  # loads the drawing, which ``figures`` below would use
     asked = ["--model", "shipped", "--task", "demo_conflict", "--search", "topk", "--max-size", "1"]
-    with tempfile.TemporaryDirectory() as folder, mock.patch("cotrace.cli.answer.figures", return_value={}):
+    with tempfile.TemporaryDirectory() as folder, mock.patch("cotrace.cli.runner.figures", return_value={}):
         code = run(["trace", *asked, "--evaluation", "none", "--quiet", "--out", f"{folder}/run"])
         code += run(["resume", f"{folder}/run", "--quiet"])
     assert code == 0

@@ -9,10 +9,10 @@ import pytest
 
 from cotrace.cli.main import run as cotrace
 from cotrace.errors import CotraceError, InputError
-from cotrace.json_file import parse_json
 from cotrace.report.page import EXAMPLES, Examples
-from cotrace.runs.added import read_evaluation, read_tradeoff
+from cotrace.runs.addenda import read_evaluation, read_tradeoff
 from cotrace.runs.manifest import Manifest
+from cotrace.text.files import parse_json
 from tests.faults.readers import finished_run, tradeoff
 
 CONTENTS = {

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from cotrace.cli.main import run
 from cotrace.errors import DamagedRun, InputError
-from cotrace.runs.evidence import AUDIT, EFFECTS, check_audit_unused, with_effects
+from cotrace.runs.addenda import AUDIT, EFFECTS, check_audit_unused, with_effects
 from cotrace.runs.manifest import Manifest, add_files
-from cotrace.runs.stored import StoredRun
+from cotrace.runs.result_files import StoredRun
 from tests.faults.harness import SAME, Commands, Kills
 
 Capture = pytest.CaptureFixture[str]
@@ -240,7 +240,7 @@ def test_a_damaged_config_is_not_resumed_and_not_replayed_in_silence(
 def test_a_manifest_of_another_kind(whole: Path, change: Callable[[dict], None], words: str | None) -> None:
     """Sealed with a right hash, so that only its content is wrong."""
     from cotrace.errors import DamagedRun
-    from cotrace.runs.sealed import seal
+    from cotrace.runs.manifest import seal
 
     payload = json.loads((whole / "manifest.json").read_text())["payload"]
     change(payload)

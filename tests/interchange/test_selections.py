@@ -20,9 +20,9 @@ from cotrace.components import Component, Site
 from cotrace.donors import Noise
 from cotrace.errors import InputError
 from cotrace.interchange import About, Shape
-from cotrace.interchange.mib import circuit, ranking
-from cotrace.interchange.read import selection_in
-from cotrace.results.frontier import ORIGIN
+from cotrace.interchange._mib import circuit, ranking
+from cotrace.interchange._read import selection_in
+from cotrace.results.result_forms import ORIGIN
 from tests import tiny
 
 SET = ct.Selection.parse(["L0.head1", "L2.head3", "L1.mlp"])
@@ -40,7 +40,7 @@ def written(tmp_path: Path, content: str | dict[str, Any]) -> Path:
 
 
 def test_the_schema_is_a_schema_and_covers_what_runs_write(tmp_path: Path) -> None:
-    from cotrace.runs.results import selection_json
+    from cotrace.runs.result_files import selection_json
 
     Draft202012Validator.check_schema(dict(interchange.schema()))
     frontier = ct.search.Greedy(max_size=3)(problem())

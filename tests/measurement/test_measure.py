@@ -9,7 +9,7 @@ import torch
 
 import cotrace as ct
 from cotrace.errors import InputError
-from cotrace.measurement import Measurement
+from cotrace.evaluation.measured import Measurement
 from cotrace.prompts import Task
 from tests import tiny
 

@@ -12,7 +12,7 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from cotrace.errors import InputError, ModelError
-from cotrace.models import gguf_file, load_model, model_config
+from cotrace.models import load_model, loading, model_config
 from tests.tiny import LLAMA
 
 NAMES = {
@@ -95,7 +95,7 @@ def test_the_weights_are_those_of_the_file_in_floating_point(tmp_path: Path, net
     for name, weight in net.state_dict().items():
         kept = rounded(weight.numpy()) if bits and blocked(weight.numpy()) else weight.numpy()
         assert own[name].numpy() == pytest.approx(kept, abs=1e-6), name
-    assert ("Q8_0" in gguf_file.stored_types(path)) == bits
+    assert ("Q8_0" in loading.stored_types(path)) == bits
     assert model_config(tmp_path, gguf_file="small.gguf").num_hidden_layers == 3
     ids = torch.tensor([[3, 1, 4, 1, 5]])
     if not bits:
@@ -126,6 +126,6 @@ def test_what_cannot_be_read_is_refused_in_one_line(
         load_model(path)
     with pytest.raises(ModelError, match="it holds none; give model the folder that the file is in"):
         load_model("some/model", gguf_file="small.gguf")
-    monkeypatch.setattr(gguf_file, "find_spec", lambda name: None)
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs gguf and accelerate: pip install 'cotrace\[gguf\]'"):
         load_model(tmp_path, gguf_file="small.gguf")

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from cotrace.errors import ModelError
-from cotrace.models import hub, load_model
-from cotrace.models.hub import hub_options, unreachable
+from cotrace.models import load_model, loading
+from cotrace.models.loading import hub_options, unreachable
 
 
 @pytest.fixture
@@ -18,12 +18,12 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append(url)
         raise ConnectionError("[Errno -2] Name or service not known.\nmore")
 
-    monkeypatch.setattr(hub, "get_hf_file_metadata", fail)
+    monkeypatch.setattr(loading, "get_hf_file_metadata", fail)
     return asked
 
 
 def test_without_a_copy_the_line_says_what_to_do(offline: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *_, **__: None)
+    monkeypatch.setattr(loading, "try_to_load_from_cache", lambda *_, **__: None)
     monkeypatch.setattr(
         "cotrace.models.loading.AutoConfig.from_pretrained", lambda *_, **__: pytest.fail("transformers was asked")
     )
@@ -39,7 +39,7 @@ def test_without_a_copy_the_line_says_what_to_do(offline: list[str], monkeypatch
 
 
 def test_a_copy_is_loaded_without_asking_again(offline: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *_, **__: "/cache/config.json")
+    monkeypatch.setattr(loading, "try_to_load_from_cache", lambda *_, **__: "/cache/config.json")
     assert hub_options("some/model", None) == {"local_files_only": True}
 
 
@@ -55,7 +55,7 @@ def test_a_refusal_is_an_answer_and_a_broken_server_is_none(
     class Answer:
         status_code = status
 
-    class Refused(hub.HfHubHTTPError):
+    class Refused(loading.HfHubHTTPError):
         response = Answer()  # type: ignore[assignment]
 
         def __init__(self) -> None:
@@ -64,7 +64,7 @@ def test_a_refusal_is_an_answer_and_a_broken_server_is_none(
     def fail(*_: Any, **__: Any) -> None:
         raise Refused
 
-    monkeypatch.setattr(hub, "get_hf_file_metadata", fail)
+    monkeypatch.setattr(loading, "get_hf_file_metadata", fail)
     assert unreachable("some/model", None) == reason
 
 

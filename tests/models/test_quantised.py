@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from cotrace.cli.libraries import quiet_libraries
+from cotrace.cli.console import quiet_libraries
 from cotrace.editing.fold import folded
 from cotrace.errors import InputError, UnsupportedSite
 from cotrace.models import load_model, wrap

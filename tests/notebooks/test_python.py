@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import cotrace as ct
-from cotrace import showing
-from cotrace.showing import stepping
+from cotrace.text import progress_bar
+from cotrace.text.progress_bar import stepping
 from tests import tiny
 
 MOST = 20
@@ -107,8 +107,8 @@ def test_steps_are_told_with_the_time_that_is_left(monkeypatch: pytest.MonkeyPat
     assert all(0 <= done < of for _, done, of in seen)
     drawn: list[tuple[float | None, str]] = []
     now = [0.0]
-    monkeypatch.setattr(showing, "drawer", lambda: lambda *told: drawn.append(told))
-    monkeypatch.setattr(showing.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(progress_bar, "drawer", lambda: lambda *told: drawn.append(told))
+    monkeypatch.setattr(progress_bar.time, "perf_counter", lambda: now[0])
     with stepping("work", True) as step:
         for done in range(3):
             step("part", done, 5)

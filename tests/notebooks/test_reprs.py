@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import cotrace as ct
-from cotrace import markup
 from cotrace.results import Table
 from cotrace.search import progress
+from cotrace.text import escape
 from tests import tiny
 from tests.problems import ClosedForm
 
@@ -100,7 +100,7 @@ def test_colours_are_the_notebooks_own() -> None:
 
 
 def test_numbers_stand_right_and_words_left() -> None:
-    html = markup.table("", ("k", "name"), [("1", "x")], left=(1,))
+    html = escape.table("", ("k", "name"), [("1", "x")], left=(1,))
     cells = html.split("<td")[1:]
     assert "text-align: right" in cells[0]
     assert "text-align: left" in cells[1]

@@ -7,7 +7,7 @@ from scipy import stats
 
 from cotrace.batches import Refusal
 from cotrace.problem import LanguageProblem
-from cotrace.problem.coverage import Coverage
+from cotrace.problem._coverage import Coverage
 from cotrace.prompts import PromptPair
 from tests import tiny
 

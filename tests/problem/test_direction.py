@@ -16,10 +16,10 @@ import cotrace as ct
 from cotrace.errors import DegenerateError, InputError
 from cotrace.metrics import GROUPS
 from cotrace.problem import LanguageProblem
-from cotrace.problem.summary import NoDirection
+from cotrace.problem.full_swap import NoDirection
 from cotrace.prompts import Task
-from cotrace.report.page.account import headlines
-from cotrace.report.page.material import Material
+from cotrace.report.page._run_summary import headlines
+from cotrace.report.page.inputs import Material
 from cotrace.runs.config import RunConfig
 from cotrace.runs.prepare import pose
 from cotrace.search import Greedy

@@ -18,7 +18,7 @@ from cotrace.editing.generation import Sampling, continuations
 from cotrace.errors import AlignmentError
 from cotrace.models import LanguageModel, wrap
 from cotrace.problem import LanguageProblem
-from cotrace.problem.packing import frequency_limit
+from cotrace.problem.passes import frequency_limit
 from cotrace.prompts import PromptPair, Task
 from tests import tiny
 

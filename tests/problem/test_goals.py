@@ -11,7 +11,7 @@ from torch import Tensor
 import cotrace as ct
 from cotrace.errors import DegenerateError, InputError
 from cotrace.evaluation import evaluate
-from cotrace.evaluation.views import Part, Without
+from cotrace.evaluation._subproblem import Part, Without
 from cotrace.problem.goals import Constrained, Constraint
 from cotrace.problem.protocol import Problem
 from cotrace.problem.weighted import WeightedSum

@@ -11,12 +11,13 @@ import torch
 
 from cotrace.components import ComponentSpace, Site
 from cotrace.donors import Mean, Noise, record
-from cotrace.donors.record import mean_values
+from cotrace.donors.recorded import mean_values
 from cotrace.errors import InputError
 from cotrace.interventions.storage import NoRoom
-from cotrace.problem import LanguageProblem, pairs, scored, scorer
-from cotrace.problem.pairs import PairProblem
-from cotrace.problem.whole import SetProblem
+from cotrace.problem import LanguageProblem, scored, scorer
+from cotrace.problem import scored as pairs
+from cotrace.problem.scored import PairProblem
+from cotrace.problem.set_metric import SetProblem
 from tests import tiny
 
 SITES = ("mlp_neuron", "head_output", "mlp_output")

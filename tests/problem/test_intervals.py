@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import cotrace as ct
-from cotrace.measurement import measure
+from cotrace.evaluation.measurement import measure
 from tests.tiny import model, task
 
 MASK = torch.tensor([1.0, 0, 0, 1, 0, 0, 1, 0, 0, 1, 0, 0])

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from cotrace.errors import InputError
-from cotrace.evidence import evaluate
-from cotrace.problem import Constrained, Constraint, LanguageProblem, WeightedSum, parts
+from cotrace.evaluation.evidence import evaluate
+from cotrace.problem import Constrained, Constraint, LanguageProblem, WeightedSum, builder
 from cotrace.search import Attribution
 from tests import tiny
 from tests.problem.test_search_pairs import grouped
@@ -47,12 +47,12 @@ def test_whole_groups_judge_and_no_more_pairs_than_asked_for() -> None:
 
 
 def test_a_thousand_judge_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert parts.JUDGED == 1000
+    assert builder.JUDGED == 1000
     assert problem().heldout.size == 12  # type: ignore[union-attr]
-    monkeypatch.setattr(parts, "JUDGED", 6)
+    monkeypatch.setattr(builder, "JUDGED", 6)
     assert problem().heldout.size == 6  # type: ignore[union-attr]
     assert problem("all").heldout.size == 12  # type: ignore[union-attr]
-    monkeypatch.setattr(parts, "JUDGED", 1)
+    monkeypatch.setattr(builder, "JUDGED", 1)
     assert problem().heldout.size == 2, "one whole group at least"  # type: ignore[union-attr]
 
 

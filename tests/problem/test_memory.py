@@ -13,8 +13,7 @@ from cotrace.errors import InputError
 from cotrace.interventions import storage
 from cotrace.interventions.storage import NoRoom, Storage, mapped
 from cotrace.problem import LanguageProblem
-from cotrace.problem.memory import free_memory, memory_budget
-from cotrace.problem.packing import FEWEST_TOKENS
+from cotrace.problem.passes import FEWEST_TOKENS, free_memory, memory_budget
 from tests import tiny
 from tests.problem.test_packing import late_task
 

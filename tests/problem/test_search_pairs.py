@@ -9,7 +9,7 @@ import torch
 
 from cotrace.errors import InputError
 from cotrace.problem import Constrained, Constraint, LanguageProblem, WeightedSum
-from cotrace.problem.masks import mask_of
+from cotrace.problem.protocol import mask_of
 from cotrace.prompts import Task
 from cotrace.search import Greedy, Pursuit
 from tests import tiny

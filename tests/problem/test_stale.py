@@ -12,7 +12,7 @@ from torch import nn
 from cotrace.editing import apply
 from cotrace.errors import ModelError
 from cotrace.models import LanguageModel, wrap
-from cotrace.models.unchanged import ModelState, _sample
+from cotrace.models.language_model import ModelState, _sample
 from cotrace.problem import LanguageProblem
 from cotrace.results import Selection
 from tests import tiny

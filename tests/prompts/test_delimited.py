@@ -12,8 +12,7 @@ import pytest
 
 from cotrace import tasks
 from cotrace.errors import InputError, UnknownName
-from cotrace.prompts.jsonl import read_pairs
-from cotrace.prompts.record import record_of
+from cotrace.prompts.pair_files import read_pairs, record_of
 
 RECORDS: list[dict[str, Any]] = [
     {"id": "007", "base": 'She said "hi", then', "answers": [" a, b", ' "c"'], "target": 1, "group": "1"},

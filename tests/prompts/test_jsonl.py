@@ -15,8 +15,7 @@ from jsonschema import Draft202012Validator
 
 from cotrace.errors import InputError
 from cotrace.prompts import PromptPair, Task
-from cotrace.prompts.jsonl import LINE_LIMIT_BYTES, pairs_from_records, read_pairs
-from cotrace.prompts.record import record_of, schema
+from cotrace.prompts.pair_files import LINE_LIMIT_BYTES, pairs_from_records, read_pairs, record_of, schema
 
 GOOD = {"base": "The nurse said that", "answers": [" she", " he"]}
 CHAT = [{"role": "user", "content": "Who called?"}]

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 import cotrace as ct
-from cotrace.prompts.split import RepeatedPairs, split_ids, warn_of_repeats
+from cotrace.prompts.task import RepeatedPairs, split_ids, warn_of_repeats
 from tests import tiny
 
 PAIRS = tiny.task(8).pairs

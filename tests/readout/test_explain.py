@@ -21,13 +21,12 @@ from cotrace.errors import InputError, OutputExists
 from cotrace.models import wrap
 from cotrace.problem import LanguageProblem
 from cotrace.readout import predict
+from cotrace.readout.card import words_of
 from cotrace.readout.changes import Changes
-from cotrace.readout.diagram import diagram_svg
 from cotrace.readout.explanation import Explanation
-from cotrace.readout.files import NAMES
-from cotrace.readout.positions import act
+from cotrace.readout.explanation_files import NAMES, diagram_svg
+from cotrace.readout.paths import act
 from cotrace.readout.records import Acting, Alone, Look, Paths, Read, Written
-from cotrace.readout.words import words_of
 from tests import tiny
 from tests.families import tiny_model
 from tests.handmade import PLANTED

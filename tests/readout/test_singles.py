@@ -12,7 +12,7 @@ import torch
 
 import cotrace as ct
 from cotrace.problem import LanguageProblem
-from cotrace.problem.singles import COLUMNS, single_effects
+from cotrace.problem.evaluator import COLUMNS, single_effects
 from cotrace.statistics import Units, mean_interval
 from tests import tiny
 from tests.problems import ClosedForm, modular

@@ -13,8 +13,7 @@ from cotrace.components import Component, Site
 from cotrace.models import LanguageModel, wrap
 from cotrace.problem import LanguageProblem
 from cotrace.readout.logit_parts import Writer, differing, writer_of
-from cotrace.readout.ov import output_rows, ov_maps
-from cotrace.readout.writes import Writes
+from cotrace.readout.writes import Writes, output_rows, ov_maps
 from tests import tiny
 from tests.families import tiny_model
 from tests.handmade import PLANTED

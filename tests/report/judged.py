@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 
 from cotrace.evaluation import Evaluation, with_verdict
-from cotrace.evaluation.records import Interactions, Pair, SizeEvidence
+from cotrace.evaluation._records import Interactions, Pair, SizeEvidence
 from cotrace.results import Frontier
 
 WITHIN = (0.5, -1.0, 0.25)

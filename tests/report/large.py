@@ -10,7 +10,7 @@ import numpy as np
 from cotrace.components import ComponentSpace, Site
 from cotrace.report import Material, report_html
 from cotrace.report.page import Example, Examples, Piece
-from cotrace.report.page.examples import compared
+from cotrace.report.page.inputs import compared
 from cotrace.results import Frontier, Selection
 from cotrace.results.effects import EffectTable
 

@@ -15,10 +15,9 @@ import cotrace as ct
 from cotrace.errors import InputError, UnknownName
 from cotrace.report import plain_of
 from cotrace.report.page import LANGUAGES, Edited, Plain, report_html
-from cotrace.report.page.first import first_screen, parts_words, percent
-from cotrace.report.page.material import Material
-from cotrace.report.page.plain import AnswerShift, GroupShift, Shift
-from cotrace.report.page.sentences import sentences
+from cotrace.report.page.first_screen import first_screen, parts_words, percent
+from cotrace.report.page.inputs import Material
+from cotrace.report.page.plain import AnswerShift, GroupShift, Shift, sentences
 from cotrace.results import Frontier
 from cotrace.results.outcomes import Outcome
 from tests import tiny

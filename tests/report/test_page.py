@@ -16,13 +16,12 @@ from cotrace import report
 from cotrace.components import ComponentSpace
 from cotrace.errors import InputError
 from cotrace.report.page import Example, Examples, Material, Piece, examples_of, report_html
-from cotrace.report.page.batches import batches_words
-from cotrace.report.page.caveats import caveats
-from cotrace.report.page.effects import Effects
-from cotrace.report.page.examples import compared
+from cotrace.report.page._caveats import caveats
+from cotrace.report.page._panels import rows_of
+from cotrace.report.page._run_summary import batches_words
+from cotrace.report.page._size_effects import MOST_SIZES, Effects, blocks_data, search_data, spread, stops_of
+from cotrace.report.page.inputs import compared
 from cotrace.report.page.page import json_block
-from cotrace.report.page.rows import rows_of
-from cotrace.report.page.sizes import MOST_SIZES, blocks_data, search_data, spread, stops_of
 from cotrace.results import Frontier
 from cotrace.results.effects import EffectTable
 from tests.browser.hostile import TEXTS

@@ -13,8 +13,8 @@ import pytest
 import cotrace as ct
 from cotrace.errors import InputError
 from cotrace.results import Table
-from cotrace.results.csv_text import csv_bytes, frame_csv, safe_cell
-from cotrace.visible import visible, visible_in, visible_json
+from cotrace.results.table import csv_bytes, frame_csv, safe_cell
+from cotrace.text.escape import visible, visible_in, visible_json
 from tests import tiny
 
 

@@ -11,17 +11,17 @@ import pytest
 import torch
 
 import cotrace as ct
-from cotrace.cli.closing import closing, comparison, verdict
+from cotrace.cli.summary import closing, comparison, verdict
 from cotrace.evaluation import with_verdict
 from cotrace.problem import LanguageProblem
 from cotrace.prompts import Task
-from cotrace.report.page.caveats import caveats
-from cotrace.report.page.material import Material
+from cotrace.report.page._caveats import caveats
+from cotrace.report.page.inputs import Material
 from cotrace.report.page.page import page_of
 from cotrace.results import Frontier
-from cotrace.results.frontier import COLUMNS, OLD_COLUMNS
-from cotrace.results.hard import HardFigure
-from cotrace.runs.results import frontier_csv
+from cotrace.results.effects import HardFigure
+from cotrace.results.result_forms import COLUMNS, OLD_COLUMNS
+from cotrace.runs.result_files import frontier_csv
 from cotrace.search import Greedy
 from tests import tiny
 

@@ -16,8 +16,8 @@ from torch import nn
 from cotrace.cli.main import run
 from cotrace.models import LanguageModel
 from cotrace.runs.config_file import read_run_config
-from cotrace.runs.keeper import Keeper
-from cotrace.runs.results import Step
+from cotrace.runs.result_files import Step
+from cotrace.runs.writer import Keeper
 from cotrace.search import SearchState
 from tests.conftest import records, write_lines
 

@@ -11,11 +11,10 @@ import pytest
 
 from cotrace.errors import CotraceError, DamagedRun
 from cotrace.results.effects import EffectTable
-from cotrace.runs import keeper as keeping
-from cotrace.runs.checkpoint import Checkpoints
-from cotrace.runs.keeper import Keeper
-from cotrace.runs.results import Step
-from cotrace.runs.state import RunState
+from cotrace.runs import writer as keeping
+from cotrace.runs.checkpoint import Checkpoints, RunState
+from cotrace.runs.result_files import Step
+from cotrace.runs.writer import Keeper
 from cotrace.search import SEARCHES, SearchState, frontier, named
 from tests.problems import ClosedForm, saturating
 from tests.report.frontiers import SETS

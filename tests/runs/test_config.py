@@ -17,7 +17,7 @@ from cotrace.errors import InputError
 from cotrace.runs import RunConfig
 from cotrace.runs.config import literal
 from cotrace.runs.config_file import LIMIT_BYTES, read_config, write_config
-from cotrace.runs.results import enough, frontier_csv, masks
+from cotrace.runs.result_files import enough, frontier_csv, masks
 from tests.report.frontiers import SETS, frontier
 
 NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters=","), min_size=1).filter(

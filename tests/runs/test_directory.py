@@ -34,7 +34,7 @@ def test_the_demo_refuses_a_folder_before_anything_is_loaded(
     (tmp_path / "ro").mkdir()
     (tmp_path / "ro" / "config.yaml").touch()
     (tmp_path / "ro" / "manifest.json").touch()
-    monkeypatch.setattr("cotrace.cli.demo.prepare", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("cotrace.cli.runner.prepare", lambda *_: pytest.fail("the model was loaded"))
     assert run(["demo", "--out", out]) == 2
     assert "already holds a run" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["ro"]

@@ -11,7 +11,7 @@ from cotrace.problem import LanguageProblem
 from cotrace.problem.scorer import Scorer
 from cotrace.runs.forecast import forecast
 from cotrace.search import PGBCT, Greedy, Pursuit, Random, TopK
-from cotrace.search.driver import Search
+from cotrace.search.solve import Search
 from tests import tiny
 
 

@@ -12,8 +12,7 @@ import torch
 import cotrace as ct
 from cotrace.batches import Layout
 from cotrace.cli.main import run
-from cotrace.problem.executor import HERE
-from cotrace.problem.scorer import Scorer
+from cotrace.problem.scorer import HERE, Scorer
 from cotrace.runs.journal import Journal, forget, journaling, scorer_mark
 from tests import tiny
 from tests.conftest import records, write_lines

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from cotrace.errors import RunBusy
-from cotrace.runs.lock import locked
+from cotrace.runs.directory import locked
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from cotrace.runs.lock import locked
+from cotrace.runs.directory import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

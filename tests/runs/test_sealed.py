@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cotrace.errors import DamagedRun
-from cotrace.runs.sealed import seal, seal_text, text_is_whole, unseal
+from cotrace.runs.manifest import seal, seal_text, text_is_whole, unseal
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from cotrace.cli.closing import verdict as closing
 from cotrace.cli.main import run as cotrace
+from cotrace.cli.summary import verdict as closing
 from cotrace.evaluation import Evaluation
 from cotrace.report.page import report_html
-from cotrace.report.page.account import record as record_of
-from cotrace.report.page.caveats import caveats
-from cotrace.run_folder.pictures import material_of
+from cotrace.report.page._caveats import caveats
+from cotrace.report.page._run_summary import record as record_of
+from cotrace.run_folder.folder import material_of
 from cotrace.runs.citation import cite
 from cotrace.runs.config_file import read_run_config
-from cotrace.runs.stored import StoredRun
+from cotrace.runs.result_files import StoredRun
 from tests.conftest import records, write_lines
 
 GAP = ["--metric", "demographic_parity_gap", "--direction", "minimise"]

@@ -10,8 +10,7 @@ import yaml
 
 from cotrace.cli.main import run
 from cotrace.errors import InputError
-from cotrace.runs.campaign import Campaign, depths_of
-from cotrace.runs.grid import read_grid
+from cotrace.runs.campaign import Campaign, depths_of, read_grid
 from tests.conftest import records, write_lines
 
 
@@ -100,7 +99,7 @@ def test_the_tables_count_what_the_cells_chose(grid: Path, tmp_path: Path) -> No
 def test_a_cell_that_was_begun_is_resumed(
     grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from cotrace.runs.keeper import Keeper
+    from cotrace.runs.writer import Keeper
 
     own, steps = Keeper.step, [0]
 

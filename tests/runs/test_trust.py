@@ -17,17 +17,15 @@ from safetensors.numpy import load_file, save
 from cotrace.cli.main import run as cotrace
 from cotrace.errors import DamagedRun, InputError
 from cotrace.runs import difference as difference_module
-from cotrace.runs.citation import cite
+from cotrace.runs.citation import SEARCHES, TASKS, cite
 from cotrace.runs.config_file import read_run_config, write_config
 from cotrace.runs.difference import difference
-from cotrace.runs.keeper import Keeper
-from cotrace.runs.log import Log
+from cotrace.runs.directory import Log
 from cotrace.runs.manifest import Manifest, add_files
 from cotrace.runs.prepare import prepare
-from cotrace.runs.references import SEARCHES, TASKS
-from cotrace.runs.results import frontier_csv
-from cotrace.runs.stored import StoredRun
+from cotrace.runs.result_files import StoredRun, frontier_csv
 from cotrace.runs.verification import verify
+from cotrace.runs.writer import Keeper
 from tests.conftest import records, write_lines
 
 TRACE = ["--model", "shipped", "--task", "demo_bias", "--max-size", "3", "--evaluation", "none", "--quiet"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cotrace.errors import InputError
-from cotrace.problem.masks import key_of
+from cotrace.problem.protocol import key_of
 from cotrace.search import Exhaustive, Greedy, Limits, Pursuit, solve
 from cotrace.search.sets import Sample
 from tests.problem.test_search_pairs import problem as on_some_pairs

@@ -43,7 +43,7 @@ def problem(name: str) -> LanguageProblem:
 
 
 @pytest.mark.parametrize("name", ["demo_bias", pytest.param("stories260k", marks=needs_shared)])
-@pytest.mark.filterwarnings("ignore::cotrace.problem.language.RefusedPairs")
+@pytest.mark.filterwarnings("ignore::cotrace.problem._coverage.RefusedPairs")
 def test_pursuit_is_at_or_above_greedy_at_every_size_for_less(name: str) -> None:
     p = problem(name)
     assert len(p.space) == 40

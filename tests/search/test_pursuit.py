@@ -24,7 +24,7 @@ from cotrace.search import (
     TopK,
     solve,
 )
-from cotrace.search.sizes import geometric
+from cotrace.search.hyperparameters import geometric
 from tests.problems import ClosedForm, Formula, all_of, any_of, heads, modular, pairwise, saturating
 
 

@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cotrace.errors import InputError, NonFiniteError, UnknownName
-from cotrace.problem.masks import chosen_of, key_of, keys_of
-from cotrace.problem.protocol import Mode
+from cotrace.problem.protocol import Mode, chosen_of, key_of, keys_of
 from cotrace.search import (
     SEARCHES,
     Annealing,
@@ -30,8 +29,8 @@ from cotrace.search import (
     spread,
 )
 from cotrace.search.hard_concrete import gates, open_gates
+from cotrace.search.hyperparameters import geometric
 from cotrace.search.matryoshka import soft_top
-from cotrace.search.sizes import geometric
 from tests.problems import ClosedForm, all_of, modular, pairwise, saturating
 from tests.search.test_pursuit import brute
 

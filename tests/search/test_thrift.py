@@ -12,7 +12,7 @@ from cotrace.components import Component, ComponentSpace, Site
 from cotrace.errors import InputError, UnknownName
 from cotrace.results import Frontier
 from cotrace.search import Greedy, Pursuit
-from cotrace.search.thrift import filled, settled, weight_vector
+from cotrace.search._cost_weights import filled, settled, weight_vector
 from tests.problems import ClosedForm, modular
 
 HEADS, NEURONS = 4, 16

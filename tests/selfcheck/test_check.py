@@ -13,11 +13,10 @@ import cotrace as ct
 from cotrace.components import Site
 from cotrace.interventions import ValuePatch
 from cotrace.models import LanguageModel, wrap
-from cotrace.models.taps import Edit
+from cotrace.models.hooks import Edit
 from cotrace.prompts import PromptPair, Task
 from cotrace.selfcheck import CheckFailed, CheckReport, check, ensure
-from cotrace.selfcheck.precision import in_float32
-from cotrace.selfcheck.properties import GRADIENT
+from cotrace.selfcheck._properties import GRADIENT, in_float32
 from tests import tiny
 from tests.families import tiny_config, tiny_model
 
@@ -176,7 +175,7 @@ def test_ensure_checks_each_site_of_a_model_once(monkeypatch: pytest.MonkeyPatch
         asked.append(sites)
         return check(model, sites=sites, progress=progress)
 
-    monkeypatch.setattr("cotrace.selfcheck.run.check", counted)
+    monkeypatch.setattr("cotrace.selfcheck._run.check", counted)
     model = fresh()
     ensure(model, ["residual"])
     ensure(model, ["residual", "mlp_output"])

@@ -17,7 +17,6 @@ from cotrace.statistics import (
     covers,
     interval_of,
     interval_text,
-    intervals,
     mean_interval,
     mean_intervals,
     median_interval,
@@ -25,9 +24,10 @@ from cotrace.statistics import (
     need_units,
     set_interval,
     share_interval,
-    units,
     widened,
 )
+from cotrace.statistics import _intervals as intervals
+from cotrace.statistics import _resampling as resampling
 
 MANY = 20_000
 
@@ -68,7 +68,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """How many resamples or sets are held at a time is not seen in an interval."""
     rows, made = np.random.default_rng(1).normal(size=(5, 40)), Units.made(40, strata=[i % 3 for i in range(40)])
     before = mean_intervals(rows, made), median_interval(rows[0], made)
-    monkeypatch.setattr(units, "BLOCK", 400)
+    monkeypatch.setattr(resampling, "BLOCK", 400)
     monkeypatch.setattr(intervals, "TABLE", 200)
     assert np.array(mean_intervals(rows, made)) == pytest.approx(np.array(before[0]))
     assert median_interval(rows[0], made) == pytest.approx(before[1])

@@ -6,16 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cotrace.statistics import (
-    Units,
-    above_zero,
-    controls_needed,
-    holm,
-    max_t,
-    p_values,
-    sign_flip_p,
-    smallest_p,
-)
+from cotrace.statistics import Units, above_zero, controls_needed, holm, max_t, p_values, sign_flip_p, smallest_p
 
 
 def test_sign_flips_are_exact_where_they_are_few() -> None:

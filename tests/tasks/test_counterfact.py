@@ -13,7 +13,7 @@ import pytest
 
 from cotrace.errors import InputError
 from cotrace.tasks import counterfact
-from cotrace.tasks.hub import hub_rows
+from cotrace.tasks._files import hub_rows
 
 Folder = Callable[..., Path]
 

@@ -9,13 +9,14 @@ from threading import Thread
 
 import pytest
 
-from cotrace import json_file, tasks
-from cotrace.cli.generate import read_prompts
+from cotrace import tasks
+from cotrace.cli.handing_out import read_prompts
 from cotrace.errors import InputError
 from cotrace.interchange import read_selection
 from cotrace.report.page import EXAMPLES
-from cotrace.runs.added import read_evaluation, read_tradeoff
-from cotrace.runs.sealed import unseal
+from cotrace.runs.addenda import read_evaluation, read_tradeoff
+from cotrace.runs.manifest import unseal
+from cotrace.text import files
 
 LIMIT = 1000
 READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
@@ -31,13 +32,13 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "evaluation": ("evaluation.json", read_evaluation),
     "tradeoff": ("tradeoff.json", read_tradeoff),
     "manifest": ("manifest.json", unseal),
-    "examples": (EXAMPLES, json_file.read_text),
+    "examples": (EXAMPLES, files.read_text),
 }
 
 
 @pytest.mark.parametrize("name", READERS)
 def test_a_file_above_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(json_file, "LIMIT_BYTES", LIMIT)
+    monkeypatch.setattr(files, "LIMIT_BYTES", LIMIT)
     file, read = READERS[name]
     (tmp_path / file).write_bytes(b" " * (LIMIT + 1))
     with pytest.raises(InputError, match=rf"{file}.* has 1,001 bytes, more than the 1,000 that are read; split it"):
@@ -45,7 +46,7 @@ def test_a_file_above_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_file_at_the_limit_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_file, "LIMIT_BYTES", LIMIT)
+    monkeypatch.setattr(files, "LIMIT_BYTES", LIMIT)
     path = tmp_path / "neutral.txt"
     path.write_text("one two\n" * (LIMIT // 8))
     assert len(tasks.text(path)) == LIMIT // 8
@@ -53,7 +54,7 @@ def test_a_file_at_the_limit_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_pipe_without_end_is_refused_at_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pipe has no size to be asked for."""
-    monkeypatch.setattr(json_file, "LIMIT_BYTES", LIMIT)
+    monkeypatch.setattr(files, "LIMIT_BYTES", LIMIT)
     path = tmp_path / "pipe"
     os.mkfifo(path)
 
@@ -68,6 +69,6 @@ def test_a_pipe_without_end_is_refused_at_the_limit(tmp_path: Path, monkeypatch:
     writer = Thread(target=pour, daemon=True)
     writer.start()
     with pytest.raises(InputError, match="has more than the 1,000 bytes that are read"):
-        json_file.read_text(path)
+        files.read_text(path)
     writer.join(10)
     assert not writer.is_alive()

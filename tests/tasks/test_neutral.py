@@ -14,8 +14,8 @@ from cotrace import shipped, tasks
 from cotrace.editing import measure_edit, neutral
 from cotrace.errors import InputError
 from cotrace.models import LanguageModel
-from cotrace.problem.side import CHOOSING_LINES, UnknownText, loss_of
-from cotrace.tasks.text import suited
+from cotrace.problem.goals import CHOOSING_LINES, UnknownText, loss_of
+from cotrace.tasks.texts import suited
 from tests import tiny
 
 
@@ -31,7 +31,7 @@ def short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     lines = shipped.ENGLISH_TEXT.read_text().splitlines()
     path.write_text("".join(" ".join(line.split()[:6]) + "\n" for line in lines))
     monkeypatch.setattr(
-        import_module("cotrace.tasks.text"), "SHIPPED", {shipped.NEUTRAL_TEXT: "text_toy", path: "text_english"}
+        import_module("cotrace.tasks.texts"), "SHIPPED", {shipped.NEUTRAL_TEXT: "text_toy", path: "text_english"}
     )
     return path
 
@@ -48,7 +48,7 @@ def loss(model: LanguageModel, path: Path, most: int | None = None) -> float:
 
 def only_knows(model: LanguageModel, monkeypatch: pytest.MonkeyPatch, words: str) -> None:
     """A model whose loss is low on a text with these words alone."""
-    monkeypatch.setattr("cotrace.problem.side.loss_of", lambda model, task: 1.0 if task.name == words else 6.0)
+    monkeypatch.setattr("cotrace.problem.goals.loss_of", lambda model, task: 1.0 if task.name == words else 6.0)
 
 
 def test_the_loss_is_the_models_own(toy: LanguageModel, short: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_text_that_the_model_does_not_know_is_warned_of(
     assert any("no text that this model knows" in note for note in found.notes)
     assert found.side_effects[0].before == pytest.approx(loss(toy, short, 60), abs=1e-4)
     only_knows(toy, monkeypatch, "text_english")
-    monkeypatch.setattr("cotrace.editing.sides.loss_of", lambda model, task: 6.0)
+    monkeypatch.setattr("cotrace.editing.side_effects.loss_of", lambda model, task: 6.0)
     one, task = ct.Selection.parse(["L1.head5"]), ct.tasks.demo_agreement()
     with pytest.warns(UnknownText, match=r"english\.txt"):
         row = measure_edit(toy, task, one, sides=[neutral(most=5)])[-1]

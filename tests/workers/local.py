@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import Any
 
-from cotrace.workers.cut import Sent
+from cotrace.workers.shares import Sent
 from cotrace.workers.worker import Replica
 from cotrace.workers.workers import Unit, Workers
 

@@ -13,7 +13,7 @@ import cotrace as ct
 from cotrace.batches import EncodedPair, Encoding, answer_layouts
 from cotrace.donors import Counterfactual, Noise, RecordedDonors, Setting
 from cotrace.errors import InputError
-from cotrace.problem.executor import executing
+from cotrace.problem.scorer import executing
 from cotrace.workers import distributed
 from cotrace.workers.worker import Kept
 from tests import tiny

@@ -1,13 +1,16 @@
 """Tokens, alignment, and the layout of examples in the rows of a forward pass."""
 
-from cotrace.batches.align import ALIGNMENTS, Align
-from cotrace.batches.chat import ChatTemplate, chat_template
-from cotrace.batches.encode import EncodedPair, Encoding, Refusal, encode_task
-from cotrace.batches.layout import Layout
-from cotrace.batches.plan import FrequencyLimit, Packing, answer_layouts, donor_layouts, prefix_layouts, prompt_layouts
-from cotrace.batches.roles import check_role
-from cotrace.batches.strips import donor_tokens, shared_prefix
-from cotrace.batches.texts import Bos, check_counterfactual, token_text
+from cotrace.batches.encode import ALIGNMENTS, Align, EncodedPair, Encoding, Refusal, check_role, encode_task
+from cotrace.batches.packing import (
+    FrequencyLimit,
+    Packing,
+    answer_layouts,
+    donor_layouts,
+    prefix_layouts,
+    prompt_layouts,
+)
+from cotrace.batches.segments import Layout, donor_tokens, shared_prefix
+from cotrace.batches.tokenize import Bos, ChatTemplate, chat_template, check_counterfactual, token_text
 
 __all__ = [
     "ALIGNMENTS",

@@ -1,21 +1,154 @@
-"""Tokens: prompts and answers to token ids, and the refusal of pairs whose tokens do not fit together."""
+"""Pairs as tokens: encoding, alignment of base and counterfactual, and the positions of each role."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from itertools import pairwise
+from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from cotrace.batches.align import Align, donor_positions, span_alignment
-from cotrace.batches.chat import ChatTemplate, chat_template
-from cotrace.batches.roles import ALL, role_positions, span_positions
-from cotrace.batches.texts import Bos, Text, TextTokenizer, Tokenised, base_text, counterfactual_text, every
+from cotrace.batches.tokenize import (
+    Bos,
+    ChatTemplate,
+    Text,
+    TextTokenizer,
+    Tokenised,
+    base_text,
+    chat_template,
+    counterfactual_text,
+    every,
+)
 from cotrace.errors import AlignmentError
 from cotrace.prompts import PromptPair, Task
 
+ALL, LAST = "all", "last"
+
+
+def role_positions(pair_id: str, text: Text, tokens: Tokenised, roles: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Role -> its positions in the prompt. Raises AlignmentError for one that the pair lacks, naming those it has."""
+    return {role: _positions(pair_id, role, text, tokens) for role in roles}
+
+
+def _positions(pair_id: str, role: str, text: Text, tokens: Tokenised) -> tuple[int, ...]:
+    count = len(tokens.ids)
+    if role == ALL:
+        return every(count)
+    if role == LAST:
+        return (count - 1,)
+    if role not in text.spans:
+        raise _lacking(pair_id, role, text.spans)
+    return span_positions(tokens, *text.spans[role]) or _empty(pair_id, role)
+
+
+def check_role(pairs: Sequence[PromptPair], role: str) -> None:
+    """Raise AlignmentError for a role that no pair has, whatever the tokens; chats name theirs once rendered."""
+    if role not in (ALL, LAST) and not any(pair.messages or role in pair.spans for pair in pairs):
+        raise _lacking(pairs[0].id, role, pairs[0].spans)
+
+
+def _lacking(pair_id: str, role: str, spans: Iterable[str]) -> AlignmentError:
+    has = ", ".join([ALL, LAST, *spans])
+    return AlignmentError(f"pair {pair_id} has no role {role!r}: it has {has}; name the span in the pair's 'spans'")
+
+
+def span_positions(tokens: Tokenised, start: int, end: int) -> tuple[int, ...]:
+    """Tokens that stand for some character of [start, end)."""
+    return tuple(i for i, (a, b) in enumerate(tokens.offsets) if a < b and a < end and b > start)
+
+
+def _empty(pair_id: str, role: str) -> tuple[int, ...]:
+    raise AlignmentError(f"pair {pair_id}: no token stands for the span {role!r}; a fast tokenizer is needed for spans")
+
+
+def named_positions(text: Text, tokens: Tokenised, length: int) -> dict[str, tuple[int, ...]]:
+    """Each span that a prompt names -> its tokens among the first ``length``; spans without any are left out."""
+    found = {role: span_positions(tokens, *span) for role, span in text.spans.items()}
+    kept = {role: tuple(i for i in where if i < length) for role, where in found.items()}
+    return {role: where for role, where in kept.items() if where}
+
+
+Align = Literal["exact", "ends", "spans"]
+ALIGNMENTS = ("exact", "ends", "spans")
 Tokens = tuple[int, ...]
+
+
+def donor_positions(
+    pair_id: str, base: Tokens, donor: Tokens, tokenizer: PreTrainedTokenizerBase, align: Align
+) -> Tokens:
+    """For each base position its donor position, -1 where none. Raises AlignmentError with both tokenisations.
+
+    ``exact`` needs equal lengths; ``ends`` aligns the shared tokens at the head and at the tail and leaves the middle,
+    at equal lengths too.
+    """
+    if align == "ends":
+        return _ends(pair_id, base, donor)
+    if len(base) != len(donor):
+        raise AlignmentError(
+            f"pair {pair_id}: base has {len(base)} tokens and counterfactual {len(donor)}: "
+            f"{_show(base, tokenizer)} against {_show(donor, tokenizer)}; reword the pair, or use align='ends'"
+        )
+    return every(len(base))
+
+
+def _ends(pair_id: str, base: Tokens, donor: Tokens) -> Tokens:
+    shorter = min(len(base), len(donor))
+    head = _shared(base, donor)
+    tail = min(_shared(base[::-1], donor[::-1]), shorter - head)
+    if head + tail == 0:
+        raise AlignmentError(f"pair {pair_id}: base and counterfactual share no token at either end; nothing aligns")
+    middle = (-1,) * (len(base) - head - tail)
+    return (*range(head), *middle, *range(len(donor) - tail, len(donor)))
+
+
+def _shared(left: Tokens, right: Tokens) -> int:
+    """How many tokens agree from the start."""
+    count = 0
+    for a, b in zip(left, right, strict=False):
+        if a != b:
+            break
+        count += 1
+    return count
+
+
+def span_alignment(pair_id: str, base: tuple[Text, Tokenised], donor: tuple[Text, Tokenised]) -> Tokens:
+    """Piece by piece, cut at the spans that both prompts name; pieces of equal length align, unequal spans stay own.
+
+    Prompts of equal length are cut as well: their spans may differ in length. Raises AlignmentError where the spans'
+    order differs, or text outside the spans has another number of tokens.
+    """
+    shared = [role for role in sorted(base[0].spans, key=base[0].spans.__getitem__) if role in donor[0].spans]
+    if not shared:
+        raise AlignmentError(
+            f"pair {pair_id}: align='spans' needs 'spans' and 'counterfactual_spans' with a common name"
+        )
+    cuts = _cuts(pair_id, base, shared), _cuts(pair_id, donor, shared)
+    positions: list[int] = []
+    for piece, ((a, b), (c, d)) in enumerate(zip(pairwise(cuts[0]), pairwise(cuts[1]), strict=True)):
+        if b - a != d - c and piece % 2 == 0:
+            raise AlignmentError(
+                f"pair {pair_id}: between its spans base has {b - a} tokens where the counterfactual has {d - c}; "
+                "only the spans may differ in length"
+            )
+        positions += range(c, d) if b - a == d - c else [-1] * (b - a)
+    return tuple(positions)
+
+
+def _cuts(pair_id: str, side: tuple[Text, Tokenised], roles: Sequence[str]) -> list[int]:
+    """Token positions at which the prompt is cut: before and after each span, in the order of the roles."""
+    text, tokens = side
+    cuts = [0]
+    for role in roles:
+        inside = span_positions(tokens, *text.spans[role])
+        if not inside or inside[0] < cuts[-1]:
+            raise AlignmentError(f"pair {pair_id}: the spans {', '.join(roles)} overlap or stand in another order")
+        cuts += [inside[0], inside[-1] + 1]
+    return [*cuts, len(tokens.ids)]
+
+
+def _show(tokens: Tokens, tokenizer: PreTrainedTokenizerBase) -> str:
+    return "|".join(tokenizer.convert_ids_to_tokens(list(tokens)))
 
 
 PORTION = 1 << 18

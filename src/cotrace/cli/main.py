@@ -4,23 +4,170 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 import tempfile
+import threading
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Literal
 
-from cyclopts import CycloptsError
+from cyclopts import App, ArgumentCollection, CycloptsError, Parameter, Token
 from rich.console import Console
 
-from cotrace.cli.app import build
+from cotrace import __version__
+from cotrace.cli import result_commands, search_commands
 from cotrace.cli.options import in_options
-from cotrace.cli.signals import Terminated, terminated
-from cotrace.errors import CotraceError, is_out_of_memory
-from cotrace.runs.command import COMMAND
-from cotrace.visible import visible
+from cotrace.errors import CotraceError, InputError, is_out_of_memory
+from cotrace.runs.config import COMMAND
+from cotrace.text.escape import visible
+
+POLITE = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+class Terminated(BaseException):
+    """The process was asked to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
+
+
+@contextmanager
+def terminated() -> Iterator[None]:
+    """Raise Terminated where such a signal comes; one that is ignored (nohup) or handled already stays so."""
+    ours = [one for one in POLITE if _in_main_thread() and signal.getsignal(one) == signal.SIG_DFL]
+    for one in ours:
+        signal.signal(one, _end)
+    try:
+        yield
+    finally:
+        for one in ours:
+            signal.signal(one, signal.SIG_DFL)
+
+
+def _in_main_thread() -> bool:
+    """Only there may handlers be set."""
+    return threading.current_thread() is threading.main_thread()
+
+
+def _end(number: int, frame: Any) -> None:
+    raise Terminated(number)
+
+
+def replay(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Give the options that were not typed the values of the file named by --config."""
+    named = {argument.name: argument for argument in arguments}
+    if "--config" not in named or not named["--config"].tokens:
+        return
+    from cotrace.runs.config_file import read_config
+
+    path = named["--config"].tokens[0].value
+    stored = read_config(path)
+    for argument in arguments:
+        field = argument.keys[0] if argument.keys else ""
+        if hasattr(stored, field) and not argument.tokens:
+            argument.tokens += list(_tokens(field, getattr(stored, field), path))
+
+
+def check_options(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Refuse an option of a search that does not say of which search. Raises InputError."""
+    for argument in arguments:
+        for token in argument.tokens if argument.name == "--option" else ():
+            if len(token.keys) != 2:
+                raise InputError(f"{token.keyword}: say which option of which search, as in --option.pgbct.l1 0.01")
+
+
+def _tokens(field: str, value: Any, source: str) -> Iterator[Token]:
+    """A stored value as the words that would have been typed for it."""
+    if isinstance(value, dict):
+        for keys, setting in _settings(value):
+            yield Token(keyword=field, value=_word(setting), source=source, keys=keys)
+    elif isinstance(value, tuple):
+        if value:
+            yield Token(keyword=field, value=",".join(value), source=source)
+    elif value is not None:
+        yield Token(keyword=field, value=str(value), source=source)
+
+
+def _settings(settings: dict[str, Any], *above: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The keys and the value of every setting, however deep."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _settings(value, *above, name)
+        else:
+            yield (*above, name), value
+
+
+def _word(setting: Any) -> str:
+    return ",".join(map(str, setting)) if isinstance(setting, tuple) else str(setting)
+
+
+HELP = """Find which components of a language model jointly drive a metric.
+
+Start with `cotrace demo`. Then: `cotrace trace --model MODEL --task TASK`."""
+
+COMMANDS = (
+    search_commands.demo,
+    search_commands.trace,
+    search_commands.compare,
+    search_commands.sweep,
+    search_commands.measure,
+    search_commands.check,
+    search_commands.resume,
+    search_commands.reproduce,
+    result_commands.evaluate,
+    result_commands.explain,
+    result_commands.transfer,
+    result_commands.report,
+    result_commands.figure,
+    result_commands.generate,
+    result_commands.edit,
+    result_commands.export,
+    result_commands.diff,
+    result_commands.verify,
+    result_commands.cite,
+    result_commands.schema,
+)
+
+
+def completion(shell: Literal["bash", "zsh", "fish", "powershell"]) -> None:
+    """Print the completion script of a shell: write it to where the shell looks, or source it in its start file.
+
+    Parameters
+    ----------
+    shell
+        bash, zsh, fish or powershell.
+    """
+    from cotrace.cli.console import Screen
+
+    Screen().raw(build().generate_completion(shell=shell) + "\n")
+
+
+def build() -> App:
+    """The app with all commands."""
+    app = App(
+        name="cotrace",
+        help=HELP,
+        version=__version__,
+        config=(replay, check_options),
+        default_parameter=Parameter(negative=()),
+        exit_on_error=False,
+        print_error=False,
+        help_on_error=False,
+        suppress_keyboard_interrupt=False,
+        result_action="return_value",
+    )
+    for command in COMMANDS:
+        app.command(command)
+    app.command(result_commands.open_report, name="open")
+    app.command(search_commands.tasks())
+    app.command(completion)
+    return app
+
 
 OK, OURS, USERS, INTERRUPTED, UNHEARD = 0, 1, 2, 130, 141
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

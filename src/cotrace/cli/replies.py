@@ -12,15 +12,14 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from cotrace.evaluation import CrossFit
-from cotrace.evaluation.levels import Step
-from cotrace.measurement.result import Row
+from cotrace.evaluation.measured import Row
+from cotrace.evaluation.setup import Step
 from cotrace.problem.inside import Plan
 from cotrace.results.outcomes import Outcome
-from cotrace.runs.difference import Agreement, Change
-from cotrace.runs.paired import PairedEffects
+from cotrace.runs.difference import Agreement, Change, PairedEffects
 from cotrace.runs.verification import Recomputed
-from cotrace.selfcheck.report import Finding
-from cotrace.visible import visible_in
+from cotrace.selfcheck.finding import Finding
+from cotrace.text.escape import visible_in
 
 Files: TypeAlias = dict[str, str]
 Numbers: TypeAlias = tuple[float, float]

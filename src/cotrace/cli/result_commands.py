@@ -74,8 +74,8 @@ def evaluate(
     trust_remote_code
         Run the code that comes with the run's model, which no file may ask for. Only for code that you have read.
     """
-    from cotrace.cli import evaluate as module
-    from cotrace.runs.trusted import trusting
+    from cotrace.cli import judging as module
+    from cotrace.runs.config import trusting
 
     with trusting(trust_remote_code):
         asked = module.Asked(
@@ -125,8 +125,8 @@ def explain(
     trust_remote_code
         Run the code that comes with the run's model, which no file may ask for. Only for code that you have read.
     """
-    from cotrace.cli import explain as module
-    from cotrace.runs.trusted import trusting
+    from cotrace.cli import readings as module
+    from cotrace.runs.config import trusting
 
     with trusting(trust_remote_code):
         module.explain_run(
@@ -174,8 +174,8 @@ def transfer(
     trust_remote_code
         Run the code that comes with the run's model, which no file may ask for. Only for code that you have read.
     """
-    from cotrace.cli import transfer as module
-    from cotrace.runs.trusted import trusting
+    from cotrace.cli import readings as module
+    from cotrace.runs.config import trusting
 
     asked = module.Asked(
         to=target, k=k, search=search, data=data, metric=metric, direction=direction, controls=controls
@@ -208,7 +208,7 @@ def report(
     out
         New file for the report. Default: report.html in the run's folder.
     """
-    from cotrace.cli import see as module
+    from cotrace.cli import handing_out as module
 
     module.report(run, search=search, redact=redact, language=language, out=out, quiet=show.quiet, as_json=show.as_json)
 
@@ -244,7 +244,7 @@ def figure(
     out
         New file. Default: KIND.FORMAT in the working folder.
     """
-    from cotrace.cli import see as module
+    from cotrace.cli import handing_out as module
 
     module.figure(
         run, kind=kind, form=form, k=k, search=search, width=width, out=out, quiet=show.quiet, as_json=show.as_json
@@ -302,9 +302,9 @@ def generate(
     trust_remote_code
         Run the code that comes with the run's model, which no file may ask for. Only for code that you have read.
     """
-    from cotrace.cli.generate import generated
+    from cotrace.cli.handing_out import generated
     from cotrace.editing import Sampling
-    from cotrace.runs.trusted import trusting
+    from cotrace.runs.config import trusting
 
     with trusting(trust_remote_code):
         sampling = Sampling(
@@ -380,10 +380,10 @@ def edit(
     trust_remote_code
         Run the code that comes with the run's model, which no file may ask for. Only for code that you have read.
     """
-    from cotrace.cli.edit import Asked
-    from cotrace.cli.edit import edit as run_edit
+    from cotrace.cli.edits import Asked
+    from cotrace.cli.edits import edit as run_edit
     from cotrace.editing import Limit
-    from cotrace.runs.trusted import trusting
+    from cotrace.runs.config import trusting
 
     with trusting(trust_remote_code):
         asked = Asked(
@@ -427,7 +427,7 @@ def export(
     out
         New file. Default: the screen.
     """
-    from cotrace.cli import export as module
+    from cotrace.cli import handing_out as module
 
     module.export(run, to, k=k, search=search, out=out, quiet=show.quiet, as_json=show.as_json)
 
@@ -442,7 +442,7 @@ def diff(one: str, other: str, *, show: Showing = SHOWN) -> None:
     other
         Folder of another.
     """
-    from cotrace.cli.trust import compare_runs
+    from cotrace.cli.inspection import compare_runs
 
     compare_runs(one, other, quiet=show.quiet, as_json=show.as_json)
 
@@ -468,8 +468,8 @@ def verify(
     trust_remote_code
         Run the code that comes with the run's model, which no file may ask for. Only for code that you have read.
     """
-    from cotrace.cli.trust import verify_run
-    from cotrace.runs.trusted import trusting
+    from cotrace.cli.inspection import verify_run
+    from cotrace.runs.config import trusting
 
     with trusting(trust_remote_code):
         verify_run(run, examples, model=model, quiet=show.quiet, as_json=show.as_json)
@@ -483,7 +483,7 @@ def cite(run: str, *, show: Showing = SHOWN) -> None:
     run
         Folder of a finished run.
     """
-    from cotrace.cli.trust import cite_run
+    from cotrace.cli.inspection import cite_run
 
     cite_run(run, as_json=show.as_json)
 
@@ -496,7 +496,7 @@ def open_report(run: str, *, show: Showing = SHOWN) -> None:
     run
         Folder of a finished run.
     """
-    from cotrace.cli import see as module
+    from cotrace.cli import handing_out as module
 
     module.open_report(run, quiet=show.quiet, as_json=show.as_json)
 
@@ -509,6 +509,6 @@ def schema(command: str | None = None) -> None:
     command
         Such as trace, or "tasks show". Default: all.
     """
-    from cotrace.cli.trust import print_schema
+    from cotrace.cli.inspection import print_schema
 
     print_schema(command)

@@ -31,7 +31,7 @@ def demo(*, out: str | None = None, show: Showing = SHOWN) -> None:
     out
         New folder for the results. Default: cotrace-demo, or the next free name.
     """
-    from cotrace.cli import demo as module
+    from cotrace.cli import runner as module
 
     module.demo(out, quiet=show.quiet, as_json=show.as_json)
 
@@ -53,7 +53,7 @@ def trace(
         Say what would be done and what it would cost, and stop.
     """
     ahead(options, show)
-    from cotrace.cli.answer import answer
+    from cotrace.cli.runner import answer
 
     answer(options, ("pursuit",), dry_run=dry_run, quiet=show.quiet, as_json=show.as_json)
 
@@ -75,14 +75,14 @@ def compare(
         Say what would be done and what it would cost, and stop.
     """
     ahead(options, show)
-    from cotrace.cli.answer import COMPARED, answer
+    from cotrace.cli.runner import COMPARED, answer
 
     answer(options, COMPARED, dry_run=dry_run, quiet=show.quiet, as_json=show.as_json)
 
 
 def ahead(options: Options, show: Showing) -> None:
     """Say what is asked, to who looks on, before anything heavy is imported, which alone takes seconds."""
-    from cotrace.cli.screen import Screen
+    from cotrace.cli.console import Screen
 
     searches = f" by {', '.join(options.searches)}" if options.searches else ""
     screen = Screen(show.quiet)
@@ -109,8 +109,8 @@ def resume(
     trust_remote_code
         Run the code that comes with the run's model, which no file may ask for. Only for code that you have read.
     """
-    from cotrace.cli.answer import resume as go_on
-    from cotrace.runs.trusted import trusting
+    from cotrace.cli.runner import resume as go_on
+    from cotrace.runs.config import trusting
 
     with trusting(trust_remote_code):
         go_on(run, batch_tokens=batch_tokens, quiet=show.quiet, as_json=show.as_json, workers=hands.asked)
@@ -138,7 +138,7 @@ def sweep(
     dry_run
         List the cells and what is left to do, and stop.
     """
-    from cotrace.cli.sweep import sweep as go
+    from cotrace.cli.campaigns import sweep as go
 
     go(grid, out=out, workers=hands.asked, dry_run=dry_run, quiet=show.quiet, as_json=show.as_json)
 
@@ -168,7 +168,7 @@ def measure(
     json
         Print the figures as one JSON object on stdout, and nothing else there; --json FILE writes them to a new file.
     """
-    from cotrace.cli import measure as module
+    from cotrace.cli import inspection as module
 
     config = source.config(model=model, task=task, metric=metric)
     module.measure(config, by=by, json_path=json, quiet=show.quiet)
@@ -211,7 +211,7 @@ def reproduce(
     out
         Folder for the runs and the page.
     """
-    from cotrace.cli import reproduce as module
+    from cotrace.cli import campaigns as module
 
     words = {"settings": settings, "methods": methods}
     split = {name: tuple(one for part in parts for one in part.split(",") if one) for name, parts in words.items()}
@@ -262,7 +262,7 @@ def check(
     row
         Print one row for the table of checkpoints in the documentation instead.
     """
-    from cotrace.cli import check as module
+    from cotrace.cli import inspection as module
 
     config = source.config(model=model, task=task, sites=sites, layers=layers, donors=donors, align=align)
     module.check(config, row=row, json_path=json, quiet=show.quiet)
@@ -278,7 +278,7 @@ def tasks() -> App:
 
 def list_tasks(*, show: Showing = SHOWN) -> None:
     """List the tasks: source, licence, metric, sites."""
-    from cotrace.cli import tasks as module
+    from cotrace.cli import inspection as module
 
     module.list_tasks(as_json=show.as_json)
 
@@ -313,7 +313,7 @@ def show_task(
     align
         With a model: how prompts of other lengths are aligned, as in a run.
     """
-    from cotrace.cli import tasks as module
+    from cotrace.cli import inspection as module
 
     module.show_task(
         name,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cotrace.dictionaries.dictionary import NORMS, Dictionary
 from cotrace.errors import InputError, unknown
-from cotrace.json_file import clipped
+from cotrace.text.files import clipped
 
 CFG, WEIGHTS, NPZ = "cfg.json", "sae_weights.safetensors", "params.npz"
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")

@@ -10,7 +10,6 @@ from typing import overload
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from cotrace.arguments import checked, guarded
 from cotrace.dictionaries.dictionary import Dictionary
 from cotrace.dictionaries.dictionary_file import (
     CFG,
@@ -27,6 +26,7 @@ from cotrace.dictionaries.dictionary_file import (
 from cotrace.dictionaries.placed import with_dictionaries
 from cotrace.errors import InputError
 from cotrace.models.language_model import LanguageModel
+from cotrace.validation import checked, guarded
 
 MOST = 64
 """Dictionaries that are fetched from the hub without being told apart further."""

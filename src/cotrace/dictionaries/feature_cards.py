@@ -13,15 +13,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.functional import jvp
 
-from cotrace.arguments import checked, names_of
 from cotrace.components import FEATURE_SITES, Component, Site
-from cotrace.dictionaries.placed import PlacedDictionary
 from cotrace.errors import InputError, UnsupportedSite
+from cotrace.models.discovery import output_projection
+from cotrace.models.hooks import PlacedDictionary, probe_ids, tapped
 from cotrace.models.language_model import LanguageModel, evaluating
-from cotrace.models.outside import output_projection
-from cotrace.models.taps import tapped
-from cotrace.models.watch import probe_ids
 from cotrace.prompts import Task
+from cotrace.validation import checked, names_of
 
 NEURONPEDIA = "https://www.neuronpedia.org"
 PROJECTIONS = ("o_proj", "out_proj", "c_proj", "dense", "wo")

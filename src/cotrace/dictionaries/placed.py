@@ -5,21 +5,18 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from itertools import groupby
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from cotrace.components import PARTS_OF, Site
+from cotrace.components import Site
 from cotrace.dictionaries.dictionary import Dictionary
-from cotrace.dictionaries.entries import Entries
 from cotrace.errors import InputError, UnsupportedSite
-from cotrace.models.anatomy import MLP_NAMES
+from cotrace.models.discovery import MLP_NAMES
+from cotrace.models.hooks import Layer, Place, PlacedDictionary, Unscaled
 from cotrace.models.language_model import LanguageModel
-from cotrace.models.places import Layer, Place
 
 SITES = {
     "hook_resid_post": Site.RESIDUAL,
@@ -34,104 +31,6 @@ NAMED = ("hook_resid_pre", *SITES, MLP_INPUT, NORMED)
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 PROBED = 3
 """Random tokens on which a norm is told by what it does."""
-
-
-@dataclass(frozen=True, eq=False)
-class Unscaled:
-    """A norm's weight and bias, taken out of its output: what is between norm and weight is read."""
-
-    gain: Float[Tensor, "d"]
-    bias: Float[Tensor, "d"]
-
-    def __call__(self, values: Float[Tensor, "*token d"]) -> Float[Tensor, "*token d"]:
-        return (values - self.bias.to(values)) / self.gain.to(values)
-
-
-@dataclass(frozen=True, eq=False)
-class PlacedDictionary:
-    """A dictionary at its place in a model. Of its features those of ``active`` are told apart; what they do not
-    carry is the error."""
-
-    dictionary: Dictionary
-    layer: int
-    read: Place
-    write: Place
-    unscaled: Unscaled | None = None
-    """What is done to the value that is read, before it is encoded."""
-    active: Int[Tensor, "some"] | None = None
-    """Features that are told apart, ascending; None for all. The others go with the error."""
-    alone: bool = True
-    """Whether it is the only one of its layer: then its components are named without the site."""
-
-    @cached_property
-    def features(self) -> Place:
-        """The place whose components are the features."""
-        write = self.write
-        return replace(write, site=self.feature_site, units=self.dictionary.size, width=1, dictionary=self)
-
-    @cached_property
-    def error(self) -> Place:
-        """The place whose one component is the error."""
-        width = self.write.units * self.write.width
-        return replace(self.write, site=self.error_site, units=1, width=width, dictionary=self)
-
-    @property
-    def site(self) -> Site:
-        """The site that it writes."""
-        return self.write.site
-
-    @property
-    def feature_site(self) -> Site:
-        """The site of its features."""
-        return Site.FEATURE if self.alone else PARTS_OF[self.site][0]
-
-    @property
-    def error_site(self) -> Site:
-        """The site of its error."""
-        return Site.ERROR if self.alone else PARTS_OF[self.site][1]
-
-    @property
-    def is_transcoder(self) -> bool:
-        """Whether it reads elsewhere than it writes."""
-        return self.read != self.write
-
-    @property
-    def hosts(self) -> tuple[Place, ...]:
-        """The places whose values it needs, each once."""
-        return tuple(dict.fromkeys((self.read, self.write)))
-
-    @property
-    def about(self) -> dict[str, str | int | None]:
-        """What identifies it, as plain data: where it is, its size, and the hash of its weight file."""
-        one = self.dictionary
-        named = {"name": one.name, "architecture": one.architecture, "hook": one.hook, "hook_out": one.hook_out}
-        return named | {"layer": self.layer, "features": one.size, "sha256": one.sha256, "neuronpedia": one.neuronpedia}
-
-    def entries(self, values: Float[Tensor, "token d_in"], features: Int[Tensor, "some"] | None = None) -> Entries:
-        """What the features told apart add to the value, in units of the decoder's rows, from values as they are read.
-
-        Differentiable in the values; only of some ``features`` where asked.
-        """
-        dictionary = self.dictionary
-        values = self.encodable(values)
-        asked = self.active if features is None else features
-        found = dictionary.encode(values, asked)
-        if dictionary.k is not None and asked is not None:
-            wanted = torch.zeros(dictionary.size, dtype=torch.bool, device=asked.device)
-            wanted[asked] = True
-            found = found.where(wanted)
-        if dictionary.norm == "none" or dictionary.is_transcoder:
-            return found
-        return found.weighted(dictionary.size_of(values)[:, 0][found.token])
-
-    def encodable(self, values: Float[Tensor, "token d_in"]) -> Float[Tensor, "token d_in"]:
-        """Values of the place that is read, as the dictionary takes them."""
-        values = values.to(self.dictionary.encoder)
-        return values if self.unscaled is None else self.unscaled(values)
-
-    def telling(self, active: Int[Tensor, "some"]) -> PlacedDictionary:
-        """The same with only these features told apart."""
-        return replace(self, active=active.to(self.dictionary.bias.device))
 
 
 def with_dictionaries(

@@ -1,9 +1,8 @@
 """Donors: where the values that are swapped in come from."""
 
-from cotrace.arguments import door
+from cotrace.donors._parse import donor_file, donor_source, donor_words
 from cotrace.donors.features import donors_of
-from cotrace.donors.parse import donor_file, donor_source, donor_words
-from cotrace.donors.record import record
+from cotrace.donors.recorded import Donors, RecordedDonors, record
 from cotrace.donors.sources import (
     Counterfactual,
     DonorSource,
@@ -16,7 +15,7 @@ from cotrace.donors.sources import (
     Zero,
     check_sites,
 )
-from cotrace.donors.store import Donors, RecordedDonors
+from cotrace.validation import door
 
 __all__ = [
     "Counterfactual",

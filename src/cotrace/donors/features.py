@@ -11,15 +11,15 @@ from torch import Tensor
 
 from cotrace.batches import EncodedPair, Layout
 from cotrace.components import ERROR_SITES, FEATURE_SITES, OF_DICTIONARIES, Component, ComponentSpace
-from cotrace.dictionaries.entries import Entries
-from cotrace.dictionaries.placed import PlacedDictionary
+from cotrace.dictionaries.dictionary import Entries
+from cotrace.donors.recorded import Donors, RecordedDonors, Spot
 from cotrace.donors.sources import DonorSource, Mean, Scale, Setting, Vector, Zero, vector_of
-from cotrace.donors.store import Donors, RecordedDonors, Spot
 from cotrace.errors import InputError
 from cotrace.interventions import Patch
-from cotrace.interventions.feature_patch import DonorFeatures, FeaturePatch
+from cotrace.interventions.blend import DonorFeatures, FeaturePatch
 from cotrace.interventions.storage import Keep
 from cotrace.models import Place
+from cotrace.models.hooks import PlacedDictionary
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,14 +12,22 @@ import torch
 from torch import Tensor
 
 from cotrace.batches import EncodedPair, Encoding, Layout, Packing, Refusal, shared_prefix
-from cotrace.batches.plan import donor_offsets
+from cotrace.batches.packing import donor_offsets
 from cotrace.components import Component, ComponentSpace, Site
-from cotrace.dictionaries.placed import PlacedDictionary
-from cotrace.donors.record import Perturb, mean_values, record
-from cotrace.donors.store import ConstantDonors, Donors, PositionDonors, RecordedDonors, ScaledDonors
+from cotrace.donors.recorded import (
+    ConstantDonors,
+    Donors,
+    Perturb,
+    PositionDonors,
+    RecordedDonors,
+    ScaledDonors,
+    mean_values,
+    record,
+)
 from cotrace.errors import AlignmentError, InputError, UnsupportedSite
 from cotrace.interventions.storage import Keep, in_memory
 from cotrace.models import LanguageModel, Place
+from cotrace.models.hooks import PlacedDictionary
 
 SAMPLED = 64
 """Rows of the embedding table by which its scaling is measured."""

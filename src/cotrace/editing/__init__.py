@@ -1,16 +1,12 @@
 """Acting on a selection: applied while the model runs and generates, or folded into its weights; and what it cost."""
 
-from cotrace.arguments import door
 from cotrace.editing.apply import apply
 from cotrace.editing.fold import folded
-from cotrace.editing.generation import Sampling, continuations, generate
-from cotrace.editing.harness import harness
-from cotrace.editing.measure import measure_edit
-from cotrace.editing.pairs import Continuation, Continuations
-from cotrace.editing.rescore import Rescored, rescore
+from cotrace.editing.generation import Continuation, Continuations, Sampling, continuations, generate
+from cotrace.editing.rescoring import Rescored, harness, measure_edit, rescore
 from cotrace.editing.save import save
-from cotrace.editing.sides import Limit, Side, neutral, second_task
-from cotrace.editing.tradeoff import sweep, tradeoff
+from cotrace.editing.side_effects import Limit, Side, neutral, second_task, sweep, tradeoff
+from cotrace.validation import door
 
 __all__ = [
     "Continuation",

@@ -1,15 +1,20 @@
 """Evaluation: how sure is the answer? Sees only a ``Problem`` and what a search found on it."""
 
-from cotrace.arguments import door
-from cotrace.evaluation.again import ALTERNATIVES, folds_cost, stability_cost
-from cotrace.evaluation.apply import applied, with_intervals
-from cotrace.evaluation.assess import Foreign, TooFewPairs, evaluate
-from cotrace.evaluation.case import predict
-from cotrace.evaluation.crossfit import CrossFit, cross_fit
+from cotrace.evaluation._sizes import applied, with_intervals
+from cotrace.evaluation._verdict import with_verdict
+from cotrace.evaluation.evaluate import Foreign, TooFewPairs, evaluate
 from cotrace.evaluation.evaluation import Evaluation
-from cotrace.evaluation.levels import LEVELS, EvaluationPlan
-from cotrace.evaluation.stability import alternatives_searched, search_again
-from cotrace.evaluation.verdict import with_verdict
+from cotrace.evaluation.setup import LEVELS, EvaluationPlan, predict
+from cotrace.evaluation.stability import (
+    ALTERNATIVES,
+    CrossFit,
+    alternatives_searched,
+    cross_fit,
+    folds_cost,
+    search_again,
+    stability_cost,
+)
+from cotrace.validation import door
 
 __all__ = [
     "ALTERNATIVES",

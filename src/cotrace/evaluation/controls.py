@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from cotrace.components import ComponentSpace
-from cotrace.problem.masks import MASK_ELEMENTS
+from cotrace.problem.protocol import MASK_ELEMENTS
 
 DISTINCT = 200
 """Fewest distinct sets of one composition; below it the composition is kept per site only."""

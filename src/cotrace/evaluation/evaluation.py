@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from cotrace import markup
-from cotrace.evaluation.records import (
+from cotrace.evaluation._records import (
     Alternative,
     Certificate,
     Completeness,
@@ -22,9 +21,10 @@ from cotrace.evaluation.records import (
     Stability,
 )
 from cotrace.results import Table
-from cotrace.results.hard import HardFigure
-from cotrace.results.tables import number
+from cotrace.results.effects import HardFigure
+from cotrace.results.table import number
 from cotrace.statistics import Interval, interval_text
+from cotrace.text import escape
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -140,7 +140,7 @@ class Evaluation:
         return TypeAdapter(cls).validate_python(data)
 
     def _repr_html_(self) -> str:
-        words = "".join(map(markup.paragraph, self.verdict))
+        words = "".join(map(escape.paragraph, self.verdict))
         return words + self.members_table()._repr_html_() + self.table()._repr_html_()
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Stability: does the same set come back, and is there another as good?
+"""Stability: does the same set come back, is there another as good, and what does it do on pairs left out?
 
 Searching again on random parts of the pairs is stability selection, Meinshausen and Buehlmann 2010, arXiv 0809.2932.
 """
@@ -6,7 +6,7 @@ Searching again on random parts of the pairs is stability selection, Meinshausen
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -15,13 +15,16 @@ from jaxtyping import Bool, Float
 
 from cotrace.components import Component
 from cotrace.errors import DegenerateError, InputError
-from cotrace.evaluation.records import Alternative, Stability
-from cotrace.evaluation.views import Part, Without, resampled, strata
+from cotrace.evaluation._records import Alternative, Stability
+from cotrace.evaluation._subproblem import Part, Without, folds, resampled, strata
+from cotrace.evaluation.setup import Case, Pairs, case_of, checks
 from cotrace.problem.evaluator import Chosen, Evaluator
-from cotrace.problem.protocol import Problem
+from cotrace.problem.protocol import MASK_ELEMENTS, Problem
+from cotrace.results import Frontier, Table
 from cotrace.results.effects import EffectTable
-from cotrace.search.driver import Search, solve
-from cotrace.statistics import Units
+from cotrace.results.table import number
+from cotrace.search.solve import Search, solve
+from cotrace.statistics import Interval, Units, interval_text
 
 RESAMPLES = 500
 SHARE = 0.632
@@ -200,4 +203,140 @@ def _alternative(
         overlap=jaccard(np.flatnonzero(chosen).tolist(), members.tolist()),
         near_equal=close or (interval is not None and interval[0] <= 0),
         method=method,
+    )
+
+
+ALTERNATIVES = 3
+"""Most searches for another set, each without the members of all sets before."""
+
+
+def most_cost(search: Search, n: int) -> float:
+    """Forward-equivalents of a search of n components and of the full swap behind it, at most."""
+    bound: float = getattr(search, "most_cost", search.predicted_cost)(n)
+    return bound + 1
+
+
+def stability_cost(
+    problem: Problem,
+    frontier: Frontier,
+    search: Search,
+    runs: int,
+    *,
+    level: str = "quick",
+    k: int | None = None,
+    pairs: Pairs = "heldout",
+    seed: int = 0,
+) -> float:
+    """Forward-equivalents of searching so often on parts of the pairs, and for other sets, at most."""
+    case, units = case_of(problem, frontier, level=level, k=k, pairs=pairs), Units.of(problem)
+    parts = sum(len(part_of(units, seed + run)) for run in range(runs)) / problem.size
+    return parts * most_cost(search, len(problem.space)) + _alternatives_cost(case, search, runs)
+
+
+def _alternatives_cost(case: Case, search: Search, runs: int) -> float:
+    """Searches in ever smaller spaces (a set of at most k leaves with each), and judging what they find."""
+    k, n = case.k, len(case.problem.space)
+    count = min(runs, ALTERNATIVES)
+    smaller = limited(search, k)
+    searches = most_cost(smaller, n - k) if n - k >= k else 0.0
+    if count > 1:  # how many are left after the first is not known
+        lefts = range(max(n - count * k, k), n - k)
+        searches += (count - 1) * max((most_cost(smaller, left) for left in lefts), default=0.0)
+    # The selection and each set are evaluated; a metric of the whole set is drawn again too; a ratio has a divisor.
+    return searches + 2 * (count + 1) + 1 + checks(case)
+
+
+def folds_cost(problem: Problem, search: Search, count: int) -> float:
+    """Forward-equivalents of cross-fitting, at most: each fold searches all pairs but its own and judges on its own."""
+    n = len(problem.space)
+    whole = most_cost(search, n)
+    sizes = min(getattr(search, "max_size", None) or n, n)
+    twice = 1 + (sizes * max(n, problem.size) > MASK_ELEMENTS)  # then no effects are kept, and they are measured anew
+    by_cost = whole if getattr(search, "cost_weights", None) else 0
+    return (count - 1) * whole + twice * sizes + 2 + by_cost
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossFitted:
+    """The effect of searching for one size, over all pairs, each judged out of sample."""
+
+    k: int
+    effect: float
+    interval: Interval | None
+    """Over pairs or groups; the folds share most of their searched pairs, which it does not count."""
+    jaccard: float
+    """Mean Jaccard index between the folds' sets."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossFit:
+    """One row for each size that every fold found."""
+
+    folds: int
+    search: str
+    pairs: int
+    rows: tuple[CrossFitted, ...]
+    forward_equivalents: float
+
+    def table(self) -> Table:
+        """The rows for people."""
+        heads = ("k", "effect", "interval", "Jaccard between folds")
+        rows = [
+            (str(r.k), number(r.effect), interval_text(r.interval), number(r.jaccard, signed=False)) for r in self.rows
+        ]
+        return Table(f"{self.search}: {self.folds}-fold cross-fitting over {self.pairs} pairs", heads, rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        from dataclasses import asdict
+
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+
+def cross_fit(
+    problem: Problem,
+    search: Search,
+    *,
+    count: int = 5,
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> CrossFit:
+    """Search without each fold in turn and judge on it. Costs (folds - 1) searches, and the sets on each fold.
+
+    Raises InputError for fewer than 2 folds, or fewer groups of pairs than folds.
+    """
+    units = Units.of(problem)
+    if count < 2 or units.count < count:
+        unit = "groups of pairs" if units.clustered else "pairs"
+        raise InputError(
+            f"{count} folds: give at least 2, and at least as many {unit} as folds; there are {units.count}"
+        )
+    before, parts = problem.cost.forward_equivalents, []
+    for number_, (searched, unseen) in enumerate(folds(problem, count, seed)):
+        if progress is not None:
+            progress("fold", number_, count)
+        part = Part(problem, searched, unseen)
+        parts.append((unseen, part, solve(search, part)))
+    sizes = sorted(set.intersection(*(set(frontier.sizes) for _, _, frontier in parts)))
+    whole = Evaluator(problem)
+    rows = tuple(_row(whole, parts, k) for k in sizes)
+    spent = problem.cost.forward_equivalents - before
+    return CrossFit(folds=count, search=search.name, pairs=problem.size, rows=rows, forward_equivalents=spent)
+
+
+def _row(whole: Evaluator, parts: list[tuple[list[int], Part, Frontier]], k: int) -> CrossFitted:
+    effects = np.empty(whole.problem.size)
+    for unseen, part, frontier in parts:
+        assert part.heldout is not None
+        judge = Evaluator(part.heldout, frontier.effects_heldout)
+        effects[unseen] = judge.effects(judge.rows([frontier.at(k).members]))[0]
+    sets = [frontier.at(k).members for _, _, frontier in parts]
+    return CrossFitted(
+        k=k,
+        effect=whole.units.mean(effects),
+        interval=whole.interval_of_effects(effects),
+        jaccard=float(np.mean([jaccard(a, b) for a, b in combinations(sets, 2)])),
     )

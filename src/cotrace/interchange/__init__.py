@@ -1,14 +1,11 @@
 """Interchange: selections for other tools, and from them. docs/interchange.md describes the formats."""
 
-from cotrace.arguments import door
-from cotrace.interchange.about import About
-from cotrace.interchange.mib import circuit, ranking
-from cotrace.interchange.mib_score import MibScore, mib_score
-from cotrace.interchange.native import document, schema
-from cotrace.interchange.paths import columns_of
-from cotrace.interchange.read import read_selection
-from cotrace.interchange.shape import Shape
-from cotrace.interchange.snippets import nnsight, transformer_lens
+from cotrace.interchange import circuits as known
+from cotrace.interchange._document import About, document, schema
+from cotrace.interchange._mib import MibScore, Shape, circuit, mib_score, ranking
+from cotrace.interchange._read import read_selection
+from cotrace.interchange._snippets import columns_of, nnsight, transformer_lens
+from cotrace.validation import door
 
 __all__ = [
     "About",
@@ -17,6 +14,7 @@ __all__ = [
     "circuit",
     "columns_of",
     "document",
+    "known",
     "mib_score",
     "nnsight",
     "ranking",

@@ -1,12 +1,19 @@
 """Interventions: the soft blend, applied while a model runs over a layout."""
 
-from cotrace.interventions.blend import PatternPatch, PlainPatch, ScalePatch, ShiftPatch, ValuePatch, blend
-from cotrace.interventions.feature_patch import DonorFeatures, FeaturePatch, taps_of
-from cotrace.interventions.forward import forward
-from cotrace.interventions.frozen import frozen
-from cotrace.interventions.prefix import DelayedPrefixes, PrefixCache, keep_prefixes
+from cotrace.interventions.blend import (
+    DonorFeatures,
+    FeaturePatch,
+    PatternPatch,
+    PlainPatch,
+    ScalePatch,
+    ShiftPatch,
+    ValuePatch,
+    blend,
+    taps_of,
+)
+from cotrace.interventions.forward import Entry, Stations, forward, frozen
 from cotrace.interventions.running_features import RunningFeatures
-from cotrace.interventions.shortcut import Entry, Stations
+from cotrace.interventions.storage import DelayedPrefixes, PrefixCache, keep_prefixes
 
 Patch = PlainPatch | FeaturePatch
 

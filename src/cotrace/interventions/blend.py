@@ -1,15 +1,23 @@
-"""The soft intervention, and the edits that carry it out at the places of a layout."""
+"""The soft intervention, and the edits that carry it out at the places of a layout.
+
+A place's value is decoded features plus an error, own: ``sum_i f_i W_i + e``, donor: ``sum_i g_i W_i + d``. Blended,
+that is ``own + sum_i z_i (g_i - f_i) W_i + z_e (d - e)``, and with the error written out
+``lerp(own, donor, z_e) + sum_i (z_i - z_e) (g_i - f_i) W_i``: exactly the own value where all masks are 0, exactly the
+donor's where all are 1.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from cotrace.models.places import Place
-from cotrace.models.taps import Edit, PatternChange
+from cotrace.components import Site
+from cotrace.dictionaries.dictionary import Entries
+from cotrace.models.hooks import Edit, PatternChange, Place, PlacedDictionary, TapList
 
 
 def blend(
@@ -130,3 +138,156 @@ class PatternPatch:
 
 
 PlainPatch = ValuePatch | ScalePatch | ShiftPatch | PatternPatch
+
+
+@dataclass(frozen=True, eq=False)
+class DonorFeatures:
+    """What a donor has at one dictionary: for each of the tokens, for all alike (one row), or a factor of the own."""
+
+    tokens: Int[Tensor, "token"] | None
+    """Flat positions (row * T + pos) that have a donor; None for every position."""
+    entries: Entries | None = None
+    """Its features; None with a factor."""
+    whole: Float[Tensor, "#token d_out"] | None = None
+    """Its value of the place; None where no error takes it."""
+    factor: float | None = None
+    """The own value times this, in the stead of donor values."""
+
+
+@dataclass(frozen=True, eq=False)
+class FeaturePatch:
+    """The donor's part in the features, or in the error, of one dictionary at one position role."""
+
+    place: Place
+    donor: DonorFeatures
+    share: Bool[Tensor, "token"] | None = None
+    """Which of the donor's tokens have the role; None for all of them."""
+
+
+Part = tuple[FeaturePatch, Tensor]
+"""A patch and the mask [copy, unit] of its units, one row for each copy of the rows side by side."""
+
+
+def feature_taps(parts: Sequence[Part]) -> TapList:
+    """The edits that carry out all patches of one dictionary; roles that share a token are blended one by one."""
+    joint = _Joint(parts)
+    placed = joint.placed
+    if not placed.is_transcoder:
+        return [(placed.write, joint.change)]
+    return [(placed.read, joint.note), (placed.write, joint.change)]
+
+
+class _Joint:
+    """All that is chosen at one dictionary, in one forward pass."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        first = parts[0][0]
+        self.placed: PlacedDictionary = first.place.dictionary
+        self.donor = first.donor
+        self.parts = parts
+        self.copies = len(parts[0][1])
+        self.noted: Tensor | None = None
+
+    def of(self, site: Site) -> list[Part]:
+        """The parts that are features, or the error."""
+        return [part for part in self.parts if part[0].place.site is site]
+
+    def note(self, own: Tensor) -> Tensor:
+        """Keep what a transcoder reads, as it is."""
+        self.noted = own
+        return own
+
+    def change(self, own: Tensor) -> Tensor:
+        """The value of the place with the donor blended in."""
+        flat = own.reshape(self.copies, -1, self.placed.dictionary.d_out)
+        tokens = self.donor.tokens
+        tokens = torch.arange(flat.shape[1], device=own.device) if tokens is None else tokens.to(own.device)
+        mine = flat.index_select(1, tokens)
+        read = mine
+        if self.noted is not None:
+            read = self.noted.reshape(self.copies, -1, self.placed.dictionary.d_in).index_select(1, tokens)
+        value = self._blended(mine.flatten(0, 1), read.flatten(0, 1), len(tokens))
+        return flat.index_copy(1, tokens, value.reshape(mine.shape).to(own)).reshape(own.shape)
+
+    def _blended(self, mine: Tensor, read: Tensor, count: int) -> Float[Tensor, "token d_out"]:
+        decoder = self.placed.dictionary.decoder
+        value, wanted = mine.to(decoder), self._wanted()
+        own = self.placed.entries(read, wanted)
+        factor = self.donor.factor
+        if factor is None:
+            given = self._given(wanted, count)
+            moved = given.weighted(self._weights(given, count)).decoded(decoder)
+            moved = moved - own.weighted(self._weights(own, count)).decoded(decoder)
+        else:
+            moved = own.weighted((factor - 1) * self._weights(own, count)).decoded(decoder)
+        if errors := self.of(self.placed.error_site):
+            every = torch.arange(len(value), device=value.device)
+            share = _shares(errors, every, torch.zeros_like(every), count)[:, None]
+            value = torch.lerp(value, self._whole(value), share)
+        return value + moved
+
+    def _wanted(self) -> Int[Tensor, "some"] | None:
+        """The features that some mask touches; None for all that are told apart, as a gradient or an error needs."""
+        if any(z.requires_grad for _, z in self.parts) or self.of(self.placed.error_site):
+            return None
+        touched = torch.stack([z.any(0) for _, z in self.parts]).any(0)
+        return torch.nonzero(touched).flatten()
+
+    def _given(self, wanted: Int[Tensor, "some"] | None, count: int) -> Entries:
+        """The donor's features of every token and copy."""
+        entries = self.donor.entries
+        assert entries is not None, "a donor without a factor has features"
+        entries = entries.to(self.placed.dictionary.decoder.device)
+        told = self.placed.active if wanted is None else wanted
+        if told is not None:
+            flags = torch.zeros(self.placed.dictionary.size, dtype=torch.bool, device=told.device)
+            flags[told] = True
+            entries = entries.where(flags)
+        if entries.tokens != count:  # one row for all
+            entries = entries.rows(torch.zeros(count, dtype=torch.long))
+        return entries.repeated(self.copies)
+
+    def _weights(self, entries: Entries, count: int) -> Float[Tensor, "entry"]:
+        """z_i - z_e of each entry."""
+        weight = _shares(self.of(self.placed.feature_site), entries.token, entries.feature, count)
+        errors = self.of(self.placed.error_site)
+        return weight - _shares(errors, entries.token, torch.zeros_like(entries.feature), count) if errors else weight
+
+    def _whole(self, own: Float[Tensor, "token d_out"]) -> Float[Tensor, "token d_out"]:
+        """The donor's value of the place, for every token and copy."""
+        if self.donor.factor is not None:
+            return self.donor.factor * own
+        whole = self.donor.whole
+        assert whole is not None, "the value is kept where an error is in the space"
+        whole = whole.to(own)
+        return whole.expand_as(own) if len(whole) == 1 else whole.repeat(self.copies, 1)
+
+
+def _shares(
+    parts: Sequence[Part], token: Int[Tensor, "entry"], unit: Int[Tensor, "entry"], count: int
+) -> Float[Tensor, "entry"]:
+    """How much of each entry is the donor's, over all roles: 1 - (1 - z) (1 - z') where two roles share a token."""
+    total = torch.zeros((), device=token.device)
+    for number, (patch, z) in enumerate(parts):
+        share = z.to(token.device)[token // count, unit]
+        if patch.share is not None:
+            share = share * patch.share.to(token.device)[token % count]
+        total = share if number == 0 else total + (1 - total) * share
+    return total.expand(token.shape)
+
+
+def taps_of(patches: Sequence[tuple[Place, Edit] | Part]) -> TapList:
+    """Edits as they are, and the patches of each dictionary as one edit, where its first one stands."""
+    taps: list[tuple[Place, Edit]] = []
+    joint: dict[int, list[Part]] = {}
+    for first, second in patches:
+        if isinstance(first, FeaturePatch):
+            joint.setdefault(id(first.place.dictionary), []).append((first, second))  # type: ignore[arg-type]
+    for first, second in patches:
+        if isinstance(first, FeaturePatch):
+            taps += (
+                feature_taps(joint.pop(id(first.place.dictionary), ())) if id(first.place.dictionary) in joint else []
+            )
+        else:
+            taps.append((first, second))  # type: ignore[arg-type]
+    return taps

@@ -1,24 +1,159 @@
-"""One forward pass over a layout: inputs, taps, and logits at the positions where answers are read."""
+"""A forward pass under patches: parameters frozen, layers skipped, activations checkpointed where asked.
+
+The library's own acts in training mode only and drops the cache of the prefix. This one runs the layer's own forward
+again as it was run: in evaluation mode, parameters frozen, under the same taps, and with a cache that only gives.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
 
 from cotrace.batches import Layout
-from cotrace.interventions.frozen import frozen
-from cotrace.interventions.recompute import recomputing
-from cotrace.interventions.shortcut import Entry, Stations, entering, noting
 from cotrace.models import LanguageModel, tapped
-from cotrace.models.internals import fresh_frequencies
+from cotrace.models.attention_interface import fresh_frequencies
+from cotrace.models.hooks import TapList
 from cotrace.models.language_model import evaluating
-from cotrace.models.taps import TapList
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """No parameter asks for a gradient inside, so that the backward pass is over activations only."""
+    asking = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in asking:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def recomputing(model: LanguageModel, taps: TapList, eager: bool) -> Iterator[None]:
+    """Layers that run inside keep their input only; instances alone are touched, and are as before afterwards."""
+    eager = eager or any(place.tap == "pattern" for place, _ in taps)
+    with ExitStack() as stack:
+        for layer in model.layers:
+            inside = [(p, edit) for p, edit in taps if p.layer == layer.index and p.module is not layer.module]
+            stack.enter_context(_recomputed(layer.module, _again(model, layer.module, inside, eager)))
+        yield
+
+
+def _again(model: LanguageModel, layer: nn.Module, taps: TapList, eager: bool) -> Callable[[], Any]:
+    """The surroundings of the second run, which comes when those of the first are gone."""
+
+    @contextmanager
+    def surroundings() -> Iterator[None]:
+        with evaluating(layer), frozen(layer), fresh_frequencies(layer), tapped(model.module, taps, eager):
+            yield
+
+    return lambda: (nullcontext(), surroundings())
+
+
+@contextmanager
+def _recomputed(module: nn.Module, context: Callable[[], Any]) -> Iterator[None]:
+    inner, before = module.forward, vars(module).get("forward")
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return checkpoint(inner, *args, use_reentrant=False, preserve_rng_state=False, context_fn=context, **kwargs)
+
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """Where a run starts, and the residual stream that enters that layer."""
+
+    start: int
+    hidden: Tensor
+    """[row, pos, d_model]"""
+
+
+@dataclass(eq=False)
+class Stations:
+    """What a reference run leaves behind: the residual stream that entered each of the layers asked for."""
+
+    wanted: Collection[int]
+    entries: dict[int, Entry] = field(default_factory=dict)
+    plain: bool = True
+    """Whether every layer gave a single tensor, so that a layer can be passed by."""
+
+
+@contextmanager
+def noting(model: LanguageModel, stations: Stations) -> Iterator[None]:
+    """Fill the stations during the forward pass inside."""
+    with ExitStack() as stack:
+        for layer in model.layers:
+            stack.callback(layer.module.register_forward_hook(_note_form(stations)).remove)
+            if layer.index in stations.wanted:
+                hook = _note_hidden(stations, layer.index)
+                stack.callback(layer.module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        yield
+
+
+def _note_form(stations: Stations) -> Callable[..., None]:
+    def hook(module: nn.Module, args: Any, output: Any) -> None:
+        if not isinstance(output, Tensor):
+            stations.plain = False
+
+    return hook
+
+
+def _note_hidden(stations: Stations, index: int) -> Callable[..., None]:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        stations.entries[index] = Entry(index, args[0] if args else kwargs["hidden_states"])
+
+    return hook
+
+
+@contextmanager
+def entering(model: LanguageModel, entry: Entry, copies: int) -> Iterator[None]:
+    """Layers below the entry are passed by, and that layer is given the entry's hidden states, one for each copy."""
+
+    def replace_hidden(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        hidden = entry.hidden.repeat(copies, 1, 1)
+        return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
+
+    with ExitStack() as stack:
+        for layer in model.layers[: entry.start]:
+            stack.enter_context(_passed_by(layer.module))
+        at = model.layers[entry.start].module
+        stack.callback(at.register_forward_pre_hook(replace_hidden, with_kwargs=True).remove)
+        yield
+
+
+@contextmanager
+def _passed_by(module: nn.Module) -> Iterator[None]:
+    """The module gives back what it is given. Only the instance is touched, and it is as before afterwards."""
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return args[0] if args else kwargs["hidden_states"]
+
+    before = vars(module).get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before
 
 
 def forward(

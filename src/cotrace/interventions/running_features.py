@@ -13,9 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cotrace.components import ERROR_SITES, Component
-from cotrace.dictionaries.entries import Entries
-from cotrace.dictionaries.placed import PlacedDictionary
-from cotrace.models.taps import TapList
+from cotrace.dictionaries.dictionary import Entries
+from cotrace.models.hooks import PlacedDictionary, TapList
 
 
 class RunningFeatures:

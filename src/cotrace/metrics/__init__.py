@@ -1,11 +1,8 @@
 """Metrics: from answer scores to effects."""
 
-from cotrace.metrics.answers import Answers
 from cotrace.metrics.groups import GROUPS, selection_rate_ratio
-from cotrace.metrics.metric import AnyMetric, Metric, SetMetric
-from cotrace.metrics.own import own_metric
-from cotrace.metrics.registry import METRICS, metric_named
-from cotrace.metrics.towards import towards
+from cotrace.metrics.metric import Answers, AnyMetric, Metric, SetMetric
+from cotrace.metrics.named import METRICS, metric_named, own_metric, towards
 
 __all__ = [
     "GROUPS",

@@ -14,8 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cotrace.errors import InputError
-from cotrace.metrics.answers import Answers, chosen, log_share
-from cotrace.metrics.metric import Aggregate, SetMetric
+from cotrace.metrics.metric import Aggregate, Answers, SetMetric, chosen, log_share
 
 Form = Literal["hard", "soft"]
 

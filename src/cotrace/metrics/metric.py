@@ -1,16 +1,117 @@
-"""The two kinds of metric: of each example, and of the whole set."""
+"""What a metric is: answer scores go in, effects of each example or of the whole set come out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from cotrace.metrics.answers import Answers
+from cotrace.prompts import PromptPair
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """The pairs' side of a metric: nothing in it depends on the mask. An index of -1 means that the pair gives none."""
+
+    target: Int[Tensor, "example"]
+    """Index of the base prompt's own answer."""
+    exists: Bool[Tensor, "example answer"]
+    """False in the columns that an example with fewer answers leaves empty."""
+    weight: Float[Tensor, "example"]
+    label: Int[Tensor, "example"]
+    """Index of the gold answer."""
+    favourable: Int[Tensor, "example"]
+    """Index of the favourable answer."""
+    group: Int[Tensor, "example"]
+    """Index into ``groups``."""
+    groups: tuple[str, ...] = ()
+    """Names of the groups, sorted."""
+    counts: Float[Tensor, "draw example"] | None = None
+    """How often each example counts in each of several resamples; a number of the whole set is then one for each."""
+
+    @classmethod
+    def of(cls, pairs: Sequence[PromptPair], dtype: torch.dtype) -> Answers:
+        """From prompt pairs; the table has as many columns as the pair with most answers."""
+        columns = max(len(pair.answers) for pair in pairs)
+        groups = sorted({pair.group for pair in pairs if pair.group is not None})
+        return cls(
+            target=torch.tensor([pair.target for pair in pairs]),
+            exists=torch.tensor([[a < len(pair.answers) for a in range(columns)] for pair in pairs]),
+            weight=torch.tensor([pair.weight for pair in pairs], dtype=dtype),
+            label=torch.tensor([-1 if pair.label is None else pair.label for pair in pairs]),
+            favourable=torch.tensor([-1 if pair.favourable is None else pair.favourable for pair in pairs]),
+            group=torch.tensor([-1 if pair.group is None else groups.index(pair.group) for pair in pairs]),
+            groups=tuple(groups),
+        )
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    @property
+    def right(self) -> Int[Tensor, "example"]:
+        """The gold answer where the pair gives one, otherwise the target."""
+        return torch.where(self.label >= 0, self.label, self.target)
+
+    def take(self, examples: Int[Tensor, "some"]) -> Answers:
+        """The same for some of the examples."""
+        tensors = ("target", "exists", "weight", "label", "favourable", "group")
+        return replace(self, **{name: getattr(self, name)[examples] for name in tensors})
+
+    def drawn(self, counts: Any) -> Answers:
+        """The same with each example counting as often as each row [draw, example] says."""
+        return replace(self, counts=torch.as_tensor(counts, dtype=self.weight.dtype).reshape(-1, len(self)))
+
+    def means(
+        self, values: Float[Tensor, "*mask example"], weight: Float[Tensor, "group example"]
+    ) -> Float[Tensor, "*set group"]:
+        """Weighted mean of the values in each group, of each mask (and draw); not a number where a draw has none."""
+        if self.counts is None:
+            return (values[..., None, :] * weight).sum(-1) / weight.sum(-1)
+        return ((values[..., None, :] * weight) @ self.counts.mT).mT / (self.counts @ weight.mT)
+
+
+def score_of(
+    scores: Float[Tensor, "*mask example answer"], index: Int[Tensor, "example"]
+) -> Float[Tensor, "*mask example"]:
+    """log p(answer) of one answer of each example."""
+    return scores.gather(-1, index.expand(scores.shape[:-1])[..., None]).squeeze(-1)
+
+
+def target_score(scores: Float[Tensor, "*mask example answer"], answers: Answers) -> Float[Tensor, "*mask example"]:
+    """log p(target)."""
+    return score_of(scores, answers.target)
+
+
+def other_score(scores: Float[Tensor, "*mask example answer"], answers: Answers) -> Float[Tensor, "*mask example"]:
+    """log sum of p(others); 0, that is a numerator of 1, where an example has one answer."""
+    others = other_answers(answers)
+    alone = ~others.any(-1)
+    masked = scores.masked_fill(~others, -torch.inf)
+    summed = torch.logsumexp(masked.masked_fill(alone[:, None], 0.0), -1)
+    return torch.where(alone, torch.zeros_like(summed), summed)
+
+
+def other_answers(answers: Answers) -> Bool[Tensor, "example answer"]:
+    """Which answers are there and are not the target."""
+    return answers.exists & (torch.arange(answers.exists.shape[1]) != answers.target[:, None])
+
+
+def log_share(
+    scores: Float[Tensor, "*mask example answer"], answers: Answers, index: Int[Tensor, "example"]
+) -> Float[Tensor, "*mask example"]:
+    """log of p(one answer) / sum of p(all answers): the soft form of choosing it."""
+    total = torch.logsumexp(scores.masked_fill(~answers.exists, -torch.inf), -1)
+    return score_of(scores, index) - total
+
+
+def chosen(scores: Float[Tensor, "*mask example answer"], answers: Answers) -> Int[Tensor, "*mask example"]:
+    """Index of the answer with the largest score, the first of equal ones."""
+    return scores.masked_fill(~answers.exists, -torch.inf).argmax(-1)
+
 
 Scores = Float[Tensor, "*mask example answer"]
 """log p(answer | prompt); where a metric reads ``logits``: the logits at the last prompt position, over tokens."""

@@ -1,8 +1,10 @@
-"""LanguageModel: a decoder with its tokenizer and its anatomy; loading and wrapping."""
+"""LanguageModel: a decoder with its tokenizer, taken out of wrappers, and whether it has changed since."""
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -11,19 +13,71 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from cotrace.arguments import checked, guarded, names_of
 from cotrace.components import OF_DICTIONARIES, ComponentSpace, Site
 from cotrace.errors import ModelError, UnsupportedSite
-from cotrace.models.anatomy import dissect
-from cotrace.models.internals import compute_device, fresh_frequencies, keep_gradients, rope_limits
-from cotrace.models.places import Layer, Place
-from cotrace.models.unwrap import unwrapped
+from cotrace.models.attention_interface import (
+    compute_device,
+    fresh_frequencies,
+    implementation_names,
+    keep_gradients,
+    rope_limits,
+)
+from cotrace.models.discovery import dissect
+from cotrace.models.hooks import Layer, Place
+from cotrace.validation import checked, guarded, names_of
 
 if TYPE_CHECKING:
-    from cotrace.dictionaries.placed import PlacedDictionary
+    from cotrace.models.hooks import PlacedDictionary
+
+INSIDE: Mapping[str, str] = {
+    "nnsight": "_model",
+    "torch._dynamo": "_orig_mod",
+    "torch.nn.parallel": "module",
+    "peft": "base_model.model",
+}
+"""Library of the wrapper -> where it keeps the very model that runs. Of peft only adapters inside the layers (LoRA and
+its kin) are part of that model."""
+PROMPT_LEARNING = "is_prompt_learning"
+REBUILT = ("transformer_lens",)
+"""Libraries that replace a model's modules or rewrite its weights: what is inside is not the plain model any more."""
+PLAIN = "AutoModelForCausalLM.from_pretrained({name!r})"
+
+
+def unwrapped(model: Any) -> PreTrainedModel:
+    """The Hugging Face model itself. Raises ModelError where there is none, or it is not what the wrapper runs."""
+    if isinstance(model, PreTrainedModel):
+        return model
+    library = type(model).__module__
+    if library.split(".")[0] in REBUILT:
+        raise ModelError(
+            f"{type(model).__name__} of {library.split('.')[0]} rebuilds the model it wraps; pass the plain one: "
+            f"cotrace.wrap({PLAIN.format(name=_name(model))}, tokenizer)"
+        )
+    path = next((path for start, path in INSIDE.items() if library.startswith(start)), None)
+    inner = None if path is None or _changes_prompts(model) else _walk(model, path)
+    if not isinstance(inner, PreTrainedModel):
+        raise ModelError(f"{type(model).__name__} is not a Hugging Face model: pass a PreTrainedModel decoder")
+    return inner
+
+
+def _walk(model: Any, path: str) -> Any:
+    for name in path.split("."):
+        model = getattr(model, name, None)
+    return model
+
+
+def _changes_prompts(model: Any) -> bool:
+    """Whether a peft model adds tokens of its own, which the model inside knows nothing of."""
+    return bool(getattr(getattr(model, "active_peft_config", None), PROMPT_LEARNING, False))
+
+
+def _name(model: Any) -> str:
+    config = getattr(model, "cfg", None)
+    return str(getattr(config, "model_name", None) or "MODEL")
+
 
 POSITION_OFFSETS = (0, 1, 2)
 """Rows that families keep in front of the first position (OPT two), so that a table has so many more."""
@@ -195,3 +249,96 @@ def wrap(
 def label_of(name: str | Path) -> str:
     """The name under which results speak of a model: its id, or the last part of a local path."""
     return Path(name).name if Path(name).exists() else str(name)
+
+
+@dataclass(frozen=True, eq=False)
+class ModelState:
+    """A model's modules, weights and attention as they were when donor values and base scores were computed.
+
+    Weights are known by their version counter and place in memory, and by a sample of their numbers that touches every
+    row and column: an edit through ``.data`` moves neither of the former.
+    """
+
+    model: LanguageModel
+    modules: tuple[nn.Module, ...]
+    attention: tuple[str, ...]
+    weights: tuple[tuple[int, int, torch.dtype, torch.device], ...]
+    samples: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, model: LanguageModel) -> ModelState:
+        """As it is now."""
+        held = _weights(model.module)
+        samples = tuple(_sample(weight).clone() for weight in held.values())
+        return cls(
+            model,
+            tuple(model.module.modules()),
+            implementation_names(model.module),
+            tuple(map(_mark, held.values())),
+            samples,
+        )
+
+    def check(self) -> None:
+        """Raise ModelError where something has changed since."""
+        changed = self._changed()
+        if changed:
+            raise ModelError(
+                f"{self.model.name} is not as it was when the problem was made: {changed}, so donor values and base "
+                "scores are those of another model; make the problem anew"
+            )
+
+    def _changed(self) -> str:
+        module = self.model.module
+        if implementation_names(module) != self.attention:
+            return f"its attention implementation was {_words(self.attention)}"
+        if tuple(module.modules()) != self.modules:
+            return "a module has been replaced, added or removed"
+        held = _weights(module)
+        if len(held) != len(self.weights):
+            return "a weight has been added or removed"
+        for (name, weight), mark, sample in zip(held.items(), self.weights, self.samples, strict=True):
+            if weight.dtype != mark[2]:
+                return f"{name} was of type {str(mark[2]).removeprefix('torch.')}"
+            if weight.device != mark[3]:
+                return f"{name} was on {mark[3]}"
+            if _mark(weight) != mark or not torch.equal(_sample(weight), sample):
+                return f"the weights {name} have changed"
+        return ""
+
+
+def _words(names: tuple[str, ...]) -> str:
+    return ", ".join(dict.fromkeys(names))
+
+
+def _weights(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and saved buffers by name, but for those that stand elsewhere and come when they are needed."""
+    held = dict(module.named_parameters())
+    for prefix, part in module.named_modules():
+        saved = [name for name in part._buffers if name not in part._non_persistent_buffers_set]  # noqa: SLF001
+        held |= {f"{prefix}.{name}": found for name in saved if (found := part._buffers[name]) is not None}  # noqa: SLF001
+    return {name: weight for name, weight in held.items() if not weight.is_meta}
+
+
+def _mark(weight: Tensor) -> tuple[int, int, torch.dtype, torch.device]:
+    return weight._version, weight.data_ptr(), weight.dtype, weight.device  # noqa: SLF001
+
+
+def _sample(weight: Tensor) -> Tensor:
+    """Every so-manieth number, so that each row and each column of a matrix has one."""
+    flat = weight.detach().reshape(-1)
+    if weight.ndim < 2:
+        return flat
+    columns = weight.shape[-1]
+    step = max(1, min(len(flat) // max(columns, 1), columns - 1))
+    while math.gcd(step, columns) != 1:
+        step -= 1
+    return flat[::step]
+
+
+def fingerprints(model: LanguageModel) -> dict[str, str]:
+    """Weight -> hash of a sample of its numbers that touches every row and column; those kept elsewhere have none.
+
+    Equal for replicas of one model of one number type, wherever they are.
+    """
+    samples = {name: _sample(weight).contiguous().cpu() for name, weight in _weights(model.module).items()}
+    return {name: hashlib.sha256(one.view(torch.uint8).numpy().tobytes()).hexdigest() for name, one in samples.items()}

@@ -1,19 +1,23 @@
-"""Loading a decoder and its tokenizer by id or folder."""
+"""Loading a model from the hub or a folder, at a revision, in a dtype, over devices."""
 
 from __future__ import annotations
 
 import atexit
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
+from struct import error as StructError  # noqa: N812
 from tempfile import mkdtemp
 from typing import Any
 
 import torch
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -26,12 +30,111 @@ from transformers import (
 from transformers.utils import logging
 
 from cotrace import shipped
-from cotrace.arguments import checked
 from cotrace.errors import InputError, ModelError, unknown
-from cotrace.models.gguf_file import gguf_options, reading
-from cotrace.models.hub import hub_options
-from cotrace.models.internals import run_experts_eagerly
+from cotrace.models.attention_interface import run_experts_eagerly
 from cotrace.models.language_model import LanguageModel, label_of, wrap
+from cotrace.validation import checked
+
+CONFIG = "config.json"
+PATIENCE_S = 10
+SERVERS_FAULT = 500
+"""Status of an answer from which on the server cannot serve anybody."""
+
+
+def hub_options(name: str, revision: str | None) -> dict[str, Any]:
+    """What loading is told besides: to look at local files only, where the hub cannot be reached and they are there.
+
+    Unasked, transformers tries for half a minute for each file. Raises ModelError where there is no local copy.
+    """
+    if Path(name).is_dir():
+        return {}
+    reason = unreachable(name, revision)
+    if reason is None:
+        return {}
+    if isinstance(try_to_load_from_cache(name, CONFIG, revision=revision), str):
+        return {"local_files_only": True}
+    raise ModelError(
+        f"cannot load the model {name!r}: the Hugging Face hub cannot be reached ({reason}), and no copy of the model "
+        "is in the local cache: mend the network (or unset HF_HUB_OFFLINE), or give the folder of a saved model"
+    )
+
+
+def unreachable(name: str, revision: str | None) -> str | None:
+    """Why the hub does not answer; None where it does, be it with a refusal, which loading then explains."""
+    try:
+        get_hf_file_metadata(hf_hub_url(name, CONFIG, revision=revision), timeout=PATIENCE_S)
+    except HFValidationError:
+        return None  # no id at all
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        return f"it answers {status}" if status >= SERVERS_FAULT else None
+    except Exception as error:  # the transport's own kinds, which differ from version to version
+        return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+    return None
+
+
+MAGIC = b"GGUF"
+NEEDED = ("gguf", "accelerate")
+UNREADABLE = (OSError, ValueError, KeyError, IndexError, RuntimeError, StructError)
+"""What parsing raises, among them for tensors of other shapes than the architecture's (RuntimeError)."""
+
+
+def gguf_options(folder: str | Path, gguf_file: str | None, quantise: str | None) -> dict[str, Any]:
+    """What loading is told of a GGUF file in a local folder; nothing where none is named. InputError, ModelError."""
+    if gguf_file is None:
+        return {}
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"gguf_file needs {' and '.join(missing)}: pip install 'cotrace[gguf]', or give a model in safetensors"
+        )
+    if quantise is not None:
+        raise InputError(
+            f"gguf_file is read as floating point, and quantise={quantise} keeps weights in few bits: give one of the "
+            "two"
+        )
+    _check(Path(folder), gguf_file)
+    return {"gguf_file": gguf_file}
+
+
+def _check(folder: Path, name: str) -> None:
+    """Raise ModelError where the file is not there, or no GGUF."""
+    path = folder / name
+    if not path.is_file():
+        there = sorted(one.name for one in folder.glob("*.gguf")) if folder.is_dir() else []
+        have = f"it holds {', '.join(there)}" if there else "it holds none; give model the folder that the file is in"
+        raise ModelError(f"there is no GGUF file {name} in the folder {folder}: {have}")
+    with path.open("rb") as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            raise ModelError(f"{path} is no GGUF file, which begins with the letters GGUF: give one that is")
+
+
+@contextmanager
+def reading(name: str | None) -> Iterator[None]:
+    """Around whatever parses a GGUF file: what goes wrong becomes one ModelError. Nothing without a name."""
+    try:
+        yield
+    except UNREADABLE as error:
+        if name is None:
+            raise
+        what = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+        if "architecture" in what:
+            raise ModelError(
+                f"cannot read {name}: {what} (it is transformers that reads GGUF files). Give the same model in "
+                "safetensors"
+            ) from error
+        raise ModelError(
+            f"cannot read {name}: it is damaged, cut short or not what transformers expects ({what}); fetch it again"
+        ) from error
+
+
+def stored_types(path: Path) -> str:
+    """How many tensors a file keeps in which type, in words: ``Q4_1 (210), F32 (61)``; loaded, all are floats."""
+    from gguf import GGUFReader
+
+    counts = Counter(tensor.tensor_type.name for tensor in GGUFReader(str(path)).tensors)
+    return ", ".join(f"{name} ({count})" for name, count in counts.most_common())
+
 
 DTYPES: Mapping[str, torch.dtype] = {
     "float64": torch.float64,

@@ -15,8 +15,7 @@ from transformers import PreTrainedModel
 
 from cotrace.components import Site
 from cotrace.errors import UnsupportedSite
-from cotrace.models.places import Layer, Place
-from cotrace.models.watch import Trace, probe_ids, watch
+from cotrace.models.hooks import Layer, Place, Trace, probe_ids, watch
 
 EXACT = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 """By how much a map may miss what the module gives, relative to it; norms compute in float32 in float64 models too."""

@@ -6,10 +6,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "protocol": ["Cost", "Direction", "Examples", "Loss", "Mode", "Problem"],
-        "goals": ["Constrained", "Constraint"],
+        "goals": ["Constrained", "Constraint", "side_problem"],
         "weighted": ["WeightedSum"],
-        "side": ["side_problem"],
-        "language": ["LanguageProblem", "PairsWithoutDonor", "RefusedPairs"],
+        "language": ["LanguageProblem"],
+        "_coverage": ["PairsWithoutDonor", "RefusedPairs"],
         "inside": ["Plan"],
     },
 )

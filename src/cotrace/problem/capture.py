@@ -17,25 +17,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cotrace import markup
-from cotrace.arguments import guarded, names_of
 from cotrace.batches import EncodedPair, Layout, prompt_layouts, token_text
-from cotrace.batches.strips import donor_pair
+from cotrace.batches.segments import donor_pair
 from cotrace.components import OF_DICTIONARIES, Component, Site
 from cotrace.donors import Counterfactual, Noise, Resample
-from cotrace.donors.record import perturbed
+from cotrace.donors.recorded import perturbed
 from cotrace.errors import InputError
 from cotrace.interventions import RunningFeatures, forward
 from cotrace.interventions.storage import NoRoom, mapped_file
-from cotrace.json_file import clipped, shortened
 from cotrace.models import LanguageModel, Place
-from cotrace.models.taps import Edit, TapList
-from cotrace.new_file import new_file
-from cotrace.problem.batching import Replan, release
+from cotrace.models.hooks import Edit, TapList
 from cotrace.problem.inside import Inside
-from cotrace.problem.memory import memory_budget
+from cotrace.problem.passes import Replan, memory_budget, release
 from cotrace.problem.scorer import Scorer
 from cotrace.results import members_of
+from cotrace.text import escape
+from cotrace.text.files import clipped, new_file, shortened
+from cotrace.validation import guarded, names_of
 
 T = TypeVar("T")
 ATTENTION = "attention"
@@ -70,7 +68,7 @@ class Captured(Mapping[str, T]):
 
     def _repr_html_(self) -> str:
         facts = {"components": ", ".join(self.names), "run": self.run, "pairs": len(self)}
-        return markup.facts("Captured", facts)
+        return escape.facts("Captured", facts)
 
 
 def attention(

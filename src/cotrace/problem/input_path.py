@@ -15,12 +15,10 @@ from torch import Tensor
 
 from cotrace.batches import EncodedPair, Layout, Packing, donor_layouts, donor_tokens
 from cotrace.components import Site
-from cotrace.donors.again import DelayedDonors
-from cotrace.donors.record import perturbed, record
-from cotrace.donors.store import RecordedDonors, Spot
+from cotrace.donors.recorded import DelayedDonors, RecordedDonors, Spot, perturbed, record
 from cotrace.errors import InputError
 from cotrace.interventions import Patch, ShiftPatch, ValuePatch
-from cotrace.problem.executor import BatchLoss
+from cotrace.problem.losses import BatchLoss
 from cotrace.problem.scorer import Scorer
 
 

@@ -10,25 +10,22 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from cotrace.arguments import guarded
 from cotrace.batches import EncodedPair, Encoding, Packing, Refusal
 from cotrace.components import ComponentSpace, Mode
 from cotrace.donors import DonorSource
 from cotrace.errors import InputError
 from cotrace.interventions.storage import Storage
 from cotrace.models import LanguageModel
-from cotrace.problem.active import Told
-from cotrace.problem.aim import target_of
-from cotrace.problem.batching import Batching
-from cotrace.problem.coverage import Coverage
-from cotrace.problem.memory import check_budget, memory_budget
-from cotrace.problem.pairs import PairProblem, input_gradient
-from cotrace.problem.parts import Builder, judging
-from cotrace.problem.posing import Division, Settled
+from cotrace.problem._coverage import Coverage
+from cotrace.problem.builder import Builder, Division, Settled, judging
+from cotrace.problem.full_swap import FullSwap, full_swap
+from cotrace.problem.passes import Batching, check_budget, memory_budget
 from cotrace.problem.protocol import Direction, Examples, JudgePairs
-from cotrace.problem.summary import FullSwap, full_swap
-from cotrace.problem.whole import SetProblem
+from cotrace.problem.scored import PairProblem, input_gradient
+from cotrace.problem.set_metric import SetProblem, target_of
+from cotrace.problem.spaces import Told
 from cotrace.prompts import Task
+from cotrace.validation import guarded
 
 Part = PairProblem | SetProblem
 Whole = Any

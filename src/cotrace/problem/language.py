@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from cotrace import markup
-from cotrace.arguments import check_seed, checked, guarded, names_of
-from cotrace.batches import Align, Bos, Encoding, Packing
-from cotrace.batches.roles import ALL
-from cotrace.components import FEATURE_SITES, OF_DICTIONARIES, Component, ComponentSpace, Site
+from cotrace.batches import Align, Bos, Packing
+from cotrace.batches.encode import ALL
+from cotrace.components import FEATURE_SITES, OF_DICTIONARIES, Component, ComponentSpace, Layers, Site
 from cotrace.dictionaries import Dictionaries, Dictionary
 from cotrace.dictionaries.placed import with_dictionaries
 from cotrace.donors import DonorSource, Mean, check_sites, donor_source, donor_words
@@ -22,27 +20,32 @@ from cotrace.errors import InputError
 from cotrace.interventions.storage import Storage
 from cotrace.metrics import AnyMetric, metric_named
 from cotrace.models import LanguageModel
-from cotrace.models.unchanged import ModelState
-from cotrace.problem.active import PoorDictionary, Told, active_features, told_words
-from cotrace.problem.aim import aim
-from cotrace.problem.batching import Batching, Checkpointing
-from cotrace.problem.breakdown import Breakdown, breakdown
+from cotrace.models.language_model import ModelState
+from cotrace.problem._coverage import NestedSites, warn_of
+from cotrace.problem.builder import Builder, Division, Settled, Writing, check_options, overlap_words, settle
 from cotrace.problem.capture import Captured, activations, attention
-from cotrace.problem.coverage import Coverage
-from cotrace.problem.executor import EXECUTOR, check_travels
+from cotrace.problem.evaluator import single_effects
+from cotrace.problem.full_swap import DIRECTIONS, Breakdown, NoDirection, breakdown, full_swap, preferred
 from cotrace.problem.inside import Heldout, Inside, Parts
-from cotrace.problem.memory import check_memory, is_size, memory_budget
-from cotrace.problem.packing import check_frequencies, choose_packing, token_bytes
-from cotrace.problem.parts import Builder
-from cotrace.problem.posing import Division, Settled, Writing, check_options, overlap_words, settle
+from cotrace.problem.passes import (
+    Batching,
+    Checkpointing,
+    check_frequencies,
+    check_memory,
+    choose_packing,
+    is_size,
+    memory_budget,
+    token_bytes,
+)
 from cotrace.problem.protocol import Cost, Direction, Examples, JudgePairs, Loss, Mode
-from cotrace.problem.singles import single_effects
-from cotrace.problem.spaces import space_of
-from cotrace.problem.summary import DIRECTIONS, NoDirection, full_swap, preferred
+from cotrace.problem.scorer import EXECUTOR, check_travels
+from cotrace.problem.set_metric import aim
+from cotrace.problem.spaces import PoorDictionary, Told, active_features, space_of, told_words
 from cotrace.prompts import Task
 from cotrace.results import Frontier, Selection
-from cotrace.showing import warn
-from cotrace.site_names import Layers
+from cotrace.text import escape
+from cotrace.text.progress_bar import warn
+from cotrace.validation import check_seed, checked, guarded, names_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,18 +53,6 @@ if TYPE_CHECKING:
 Positions = Literal["prompt", "prompt+answer"]
 FEATURES = (Site.FEATURE,)
 """The sites where dictionaries are given and no site is."""
-
-
-class RefusedPairs(UserWarning):
-    """Some pairs cannot be used; the problem lists them in ``refused``."""
-
-
-class PairsWithoutDonor(UserWarning):
-    """In some pairs no position of a role takes a donor's value; ``problem.coverage`` counts them."""
-
-
-class NestedSites(UserWarning):
-    """A component of the space holds another one."""
 
 
 @guarded("ct.LanguageProblem", fields=False)
@@ -149,7 +140,7 @@ class LanguageProblem:
             judge_pairs=judge_pairs,
         )
         settled = settle(model, task, self.space, source, writing, division)
-        _warn_of(settled.encoding, self.space, task)
+        warn_of(settled.encoding, self.space, task)
         reference = (settled.donors.reference or ()) if isinstance(settled.donors, Mean) else ()
         most = memory_budget(memory, model.device)
         size = most if is_size(memory) else None
@@ -360,19 +351,10 @@ class LanguageProblem:
             if self.inside.refused
             else "",
         }
-        return markup.facts("Problem", facts) + markup.paragraph(self.summary)
+        return escape.facts("Problem", facts) + escape.paragraph(self.summary)
 
     def __repr__(self) -> str:
         return (
             f"LanguageProblem({self.model.name}, {self.task}, {self.metric}, {self.mode}, {self.space.outline}, "
             f"{self.size} pairs + {len(self.inside.unseen)} held out)"
         )
-
-
-def _warn_of(encoding: Encoding, space: ComponentSpace, task: Task) -> None:
-    """Say which pairs cannot be used, and where those that can take no donor's value."""
-    if refused := encoding.refused:
-        warn(f"{len(refused)} of {len(task)} pairs refused; the first: {refused[0].reason}", RefusedPairs)
-    roles = list(dict.fromkeys(block.role for block in space.blocks))
-    if said := Coverage.of(task.pairs, refused, encoding.pairs, roles).positions:
-        warn(said, PairsWithoutDonor)

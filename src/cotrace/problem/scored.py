@@ -1,4 +1,4 @@
-"""ScoredPairs: scores of one fixed list of pairs under masks, counted, and what a metric needs beside them."""
+"""Problems made of scored pairs: what is common to all metrics, and those with an effect of each pair."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cotrace.arguments import check_kind
 from cotrace.components import ComponentSpace
-from cotrace.errors import DegenerateError, InputError
+from cotrace.errors import DegenerateError, InputError, NonFiniteError
 from cotrace.metrics import Answers, Metric, SetMetric
-from cotrace.problem.masks import as_masks
-from cotrace.problem.protocol import Cost, Examples, Mode
+from cotrace.metrics.metric import weighted_mean
+from cotrace.problem.input_path import InputPath
+from cotrace.problem.losses import ChangeLoss, Linear, Measure, Objective, Read, Reading
+from cotrace.problem.protocol import Cost, Examples, Loss, Mode, as_masks
 from cotrace.problem.scorer import Scorer
+from cotrace.validation import check_kind, guarded
 
 TABLE_NUMBERS = 1 << 27
 """Most numbers in one table of scores: 512 MiB in float32. Only tables of logits come near it."""
@@ -164,3 +166,223 @@ class ScoredPairs(Generic[M]):
         """Chunks put together, in the shape that the masks were given in."""
         together: Tensor = torch.cat(list(chunks))
         return together.reshape((*self.masks(masks).shape[:-1], *together.shape[1:]))
+
+
+@guarded("PairProblem", fields=False)
+class PairProblem(ScoredPairs[Metric]):
+    """Effects, values and gradients on one list of pairs, and their count.
+
+    Several scorers are several draws of the donors: changes of the metric are averaged over them, activations never
+    are; faithfulness is a ratio of such averages.
+    """
+
+    def __init__(self, scorer: Scorer, metric: Metric, mode: Mode, draws: Sequence[Scorer] = ()) -> None:
+        super().__init__(scorer, metric, mode)
+        self.draws = [PairProblem(draw, metric, "swap") for draw in draws]
+        self.use_cost(self.cost)
+
+    def use_cost(self, cost: Cost, unit: float = 1.0) -> None:
+        """Count there, and the draws too."""
+        super().use_cost(cost, unit)
+        for draw in getattr(self, "draws", ()):
+            draw.use_cost(cost, unit)
+
+    @cached_property
+    def base_levels(self) -> Float[Tensor, "example"]:
+        """The metric's level in the base run."""
+        return self._of_base(self._levels)
+
+    @cached_property
+    def base_reported(self) -> Float[Tensor, "example"]:
+        """The same as people read it."""
+        return self._of_base(self._reported)
+
+    @cached_property
+    def reported_base(self) -> float:
+        """The metric's own level in the base run, as people read it."""
+        return float(weighted_mean(self.base_reported, self.answers))
+
+    def _of_base(self, measure: Measure) -> Float[Tensor, "example"]:
+        """What is measured of the base run, some examples at a time."""
+        base = self.scorer.base
+        step = max(1, PIECE_NUMBERS // base.shape[1])
+        pieces = torch.split(torch.arange(len(base)), step)
+        return torch.cat([measure(base[piece], piece.tolist()) for piece in pieces])
+
+    @cached_property
+    def full_swap(self) -> Float[Tensor, "example"]:
+        """Per-example change of the metric when every component takes the donor's value."""
+        own = self._finite(self._of_full(self._changes), None)
+        return self._averaged([own, *(draw.full_swap for draw in self.draws)])
+
+    @cached_property
+    def full_levels(self) -> Float[Tensor, "example"]:
+        """The metric's level when every component takes the donor's value."""
+        return self._averaged([self._of_full(self._levels), *(draw.full_levels for draw in self.draws)])
+
+    @cached_property
+    def full_reported(self) -> Float[Tensor, ""]:
+        """The same as people read it, its weighted mean over the pairs."""
+        own = weighted_mean(self._of_full(self._reported), self.answers)
+        return self._averaged([own, *(draw.full_reported for draw in self.draws)])
+
+    def _of_full(self, measure: Measure) -> Float[Tensor, "example"]:
+        """What is measured under the full swap. Not counted as search cost: it is part of the question."""
+        if self.metric.reads == "answers":
+            return measure(self.full_scores, range(self.size))
+        ones = torch.ones(1, len(self.space), dtype=self.dtype)
+        return self.scorer.measured(ones, None, measure)[0]
+
+    @cached_property
+    def swing(self) -> Tensor:
+        """Mean effect of the full swap: the denominator of faithfulness. Raises DegenerateError where it is near 0."""
+        return self.check_swing(self._mean(self.full_swap))
+
+    def change(self, pieces: Iterable[Float[Tensor, "some answer"]]) -> Float[Tensor, ""]:
+        """The weighted mean effect of these scores."""
+        found: list[Tensor] = []
+        start = 0
+        for scores in pieces:
+            found.append(self._changes(scores, range(start, start + len(scores))))
+            start += len(scores)
+        return self._mean(torch.cat(found))
+
+    def effects(self, masks: Any, examples: Examples = None) -> Float[Tensor, "*mask example"]:
+        """Per-example effect of one mask or several. In ``keep`` mode their mean is the faithfulness."""
+        some = self.some(examples)
+        return self._of_mode(self.changes_of(masks, some), some)
+
+    def changes_of(self, masks: Any, some: Sequence[int] | None) -> Float[Tensor, "*mask example"]:
+        """The metric's change from the base run, averaged over the draws."""
+        z = self.masks(masks)
+        own = self._each(z, some, self._changes)
+        return self._averaged([self._finite(own, some), *(draw.changes_of(z, some) for draw in self.draws)])
+
+    @staticmethod
+    def _averaged(draws: Sequence[Tensor]) -> Tensor:
+        return draws[0] if len(draws) == 1 else torch.stack(list(draws)).mean(0)
+
+    def value(self, masks: Any) -> Float[Tensor, "*mask"]:
+        """The aggregate that searches see: the weighted mean of the effects."""
+        return self._mean(self.effects(masks))
+
+    def value_and_effects(self, masks: Any) -> tuple[Float[Tensor, "*mask"], Float[Tensor, "*mask example"]]:
+        """Both, from one evaluation."""
+        effects = self.effects(masks)
+        return self._mean(effects), effects
+
+    def reported(self, masks: Any) -> Float[Tensor, "*mask"]:
+        """The metric's own level, as people read it: its weighted mean over the pairs."""
+        z = self.masks(masks)
+        own = weighted_mean(self._each(z, None, self._reported), self.answers)
+        return self._averaged([own, *(draw.reported(z) for draw in self.draws)])
+
+    def reported_levels(self, masks: Any) -> Float[Tensor, "*mask example"]:
+        """The same of each pair."""
+        z = self.masks(masks)
+        return self._averaged([self._each(z, None, self._reported), *(draw.reported_levels(z) for draw in self.draws)])
+
+    def _each(self, z: Tensor, some: Sequence[int] | None, measure: Measure) -> Float[Tensor, "*mask example"]:
+        """What is measured of each example: of logits batch by batch, of which no table would have room."""
+        if self.metric.reads == "answers":
+            index = range(self.size) if some is None else some
+            return self._shaped([measure(scores, index) for scores in self.chunks(z, some)], z)
+        masks = z.reshape(-1, len(self.space))
+        self.charge(self.share(some) * len(masks))
+        return self._shaped([self.scorer.measured(masks, some, measure)], z)
+
+    def gradient(
+        self, z: Float[Tensor, "n"], objective: Loss | None = None, examples: Examples = None
+    ) -> Float[Tensor, "n"]:
+        """Exact gradient of the mean of ``objective(effects)``, or of the mean effect where None.
+
+        Over some ``examples``: their part in it, scaled by size / count, so that the mean over equal batches is exact.
+        """
+        some, z = self.some(examples), self.masks(z)
+        if self.draws and objective is not None:
+            return self._averaged_slope(z, objective, some)
+        loss = self._objective(objective, some)
+        return self._averaged([part.slope(z, loss, some) for part in (self, *self.draws)])
+
+    @cached_property
+    def input_path(self) -> InputPath:
+        """Where inputs stand between base and donor prompt. Raises InputError where no donor prompt is aligned."""
+        return InputPath.of(self.scorer)
+
+    def input_gradient(self, share: float, examples: Examples = None) -> Float[Tensor, "n"]:
+        """Gradient of the mean effect along donor minus base activations, with inputs so much the donor's (EAP-IG)."""
+        some = self.some(examples)
+        self.charge(2 * self.share(some))
+        loss = ChangeLoss(self.metric, self.scorer.base, self.answers, self._objective(None, some))
+        return self.input_path.slope(share, loss, some)
+
+    def _averaged_slope(self, z: Tensor, objective: Loss, some: list[int] | None) -> Float[Tensor, "n"]:
+        """By the chain rule, as the objective is of changes averaged over draws. A gradient costs 3 for each draw."""
+        index = list(range(self.size)) if some is None else some
+        changes = self.changes_of(z, some).requires_grad_()
+        (slope,) = torch.autograd.grad(self._objective(objective, some)(changes, index), changes)
+        loss = Linear(slope.new_zeros(self.size).index_copy(0, torch.tensor(index), slope))
+        return self._averaged([part.slope(z, loss, some) for part in (self, *self.draws)])
+
+    def slope(self, z: Tensor, loss: Objective | Linear, some: list[int] | None) -> Float[Tensor, "n"]:
+        """Gradient of a sum over batches of a loss of this draw's changes."""
+        self.charge(2 * self.share(some))
+        total = self.scorer.slope(z, ChangeLoss(self.metric, self.scorer.base, self.answers, loss), some)
+        if not bool(torch.isfinite(total).all()):
+            raise NonFiniteError(
+                f"the gradient of {self.metric.name} is not finite; try dtype='float32' or another metric"
+            )
+        return total
+
+    def _objective(self, objective: Loss | None, some: Sequence[int] | None) -> Objective:
+        """The part of some of these examples in the mean over them all."""
+        weight = self.answers.weight
+        keep = (self.full_swap, self.swing) if self.mode == "keep" else ()
+        return Objective(objective, weight, weight.sum() * self.share(some), *keep)
+
+    @property
+    def _changes(self) -> Reading:
+        """The metric's change from the base run, of this draw."""
+        return self._reading("effects")
+
+    @property
+    def _levels(self) -> Reading:
+        """The metric's level, as searches see it."""
+        return self._reading("levels")
+
+    @property
+    def _reported(self) -> Reading:
+        """The metric's level, as people read it."""
+        return self._reading("reported_levels")
+
+    def _reading(self, what: Read) -> Reading:
+        return Reading(self.metric, self.scorer.base, self.answers, what)
+
+    def _of_mode(self, changes: Tensor, some: Sequence[int] | None) -> Tensor:
+        """The changes themselves, or the faithfulness."""
+        if self.mode == "swap":
+            return changes
+        full = self.full_swap if some is None else self.full_swap[list(some)]
+        return (full - changes) / self.swing
+
+    def _mean(self, effects: Float[Tensor, "*mask example"]) -> Float[Tensor, "*mask"]:
+        return (effects * self.answers.weight).sum(-1) / self.answers.weight.sum()
+
+    def _finite(self, effects: Tensor, some: Sequence[int] | None) -> Tensor:
+        bad = ~torch.isfinite(effects)
+        if bad.any():
+            column = int(bad.reshape(-1, bad.shape[-1]).any(0).nonzero()[0])
+            pair = self.scorer.pairs[column if some is None else some[column]].pair
+            raise NonFiniteError(
+                f"pair {pair.id}: the effect on {self.metric.name} is not finite; metric='log_odds' has no overflow"
+            )
+        return effects
+
+
+def input_gradient(part: ScoredPairs[Any], share: float, examples: Examples = None) -> Float[Tensor, "n"]:
+    """``PairProblem.input_gradient``. Raises InputError for a metric of the whole set."""
+    if not isinstance(part, PairProblem):
+        raise InputError(
+            f"{part.metric.name} is one number for the whole set: interpolated inputs need effects of pairs"
+        )
+    return part.input_gradient(share, examples)

@@ -1,34 +1,101 @@
-"""Scorer: answer scores of a fixed list of pairs under any mask. Donors and base scores are computed once."""
+"""Scorer: answer scores under masks, from forward passes of which as little as possible is run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from cotrace.batches import EncodedPair, Layout, Packing, answer_layouts
-from cotrace.components import ComponentSpace
+from cotrace.components import OF_DICTIONARIES, ComponentSpace
 from cotrace.donors import Donors, DonorSource
-from cotrace.donors.store import Spot
+from cotrace.donors.recorded import Spot
 from cotrace.errors import InputError, NonFiniteError
 from cotrace.interventions import DelayedPrefixes, Entry, FeaturePatch, Patch, PrefixCache, Stations, forward, taps_of
 from cotrace.interventions.storage import Keep, NoRoom, in_memory
 from cotrace.metrics.metric import Reads
 from cotrace.models import LanguageModel
-from cotrace.models.taps import TapList
-from cotrace.models.unchanged import ModelState
-from cotrace.problem.batching import Batching, Replan, release
-from cotrace.problem.executor import HERE, BatchLoss, Executor, Measure
-from cotrace.problem.reading import answer_lengths, answer_scores, next_logits
-from cotrace.problem.reference import component_layers, reference
-from cotrace.problem.slots import Slots
+from cotrace.models.hooks import TapList
+from cotrace.models.language_model import ModelState
+from cotrace.problem.logprobs import Slots, answer_lengths, answer_scores, component_layers, next_logits, reference
+from cotrace.problem.losses import BatchLoss, Measure
+from cotrace.problem.passes import Batching, Replan, release
+
+if TYPE_CHECKING:
+    pass
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """Runs the batches of a scorer. What comes back does not depend on where."""
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether batches are run by others, which make donor values and prefixes themselves."""
+
+    def scores(
+        self, scorer: Scorer, masks: Float[Tensor, "mask n"], layouts: Sequence[Layout], measure: Measure | None = None
+    ) -> Iterator[tuple[Layout, Float[Tensor, "mask example ..."]]]:
+        """The scores of each layout's examples under all masks, in any order, or what is measured of them."""
+
+    def slopes(
+        self, scorer: Scorer, z: Float[Tensor, "n"], loss: BatchLoss, layouts: Sequence[Layout]
+    ) -> Iterator[Float[Tensor, "n"]]:
+        """The gradient of each layout's loss, in the order of the plan: floating-point sums depend on it."""
+
+
+class Here:
+    """This process."""
+
+    elsewhere = False
+
+    def scores(
+        self, scorer: Scorer, masks: Float[Tensor, "mask n"], layouts: Sequence[Layout], measure: Measure | None = None
+    ) -> Iterator[tuple[Layout, Float[Tensor, "mask example ..."]]]:
+        """One layout after the other."""
+        for layout in layouts:
+            yield layout, scorer.batch_scores(masks, layout, measure=measure)[1]
+
+    def slopes(
+        self, scorer: Scorer, z: Float[Tensor, "n"], loss: BatchLoss, layouts: Sequence[Layout]
+    ) -> Iterator[Float[Tensor, "n"]]:
+        """One layout after the other."""
+        for layout in layouts:
+            yield scorer.batch_slope(z, loss, layout)
+
+
+HERE = Here()
+
+
+EXECUTOR: ContextVar[Executor] = ContextVar("executor", default=HERE)
+"""Where problems that are made now will run their batches."""
+
+
+@contextmanager
+def executing(executor: Executor) -> Iterator[None]:
+    """Problems that are made inside run their batches there."""
+    before = EXECUTOR.set(executor)
+    try:
+        yield
+    finally:
+        EXECUTOR.reset(before)
+
+
+def check_travels(space: ComponentSpace) -> None:
+    """Raise InputError for components that only this process can run: workers hold models without dictionaries."""
+    if not OF_DICTIONARIES.isdisjoint(space.sites):
+        raise InputError(
+            "feature and error are parts of a dictionary, which workers do not hold: leave workers out, or take other "
+            "sites"
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,11 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cotrace.arguments import checked, guarded
 from cotrace.components import ComponentSpace, sign_of
 from cotrace.errors import InputError
-from cotrace.problem.masks import check_same
-from cotrace.problem.protocol import Cost, Direction, Examples, Loss, Mode, Problem
+from cotrace.problem.protocol import Cost, Direction, Examples, Loss, Mode, Problem, check_same
+from cotrace.validation import checked, guarded
 
 
 @guarded("ct.WeightedSum", fields=False)

@@ -2,7 +2,7 @@
 
 import lazy_loader
 
-from cotrace.arguments import lazy_door
+from cotrace.validation import lazy_door
 
 _load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 __getattr__ = lazy_door("ct.readout", globals(), _load)

@@ -11,10 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cotrace.problem import LanguageProblem
-from cotrace.problem.pairs import PairProblem
-from cotrace.problem.scored import TABLE_NUMBERS
+from cotrace.problem.scored import TABLE_NUMBERS, PairProblem
 from cotrace.problem.scorer import Scorer
-from cotrace.problem.whole import SetProblem
+from cotrace.problem.set_metric import SetProblem
 from cotrace.readout.held import HeldRuns, Run, passes_of
 from cotrace.statistics import Interval, Units, mean_intervals
 

@@ -9,26 +9,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from cotrace.arguments import check_kind, checked
 from cotrace.components import FEATURE_SITES, Component
 from cotrace.dictionaries.feature_cards import FeatureCard, described
 from cotrace.errors import InputError, UnsupportedSite
 from cotrace.problem import LanguageProblem
-from cotrace.problem.pairs import PairProblem
-from cotrace.readout.card import Card
+from cotrace.problem.scored import PairProblem
+from cotrace.readout.card import Card, words_of
 from cotrace.readout.changes import Changes
 from cotrace.readout.explanation import Explanation
 from cotrace.readout.logit_parts import writer_of
-from cotrace.readout.ov import output_rows, ov_maps
-from cotrace.readout.paths import follow, most_runs
-from cotrace.readout.positions import act
+from cotrace.readout.paths import act, follow, most_runs
 from cotrace.readout.reads import HEADS, MOST_PAIRS, read
 from cotrace.readout.records import Acting, Active, Contributions, Example, Feature, Ov, Paths, Read, Written
-from cotrace.readout.words import words_of
-from cotrace.readout.writes import Writes
+from cotrace.readout.writes import Writes, output_rows, ov_maps
 from cotrace.results import Frontier, members_of, selection_of
-from cotrace.showing import Steps, stepping
 from cotrace.statistics import FEWEST_UNITS, Interval, mean_intervals
+from cotrace.text.progress_bar import Steps, stepping
+from cotrace.validation import check_kind, checked
 
 MOST_GROUPS = 24
 """Groups of positions at which members are swapped, at most."""

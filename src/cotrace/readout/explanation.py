@@ -8,8 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cotrace import markup
-from cotrace.arguments import check_kind
 from cotrace.errors import InputError
 from cotrace.readout.card import (
     SHOWN,
@@ -22,16 +20,12 @@ from cotrace.readout.card import (
     quoted,
     token_words,
 )
-from cotrace.readout.diagram import diagram_svg
-from cotrace.readout.files import arrows_frame, export, members_frame
-from cotrace.readout.records import (
-    Arrow,
-    Example,
-    Moved,
-    Paths,
-)
+from cotrace.readout.explanation_files import arrows_frame, diagram_svg, export, members_frame
+from cotrace.readout.records import Arrow, Example, Moved, Paths
 from cotrace.results import Table
 from cotrace.statistics import interval_text
+from cotrace.text import escape
+from cotrace.validation import check_kind
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -285,7 +279,7 @@ class Explanation:
             yield self.feeds()
 
     def _repr_html_(self) -> str:
-        lines = "".join(markup.paragraph(line) for line in (self.summary, *self.words, *self.notes))
+        lines = "".join(escape.paragraph(line) for line in (self.summary, *self.words, *self.notes))
         return lines + diagram_svg(self) + "".join(table._repr_html_() for table in self.tables())
 
     def __str__(self) -> str:

@@ -19,12 +19,11 @@ from torch import Tensor, nn
 
 from cotrace.batches import Layout
 from cotrace.components import Component, Site
-from cotrace.dictionaries.placed import PlacedDictionary
 from cotrace.interventions import Entry, RunningFeatures, Stations
 from cotrace.models import Place
-from cotrace.models.internals import AttentionCall, attention_handler
-from cotrace.models.taps import Edit, TapList
-from cotrace.problem.batching import Replan, release
+from cotrace.models.attention_interface import AttentionCall, attention_handler
+from cotrace.models.hooks import Edit, PlacedDictionary, TapList
+from cotrace.problem.passes import Replan, release
 from cotrace.problem.scorer import Scorer
 
 Part = Literal["all", "query", "key", "value"]

@@ -19,12 +19,12 @@ from cotrace.batches import Layout
 from cotrace.components import OF_DICTIONARIES, Component, Site
 from cotrace.errors import UnsupportedSite
 from cotrace.interventions import RunningFeatures
-from cotrace.interventions.frozen import frozen
+from cotrace.interventions.forward import frozen
 from cotrace.models import LanguageModel, Place
-from cotrace.models.internals import fresh_frequencies
+from cotrace.models.attention_interface import fresh_frequencies
+from cotrace.models.hooks import Edit
 from cotrace.models.language_model import evaluating
 from cotrace.models.stream import EXACT, Norm, Unembedding, post_norm
-from cotrace.models.taps import Edit
 from cotrace.problem.scorer import Scorer
 
 ADDER = {

@@ -16,12 +16,12 @@ from torch import Tensor
 from cotrace.batches import EncodedPair
 from cotrace.components import Component, Site
 from cotrace.models import LanguageModel, tapped
-from cotrace.models.internals import fresh_frequencies
+from cotrace.models.attention_interface import fresh_frequencies
+from cotrace.models.hooks import Edit
 from cotrace.models.language_model import evaluating
-from cotrace.models.taps import Edit
 from cotrace.problem import LanguageProblem
 from cotrace.problem.capture import Captured
-from cotrace.readout.positions import Groups, prompt_groups
+from cotrace.readout.paths import Groups, prompt_groups
 from cotrace.readout.records import Behaviour, Example, Look, Read, Token
 
 HEADS = (Site.HEAD_OUTPUT, Site.ATTENTION_PATTERN)

@@ -16,17 +16,16 @@ import altair as alt
 import vl_convert
 from altair.utils.schemapi import debug_mode
 
-from cotrace.arguments import checked
 from cotrace.components import Component, ComponentSpace
 from cotrace.errors import InputError, unknown
 from cotrace.report.page import charts
+from cotrace.report.page._panels import Panel, panels_of
+from cotrace.report.page._panels import effects as effects_panel
 from cotrace.report.page.charts import Spec
-from cotrace.report.page.material import PART_WORDS, Material
-from cotrace.report.page.panels import Panel, panels_of
-from cotrace.report.page.panels import effects as effects_panel
-from cotrace.report.words import figure_of, heading, level, wrapped
+from cotrace.report.page.inputs import PART_WORDS, Material, figure_of, heading, level, wrapped
 from cotrace.results import Frontier, Tradeoff
-from cotrace.visible import visible_in
+from cotrace.text.escape import visible_in
+from cotrace.validation import checked
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cotrace.arguments import check_kind
 from cotrace.errors import InputError
 from cotrace.report.page import Material, examples_of, plain_of, report_html
 from cotrace.results import Frontier, Tradeoff
+from cotrace.validation import check_kind
 
 if TYPE_CHECKING:
     from cotrace.evaluation import Evaluation

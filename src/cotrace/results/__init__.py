@@ -1,6 +1,6 @@
 """Selections, frontiers and the tables that show them."""
 
-from cotrace.results.bound import Bound
+from cotrace.results.effects import Bound
 from cotrace.results.frontier import Frontier
 from cotrace.results.outcomes import EditPoint, Outcome, Tradeoff
 from cotrace.results.selection import AnySet, Selection, is_named, members_of, selection_of

@@ -1,13 +1,16 @@
-"""Sets as keys; and EffectTable: per-example effects of evaluated sets, kept to be judged again for nothing."""
+"""Effects of sets that were evaluated, as people read them too, and the bounds on side values."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
+
+from cotrace.errors import InputError
 
 Key = bytes
 """A set as packed bits, first component first. Of two sets of one size the greater key has the lower indices."""
@@ -79,3 +82,78 @@ class EffectTable:
         if not np.isfinite(effects).all():
             raise ValueError(f"{names[1]} holds effects that are not finite")
         return cls(n, keys, effects)
+
+
+@dataclass(frozen=True)
+class HardFigure:
+    """The level that people read in the base run and under a set, and the soft effect that stands beside it."""
+
+    before: float
+    after: float
+    soft: float | None = None
+    """Effect in the form that searches follow; None where it is no change (faithfulness)."""
+    target: float | None = None
+    """The level that is aimed at: effects then say how much nearer it came."""
+
+    @property
+    def change(self) -> float:
+        """After less before; with a target, how much nearer the level came to it."""
+        if self.target is None:
+            return self.after - self.before
+        return abs(self.before - self.target) - abs(self.after - self.target)
+
+    @property
+    def disagrees(self) -> bool:
+        """Whether the soft form moves one way and the level that people read the other."""
+        return self.soft is not None and self.soft * self.change < 0
+
+    @property
+    def words(self) -> str:
+        """Such as ``0.1667 -> 0.3333``."""
+        return f"{self.before:.4g} -> {self.after:.4g}"
+
+    @property
+    def caveat(self) -> str:
+        """The sentence that is due where the two disagree; empty where they do not."""
+        if not self.disagrees:
+            return ""
+        kind = "" if self.target is None else f", that is {self.change:+.3g} nearer to {self.target:g}"
+        return (
+            f"The soft form moves by {self.soft:+.3g}, but the level that people read goes the other way, from "
+            f"{self.before:.4g} to {self.after:.4g}{kind}: what was searched for is not what is reported"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bound:
+    """A side value must lie in [lower, upper]; while searching, by ``margin`` inside of it."""
+
+    name: str
+    """What is bounded, in words."""
+    lower: float | None
+    """None where the value may fall as it likes."""
+    upper: float | None
+    margin: float = 0.0
+    price: float = 1.0
+    """What a search charges for one unit beyond the bound, in units of the effect."""
+
+    def __post_init__(self) -> None:
+        if self.price <= 0 or self.margin < 0:
+            raise InputError(f"bound on {self.name}: price must be above 0 and margin at least 0")
+
+    def violation(self, value: float, margin: float = 0.0) -> float:
+        """How far a value lies outside of the bound drawn in by ``margin``; 0 inside."""
+        above = 0.0 if self.upper is None else value - (self.upper - margin)
+        below = 0.0 if self.lower is None else (self.lower + margin) - value
+        return max(above, below, 0.0)
+
+    @property
+    def words(self) -> str:
+        """The bound in words."""
+        low = "" if self.lower is None else f"{self.lower:+.3g} <= "
+        high = "" if self.upper is None else f" <= {self.upper:+.3g}"
+        return f"{low}{self.name}{high} (margin {self.margin:.2g} while searching)"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)

@@ -1,4 +1,4 @@
-"""Frontier: the best selection found for every k, and what finding it cost."""
+"""Frontier: the best selection found for every k, with the tables and data frames that show it."""
 
 from __future__ import annotations
 
@@ -6,41 +6,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from cotrace import markup
-from cotrace.arguments import checked, guarded
+import numpy as np
+
 from cotrace.components import ComponentSpace, Direction, Mode, sign_of
 from cotrace.errors import InputError
-from cotrace.results.bound import Bound
-from cotrace.results.effects import EffectTable
-from cotrace.results.forms import check_among, check_texts, names_in, number_in, numbers_in
+from cotrace.results.effects import Bound, EffectTable, HardFigure
 from cotrace.results.frontier_file import Tables, load_frontier, save_frontier
-from cotrace.results.hard import HardFigure
-from cotrace.results.selection import Selection
-from cotrace.results.table import Table
+from cotrace.results.result_forms import COLUMNS, ORIGIN, TUPLES, check_form, names_in
+from cotrace.results.selection import MEMBER_COLUMNS, Selection, changes, member_rows
+from cotrace.results.table import Table, number, ranges, without_empty
+from cotrace.statistics import interval_text
+from cotrace.text import escape
+from cotrace.validation import checked, guarded
 
 if TYPE_CHECKING:
     import pandas as pd
-
-NUMBERS = ("reported_before", "reported_before_heldout", "target")
-_TUPLES = ("selections", "bounds", "infeasible_sizes", "by_cost")
-ORIGIN = ("model", "donors", "align", "positions", "split")
-"""Fields that say where a frontier comes from; files of earlier versions do not have them."""
-OLD_COLUMNS = (
-    "search",
-    "k",
-    "effect",
-    "effect_heldout",
-    "ci_low",
-    "ci_high",
-    "p_value",
-    "forward_equivalents",
-    "components",
-)
-REPORTED = ("reported_before", "reported", "reported_before_heldout", "reported_heldout")
-"""Further columns: the metric as people read it, before and under the mask, where the search followed a soft form."""
-COLUMNS = (*OLD_COLUMNS, *REPORTED)
 
 
 @guarded("ct.Frontier")
@@ -246,27 +228,19 @@ class Frontier:
 
     def members_frame(self) -> pd.DataFrame:
         """One row for each size and member: search, k, component, site, layer, unit, role."""
-        from cotrace.results.frames import members_frame
-
         return members_frame(self)
 
     def effects_frame(self, ids: Sequence[str] | None = None, *, heldout: bool = False) -> pd.DataFrame:
         """One row for each size and pair: search, k, pair, effect. ``ids`` names the pairs (``problem.training.ids``,
         or ``problem.heldout.ids`` with ``heldout``). Raises InputError where single effects were not kept."""
-        from cotrace.results.frames import effects_frame
-
         return effects_frame(self, ids, heldout=heldout)
 
     def table(self, most: int | None = None) -> Table:
         """k, effect, held-out effect, interval and the components that came (+) and went (-) since the row above."""
-        from cotrace.results.tables import frontier_table
-
         return frontier_table(self, most)
 
     def _repr_html_(self) -> str:
-        from cotrace.results.tables import SHOWN_ROWS
-
-        return markup.paragraph(self.summary) + self.table(SHOWN_ROWS)._repr_html_()
+        return escape.paragraph(self.summary) + self.table(SHOWN_ROWS)._repr_html_()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -298,8 +272,8 @@ class Frontier:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Frontier:
         """Inverse of ``to_dict``. Raises KeyError, TypeError, ValueError, InputError for data of another form."""
-        _check_form(data)
-        rest = {name: value for name, value in data.items() if name not in ("space", *_TUPLES)}
+        check_form(data)
+        rest = {name: value for name, value in data.items() if name not in ("space", *TUPLES)}
         space = ComponentSpace.parse(names_in(data, "space"))
         selections = tuple(map(Selection.from_dict, data["selections"]))
         for selection in selections:
@@ -314,28 +288,94 @@ class Frontier:
         )
 
 
-def _check_form(data: Mapping[str, Any]) -> None:
-    """Raise KeyError, TypeError or ValueError where a field that stays as it is holds another kind of value."""
-    check_texts(data, "search", "metric", "task", "summary", *ORIGIN)
-    check_among(data, "mode", get_args(Mode))
-    check_among(data, "direction", get_args(Direction))
-    for name in ("forward_equivalents", "full_effect", "full_effect_heldout", "elapsed_s", *NUMBERS):
-        number_in(data, name)
-    if data["forward_equivalents"] is None or data["full_effect"] is None:
-        raise TypeError("forward_equivalents and full_effect need numbers")
-    for name in ("full_is_clear", "full_is_clear_heldout"):
-        if not isinstance(data.get(name, True), bool):
-            raise TypeError(f"{name} is {data[name]!r}, not true or false")
-    weights = data.get("cost_weights", {})
-    numbers_in({"cost_weights": list(weights.values())}, "cost_weights")
+EFFECT_COLUMNS = ("search", "k", "pair", "effect")
 
 
-def ranges(sizes: list[int]) -> str:
-    """``1-5, 7`` for ``[1, 2, 3, 4, 5, 7]``."""
-    runs: list[list[int]] = []
-    for size in sizes:
-        if runs and size == runs[-1][-1] + 1:
-            runs[-1].append(size)
-        else:
-            runs.append([size])
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs) or "none"
+def members_frame(frontier: Frontier) -> pd.DataFrame:
+    """One row for each size and member: search, k, component, site, layer, unit (empty for a whole layer), role."""
+    import pandas as pd
+
+    rows = [{"search": frontier.search, "k": one.k} | row for one in frontier for row in member_rows(one)]
+    frame = pd.DataFrame(rows, columns=["search", "k", *MEMBER_COLUMNS])
+    return frame.astype({"unit": "Int64"})
+
+
+def effects_frame(frontier: Frontier, ids: Sequence[str] | None = None, *, heldout: bool = False) -> pd.DataFrame:
+    """One row for each size and pair: search, k, pair (its id, or its place), effect. Raises InputError."""
+    import pandas as pd
+
+    table = frontier.effects_heldout if heldout else frontier.effects
+    part = "held-out" if heldout else "training"
+    if table is None:
+        raise InputError(
+            f"{frontier.search} kept no effects of single {part} pairs: its metric has none, nothing was held out, or "
+            "the frontier was read from a file; ask problem.effects(selection)"
+        )
+    count = table.effects.shape[1]
+    if ids is not None and len(ids) != count:
+        raise InputError(f"{len(ids)} ids for {count} {part} pairs; give problem.training.ids or problem.heldout.ids")
+    pairs = list(range(count)) if ids is None else list(ids)
+    found = [(one.k, effects) for one in frontier if (effects := _effects_of(frontier, one, table)) is not None]
+    rows = [(frontier.search, k, pair, float(e)) for k, row in found for pair, e in zip(pairs, row, strict=True)]
+    return pd.DataFrame(rows, columns=list(EFFECT_COLUMNS))
+
+
+def _effects_of(frontier: Frontier, selection: Selection, table: EffectTable) -> Any:
+    return table.find(np.packbits(frontier.space.indicator(selection.members)).tobytes())
+
+
+ADDED = "components added"
+SHOWN_ROWS = 30
+"""Sizes that a notebook shows of a frontier."""
+
+
+def frontier_table(frontier: Frontier, most: int | None = None) -> Table:
+    """One row per k: effect, held-out effect, interval, cost, and the components that came and went."""
+    shown = frontier.selections if most is None else frontier.selections[:most]
+    before: Selection | None = None
+    rows = []
+    for selection in shown:
+        *figures, changed = _row(selection, before)
+        rows.append((*figures, *_beside(frontier, selection), changed))
+        before = selection
+    sides = [head for bound in frontier.bounds for head in (bound.name, f"{bound.name}, held out")]
+    columns = ("k", "effect", "held out", "interval", "p", "forward-eq.", "level", "level, held out", *sides, ADDED)
+    title = f"{frontier.search} ({frontier.mode}): {frontier.metric} on {frontier.task}, {frontier.direction}"
+    return without_empty(Table(title + _gaps(frontier), columns, rows, frozenset({len(columns) - 1})))
+
+
+def _beside(frontier: Frontier, selection: Selection) -> list[str]:
+    """The reported levels, and each side value with its held-out one; ! marks a held-out value out of bounds."""
+    cells = [_hard(frontier, selection, heldout) for heldout in (False, True)]
+    for i, bound in enumerate(frontier.bounds):
+        seen, unseen = (None if side is None else side[i] for side in (selection.side, selection.side_heldout))
+        broken = unseen is not None and bound.violation(unseen) > 0
+        cells += [number(seen), number(unseen) + (" !" if broken else "")]
+    return cells
+
+
+def _hard(frontier: Frontier, selection: Selection, heldout: bool) -> str:
+    """The level before and under the selection, ! where the soft form goes the other way."""
+    found = frontier.hard(selection, heldout=heldout)
+    if found is None:
+        return number(selection.reported_heldout if heldout else selection.reported, signed=False)
+    return found.words + (" !" if found.disagrees else "")
+
+
+def _gaps(frontier: Frontier) -> str:
+    """What is said of sizes without a feasible set."""
+    sizes = ranges(list(frontier.infeasible_sizes))
+    return f"; no set found that keeps the constraints at k = {sizes}" if frontier.infeasible_sizes else ""
+
+
+def _row(selection: Selection, before: Selection | None) -> tuple[str, ...]:
+    interval = interval_text(selection.interval)
+    return (
+        str(selection.k),
+        number(selection.effect),
+        number(selection.effect_heldout),
+        interval,
+        number(selection.p_value, signed=False),
+        number(selection.forward_equivalents, signed=False),
+        changes(selection, before),
+    )

@@ -13,10 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from cotrace.errors import CotraceError, InputError
-from cotrace.json_file import clipped, parse_json, read_text
-from cotrace.new_file import new_file
 from cotrace.results.effects import EffectTable
-from cotrace.visible import visible_json
+from cotrace.text.escape import visible_json
+from cotrace.text.files import clipped, new_file, parse_json, read_text
 
 SCHEMA, KIND = 1, "cotrace frontier"
 JSON, ARRAYS = ".json", ".safetensors"

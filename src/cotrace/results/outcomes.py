@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from cotrace.arguments import guarded
-from cotrace.results.table import Table
-from cotrace.results.tables import number
+from cotrace.results.table import Table, number
 from cotrace.statistics import Interval, interval_text
-from cotrace.visible import visible_json
+from cotrace.text.escape import visible_json
+from cotrace.validation import guarded
 
 if TYPE_CHECKING:
     import pandas as pd

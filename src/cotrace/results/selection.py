@@ -7,15 +7,28 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cotrace import markup
-from cotrace.arguments import LISTS, checked, guarded, names_of
 from cotrace.components import Component, ComponentSpace, Mode
 from cotrace.errors import InputError
-from cotrace.json_file import shortened
-from cotrace.results.forms import names_in, number_in, numbers_in
+from cotrace.results.result_forms import names_in, number_in, numbers_in
+from cotrace.results.table import number, shorten
+from cotrace.statistics import interval_text
+from cotrace.text import escape
+from cotrace.text.files import shortened
+from cotrace.validation import LISTS, checked, guarded, names_of
 
 if TYPE_CHECKING:
     import pandas as pd
+
+MEMBER_COLUMNS = ("component", "site", "layer", "unit", "role")
+
+
+def member_rows(selection: Selection) -> list[dict[str, Any]]:
+    """One dict for each member."""
+    return [
+        dict(zip(MEMBER_COLUMNS, (str(m), m.site.value, m.layer, m.unit, m.role), strict=True))
+        for m in selection.members
+    ]
+
 
 AnySet = Any
 """A set: a Selection, component names (or a single one), components, or where a space is known a mask [n]."""
@@ -131,14 +144,10 @@ class Selection:
         """One row for each member: component, site, layer, unit (empty for a whole layer), role."""
         import pandas as pd
 
-        from cotrace.results.frames import MEMBER_COLUMNS, member_rows
-
         return pd.DataFrame(member_rows(self), columns=list(MEMBER_COLUMNS)).astype({"unit": "Int64"})
 
     def _repr_html_(self) -> str:
-        from cotrace.results.tables import selection_facts
-
-        return markup.facts(f"Selection of {self.k}", selection_facts(self))
+        return escape.facts(f"Selection of {self.k}", selection_facts(self))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -222,3 +231,24 @@ def _numbers(value: object) -> list[float] | None:
 def _shown(value: object) -> str:
     plain = value is None or isinstance(value, list | tuple | dict | int | float)
     return shortened(value) if plain else f"of type {type(value).__name__}"
+
+
+def changes(selection: Selection, before: Selection | None) -> str:
+    """Names that came, and with a minus those that went, since the selection before."""
+    was = set(before.members) if before else set()
+    now = set(selection.members)
+    came = [str(member) for member in selection.members if member not in was]
+    went = [f"-{member}" for member in (before.members if before else ()) if member not in now]
+    return shorten(came + went)
+
+
+def selection_facts(selection: Selection) -> dict[str, str]:
+    """Name -> value of what is known of a selection."""
+    interval = interval_text(selection.interval, "+.4g")
+    return {
+        "components": shorten(selection.components, most=40),
+        "effect": number(selection.effect),
+        "effect, held out": number(selection.effect_heldout),
+        "interval": interval,
+        "p": number(selection.p_value, signed=False),
+    }

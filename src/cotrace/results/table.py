@@ -1,21 +1,50 @@
-"""Table: rows for people. Prints as text, shows as HTML in a notebook; built on rich."""
+"""Table: rows for people. Prints as text, shows as HTML in a notebook, is written as CSV; built on rich."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import rich.table as rich_table
 from rich import box
 from rich.console import Console
 from rich.text import Text
 
-from cotrace import markup
-from cotrace.visible import visible
+from cotrace.text import escape
+from cotrace.text.escape import visible
 
 if TYPE_CHECKING:
     import pandas as pd
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""A text cell that begins so is taken for a formula, or for the cells behind it. (OWASP, CSV injection.)"""
+
+
+def safe_cell(value: Any) -> Any:
+    """The value; a text that a spreadsheet would run gets an apostrophe before it, and what would steer a terminal is
+    written out. Numbers stay as they are."""
+    if not isinstance(value, str):
+        return value
+    return f"'{visible(value)}" if value.startswith(FORMULA) else visible(value)
+
+
+def csv_bytes(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """Rows as UTF-8 CSV (RFC 4180); None is empty, floats are written so that they read back the same."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)  # its CRLF is also why a line break within a cell, of either kind, is quoted
+    writer.writerow([safe_cell(column) for column in columns])
+    writer.writerows([safe_cell(row[column]) for column in columns] for row in rows)
+    return text.getvalue().encode()
+
+
+def frame_csv(frame: pd.DataFrame) -> bytes:
+    """A DataFrame as such CSV, without its index; a value that is not there is empty."""
+    plain = frame.astype(object).where(frame.notna(), None)
+    columns = [str(column) for column in frame.columns]
+    return csv_bytes(columns, (dict(zip(columns, row, strict=True)) for row in plain.to_numpy().tolist()))
 
 
 @dataclass(frozen=True)
@@ -66,9 +95,43 @@ class Table:
         return pd.DataFrame([list(row) for row in self.rows], columns=list(self.columns))
 
     def _repr_html_(self) -> str:
-        return markup.table(self.title, self.columns, self.rows, self.left)
+        return escape.table(self.title, self.columns, self.rows, self.left)
 
 
 def _shown(text: str) -> Text:
     """A text that rich shows sign by sign, whether or not it looks for markup."""
     return Text(visible(text))
+
+
+def number(value: float | None, signed: bool = True) -> str:
+    """A figure with four significant digits; empty where it was not computed."""
+    if value is None:
+        return ""
+    return f"{value:+.4g}" if signed else f"{value:.4g}"
+
+
+def shorten(names: list[str], most: int = 12) -> str:
+    shown = " ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def without_empty(table: Table) -> Table:
+    """The table without the columns in which no row has a value."""
+    kept = [i for i in range(len(table.columns)) if any(row[i] for row in table.rows)]
+    return Table(
+        table.title,
+        [table.columns[i] for i in kept],
+        [[row[i] for i in kept] for row in table.rows],
+        frozenset(kept.index(i) for i in table.left if i in kept),
+    )
+
+
+def ranges(sizes: list[int]) -> str:
+    """``1-5, 7`` for ``[1, 2, 3, 4, 5, 7]``."""
+    runs: list[list[int]] = []
+    for size in sizes:
+        if runs and size == runs[-1][-1] + 1:
+            runs[-1].append(size)
+        else:
+            runs.append([size])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs) or "none"

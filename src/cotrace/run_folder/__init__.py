@@ -1,8 +1,7 @@
 """A run's folder as Python has it: opened again, or written from a problem and what was found on it."""
 
-from cotrace.arguments import door
-from cotrace.run_folder.opened import Run, open_run
-from cotrace.run_folder.written import save_run
+from cotrace.run_folder.folder import Run, open_run, save_run
+from cotrace.validation import door
 
 __all__ = ["Run", "open_run", "save_run"]
 

@@ -1,16 +1,37 @@
-"""RunConfig: everything that a run needs. Its fields are the command line's options and the keys of config.yaml."""
+"""RunConfig: every option of a run; which of them make its identity; what the user typed and trusts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
-from cotrace.arguments import check_seed
-from cotrace.components import Mode
+from cotrace.components import Mode, layers_of
 from cotrace.errors import InputError, unknown
-from cotrace.site_names import layers_of
+from cotrace.validation import check_seed
+
+COMMAND: ContextVar[Sequence[str]] = ContextVar("COMMAND", default=())
+"""Its words; none where a run is made from Python."""
+
+
+TRUSTED: ContextVar[bool] = ContextVar("TRUSTED", default=False)
+
+
+@contextmanager
+def trusting(asked: bool) -> Iterator[None]:
+    """Models that are loaded inside may bring code of their own, where that is asked for."""
+    before = TRUSTED.set(asked)
+    try:
+        yield
+    finally:
+        TRUSTED.reset(before)
+
 
 MODEL = Parameter(group=Group("The model", sort_key=1))
 FLAG = Parameter(group=MODEL.group, negative="", show_default=False)
@@ -226,3 +247,18 @@ def literal(value: Any) -> Any:
         except ValueError:
             continue
     return value
+
+
+IDENTITY_WORKERS = ("workers", "ray", "worker_gpus", "max_restarts")
+"""Who computes: results are the same whoever does."""
+NOT_IN_IDENTITY = (
+    *("out", "threads", "batch_tokens", "checkpoint_every_s", "trust_remote_code", "offload_folder"),
+    *IDENTITY_WORKERS,
+)
+"""Fields that do not change the question."""
+
+
+def identity(config: RunConfig) -> str:
+    """Hash of the question: a checkpoint of another one is not taken up."""
+    asked = {name: value for name, value in asdict(config).items() if name not in NOT_IN_IDENTITY}
+    return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()

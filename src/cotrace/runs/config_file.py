@@ -13,11 +13,10 @@ import yaml
 
 from cotrace import shipped
 from cotrace.errors import DamagedRun, InputError, unknown
-from cotrace.runs.config import RunConfig
-from cotrace.runs.identity import WORKERS
-from cotrace.runs.sealed import seal_text, text_is_whole
-from cotrace.tasks.registry import FORMATS
-from cotrace.visible import visible
+from cotrace.runs.config import IDENTITY_WORKERS, RunConfig
+from cotrace.runs.manifest import seal_text, text_is_whole
+from cotrace.tasks.catalogue import FORMATS
+from cotrace.text.escape import visible
 
 SCHEMA = 1
 SCHEMA_KEY = "schema"
@@ -30,7 +29,7 @@ NOT_FROM_FILES = {
     "offload_folder": "say where a model's weights are written: take the line out, and type --offload-folder yourself",
 }
 """What only the user may ask for, and what a file that does so cannot do."""
-NOT_STORED = ("out", *NOT_FROM_FILES, *WORKERS)
+NOT_STORED = ("out", *NOT_FROM_FILES, *IDENTITY_WORKERS)
 """A config lies in the folder that it would name; who computes is in the record, and changes no result."""
 PATHS = ("model", "task", "data", "dictionaries", "donors", "metric")
 """Fields that may name a file or a folder."""

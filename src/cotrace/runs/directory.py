@@ -1,4 +1,4 @@
-"""RunDirectory: one folder for one run, claimed before anything is computed and written file by file, each at once."""
+"""A run's directory: its files, its lock and its log."""
 
 from __future__ import annotations
 
@@ -7,11 +7,33 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 
-from cotrace.errors import CotraceError, InputError, OutputExists, RunBusy, WorkersError
-from cotrace.runs.lock import LOCK, locked
+from filelock import FileLock, Timeout
+
+from cotrace.errors import CotraceError, DamagedRun, InputError, OutputExists, RunBusy, WorkersError
+from cotrace.text.escape import visible
+
+LOCK = ".lock"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run's lock, at once or not at all. Raises RunBusy where another process holds it."""
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RunBusy(
+            f"another process is writing the run {folder}: wait until it is done, or name another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
 
 CONFIG = "config.yaml"
 LOG = "log.txt"
@@ -171,3 +193,22 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+@dataclass(frozen=True)
+class Log:
+    """The log of the run in a folder."""
+
+    folder: Path
+
+    def say(self, what: str) -> None:
+        """Add a line with the time in UTC; the file is closed again at once, so that a kill loses nothing.
+
+        Raises DamagedRun where the log is a link: in somebody's run it may lead to a file that is none of the run's.
+        """
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        path = self.folder / LOG
+        if path.is_symlink():
+            raise DamagedRun(f"{path} is a link, which no run writes: delete it")
+        with naming(path), path.open("a", encoding="utf-8") as file:
+            file.write(f"{now} {visible(' '.join(what.split()))}\n")

@@ -1,4 +1,4 @@
-"""Forecast: what a run will cost, and its time: forward-equivalents times the measured seconds of one of them."""
+"""Outlook: what a run will do and about how long it takes, said from the model's configuration before it is loaded."""
 
 from __future__ import annotations
 
@@ -6,16 +6,142 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 import torch
 
-from cotrace.evaluation.levels import LEVELS, plan
-from cotrace.problem.executor import SumLoss
+from cotrace.components import Site
+from cotrace.evaluation.setup import LEVELS, plan
+from cotrace.models import model_config
 from cotrace.problem.language import LanguageProblem
+from cotrace.problem.losses import SumLoss
 from cotrace.problem.scorer import Scorer
+from cotrace.prompts import PromptPair, Task
+from cotrace.prompts.pair import chat_words
+from cotrace.runs.config import TRUSTED, RunConfig
 from cotrace.search import Search
 
-WITHIN = 0.5
+TOKENS_PER_WORD = 1.4
+WITHIN = 3
+"""The time may be this many times longer or shorter: passes are not measured yet."""
+OVER_PRODUCTS = 1.6
+"""What a pass takes, in units of its matrix products alone."""
+PROBE_ROWS, PROBE_S = 256, 0.2
+PER_LAYER = {Site.ATTENTION_OUTPUT, Site.MLP_OUTPUT, Site.RESIDUAL}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a decoder, by its configuration."""
+
+    layers: int
+    heads: int
+    width: int
+    hidden: int
+    vocabulary: int
+
+    @classmethod
+    def of(cls, config: Any) -> Shape | None:
+        """None where the configuration does not name them as most do."""
+        text = config.get_text_config()
+        names = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size")
+        sizes: list[Any] = [getattr(text, name, None) for name in names]
+        if not all(isinstance(size, int) for size in sizes):
+            return None
+        layers, heads, width, vocabulary = sizes
+        hidden = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None) or 4 * width
+        return cls(layers, heads, width, hidden, vocabulary)
+
+    def components(self, sites: Sequence[str]) -> int | None:
+        """N, for one role; None for sites that the configuration alone does not count."""
+        units = {Site.HEAD_OUTPUT: self.heads, Site.ATTENTION_PATTERN: self.heads, Site.MLP_NEURON: self.hidden}
+        units |= {Site.MLP_COORDINATE: self.width} | dict.fromkeys(PER_LAYER, 1)
+        if any(site not in units for site in sites):  # or single components, or a run as shortlist
+            return None
+        return self.layers * sum(units[Site(site)] for site in sites)
+
+    @property
+    def products_per_token(self) -> float:
+        """Multiplications of one token through the layers: attention's four maps and a gated MLP's three."""
+        return self.layers * (4 * self.width**2 + 3 * self.width * self.hidden)
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a run will do, as far as its configuration shows."""
+
+    pairs: int
+    components: int
+    tokens: int
+    forward_equivalents: float
+    seconds: float | None
+    """None on a device that is not timed."""
+
+    @property
+    def words(self) -> str:
+        """In one line."""
+        from cotrace.text.progress_bar import duration
+
+        long = "" if self.seconds is None else f", very roughly {duration(self.seconds)} once the model is loaded"
+        return (
+            f"to do: {self.pairs:,} pairs of about {self.tokens:,} tokens to search, N = {self.components:,} "
+            f"components, about {self.forward_equivalents:,.0f} forward-equivalents{long} (measured before it begins)"
+        )
+
+
+def outlook(config: RunConfig, task: Task, searches: Sequence[Search]) -> Outlook | None:
+    """What the run will do; None where the model's configuration does not show it. Raises ModelError."""
+    if config.dictionaries:  # how many features are active only the model shows
+        return None
+    trusted = config.trust_remote_code or TRUSTED.get()
+    shape = Shape.of(
+        model_config(config.model, revision=config.revision, trust_remote_code=trusted, gguf_file=config.gguf)
+    )
+    n = None if shape is None else shape.components(config.sites or task.sites)
+    if shape is None or n is None:
+        return None
+    n *= len(config.roles or ("all",))
+    pairs = max(1, round(len(task) * (1 - config.holdout - config.audit)))
+    seen = min(pairs, config.search_pairs or pairs)
+    shared = (config.donors or task.donors) == "counterfactual"
+    tokens = round(sum(_words(pair, shared) for pair in task.pairs) / len(task) * pairs * TOKENS_PER_WORD)
+    cost = sum(search.predicted_cost(n) for search in searches) * (1 + len(config.plus) + len(config.constraints))
+    cost = cost * seen / pairs + _judging(config, searches[0], n)
+    seconds = None
+    if config.device == "cpu" and config.device_map is None:
+        logits = shape.width * shape.vocabulary * len(task.pairs[0].answers) * pairs
+        seconds = cost * OVER_PRODUCTS * (shape.products_per_token * tokens + logits) / products_per_second(shape)
+    return Outlook(pairs, n, tokens, cost, seconds)
+
+
+def _words(pair: PromptPair, shared: bool) -> int:
+    """Words of a prompt and of all its answers; those that it shares with the donor's prompt are run only once."""
+    base = (pair.base or chat_words(pair.messages)).split()
+    other = (pair.counterfactual or "").split() if shared else []
+    same = next((i for i, words in enumerate(zip(base, other, strict=False)) if words[0] != words[1]), 0)
+    return len(base) - same + sum(max(1, len(answer.split())) for answer in pair.answers)
+
+
+def _judging(config: RunConfig, search: Search, n: int) -> float:
+    if config.evaluation not in LEVELS:
+        return 0.0
+    sizes = range(1, min(getattr(search, "max_size", None) or n, n) + 1)
+    level = LEVELS[config.evaluation]
+    found = plan(config.evaluation, level, n=n, k=max(1, len(sizes) // 4), sizes=sizes, stored=True, singles=False)
+    return found.forward_equivalents
+
+
+def products_per_second(shape: Shape) -> float:
+    """Multiplications and additions a second of a matrix product of the model's width, on this machine now."""
+    rows, matrix = torch.ones(PROBE_ROWS, shape.width), torch.ones(shape.width, shape.hidden)
+    began, done = time.perf_counter(), 0
+    while time.perf_counter() - began < PROBE_S:
+        torch.mm(rows, matrix)
+        done += 1
+    return done * PROBE_ROWS * shape.width * shape.hidden / (time.perf_counter() - began)
+
+
+FORECAST_WITHIN = 0.5
 """How far a predicted time may be off, as a share of what a run then takes."""
 GRADIENT_SHARE: Mapping[str, float] = {
     "pgbct": 1.0,

@@ -18,7 +18,7 @@ from cotrace.metrics import Answers, metric_named
 from cotrace.problem import Constrained, Constraint, LanguageProblem, Problem, WeightedSum, side_problem
 from cotrace.prompts import Task
 from cotrace.runs.config import RunConfig
-from cotrace.tasks.registry import is_file
+from cotrace.tasks.catalogue import is_file
 
 NEUTRAL, OWN = "neutral", "own"
 """The neutral text that suits the model, and the run's own task."""

@@ -24,14 +24,14 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from cotrace.batches import Layout
-from cotrace.problem.executor import BatchLoss, ChangeLoss, Executor, LevelLoss, Linear, Measure, Reading, ScoreLoss
 from cotrace.problem.goals import Constrained
 from cotrace.problem.language import LanguageProblem
-from cotrace.problem.pairs import PairProblem
+from cotrace.problem.losses import BatchLoss, ChangeLoss, LevelLoss, Linear, Measure, Reading, ScoreLoss
 from cotrace.problem.protocol import Problem
-from cotrace.problem.scorer import Scorer
+from cotrace.problem.scored import PairProblem
+from cotrace.problem.scorer import Executor, Scorer
+from cotrace.problem.set_metric import SetProblem
 from cotrace.problem.weighted import WeightedSum
-from cotrace.problem.whole import SetProblem
 from cotrace.runs.directory import CHECKPOINTS, write_atomically
 
 FOLDER = "evaluation"

@@ -1,18 +1,64 @@
-"""manifest.json: size and hash of every file of a finished run; written last, so it says that the run is whole."""
+"""The manifest: the hash of every file, checksums within files, and the version of the code."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import shutil
+import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from cotrace import __version__
+from cotrace.donors import donor_file
 from cotrace.errors import DamagedRun, InputError
-from cotrace.runs.directory import MANIFEST, is_leftover, write_atomically
-from cotrace.runs.lock import locked
-from cotrace.runs.sealed import seal, unseal
+from cotrace.runs.directory import MANIFEST, is_leftover, locked, write_atomically
+from cotrace.text.files import read_bytes
+
+LINE = "# sha256 of the lines above: "
+
+
+def seal(payload: dict[str, Any]) -> bytes:
+    """The payload as JSON, with its hash."""
+    return (json.dumps({"sha256": _hash(payload), "payload": payload}, ensure_ascii=False) + "\n").encode()
+
+
+def unseal(path: Path) -> dict[str, Any]:
+    """Inverse of ``seal``, from a file. Raises DamagedRun where it cannot be read or its hash differs."""
+    try:
+        data: Any = json.loads(read_bytes(path))  # not as strict as a user's file: counts may be infinite
+    except InputError as error:
+        raise DamagedRun(f"{path} is damaged: {error}") from None
+    except OSError as error:
+        raise DamagedRun(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise DamagedRun(f"{path} is damaged: it is not the JSON that a run writes") from None
+    payload = data.get("payload") if isinstance(data, dict) else None
+    if not isinstance(payload, dict) or data.get("sha256") != _hash(payload):
+        raise DamagedRun(f"{path} is damaged: its content does not have the hash that it names")
+    return payload
+
+
+def _hash(payload: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()
+
+
+def seal_text(text: str) -> bytes:
+    """The text with a comment behind it that holds its hash."""
+    content = text.encode()
+    return content + f"{LINE}{hashlib.sha256(content).hexdigest()}\n".encode()
+
+
+def text_is_whole(text: str) -> bool | None:
+    """Whether a sealed text is as it was written; None where its last line holds no hash: cut short, or not sealed."""
+    body, found, written = text.rpartition(LINE)
+    if not found or not body.endswith("\n") or "\n" in written.rstrip("\n"):
+        return None
+    return hashlib.sha256(body.encode()).hexdigest() == written.strip()
+
 
 SCHEMA = 1
 
@@ -150,3 +196,51 @@ def _entries(payload: Any) -> Iterator[tuple[str, Fingerprint]]:
             raise TypeError("a file is described by size_bytes and sha256")
         if Path(name).name == name:  # none leads out of the folder
             yield name, Fingerprint(size, digest)
+
+
+LONGEST_S = 10.0
+
+
+def origin_of(metric: str | None) -> dict[str, Any] | None:
+    """File, hash and git state of ``package.module:function`` or ``file.py:function``; None for a metric of ours."""
+    where, colon, _ = (metric or "").rpartition(":")
+    path = _file(where) if colon else None
+    if path is None:
+        return None
+    return {"file": str(path), "sha256": Fingerprint.of_file(path).sha256} | git_state(path)
+
+
+def donor_origin(donors: str | None) -> dict[str, Any] | None:
+    """File, hash and git state of ``vector=FILE`` and ``noise=FILE``; None for other donors."""
+    found = donor_file(donors)
+    if found is None:
+        return None
+    path = Path(found[1]).resolve()
+    return {"file": str(path), "sha256": Fingerprint.of_file(path).sha256} | git_state(path)
+
+
+def _file(where: str) -> Path | None:
+    if where.endswith(".py"):
+        return Path(where).resolve()
+    spec = find_spec(where)  # it was imported before: the metric is there
+    return Path(spec.origin).resolve() if spec is not None and spec.origin and Path(spec.origin).is_file() else None
+
+
+def git_state(path: Path) -> dict[str, Any]:
+    """The commit that the file's repository is at, and whether the file differs from it; both None outside of one."""
+    commit = _git(path, "rev-parse", "HEAD")
+    status = None if commit is None else _git(path, "status", "--porcelain", "--ignored", "--", path.name)
+    return {"git_commit": commit, "git_dirty": None if status is None else bool(status)}
+
+
+def _git(path: Path, *arguments: str) -> str | None:
+    """What git says in the file's folder; None without git, outside a repository, or where it says nothing in time."""
+    program = shutil.which("git")
+    if program is None:
+        return None
+    command = [program, "-C", str(path.parent), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_S, check=False)  # noqa: S603
+    except (subprocess.TimeoutExpired, OSError):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

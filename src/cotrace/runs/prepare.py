@@ -22,22 +22,21 @@ from cotrace.errors import InputError, unknown
 from cotrace.metrics import Answers, AnyMetric, metric_named
 from cotrace.models import LanguageModel, load_model
 from cotrace.problem import Problem
-from cotrace.problem.aim import aim
-from cotrace.problem.executor import executing
+from cotrace.problem.full_swap import NoDirection
 from cotrace.problem.language import FEATURES, LanguageProblem
-from cotrace.problem.memory import check_memory
+from cotrace.problem.passes import check_memory
+from cotrace.problem.scorer import executing
+from cotrace.problem.set_metric import aim
 from cotrace.problem.spaces import entries_of, shortlist, space_of
-from cotrace.problem.summary import NoDirection
 from cotrace.prompts import Task
-from cotrace.prompts.split import groups, split_parts
-from cotrace.runs.config import RunConfig
+from cotrace.prompts.task import groups, split_parts
+from cotrace.runs.config import TRUSTED, RunConfig
+from cotrace.runs.forecast import outlook
 from cotrace.runs.goal import goal_of, located, sides_of
-from cotrace.runs.outlook import outlook
-from cotrace.runs.stored import StoredRun
-from cotrace.runs.trusted import TRUSTED
+from cotrace.runs.result_files import StoredRun
 from cotrace.search import Search
 from cotrace.selfcheck import ensure
-from cotrace.tasks.registry import is_file
+from cotrace.tasks.catalogue import is_file
 
 if TYPE_CHECKING:
     from cotrace.workers import Workers

@@ -11,19 +11,16 @@ import torch
 from jaxtyping import Bool, Float
 
 from cotrace.errors import DamagedRun, InputError
-from cotrace.problem.masks import mask_of
-from cotrace.problem.protocol import Problem
+from cotrace.problem.protocol import Problem, mask_of
 from cotrace.results import Frontier, Table
 from cotrace.results.effects import EffectTable
-from cotrace.results.frontier import COLUMNS, OLD_COLUMNS
-from cotrace.runs.arrays import arrays_of
+from cotrace.results.result_forms import COLUMNS, OLD_COLUMNS
+from cotrace.runs.addenda import arrays_of, check_same, with_effects
 from cotrace.runs.config_file import read_run_config
-from cotrace.runs.evidence import check_same, with_effects
 from cotrace.runs.manifest import Manifest, remedy
 from cotrace.runs.prepare import Prepared
-from cotrace.runs.record import versions
-from cotrace.runs.results import frontier_csv, masks, sizes
-from cotrace.runs.stored import SELECTION, StoredRun
+from cotrace.runs.provenance import versions
+from cotrace.runs.result_files import SELECTION, StoredRun, frontier_csv, masks, sizes
 from cotrace.statistics import Units
 
 Outcome = Literal["same", "within tolerance", "different"]

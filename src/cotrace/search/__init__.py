@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cotrace.arguments import door
 from cotrace.errors import unknown
 from cotrace.search.annealing import Annealing
-from cotrace.search.attribution import Attribution
-from cotrace.search.controls import Random, Spread, spread
-from cotrace.search.driver import Limits, Search, frontier, solve
+from cotrace.search.archive import SearchState
+from cotrace.search.attribution import Attribution, TopK
 from cotrace.search.ensemble import Ensemble
 from cotrace.search.exhaustive import Exhaustive
-from cotrace.search.floating import Floating
-from cotrace.search.greedy import Greedy
+from cotrace.search.greedy import Floating, Greedy
 from cotrace.search.hard_concrete import HardConcrete
 from cotrace.search.matryoshka import Matryoshka
 from cotrace.search.pgbct import PGBCT
 from cotrace.search.pursuit import Pursuit
-from cotrace.search.state import SearchState
-from cotrace.search.topk import TopK
+from cotrace.search.random import Random, Spread, spread
+from cotrace.search.solve import Limits, Search, frontier, solve
+from cotrace.validation import door
 
 SEARCHES: Mapping[str, type[Any]] = {
     search.name: search

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier
-from cotrace.search.checks import at_least, largest, positive, settings
-from cotrace.search.driver import solve
+from cotrace.search.archive import SearchState
+from cotrace.search.hyperparameters import at_least, largest, positive, settings
 from cotrace.search.progress import Shown
 from cotrace.search.sets import SetFunction
-from cotrace.search.state import SearchState
+from cotrace.search.solve import solve
 
 
 @dataclass(frozen=True, kw_only=True)

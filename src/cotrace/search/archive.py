@@ -1,16 +1,17 @@
-"""Archive: every set that a search ever evaluated, the best of each size, and the gradients taken at sets."""
+"""Archive: every set that a search evaluated; and SearchState, from which it goes on."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from cotrace.problem.masks import chosen_of
+from cotrace.problem.protocol import chosen_of
 from cotrace.results.effects import EffectTable, Key, bits_of
 
 
@@ -185,3 +186,47 @@ class Archive:
 def _bytes(keys: list[Key], n: int) -> Tensor:
     flat = np.frombuffer(b"".join(keys), np.uint8).copy()
     return torch.from_numpy(flat.reshape(len(keys), (n + 7) // 8))
+
+
+PLAIN = ("search", "phase", "step", "total", "spent")
+VARIABLE = "variable."
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchState:
+    """Where a search stands after a step: enough to go on from, nothing that is code."""
+
+    search: str
+    """Name of the search."""
+    phase: str = "start"
+    """What the search does, in a word."""
+    step: int = 0
+    """Steps done."""
+    total: int = 0
+    """Estimate of all steps, for progress."""
+    spent: float = 0.0
+    """Forward-equivalents spent."""
+    archive: Archive = field(repr=False)
+    """Every set evaluated so far."""
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    """The search's own variables that JSON can hold."""
+    tensors: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    """The search's own variables that are tensors."""
+
+    @property
+    def z(self) -> Tensor:
+        """The soft mask of a search that has one."""
+        return self.tensors["z"]
+
+    def to_arrays(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Plain data for JSON, and tensors for safetensors."""
+        data = {name: getattr(self, name) for name in PLAIN} | {"n": self.archive.n, "numbers": dict(self.numbers)}
+        own = {VARIABLE + name: tensor.contiguous() for name, tensor in self.tensors.items()}
+        return data, self.archive.to_tensors() | own
+
+    @classmethod
+    def from_arrays(cls, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SearchState:
+        """Inverse of ``to_arrays``."""
+        own = {name.removeprefix(VARIABLE): tensor for name, tensor in tensors.items() if name.startswith(VARIABLE)}
+        archive = Archive.from_tensors(data["n"], tensors)
+        return cls(**{name: data[name] for name in PLAIN}, archive=archive, numbers=data["numbers"], tensors=own)

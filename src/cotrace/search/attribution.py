@@ -1,4 +1,4 @@
-"""Attribution: components ranked by gradient x (donor - own), which is the gradient along the mask.
+"""Rankings: TopK by single effects, Attribution by gradient x (donor - own), which is the gradient along the mask.
 
 Sources: attribution patching, Nanda 2023, and Syed, Rager, Conmy, arXiv 2310.10348 (the gradient at z = 0); integrated
 gradients, Sundararajan, Taly, Yan, ICML 2017, along z, or along the inputs (EAP-IG, Hanna, Pezzelle, Belinkov, arXiv
@@ -22,13 +22,48 @@ from torch import Tensor
 from cotrace.errors import InputError, unknown
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier
-from cotrace.search.checks import at_least, largest, settings, within
-from cotrace.search.driver import solve
+from cotrace.search.archive import SearchState
+from cotrace.search.hyperparameters import at_least, gaps, largest, nested_sizes, settings, within
 from cotrace.search.progress import Shown
 from cotrace.search.sets import SetFunction, prefixes, ranked, weights_of
-from cotrace.search.sizes import gaps, nested_sizes
-from cotrace.search.state import SearchState
+from cotrace.search.solve import solve
 from cotrace.statistics import Units
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopK:
+    """Single-component causal tracing: effects of one component at a time, then the nested sets of the k largest.
+
+    Costs N + K - 1 forward-equivalents up to size K. Deterministic.
+    """
+
+    max_size: int | None = None
+    """Largest k; None for N."""
+
+    name: ClassVar[str] = "topk"
+
+    def __post_init__(self) -> None:
+        settings(self)
+
+    def __call__(self, problem: Problem, progress: Shown = None) -> Frontier:
+        """The best selection found for every k."""
+        return solve(self, problem, progress=progress)
+
+    def predicted_cost(self, n: int) -> float:
+        """Forward-equivalents for n components."""
+        return n + min(self.max_size or n, n) - 1
+
+    def steps(self, problem: Problem, state: SearchState | None = None) -> Iterator[SearchState]:
+        """One state after the single effects, one after the nested sets."""
+        function = SetFunction(self.name, problem, state)
+        most = largest(self.name, self.max_size, function.n)
+        singles = function.flipped(function.empty(), range(function.n))
+        if not state or state.step < 1:
+            yield function.state("single effects", 1, 2)
+        if not state or state.step < 2:
+            function.scores(prefixes(ranked(singles), list(range(1, most + 1)), function.n))
+            yield function.state("nested sets", 2, 2)
+
 
 MOST_LAYERS = 128
 """Layers counted where the cost is predicted from N alone."""

@@ -18,13 +18,12 @@ from torch import Tensor
 from cotrace.errors import InputError, unknown
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier
+from cotrace.search.archive import SearchState
 from cotrace.search.attribution import POINTS, path, slope_at
-from cotrace.search.checks import at_least, largest, settings
-from cotrace.search.driver import solve
+from cotrace.search.hyperparameters import at_least, gaps, largest, nested_sizes, settings
 from cotrace.search.progress import Shown
 from cotrace.search.sets import SetFunction, prefixes, ranked
-from cotrace.search.sizes import gaps, nested_sizes
-from cotrace.search.state import SearchState
+from cotrace.search.solve import solve
 
 METHODS = tuple(point for point in POINTS if point != "dropped")
 REDUCTIONS = ("mean", "min", "max")

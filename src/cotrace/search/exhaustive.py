@@ -13,11 +13,11 @@ import torch
 from cotrace.errors import InputError
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier
-from cotrace.search.checks import at_least, largest, settings
-from cotrace.search.driver import solve
+from cotrace.search.archive import SearchState
+from cotrace.search.hyperparameters import at_least, largest, settings
 from cotrace.search.progress import Shown
 from cotrace.search.sets import SetFunction
-from cotrace.search.state import SearchState
+from cotrace.search.solve import solve
 
 SETS_IN_A_STEP = 4096
 COUNTED = 10**15

@@ -1,4 +1,8 @@
-"""Greedy: exact forward selection."""
+"""Greedy: exact forward selection; Floating: the same with exact conditional removals.
+
+Source: Pudil, Novovicova, Kittler, Floating search methods in feature selection, Pattern Recognition Letters 1994
+(sequential forward floating selection).
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+from jaxtyping import Bool
+from torch import Tensor
+
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier
-from cotrace.search.checks import largest, settings
-from cotrace.search.driver import solve
+from cotrace.search.archive import SearchState
+from cotrace.search.hyperparameters import largest, settings
 from cotrace.search.progress import Shown
-from cotrace.search.sets import SetFunction
-from cotrace.search.state import SearchState
+from cotrace.search.sets import SetFunction, with_each
+from cotrace.search.solve import solve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,3 +56,62 @@ class Greedy:
             scores = function.flipped(chosen, rest)
             chosen[rest[int(scores.argmax())]] = True
             yield function.state("forward", step + 1, total, tensors={"chosen": chosen})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Floating:
+    """Greedy that, after each addition, removes members for as long as that beats the best smaller set known.
+
+    Costs between greedy's N (N + 1) / 2 and, as a rule, twice that in forward-equivalents; sets met again are free, and
+    every removal that is kept improves some size, so it ends. Deterministic.
+    """
+
+    max_size: int | None = None
+    """Largest k; None for N."""
+
+    name: ClassVar[str] = "floating"
+
+    def __post_init__(self) -> None:
+        settings(self)
+
+    def __call__(self, problem: Problem, progress: Shown = None) -> Frontier:
+        """The best selection found for every k."""
+        return solve(self, problem, progress=progress)
+
+    def predicted_cost(self, n: int) -> float:
+        """Forward-equivalents for n components: each size's additions and one round of removals."""
+        most = min(self.max_size or n, n)
+        return most * n - most * (most - 1) / 2 + most * (most + 1) / 2
+
+    def steps(self, problem: Problem, state: SearchState | None = None) -> Iterator[SearchState]:
+        """One state after each addition or removal; the set itself is the state's ``chosen``."""
+        function = SetFunction(self.name, problem, state)
+        most = largest(self.name, self.max_size, function.n)
+        begun = state if state and state.step else None
+        chosen = begun.tensors["chosen"].clone() if begun else function.empty()
+        step = begun.step if begun else 0
+        while (smaller := _removal(function, chosen)) is not None or int(chosen.sum()) < most:
+            chosen = _addition(function, chosen) if smaller is None else smaller
+            step += 1
+            total = step + most - int(chosen.sum())
+            phase = "forward" if smaller is None else "backward"
+            yield function.state(phase, step, total, tensors={"chosen": chosen})
+
+
+def _addition(function: SetFunction, chosen: Bool[Tensor, "n"]) -> Bool[Tensor, "n"]:
+    """The set with the best further component."""
+    rest = (~chosen).nonzero()[:, 0].tolist()
+    return with_each(chosen, [rest[int(function.flipped(chosen, rest).argmax())]])[0]
+
+
+def _removal(function: SetFunction, chosen: Bool[Tensor, "n"]) -> Bool[Tensor, "n"] | None:
+    """The set without its least member, if that beats the best set of its size; None otherwise."""
+    size = int(chosen.sum())
+    if size < 3:
+        return None
+    before = function.archive.best(size - 1)
+    members = chosen.nonzero()[:, 0].tolist()
+    scores = function.flipped(chosen, members)
+    best = int(scores.argmax())
+    shrunk = with_each(chosen, [members[best]])[0]
+    return shrunk if before is None or float(scores[best]) > before.score else None

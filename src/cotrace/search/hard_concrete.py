@@ -19,14 +19,12 @@ from torch import Tensor
 from cotrace.objectives import Loss, transformation
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier
-from cotrace.search.adam import Adam
-from cotrace.search.checks import at_least, largest, positive, settings
-from cotrace.search.driver import solve
-from cotrace.search.pgbct import penalty_unit
+from cotrace.search.archive import SearchState
+from cotrace.search.hyperparameters import at_least, gaps, largest, nested_sizes, positive, settings
+from cotrace.search.pgbct import Adam, penalty_unit
 from cotrace.search.progress import Shown
 from cotrace.search.sets import SetFunction, prefixes, ranked
-from cotrace.search.sizes import gaps, nested_sizes
-from cotrace.search.state import SearchState
+from cotrace.search.solve import solve
 
 BETA = 2 / 3
 LOW, HIGH = -0.1, 1.1

@@ -21,14 +21,13 @@ from torch import Tensor
 from cotrace.errors import unknown
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier
-from cotrace.search.adam import Adam
+from cotrace.search.archive import SearchState
 from cotrace.search.attribution import path, slope_at
-from cotrace.search.checks import at_least, largest, positive, settings
-from cotrace.search.driver import solve
+from cotrace.search.hyperparameters import at_least, gaps, largest, nested_sizes, positive, settings
+from cotrace.search.pgbct import Adam
 from cotrace.search.progress import Shown
 from cotrace.search.sets import SetFunction, prefixes, ranked
-from cotrace.search.sizes import gaps, nested_sizes
-from cotrace.search.state import SearchState
+from cotrace.search.solve import solve
 
 BUDGETS = ("uniform", "log")
 STARTS = ("zero", "integrated", "inputs")

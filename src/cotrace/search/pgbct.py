@@ -1,4 +1,6 @@
-"""PGBCT: penalised gradient-based causal tracing, as published.
+"""PGBCT: penalised gradient-based causal tracing, as published; and its Adam.
+
+Source: Kingma and Ba, Adam: a method for stochastic optimization, ICLR 2015; operations ordered as in torch.optim.Adam.
 
 Source: Yan, Wei, Katz, Sattigeri, Tajer, Multi-component Causal Tracing in Large Language Models, ACL 2026
 (arXiv 2606.03085).
@@ -7,7 +9,7 @@ Source: Yan, Wei, Katz, Sattigeri, Tajer, Multi-component Causal Tracing in Larg
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -21,12 +23,51 @@ from cotrace.errors import InputError
 from cotrace.objectives import Loss, penalty, transformation
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier
-from cotrace.search.adam import Adam
-from cotrace.search.checks import at_least, positive, settings
-from cotrace.search.driver import solve
+from cotrace.search.archive import SearchState
+from cotrace.search.hyperparameters import at_least, positive, settings
 from cotrace.search.progress import Shown
 from cotrace.search.sets import SetFunction, weights_of
-from cotrace.search.state import SearchState
+from cotrace.search.solve import solve
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adam:
+    """A point with its first and second moment after t steps."""
+
+    z: Float[Tensor, "n"]
+    first: Float[Tensor, "n"]
+    second: Float[Tensor, "n"]
+    t: int = 0
+
+    @classmethod
+    def at(cls, z: Float[Tensor, "n"]) -> Adam:
+        """Adam that has not taken a step yet."""
+        return cls(z=z, first=torch.zeros_like(z), second=torch.zeros_like(z))
+
+    def step(
+        self, gradient: Float[Tensor, "n"], lr: float, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8
+    ) -> Adam:
+        """Adam after one step against this gradient."""
+        t = self.t + 1
+        first = self.first.lerp(gradient, 1 - beta1)
+        second = (self.second * beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        scale = (second.sqrt() / math.sqrt(1 - beta2**t)).add_(eps)
+        z = self.z.addcdiv(first, scale, value=-lr / (1 - beta1**t))
+        return Adam(z=z, first=first, second=second, t=t)
+
+    def clamped(self) -> Adam:
+        """The same with z projected to [0, 1]."""
+        return Adam(z=self.z.clamp(0, 1), first=self.first, second=self.second, t=self.t)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Plain tensors; t is not among them."""
+        return {"z": self.z, "first": self.first, "second": self.second}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], t: int) -> Adam:
+        """Inverse of ``to_tensors``."""
+        return cls(z=tensors["z"].clone(), first=tensors["first"].clone(), second=tensors["second"].clone(), t=t)
+
 
 Run = tuple[float, float, int]
 """A finished optimisation: l1, l2, how many components it selected."""

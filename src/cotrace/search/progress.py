@@ -9,9 +9,8 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 from cotrace.components import sign_of
 from cotrace.problem.protocol import Problem
-from cotrace.search.archive import Entry
-from cotrace.search.state import SearchState
-from cotrace.showing import EVERY_S, drawer, duration, is_watched
+from cotrace.search.archive import Entry, SearchState
+from cotrace.text.progress_bar import EVERY_S, drawer, duration, is_watched
 
 Progress = Callable[[SearchState], None]
 Shown = Progress | bool | None

@@ -14,15 +14,22 @@ from torch import Tensor
 from cotrace.errors import unknown
 from cotrace.problem.protocol import Problem
 from cotrace.results import Frontier
-from cotrace.search.checks import largest, positive, settings, within
-from cotrace.search.driver import solve
-from cotrace.search.itinerary import ALLOWED, EFFORTS, SECOND, Itinerary, Visit, greedy_cost
+from cotrace.search._cost_weights import (
+    BUDGETS,
+    Neighbourhood,
+    Proposal,
+    Surrogate,
+    Weights,
+    settled,
+    spend,
+    weight_vector,
+)
+from cotrace.search._schedule import ALLOWED, EFFORTS, SECOND, Itinerary, Visit, greedy_cost
+from cotrace.search.archive import SearchState
+from cotrace.search.hyperparameters import gaps, largest, positive, settings, within
 from cotrace.search.progress import Shown
 from cotrace.search.sets import Sample, SetFunction, with_each
-from cotrace.search.sizes import gaps
-from cotrace.search.state import SearchState
-from cotrace.search.surrogate import Neighbourhood, Proposal, Surrogate
-from cotrace.search.thrift import BUDGETS, Weights, settled, spend, weight_vector
+from cotrace.search.solve import solve
 
 FAR = 1e9
 """Slope of a component that must not be taken, or must not leave."""

@@ -15,11 +15,9 @@ from torch import Tensor
 
 from cotrace.components import sign_of
 from cotrace.errors import InputError, NonFiniteError
-from cotrace.problem.masks import MASK_ELEMENTS, key_of, keys_of, mask_of
-from cotrace.problem.protocol import Examples, Loss, Problem
+from cotrace.problem.protocol import MASK_ELEMENTS, Examples, Loss, Problem, key_of, keys_of, mask_of
 from cotrace.results import Bound
-from cotrace.search.archive import Archive, Entry
-from cotrace.search.state import SearchState
+from cotrace.search.archive import Archive, Entry, SearchState
 
 EFFECT_NUMBERS = 1 << 26
 """Most per-example effects that an archive keeps: 256 MiB."""

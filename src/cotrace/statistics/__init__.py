@@ -1,6 +1,6 @@
 """The only bootstrap, jackknife, permutation tests and adjustments for many. Arrays in, intervals and p-values out."""
 
-from cotrace.statistics.intervals import (
+from cotrace.statistics._intervals import (
     CONFIDENCE,
     Interval,
     counts_of,
@@ -15,20 +15,18 @@ from cotrace.statistics.intervals import (
     share_interval,
     widened,
 )
-from cotrace.statistics.permutation import (
+from cotrace.statistics._resampling import (
+    FEWEST_UNITS,
+    RESAMPLES,
+    Units,
     above_zero,
     controls_needed,
     holm,
     max_t,
+    need_units,
     p_values,
     sign_flip_p,
     smallest_p,
-)
-from cotrace.statistics.units import (
-    FEWEST_UNITS,
-    RESAMPLES,
-    Units,
-    need_units,
 )
 
 __all__ = [

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cotrace.arguments import checked
 from cotrace.errors import InputError, unknown
-from cotrace.json_file import parse_json, read_text
 from cotrace.prompts.pair import PromptPair
 from cotrace.prompts.task import Task
-from cotrace.tasks.info import TaskInfo
+from cotrace.tasks._files import TaskInfo
+from cotrace.text.files import parse_json, read_text
+from cotrace.validation import checked
 
 
 class Form(NamedTuple):

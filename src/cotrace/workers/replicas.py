@@ -7,17 +7,16 @@ from copy import copy
 from functools import partial
 from typing import TypeVar, cast
 
-from cotrace.arguments import checked
 from cotrace.errors import InputError
-from cotrace.problem.executor import check_travels
 from cotrace.problem.goals import Constrained, Constraint
 from cotrace.problem.language import LanguageProblem
-from cotrace.problem.pairs import PairProblem
 from cotrace.problem.protocol import Problem
-from cotrace.problem.scorer import Scorer
+from cotrace.problem.scored import PairProblem
+from cotrace.problem.scorer import Scorer, check_travels
+from cotrace.problem.set_metric import SetProblem
 from cotrace.problem.weighted import WeightedSum
-from cotrace.problem.whole import SetProblem
-from cotrace.workers.cut import check_sendable
+from cotrace.validation import checked
+from cotrace.workers.shares import check_sendable
 from cotrace.workers.workers import MAX_RESTARTS, Workers
 
 Part = TypeVar("Part", bound=PairProblem | SetProblem)

@@ -19,13 +19,12 @@ from cotrace.donors import Donors, RecordedDonors, Setting
 from cotrace.errors import ModelError
 from cotrace.interventions import PrefixCache, keep_prefixes
 from cotrace.models import LanguageModel, load_model
-from cotrace.models.unchanged import fingerprints
-from cotrace.problem.batching import Batching, Event
-from cotrace.problem.executor import BatchLoss, Measure
-from cotrace.problem.memory import memory_budget
+from cotrace.models.language_model import fingerprints
+from cotrace.problem.logprobs import Slots
+from cotrace.problem.losses import BatchLoss, Measure
+from cotrace.problem.passes import Batching, Event, memory_budget
 from cotrace.problem.scorer import Scorer
-from cotrace.problem.slots import Slots
-from cotrace.workers.cut import Batch, Picks, Question, Runs, Sent, joined_donors
+from cotrace.workers.shares import Batch, Picks, Question, Runs, Sent, joined_donors
 
 ALIKE = ("cotrace", "torch", "transformers")
 """What must be of one version everywhere, or bytes may differ."""

@@ -16,16 +16,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cotrace.arguments import guarded
 from cotrace.batches import Layout
 from cotrace.errors import CotraceError, InputError, WorkersError
 from cotrace.models import LanguageModel
-from cotrace.problem.batching import Event
-from cotrace.problem.executor import BatchLoss, Measure
-from cotrace.problem.parts import records_alone
+from cotrace.problem.builder import records_alone
+from cotrace.problem.losses import BatchLoss, Measure
+from cotrace.problem.passes import Event
 from cotrace.problem.scorer import Scorer
+from cotrace.validation import guarded
 from cotrace.workers.cluster import Cluster, Needs, join, ray_module
-from cotrace.workers.cut import Cut, Question, Sent, Shared, check_sendable, is_shared
+from cotrace.workers.shares import Cut, Question, Sent, Shared, check_sendable, is_shared
 from cotrace.workers.worker import ALIKE, ModelSource, Replica, versions
 
 MAX_RESTARTS = 10

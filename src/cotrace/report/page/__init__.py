@@ -1,9 +1,7 @@
 """The HTML report: what it is made of, and the page."""
 
-from cotrace.report.page.examples import EXAMPLES, Example, Examples, Piece, examples_of
-from cotrace.report.page.material import Material
-from cotrace.report.page.plain import EDIT, PLAIN, Edited, Plain, plain_of
-from cotrace.report.page.sentences import LANGUAGES
+from cotrace.report.page.inputs import EXAMPLES, Example, Examples, Material, Piece, examples_of
+from cotrace.report.page.plain import EDIT, LANGUAGES, PLAIN, Edited, Plain, plain_of
 
 __all__ = [
     "EDIT",

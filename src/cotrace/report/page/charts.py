@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
-from cotrace.report.page.material import PART_WORDS, Material
-from cotrace.report.page.sizes import MOST_POINTS, rounded, spread
-from cotrace.report.words import level, quantity
+from cotrace.report.page._size_effects import MOST_POINTS, rounded, spread
+from cotrace.report.page.inputs import PART_WORDS, Material, level, quantity
 from cotrace.results import Frontier, Tradeoff
 
 if TYPE_CHECKING:

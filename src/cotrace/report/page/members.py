@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cotrace.readout.card import Card, active_words, look_words, looks_of
-from cotrace.readout.diagram import anchor
 from cotrace.readout.explanation import Explanation
+from cotrace.readout.explanation_files import anchor
 from cotrace.readout.records import NO_INTERVAL, Arrow, Feature, Moved
 from cotrace.statistics import interval_text
 

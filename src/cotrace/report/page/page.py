@@ -16,20 +16,18 @@ from markupsafe import Markup
 
 from cotrace import __version__
 from cotrace.errors import InputError
-from cotrace.readout.diagram import diagram_svg
-from cotrace.report.page import account, charts
-from cotrace.report.page.caveats import caveats
-from cotrace.report.page.effects import Effects
-from cotrace.report.page.first import first_screen, parts_words, percent, plain_of_chosen
-from cotrace.report.page.material import PART_WORDS, Material
+from cotrace.readout.explanation_files import diagram_svg
+from cotrace.report.page import _run_summary as run_summary
+from cotrace.report.page import charts
+from cotrace.report.page._caveats import caveats
+from cotrace.report.page._panels import Panel, Row, panels_of, rows_of, singles
+from cotrace.report.page._size_effects import Effects, Stops, blocks_data, rounded, search_data, stops_of
+from cotrace.report.page.first_screen import first_screen, parts_words, percent, plain_of_chosen
+from cotrace.report.page.inputs import PART_WORDS, Material, figure_of, heading
 from cotrace.report.page.members import member_cards, pattern_data
-from cotrace.report.page.panels import Panel, panels_of
-from cotrace.report.page.rows import Row, rows_of, singles
-from cotrace.report.page.sentences import sentences
-from cotrace.report.page.sizes import Stops, blocks_data, rounded, search_data, stops_of
-from cotrace.report.words import figure_of, heading
-from cotrace.results.hard import HardFigure
-from cotrace.visible import visible, visible_in
+from cotrace.report.page.plain import sentences
+from cotrace.results.effects import HardFigure
+from cotrace.text.escape import visible, visible_in
 
 LIMIT_BYTES = 6 * 2**20
 LIBRARY = "window.vegaEmbed=vegaEmbed;window.vega=vega;"
@@ -87,21 +85,21 @@ def _context(material: Material) -> dict[str, Any]:
         "judged": material.judged,
         "later": material.later,
         "version": __version__,
-        "title": account.title(material),
-        "question": account.question(material),
+        "title": run_summary.title(material),
+        "question": run_summary.question(material),
         "heading": heading(material.first),
         "words": sentences(material.language),
         "language": material.language,
         "screen": first_screen(material),
         "plain": plain_of_chosen(material),
         "parts": parts_words(material, sentences(material.language)),
-        "headlines": list(account.headlines(material)),
-        "verdict": account.verdict(material),
+        "headlines": list(run_summary.headlines(material)),
+        "verdict": run_summary.verdict(material),
         "lead": LEAD,
-        "caveats": [replace(one, text=account.spaced(one.text)) for one in caveats(material)],
-        "record": account.record(material),
-        "config": account.config_text(material),
-        "commands": account.commands(material),
+        "caveats": [replace(one, text=run_summary.spaced(one.text)) for one in caveats(material)],
+        "record": run_summary.record(material),
+        "config": run_summary.config_text(material),
+        "commands": run_summary.commands(material),
         "stops": stops,
         "intervals": any(one.interval is not None for one in material.first),
         "hard": any(material.first.hard(one) for one in material.first),
@@ -260,9 +258,9 @@ def _environment() -> Environment:
     )
     made.filters["figure"] = lambda value: "" if value is None else figure_of(value)
     made.filters["short"] = lambda text: text if len(text) <= MOST_ID else f"{text[:MOST_ID]}\u2026"
-    made.filters["share"] = lambda value: "" if value is None else account.spaced(f"{value:.0%}")
+    made.filters["share"] = lambda value: "" if value is None else run_summary.spaced(f"{value:.0%}")
     made.filters["hard"] = _hard
-    made.filters["spaced"] = account.spaced
+    made.filters["spaced"] = run_summary.spaced
     made.filters["percent"] = percent
     made.filters["points"] = lambda value: f"{100 * value:+.1f}"
     made.filters["range"] = lambda value: "" if value is None else f"[{percent(value[0])}, {percent(value[1])}]"

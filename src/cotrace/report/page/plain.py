@@ -1,4 +1,4 @@
-"""Plain figures of a result: shares of answers and rates by group, before and under the chosen set, with intervals.
+"""The sentences of the first screen, one file for each language that the report speaks (assets/sentences.*.yaml).
 
 Probabilities are of the answers that a pair offers, so they add up to one; of a pair with one answer it is its own.
 """
@@ -8,21 +8,37 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import yaml
 from jaxtyping import Float
 
-from cotrace.errors import InputError
-from cotrace.json_file import parse_json
+from cotrace.errors import InputError, unknown
 from cotrace.results import Frontier, Selection
 from cotrace.results.outcomes import Outcome
 from cotrace.statistics import Interval, Units, mean_intervals
-from cotrace.visible import visible_json
+from cotrace.text.escape import visible_json
+from cotrace.text.files import parse_json
 
 if TYPE_CHECKING:
     from cotrace.problem import LanguageProblem
     from cotrace.prompts import PromptPair
+
+LANGUAGES = ("en", "de")
+
+
+@cache
+def sentences(language: str) -> Mapping[str, str]:
+    """The table of a language. Raises UnknownName."""
+    if language not in LANGUAGES:
+        raise unknown("language", language, LANGUAGES)
+    text = files("cotrace.report").joinpath("assets", f"sentences.{language}.yaml").read_text("utf-8")
+    found: dict[str, str] = yaml.safe_load(text)
+    return found
+
 
 PLAIN = "plain.json"
 """Name of the file in a run's folder."""

@@ -1,0 +1,239 @@
+"""Batch plans: which strips stand in which row of which forward pass, so that little is padding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from cotrace.batches.encode import EncodedPair
+from cotrace.batches.segments import (
+    Ints,
+    Layout,
+    Strip,
+    attention_cost,
+    donor_pair,
+    donor_tokens,
+    lay_out,
+    packed_strip,
+    plain_strips,
+    prefix_strip,
+    prompt_strip,
+)
+
+ROW_TOKENS = 128
+"""Length that packed rows are filled to. Attention grows with its square, the padding of a row shrinks with it."""
+
+
+ROW_SLACK = (0, 1, 2, 4, 8)
+"""Tokens above the average that rows may be longer by, tried in turn."""
+
+
+@dataclass(frozen=True)
+class FrequencyLimit:
+    """The length of the longest row of a forward pass above which the model's RoPE takes other frequencies.
+
+    Rows share a pass only where each would have the same frequencies alone.
+    """
+
+    after: int
+    stepped: bool
+    """Whether all longer rows have the same frequencies; else each length has its own."""
+
+    def kind(self, length: int) -> int:
+        """Equal for lengths that have the same frequencies."""
+        return 0 if length <= self.after else 1 if self.stepped else length
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How examples may share rows, and how many tokens a forward pass may hold."""
+
+    packed: bool
+    """Whether several examples and answers share a row under a mask of their own."""
+    batch_tokens: int
+    row_tokens: int = ROW_TOKENS
+    row_limit: int | None = None
+    """Most tokens of a row together with the kept tokens that it attends to; None where the model sets no limit."""
+    patch_answers: bool = False
+    """Whether donors act on answer positions as well as on the prompt's."""
+    keep_prefix: bool = False
+    """Whether keys and values of tokens that no mask changes are computed once and kept."""
+    shortcuts: bool = False
+    """Whether evaluations may start at the lowest layer in which a mask differs from a reference run."""
+    frequencies: FrequencyLimit | None = None
+    """Where RoPE depends on the longest row of a pass; None where a row's company changes nothing."""
+
+    def holding(self, tokens: int) -> Packing:
+        """The same with so many tokens to a forward pass."""
+        return replace(self, batch_tokens=tokens, row_tokens=min(ROW_TOKENS, tokens))
+
+    def answers_by_kind(self, pair: EncodedPair) -> dict[int, list[int]]:
+        """The pair's answers, by the frequencies that prompt and answer (but for its last token) have alone."""
+        if self.frequencies is None:
+            return {0: list(range(len(pair.answers)))}
+        kinds: dict[int, list[int]] = {}
+        for a, answer in enumerate(pair.answers):
+            kinds.setdefault(self.frequencies.kind(len(pair.prompt) + len(answer) - 1), []).append(a)
+        return kinds
+
+    def keeps_prefix(self, pair: EncodedPair) -> bool:
+        """Whether a prefix of the pair, run alone, has the frequencies of all its runs."""
+        return self.frequencies is None or pair.fed <= self.frequencies.after
+
+
+def answer_layouts(pairs: Sequence[EncodedPair], examples: Iterable[int], packing: Packing) -> list[Layout]:
+    """Layouts that score every answer of these examples; ``examples`` index ``pairs``."""
+    offsets, kept = donor_offsets(pairs, packing), prefix_offsets(pairs)
+    columns = max(len(pair.answers) for pair in pairs)
+
+    def strips(e: int, answers: Sequence[int]) -> list[Strip]:
+        if packing.packed:
+            return [packed_strip(e, pairs[e], offsets[e], packing.patch_answers, kept[e], answers)]
+        return list(plain_strips(e, pairs[e], offsets[e], packing.patch_answers, answers))
+
+    together: dict[int, list[Strip]] = {}
+    apart: list[Layout] = []
+    for e in examples:
+        kinds = packing.answers_by_kind(pairs[e])
+        if len(kinds) == 1:
+            ((kind, answers),) = kinds.items()
+            together.setdefault(kind, []).extend(strips(e, answers))
+        else:
+            first, *rest = (_layouts(strips(e, answers), columns, packing)[0] for answers in kinds.values())
+            apart.append(replace(first, beside=tuple(rest)))
+    return [layout for some in together.values() for layout in _layouts(some, columns, packing)] + apart
+
+
+def donor_layouts(pairs: Sequence[EncodedPair], packing: Packing) -> list[Layout]:
+    """Layouts of the donor runs, in which each token's ``source`` is the flat donor token that it is."""
+    donors = [donor_pair(pair) for pair in pairs]
+    if packing.patch_answers:
+        return answer_layouts(donors, range(len(donors)), packing)
+    return prompt_layouts(donors, range(len(donors)), packing)
+
+
+def prompt_layouts(pairs: Sequence[EncodedPair], examples: Iterable[int], packing: Packing) -> list[Layout]:
+    """Layouts of the whole prompts of these examples, without any answer; ``examples`` index ``pairs``."""
+    offsets = donor_offsets(pairs, packing)
+    kinds: dict[int, list[Strip]] = {}
+    for e in examples:
+        kind = packing.frequencies.kind(len(pairs[e].prompt)) if packing.frequencies else 0
+        kinds.setdefault(kind, []).append(prompt_strip(e, pairs[e], offsets[e]))
+    return [layout for strips in kinds.values() for layout in _layouts(strips, 1, packing)]
+
+
+def prefix_layouts(pairs: Sequence[EncodedPair], packing: Packing) -> list[Layout]:
+    """Layouts of the pairs' prefixes, in which each token's ``source`` is the kept token that it is."""
+    kept = prefix_offsets(pairs)
+    strips = [prefix_strip(e, pair, kept[e]) for e, pair in enumerate(pairs) if pair.prefix]
+    return _layouts(strips, 1, packing) if strips else []
+
+
+def prefix_offsets(pairs: Sequence[EncodedPair]) -> list[int]:
+    """Flat index of each pair's first kept token."""
+    return _offsets([pair.prefix for pair in pairs])
+
+
+def donor_offsets(pairs: Sequence[EncodedPair], packing: Packing) -> list[int]:
+    """Flat index of each pair's first donor token."""
+    return _offsets([donor_tokens(pair, packing.patch_answers) for pair in pairs])
+
+
+def _offsets(lengths: Sequence[int]) -> list[int]:
+    offsets = [0]
+    for length in lengths:
+        offsets.append(offsets[-1] + length)
+    return offsets[:-1]
+
+
+Row = list[Strip]
+
+
+def _layouts(strips: Sequence[Strip], columns: int, packing: Packing) -> list[Layout]:
+    if packing.packed:
+        units = [[row] for row in _fill_rows(strips, packing.row_tokens, packing.row_limit)]
+    else:
+        units = _rows_by_example(strips)
+    groups = _group(units, packing.batch_tokens, packing.row_limit)
+    return [lay_out(rows, columns, masked=packing.packed) for rows in groups]
+
+
+def span(strip: Strip) -> int:
+    """Tokens of a strip and those kept that it attends to."""
+    return len(strip) + len(strip.cached)
+
+
+def longest_span(pairs: Sequence[EncodedPair]) -> int:
+    """The most tokens that a packed row must hold for one of these pairs."""
+    return max(len(pair.prompt) + sum(len(answer) - 1 for answer in pair.answers) for pair in pairs)
+
+
+def _rows_by_example(strips: Sequence[Strip]) -> list[list[Row]]:
+    """The plain rows of each example, which stay in one forward pass, longest examples first."""
+    units: dict[int, list[Row]] = {}
+    for strip in sorted(strips, key=lambda strip: (-len(strip), strip.example)):
+        units.setdefault(strip.example, []).append([strip])
+    return list(units.values())
+
+
+def _fill_rows(strips: Sequence[Strip], row_tokens: int, limit: int | None) -> list[Row]:
+    """Rows of about equal length: no more than ``row_tokens`` would need, each as short as the strips allow."""
+    ordered = sorted(strips, key=lambda strip: (-len(strip), 0 if limit is None else -span(strip), strip.example))
+    lengths = np.array([len(strip) for strip in ordered])
+    spans = lengths if limit is None else np.array(list(map(span, ordered)))
+    total, longest = int(lengths.sum()), int(lengths[0])
+    count = math.ceil(total / max(row_tokens, longest))
+    level = max(longest, math.ceil(total / count))
+    for capacity in (*(level + slack for slack in ROW_SLACK), max(row_tokens, longest)):
+        found = _first_fit(lengths, spans, capacity, capacity if limit is None else limit)
+        if found.max() < count:
+            break
+    rows: list[Row] = [[] for _ in range(found.max() + 1)]
+    for strip, row in zip(ordered, found.tolist(), strict=True):
+        rows[row].append(strip)
+    return rows
+
+
+def _first_fit(lengths: Ints, spans: Ints, capacity: int, limit: int) -> Ints:
+    """The row of each strip, longest first: the first with room for it, and for the kept tokens that it needs.
+
+    Strips alike are a bucket: rows take as many of them as they have room for, one row after the other.
+    """
+    room, spare = (np.full(len(lengths), most) for most in (capacity, limit))
+    rows = np.empty(len(lengths), np.int64)
+    starts = np.flatnonzero(np.diff(lengths, prepend=-1) | np.diff(spans, prepend=-1))
+    used = 0
+    for start, stop in zip(starts, [*starts[1:], len(lengths)], strict=True):
+        length, whole = lengths[start], spans[start]
+        alone = max(1, min(capacity // length, limit // whole))
+        free = used + -(-(stop - start) // alone)
+        most = np.minimum(room[:free] // length, spare[:free] // whole).clip(min=0)
+        most[used:] = alone
+        taken = np.diff(np.minimum(np.cumsum(most), stop - start), prepend=0)
+        rows[start:stop] = np.repeat(np.arange(free), taken)
+        room[:free] -= taken * length
+        spare[:free] -= taken * whole
+        used = max(used, int(rows[stop - 1]) + 1)
+    return rows
+
+
+def _group(units: Sequence[list[Row]], batch_tokens: int, limit: int | None) -> list[list[Row]]:
+    """Consecutive units whose rectangle stays within the budget and the limit; a single unit may exceed the budget."""
+    groups: list[list[Row]] = []
+    longest = kept = 0
+    for unit in units:
+        length = max(sum(map(len, row)) for row in unit)
+        cached = max(sum(len(strip.cached) for strip in row) for row in unit)
+        rows = len(groups[-1]) + len(unit) if groups else 0
+        wide, deep = max(longest, length), max(kept, cached)
+        fits = attention_cost(rows, wide, deep) <= batch_tokens and (limit is None or wide + deep <= limit)
+        if groups and fits:
+            groups[-1] += unit
+            longest, kept = wide, deep
+        else:
+            groups.append(list(unit))
+            longest, kept = length, cached
+    return groups

@@ -1,0 +1,468 @@
+"""Hooks on a model's tensors: places, taps that read and write there, and probes that watch a short run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from cotrace.components import PARTS_OF, Site
+from cotrace.dictionaries.dictionary import Dictionary, Entries
+from cotrace.errors import ModelError
+from cotrace.models.attention_interface import (
+    AttentionCall,
+    attention_handler,
+    compute_device,
+    expert_count,
+    experts_hook,
+)
+
+Tap = Literal["input", "output", "attention", "pattern", "experts"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """One tensor in the network: ``[row, pos, units * width]``, or ``[row, unit, query, key]`` for a pattern.
+
+    Rows and positions may be one axis, ``[row * pos, units * width]``."""
+
+    site: Site
+    layer: int
+    module: nn.Module
+    tap: Tap
+    """``input``: the module's first argument. ``output``: what it returns. ``attention``: what the attention function
+    returns, before any gate or projection. ``pattern``: the attention weights. ``experts``: what each expert
+    adds to the module's output."""
+    units: int
+    """Number of components at the place."""
+    width: int
+    """Numbers per component and position."""
+    factor: float = 1.0
+    """What the layer multiplies the tensor with before it adds it to the residual stream; values at the place are
+    multiplied already: they are what is added."""
+    dictionary: PlacedDictionary | Any = None
+    """The dictionary whose features, or whose error, are the components; None where values are taken as they are."""
+
+    def __str__(self) -> str:
+        return f"L{self.layer} {self.site}"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One decoder layer: where the sites that it has live, and why it lacks others."""
+
+    index: int
+    module: nn.Module
+    attention: nn.Module | None
+    """The module that attends; None in layers without attention, such as state-space layers."""
+    places: Mapping[Site, Place]
+    missing: Mapping[Site, str] = field(default_factory=dict)
+    """Site that the layer might be thought to have -> why it is not traced."""
+    added: Mapping[Site, float] = field(default_factory=dict)
+    """Site that is added to the residual stream -> by how much the stream behind the layer misses being the one before
+    it plus the parts, relative to it."""
+    projection: nn.Module | None = None
+    """The matrix that takes the heads' outputs; None where there is none that takes nothing else."""
+
+    def place(self, site: Site) -> Place | None:
+        """Where the site lives in this layer; None where the layer has no such site."""
+        return self.places.get(site)
+
+    @property
+    def heads(self) -> int:
+        """Query heads; 0 where the layer's heads cannot be told apart."""
+        place = self.places.get(Site.HEAD_OUTPUT)
+        return place.units if place else 0
+
+    @property
+    def d_head(self) -> int:
+        """Numbers in one head's output."""
+        place = self.places.get(Site.HEAD_OUTPUT)
+        return place.width if place else 0
+
+
+@dataclass(frozen=True, eq=False)
+class Unscaled:
+    """A norm's weight and bias, taken out of its output: what is between norm and weight is read."""
+
+    gain: Float[Tensor, "d"]
+    bias: Float[Tensor, "d"]
+
+    def __call__(self, values: Float[Tensor, "*token d"]) -> Float[Tensor, "*token d"]:
+        return (values - self.bias.to(values)) / self.gain.to(values)
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedDictionary:
+    """A dictionary at its place in a model. Of its features those of ``active`` are told apart; what they do not
+    carry is the error."""
+
+    dictionary: Dictionary
+    layer: int
+    read: Place
+    write: Place
+    unscaled: Unscaled | None = None
+    """What is done to the value that is read, before it is encoded."""
+    active: Int[Tensor, "some"] | None = None
+    """Features that are told apart, ascending; None for all. The others go with the error."""
+    alone: bool = True
+    """Whether it is the only one of its layer: then its components are named without the site."""
+
+    @cached_property
+    def features(self) -> Place:
+        """The place whose components are the features."""
+        write = self.write
+        return replace(write, site=self.feature_site, units=self.dictionary.size, width=1, dictionary=self)
+
+    @cached_property
+    def error(self) -> Place:
+        """The place whose one component is the error."""
+        width = self.write.units * self.write.width
+        return replace(self.write, site=self.error_site, units=1, width=width, dictionary=self)
+
+    @property
+    def site(self) -> Site:
+        """The site that it writes."""
+        return self.write.site
+
+    @property
+    def feature_site(self) -> Site:
+        """The site of its features."""
+        return Site.FEATURE if self.alone else PARTS_OF[self.site][0]
+
+    @property
+    def error_site(self) -> Site:
+        """The site of its error."""
+        return Site.ERROR if self.alone else PARTS_OF[self.site][1]
+
+    @property
+    def is_transcoder(self) -> bool:
+        """Whether it reads elsewhere than it writes."""
+        return self.read != self.write
+
+    @property
+    def hosts(self) -> tuple[Place, ...]:
+        """The places whose values it needs, each once."""
+        return tuple(dict.fromkeys((self.read, self.write)))
+
+    @property
+    def about(self) -> dict[str, str | int | None]:
+        """What identifies it, as plain data: where it is, its size, and the hash of its weight file."""
+        one = self.dictionary
+        named = {"name": one.name, "architecture": one.architecture, "hook": one.hook, "hook_out": one.hook_out}
+        return named | {"layer": self.layer, "features": one.size, "sha256": one.sha256, "neuronpedia": one.neuronpedia}
+
+    def entries(self, values: Float[Tensor, "token d_in"], features: Int[Tensor, "some"] | None = None) -> Entries:
+        """What the features told apart add to the value, in units of the decoder's rows, from values as they are read.
+
+        Differentiable in the values; only of some ``features`` where asked.
+        """
+        dictionary = self.dictionary
+        values = self.encodable(values)
+        asked = self.active if features is None else features
+        found = dictionary.encode(values, asked)
+        if dictionary.k is not None and asked is not None:
+            wanted = torch.zeros(dictionary.size, dtype=torch.bool, device=asked.device)
+            wanted[asked] = True
+            found = found.where(wanted)
+        if dictionary.norm == "none" or dictionary.is_transcoder:
+            return found
+        return found.weighted(dictionary.size_of(values)[:, 0][found.token])
+
+    def encodable(self, values: Float[Tensor, "token d_in"]) -> Float[Tensor, "token d_in"]:
+        """Values of the place that is read, as the dictionary takes them."""
+        values = values.to(self.dictionary.encoder)
+        return values if self.unscaled is None else self.unscaled(values)
+
+    def telling(self, active: Int[Tensor, "some"]) -> PlacedDictionary:
+        """The same with only these features told apart."""
+        return replace(self, active=active.to(self.dictionary.bias.device))
+
+
+@dataclass(frozen=True, eq=False)
+class PatternChange:
+    """What is added to an attention pattern, for those queries of each row that change at all."""
+
+    queries: Int[Tensor, "row query"]
+    """Places in the row; one that is named twice has a change of zero at the second."""
+    change: Float[Tensor, "row head query key"]
+
+    def on_weights(self, weights: Float[Tensor, "row head all key"]) -> Float[Tensor, "row head all key"]:
+        """The pattern with the change."""
+        return weights.scatter_add(2, self.queries[:, None, :, None].expand_as(self.change), self.change)
+
+    def on_output(
+        self, output: Float[Tensor, "row all head d_head"], value: Float[Tensor, "row kv_head key d_head"]
+    ) -> Float[Tensor, "row all head d_head"]:
+        """The attention output with the change, in which it is linear."""
+        moved = attend(self.change, value)
+        flat = self.queries + output.shape[1] * torch.arange(len(output), device=output.device)[:, None]
+        return output.flatten(0, 1).index_add(0, flat.flatten(), moved.flatten(0, 1)).reshape(output.shape)
+
+
+Edit = Callable[[Tensor], Any]
+"""Tensor at a place -> what goes on in its stead. Attention outputs come as [row, pos, head, d_head], patterns as
+[row, head, query, key] (there only the change may be given), everything else as [row, pos, feature]."""
+MODULE_TAPS = ("input", "output", "experts")
+TapList = Sequence[tuple[Place, Edit]]
+
+
+@contextmanager
+def tapped(model: PreTrainedModel, taps: TapList, eager: bool = False) -> Iterator[None]:
+    """Apply each edit at its place, in order, for every forward inside; hooks and attention are restored afterwards.
+
+    ``eager`` asks for eager attention even where no pattern is tapped, so that runs with and without taps compare.
+    Raises RuntimeError on a normal exit when a place was never reached: a patch that does nothing is an error.
+    """
+    reached: set[int] = set()
+
+    def counted(i: int, edit: Edit) -> Edit:
+        def apply(own: Tensor) -> Any:
+            reached.add(i)
+            return edit(own)
+
+        return apply
+
+    edits = [(place, counted(i, edit)) for i, (place, edit) in enumerate(taps)]
+    with ExitStack() as stack:
+        _hook_modules(stack, [(p, e) for p, e in edits if p.tap in MODULE_TAPS])
+        _hook_attention(stack, model, [(p, e) for p, e in edits if p.tap not in MODULE_TAPS], eager)
+        yield
+        missed = [str(place) for i, (place, _) in enumerate(taps) if i not in reached]
+        if missed:
+            raise RuntimeError(f"the forward pass never reached {', '.join(missed)}")
+
+
+def _hook_modules(stack: ExitStack, edits: TapList) -> None:
+    for place, edit in _by_place(edits):
+        if place.tap == "input":
+            handle = place.module.register_forward_pre_hook(_input_hook(edit))
+        elif place.tap == "experts":
+            handle = place.module.register_forward_hook(experts_hook(edit, place.units), with_kwargs=True)
+        else:
+            handle = place.module.register_forward_hook(_output_hook(_scaled(edit, place.factor)))
+        stack.callback(handle.remove)
+
+
+def _by_place(edits: TapList) -> Iterator[tuple[Place, Edit]]:
+    """Those of experts together at the first one's turn, for what each expert gives is computed once, and each edit
+    must see what the ones before it have made of that."""
+    experts: dict[nn.Module, list[Edit]] = {}
+    for place, edit in edits:
+        if place.tap != "experts":
+            yield place, edit
+        elif place.module not in experts:
+            experts[place.module] = [edit for other, edit in edits if other == place]
+            yield place, _in_turn(experts[place.module])
+
+
+def _in_turn(edits: Sequence[Edit]) -> Edit:
+    def apply(own: Tensor) -> Tensor:
+        for edit in edits:
+            own = edit(own)
+        return own
+
+    return apply
+
+
+def _scaled(edit: Edit, factor: float) -> Edit:
+    """The edit of the tensor times the factor, brought back: exactly nothing where the edit changes nothing."""
+
+    def apply(own: Tensor) -> Tensor:
+        value = factor * own
+        changed: Tensor = edit(value)
+        return own if changed is value else own + (changed - value) / factor
+
+    return edit if factor == 1 else apply
+
+
+def _input_hook(edit: Edit) -> Callable[..., Any]:
+    def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (edit(args[0]), *args[1:])
+
+    return hook
+
+
+def _output_hook(edit: Edit) -> Callable[..., Any]:
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if isinstance(output, Tensor):
+            return edit(output)
+        changed = (edit(output[0]), *output[1:])
+        return type(output)(*changed) if hasattr(output, "_fields") else type(output)(changed)
+
+    return hook
+
+
+def _hook_attention(stack: ExitStack, model: PreTrainedModel, edits: TapList, eager: bool) -> None:
+    if not edits and not eager:
+        return
+    table: dict[tuple[nn.Module, str], list[Edit]] = {}
+    for place, edit in edits:
+        table.setdefault((place.module, place.tap), []).append(edit)
+
+    def handle(module: nn.Module, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
+        output, weights = call.original()
+        if patterns := table.get((module, "pattern")):
+            assert weights is not None, "eager attention gives its weights"
+            output, weights = _edit_pattern(output, weights, call.value, patterns, kept=not call.outermost)
+        return output, weights
+
+    def after(module: nn.Module, output: Tensor) -> Tensor:
+        for edit in table.get((module, "attention"), ()):
+            output = edit(output)
+        return output
+
+    eager = eager or any(place.tap == "pattern" for place, _ in edits)
+    stack.enter_context(attention_handler(model, handle, eager=eager, after=after))
+
+
+def _edit_pattern(
+    output: Tensor, weights: Tensor, value: Tensor, edits: Sequence[Edit], *, kept: bool
+) -> tuple[Tensor, Tensor]:
+    """The output is linear in the weights, so only their change is multiplied with the running values.
+
+    ``kept``: whether the weights are read once more, so that the last edit must be in them too.
+    """
+    for number, edit in enumerate(edits, start=1):
+        edited = edit(weights)
+        if isinstance(edited, PatternChange):
+            output = edited.on_output(output, value)
+            weights = edited.on_weights(weights) if kept or number < len(edits) else weights
+        elif edited is not weights:
+            output, weights = output + attend(edited - weights, value), edited
+    return output, weights
+
+
+def attend(weights: Tensor, value: Tensor) -> Tensor:
+    """Weights [row, head, query, key] on grouped values [row, kv_head, key, d] -> [row, query, head, d]."""
+    rows, heads, queries, keys = weights.shape
+    grouped = weights.reshape(rows, value.shape[1], -1, keys) @ value
+    return grouped.reshape(rows, heads, queries, -1).transpose(1, 2)
+
+
+REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
+"""What a model may raise when it is called in a way that it does not take."""
+PROBE_ROWS, PROBE_TOKENS = 2, 3
+"""Different, so that a tensor laid out [pos, row] is not taken for [row, pos]."""
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The shapes of one attention call."""
+
+    count: int
+    kv_count: int
+    width: int
+    """Numbers in one head's output."""
+    order: int
+    """When the call was made, on the same clock as ``Trace.order``."""
+
+
+@dataclass
+class Trace:
+    """What was seen. A module that ran several times is known by its last run; ``calls`` says how often it ran."""
+
+    attention: dict[nn.Module, Heads] = field(default_factory=dict)
+    linear: dict[nn.Module, tuple[int, int]] = field(default_factory=dict)
+    """Matrix -> (features in, features out)."""
+    experts: dict[nn.Module, int] = field(default_factory=dict)
+    """Module that runs the chosen experts -> number of experts."""
+    order: dict[nn.Module, int] = field(default_factory=dict)
+    """When each module finished."""
+    calls: Counter[nn.Module] = field(default_factory=Counter)
+    attention_calls: Counter[nn.Module] = field(default_factory=Counter)
+    entered: dict[nn.Module, Tensor] = field(default_factory=dict)
+    """The first tensor that a module was given."""
+    beside: dict[nn.Module, tuple[Tensor, ...]] = field(default_factory=dict)
+    """All floating tensors that a module was given."""
+    left: dict[nn.Module, Tensor] = field(default_factory=dict)
+    """The first tensor that a module gave."""
+
+    clock: int = 0
+
+    def tick(self) -> int:
+        """The next moment."""
+        self.clock += 1
+        return self.clock
+
+    def width(self, module: nn.Module) -> int | None:
+        """Numbers per token in the module's output; None where it is not laid out row by row, token by token."""
+        return token_width(self.left.get(module))
+
+    def once(self, module: nn.Module) -> bool:
+        """Whether the module ran exactly once: a place that is passed twice is not one place."""
+        return self.calls[module] == 1
+
+
+def token_width(value: Tensor | None) -> int | None:
+    """Last axes of ``[row, pos, ...]`` or ``[row * pos, ...]`` for the probe's rows and positions."""
+    if value is None or value.ndim < 2:
+        return None
+    rows = value.shape[:2] == (PROBE_ROWS, PROBE_TOKENS) and value.ndim > 2
+    flat = value.shape[0] == PROBE_ROWS * PROBE_TOKENS
+    return value.numel() // (PROBE_ROWS * PROBE_TOKENS) if rows or flat else None
+
+
+def probe_ids(model: PreTrainedModel) -> Tensor:
+    """A few different tokens, [row, pos]."""
+    count, vocabulary = PROBE_ROWS * PROBE_TOKENS, model.get_input_embeddings().weight.shape[0]
+    ids: Tensor = (5 + 3 * torch.arange(count, device=compute_device(model))) % vocabulary
+    return ids.reshape(PROBE_ROWS, PROBE_TOKENS)
+
+
+def watch(model: PreTrainedModel) -> Trace:
+    """Run the probe through the model and note what happens."""
+    trace = Trace()
+
+    def note_attention(module: nn.Module, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
+        output, weights = call.original()
+        trace.attention_calls[module] += 1
+        trace.attention[module] = Heads(output.shape[2], call.key.shape[1], output.shape[3], trace.tick())
+        return output, weights
+
+    with ExitStack() as stack:
+        for module in model.modules():
+            handle = module.register_forward_hook(_noter(trace), with_kwargs=True)
+            stack.callback(handle.remove)
+        stack.enter_context(attention_handler(model, note_attention))
+        stack.enter_context(torch.no_grad())
+        try:
+            model(input_ids=probe_ids(model), use_cache=False)
+        except REFUSALS as error:
+            raise ModelError(
+                f"{type(model).__name__} does not run on token ids alone ({str(error).splitlines()[0]}): "
+                "cotrace traces decoders that do"
+            ) from error
+    return trace
+
+
+def _noter(trace: Trace) -> Callable[..., None]:
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
+        trace.calls[module] += 1
+        trace.order[module] = trace.tick()
+        given = args[0] if args else kwargs.get("hidden_states")
+        made = output[0] if isinstance(output, tuple | list) and output else output
+        if isinstance(given, Tensor) and isinstance(made, Tensor):
+            trace.entered[module], trace.left[module] = given, made
+            floats = (v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.is_floating_point())
+            trace.beside[module] = tuple(floats)
+            if _is_linear(module) and given.is_floating_point() and isinstance(output, Tensor):
+                trace.linear[module] = (given.shape[-1], made.shape[-1])
+        if isinstance(output, Tensor) and (count := expert_count(module, args, kwargs)):
+            trace.experts[module] = count
+
+    return note
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Whether the module is a matrix of its own: a leaf with a two-dimensional weight (Linear, Conv1D, quantised)."""
+    weight = getattr(module, "weight", None)
+    return not list(module.children()) and isinstance(weight, Tensor) and weight.ndim == 2
