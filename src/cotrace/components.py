@@ -1,4 +1,4 @@
-"""Sites, components and component spaces: the words for the parts of a model that a search may choose from."""
+"""Sites, components and component spaces: the words for the parts of a model, and how people name them."""
 
 from __future__ import annotations
 

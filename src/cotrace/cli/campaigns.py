@@ -1,4 +1,4 @@
-"""``cotrace sweep``: the cells of a grid, in turn or side by side; those that are done are not run again."""
+"""``cotrace sweep``, the cells of a grid; and ``cotrace reproduce``, the settings of a paper."""
 
 from __future__ import annotations
 

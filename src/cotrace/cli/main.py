@@ -1,4 +1,4 @@
-"""The one place that turns what went wrong into one line and an exit code."""
+"""The application, and the one place that turns what went wrong into one line and an exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``cotrace explain``: what the members of a run's selection do, kept in the run's folder for its report."""
+"""``cotrace explain`` and ``cotrace transfer``: what a run's set does, and whether it carries over."""
 
 from __future__ import annotations
 

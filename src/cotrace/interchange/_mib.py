@@ -5,7 +5,7 @@ graph (Hanna et al. 2024, arXiv 2403.17806): ``cfg``, ``nodes`` (``input``, ``a3
 (``a3.h1->m4``, ``m3->a4.h0<q>``). Nodes in the circuit run on, all others are corrupted: cotrace's ``keep``.
 
 Its grid is ten shares of the scored nodes, rounded down, from a thousandth to all; both areas are trapezoids between
-the first and the last share. ``evaluation.curves`` integrates from nothing to everything, over the sizes found.
+the first and the last share. An evaluation integrates from nothing to everything, over the sizes found.
 """
 
 from __future__ import annotations

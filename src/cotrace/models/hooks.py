@@ -1,4 +1,4 @@
-"""Hooks on a model's tensors: places, taps that read and write there, and probes that watch a short run."""
+"""Hooks: the places of a model's tensors (dictionaries' too), taps that read and write there, and probes that watch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Judge: effects of chosen sets on the pairs that judge, each set paid once."""
+"""Evaluator: effects of chosen sets on one part of the pairs, each set paid once; and those of single components."""
 
 from __future__ import annotations
 

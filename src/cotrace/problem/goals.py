@@ -1,4 +1,4 @@
-"""Goals that combine problems over one component space: weighted sums (``weighted``), and constraints.
+"""Goals that combine problems over one component space: constraints, and side problems beside the main one.
 
 Source: the penalty on the violation, exact for a large enough multiplier, Nocedal and Wright, Numerical Optimization,
 2nd ed. 2006, chapter 17.

@@ -1,4 +1,4 @@
-"""From logits to what a metric reads: log-probabilities of answers, or the logits at the last prompt position.
+"""From logits to what a metric reads, and which runs and layers of an evaluation need not be run again.
 
 Masks of one evaluation mostly agree, as the candidates of a greedy step do. What they agree on is run once; each mask
 then starts at the lowest layer in which it differs.

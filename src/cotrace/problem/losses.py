@@ -1,4 +1,4 @@
-"""Executor: where the batches of a plan are run. Here, one after the other, unless something else is in force."""
+"""Losses and measures of batches: what is wanted of each batch of a plan, so that it can be run anywhere."""
 
 from __future__ import annotations
 

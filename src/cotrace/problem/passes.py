@@ -1,4 +1,4 @@
-"""Memory budgets: sizes as people write them, what is free, and the least that a problem can do with."""
+"""Forward passes: how many tokens each holds, what may share a row, and what is done when memory runs out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An explanation as files for other tools: JSON, a graph for networkx, Gephi and yEd, and tables."""
+"""An explanation as a diagram, and as files for other tools: JSON, a graph for networkx, Gephi and yEd, tables."""
 
 from __future__ import annotations
 

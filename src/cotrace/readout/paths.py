@@ -1,4 +1,4 @@
-"""Where members act: prompts cut into named groups of positions, and a member's effect when it is swapped at one group.
+"""Where members act, and who feeds whom: effects by position, and of one member through another.
 
 Every position is in one group: a span that the pair names, the words that differ from the donor prompt, the first and
 the last token, or the rest.

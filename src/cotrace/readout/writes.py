@@ -1,4 +1,4 @@
-"""What a member's weights alone write: a head's OV map, on the values that it finds on these prompts, and output rows.
+"""What a member writes: its part in the metric's answers, and what its weights alone write (OV maps, output rows).
 
 A head that attends wholly to one token writes the token's value through its output matrix (Elhage et al. 2021, A
 Mathematical Framework for Transformer Circuits). Where that raises the token's own logit most, the head copies.

@@ -1,4 +1,4 @@
-"""``open_run``: a finished run in Python, from results alone; model and data are loaded when they are asked for."""
+"""A run's folder in Python: ``open_run`` opens a finished one, ``save_run`` writes one, with its pictures."""
 
 from __future__ import annotations
 

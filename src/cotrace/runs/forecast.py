@@ -1,4 +1,4 @@
-"""Outlook: what a run will do and about how long it takes, said from the model's configuration before it is loaded."""
+"""What a run will do and cost: from the model's configuration before it is loaded, and from its problem after."""
 
 from __future__ import annotations
 

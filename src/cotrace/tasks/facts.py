@@ -1,4 +1,4 @@
-"""CounterFact: facts such as "The mother tongue of Danielle Darrieux is" -> "French".
+"""Facts, occupations and factual gender: CounterFact, Professions, and bias told from knowledge.
 
 Meng et al. 2022, *Locating and Editing Factual Associations in GPT* (arXiv 2202.05262). Read from the authors'
 counterfact.json, or from the hub's table of the same 21,919 facts (one prompt a row).

@@ -1,1 +1,1 @@
-"""Texts: what a terminal may show, HTML for notebooks, JSON files that are read with care."""
+"""Texts: what a terminal may show, HTML for notebooks, files that are read and begun with care, progress bars."""

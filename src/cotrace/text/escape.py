@@ -1,4 +1,4 @@
-"""Texts as a terminal may show them: what would steer it, or turn the order of the letters, is written out."""
+"""Texts as a terminal or a page may show them: what would steer it is written out."""
 
 from __future__ import annotations
 

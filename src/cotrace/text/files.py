@@ -1,4 +1,4 @@
-"""A new file of the user's naming: nothing that is there is written over."""
+"""Files: new ones, which write nothing over, and JSON that is read with care."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cut: what a worker must be given of a plan to run one batch of it, and no more."""
+"""Shares: what a worker must be given of a plan to run one batch of it, and what that will cost."""
 
 from __future__ import annotations
 
