@@ -161,7 +161,7 @@ def transfer(
     own = _own(problem, chosen.k, search)
     judge = Evaluator(problem.heldout or problem)
     found = _figures(judge, chosen.members, own.members, controls, seed)
-    asked = getattr(problem, "question", {})
+    asked = problem.question
     return Transfer(
         source=result.task if isinstance(result, Frontier) else "",
         source_model=getattr(result, "model", "") or "",

@@ -64,7 +64,7 @@ def test_shares_and_rates_are_those_of_plain_arithmetic(
     unseen = problem.heldout
     assert unseen is not None
     both = [unseen.scores(ct.Selection(members=())), unseen.scores(frontier.at(2).components)]
-    known = {pair.id: pair for pair in problem.inside.source_task.pairs}
+    known = {pair.id: pair for pair in problem.source_task.pairs}
     pairs = [known[name] for name in unseen.ids]
     weight = np.array([pair.weight for pair in pairs])
     second = [torch.sigmoid(table[:, 1] - table[:, 0]).numpy() for table in both]

@@ -15,10 +15,10 @@ from rich.text import Text
 
 from cotrace.cli.console import Screen
 from cotrace.components import sign_of
+from cotrace.problem.goals import language_problems
 from cotrace.problem.protocol import Problem
 from cotrace.results import Table
 from cotrace.runs.forecast import FORECAST_WITHIN, Forecast, forecast
-from cotrace.runs.goal import problems_of
 from cotrace.runs.prepare import Prepared
 from cotrace.runs.result_files import Step
 from cotrace.search import Search
@@ -53,7 +53,7 @@ def forecast_of(prepared: Prepared) -> Forecast:
         prepared.problem,
         prepared.searches,
         prepared.config.evaluation,
-        others=list(problems_of(prepared.other or prepared.problem))[1:],
+        others=list(language_problems(prepared.other or prepared.problem))[1:],
     )
 
 

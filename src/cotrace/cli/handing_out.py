@@ -27,7 +27,6 @@ from cotrace.results.table import frame_csv
 from cotrace.run_folder.folder import REDACTED, REPORT, material_of
 from cotrace.runs.addenda import prepare_again, with_effects
 from cotrace.runs.directory import write_atomically
-from cotrace.runs.goal import ids_of
 from cotrace.runs.manifest import add_files, holds
 from cotrace.runs.prepare import load, use_threads
 from cotrace.runs.result_files import SHARE, StoredRun, enough
@@ -163,9 +162,9 @@ def as_effects(source: Source) -> bytes:
     quiet_libraries()
     found = with_effects(source.run.path, source.frontier)
     problem = prepare_again(source.run.path, source.run.question).goal
-    frames = [found.effects_frame(ids_of(problem)).assign(part="training")]
+    frames = [found.effects_frame(problem.ids).assign(part="training")]
     if problem.heldout is not None and found.effects_heldout is not None:
-        frames.append(found.effects_frame(ids_of(problem.heldout), heldout=True).assign(part="heldout"))
+        frames.append(found.effects_frame(problem.heldout.ids, heldout=True).assign(part="heldout"))
     return frame_csv(pd.concat(frames))
 
 

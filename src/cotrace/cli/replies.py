@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from cotrace.evaluation import CrossFit
 from cotrace.evaluation.measured import Row
 from cotrace.evaluation.setup import Step
-from cotrace.problem.inside import Plan
+from cotrace.problem.divided import Plan
 from cotrace.results.outcomes import Outcome
 from cotrace.runs.difference import Agreement, Change, PairedEffects
 from cotrace.runs.verification import Recomputed

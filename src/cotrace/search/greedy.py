@@ -14,16 +14,14 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from cotrace.problem.protocol import Problem
-from cotrace.results import Frontier
 from cotrace.search.archive import SearchState
-from cotrace.search.hyperparameters import largest, settings
-from cotrace.search.progress import Shown
+from cotrace.search.hyperparameters import largest
 from cotrace.search.sets import SetFunction, with_each
-from cotrace.search.solve import solve
+from cotrace.search.solve import Search
 
 
 @dataclass(frozen=True, kw_only=True)
-class Greedy:
+class Greedy(Search):
     """Adds, at each step, the component whose addition has the best effect, all remaining ones evaluated exactly.
 
     Costs K N - K (K - 1) / 2 forward-equivalents up to size K; N (N + 1) / 2 for all sizes. Deterministic.
@@ -33,13 +31,6 @@ class Greedy:
     """Largest k; None for N."""
 
     name: ClassVar[str] = "greedy"
-
-    def __post_init__(self) -> None:
-        settings(self)
-
-    def __call__(self, problem: Problem, progress: Shown = None) -> Frontier:
-        """The best selection found for every k."""
-        return solve(self, problem, progress=progress)
 
     def predicted_cost(self, n: int) -> float:
         """Forward-equivalents for n components."""
@@ -59,7 +50,7 @@ class Greedy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Floating:
+class Floating(Search):
     """Greedy that, after each addition, removes members for as long as that beats the best smaller set known.
 
     Costs between greedy's N (N + 1) / 2 and, as a rule, twice that in forward-equivalents; sets met again are free, and
@@ -70,13 +61,6 @@ class Floating:
     """Largest k; None for N."""
 
     name: ClassVar[str] = "floating"
-
-    def __post_init__(self) -> None:
-        settings(self)
-
-    def __call__(self, problem: Problem, progress: Shown = None) -> Frontier:
-        """The best selection found for every k."""
-        return solve(self, problem, progress=progress)
 
     def predicted_cost(self, n: int) -> float:
         """Forward-equivalents for n components: each size's additions and one round of removals."""

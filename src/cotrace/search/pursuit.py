@@ -13,7 +13,6 @@ from torch import Tensor
 
 from cotrace.errors import unknown
 from cotrace.problem.protocol import Problem
-from cotrace.results import Frontier
 from cotrace.search._cost_weights import (
     BUDGETS,
     Neighbourhood,
@@ -26,17 +25,16 @@ from cotrace.search._cost_weights import (
 )
 from cotrace.search._schedule import ALLOWED, EFFORTS, SECOND, Itinerary, Visit, greedy_cost
 from cotrace.search.archive import SearchState
-from cotrace.search.hyperparameters import gaps, largest, positive, settings, within
-from cotrace.search.progress import Shown
+from cotrace.search.hyperparameters import gaps, largest, positive, within
 from cotrace.search.sets import Sample, SetFunction, with_each
-from cotrace.search.solve import solve
+from cotrace.search.solve import Search
 
 FAR = 1e9
 """Slope of a component that must not be taken, or must not leave."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pursuit:
+class Pursuit(Search):
     """Goes from nothing up and from everything down, by the gradient of the reported value at the best set known.
 
     At each stop it evaluates exactly, in one batch: the nested sets on the way to the next stop; there also sets with
@@ -62,15 +60,11 @@ class Pursuit:
     name: ClassVar[str] = "pursuit"
 
     def __post_init__(self) -> None:
-        settings(self)
+        super().__post_init__()
         if self.effort not in EFFORTS:
             raise unknown("effort", self.effort, EFFORTS)
         positive(self.name, "gradient_share", self.gradient_share)
         within(self.name, "gradient_share", self.gradient_share, 0, 1)
-
-    def __call__(self, problem: Problem, progress: Shown = None) -> Frontier:
-        """The best selection found for every k."""
-        return solve(self, problem, progress=progress)
 
     def predicted_cost(self, n: int) -> float:
         """Forward-equivalents for n components, as measured: sets that no gradient promises are not evaluated."""

@@ -13,16 +13,14 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from cotrace.problem.protocol import Problem
-from cotrace.results import Frontier
 from cotrace.search.archive import Archive, SearchState
-from cotrace.search.hyperparameters import at_least, largest, settings
-from cotrace.search.progress import Shown
+from cotrace.search.hyperparameters import at_least, largest
 from cotrace.search.sets import SetFunction, prefixes
-from cotrace.search.solve import solve
+from cotrace.search.solve import Search
 
 
 @dataclass(frozen=True, kw_only=True)
-class Random:
+class Random(Search):
     """Draws sets of every size at random and keeps the best; ``spread`` says what the others were like.
 
     Costs at most K draws forward-equivalents up to size K; a set drawn twice is paid once.
@@ -39,12 +37,8 @@ class Random:
     name: ClassVar[str] = "random"
 
     def __post_init__(self) -> None:
-        settings(self)
+        super().__post_init__()
         at_least(self.name, "draws", self.draws, 1)
-
-    def __call__(self, problem: Problem, progress: Shown = None) -> Frontier:
-        """The best selection found for every k."""
-        return solve(self, problem, progress=progress)
 
     def predicted_cost(self, n: int) -> float:
         """Forward-equivalents for n components, at most."""

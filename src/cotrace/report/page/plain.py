@@ -150,15 +150,16 @@ def plain_of(problem: LanguageProblem, frontier: Frontier, selection: Selection)
     None where the metric reads something else than scores of answers, and for several draws of noise, whose effects
     are averaged but whose scores are not.
     """
-    inside = problem.inside
-    part, name = (inside.training, "training") if inside.held is None else (inside.held, "heldout")
-    if part.metric.reads != "answers" or getattr(part, "draws", ()):
+    view, name = (problem, "training") if problem.heldout is None else (problem.heldout, "heldout")
+    part = view.part
+    if part.metric.reads != "answers" or part.draws:
         return None
-    known = {one.pair.id: one.pair for one in inside.encoding.pairs}
+    known = {one.pair.id: one.pair for one in problem.encoding.pairs}
     pairs = [known[one] for one in part.ids]
-    under = part.scorer.scores(part.masks(list(selection.components))[None], None)[0]
+    chosen = view.masks(list(selection.components))
+    under = part.scorer.scores(chosen[None], None)[0]
     before, after = _numbers(part.scorer.base), _numbers(under)
-    units = Units.made(len(pairs), _numbers(part.weights), inside.groups_of(part.ids))
+    units = Units.made(len(pairs), _numbers(part.weights), view.clusters)
     both = _Both(pairs, before, after, units)
     return Plain(
         frontier.search, tuple(selection.components), name, tuple(both.answers()), tuple(both.groups()), both.odds()
