@@ -124,7 +124,7 @@ def short_name(name: str) -> str:
 
 
 def parts_words(material: Material) -> str:
-    """What the components are, in words."""
+    """The kinds of components, in words."""
     words = list(dict.fromkeys(UNIT_WORDS[site.value] for site in material.first.space.sites))
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
@@ -231,7 +231,7 @@ def config_text(material: Material) -> str:
 
 
 def commands(material: Material) -> tuple[str, ...]:
-    """What replays the run: from its folder, and as it was typed, or as it would be."""
+    """Commands that replay the run: from its folder, and as it was typed, or would be."""
     if not material.config:
         return ()
     typed = material.record.get("command")
