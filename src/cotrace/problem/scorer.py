@@ -76,7 +76,7 @@ HERE = Here()
 
 
 EXECUTOR: ContextVar[Executor] = ContextVar("executor", default=HERE)
-"""Where problems that are made now will run their batches."""
+"""Executor of the batches of problems that are made now."""
 
 
 @contextmanager
@@ -287,7 +287,7 @@ class Scorer:
             self._fill(table, row, masks, own, smaller, measure)
 
     def passes_of(self, masks: Float[Tensor, "mask n"], layout: Layout) -> Passes:
-        """As many masks together as fit, from the layer on where they differ from what all have in common."""
+        """Return passes of as many masks as fit, from the layer on where they differ from what all have in common."""
         step = max(1, self.batching.tokens // layout.cost)
         shared = reference(masks, self.layers, len(self.model.layers)) if self.packing.shortcuts else None
         if shared is None:

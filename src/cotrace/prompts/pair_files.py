@@ -32,7 +32,7 @@ ELSEWHERE = {
 }
 """Name of a field in other formats (MIB, auto-circuit, question sets) -> its name here."""
 EXACT = 2**53
-"""From here on a float is no longer every whole number."""
+"""Smallest whole number above which floats skip some."""
 QUOTE_LIMIT = 160
 """The most characters of a value that an error quotes."""
 

@@ -35,7 +35,7 @@ SENT_MASKS = 4
 
 
 def versions() -> dict[str, str]:
-    """Of what computes, here."""
+    """Return the versions of the packages that compute here."""
     return {name: __version__ if name == "cotrace" else version(name) for name in ALIKE}
 
 
@@ -45,13 +45,13 @@ class ModelSource:
 
     name: str
     arguments: Mapping[str, Any] | None
-    """Of ``load_model``; None where the model was made in memory."""
+    """Arguments of ``load_model``; None where the model was made in memory."""
     model: LanguageModel | None
     fingerprints: Mapping[str, str]
 
     @classmethod
     def of(cls, model: LanguageModel) -> ModelSource:
-        """Of a model that is here. Tokens are made by the driver, so the tokenizer stays."""
+        """Build the source of a model that is here. Tokens are made by the driver, so the tokenizer stays."""
         held = None if model.loaded else replace(model, tokenizer=None)
         return cls(model.name, model.loaded, held, fingerprints(model))
 

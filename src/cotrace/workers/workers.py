@@ -133,7 +133,7 @@ class Workers:
 
     @property
     def words(self) -> str:
-        """Where they stand: workers that run, batches a second, and how many were lost."""
+        """Return the state of the workers: workers that run, batches a second, and how many were lost."""
         rate = self.batches / self._busy_s if self._busy_s else 0.0
         lost = f", {self.restarts} lost and begun again" if self.restarts else ""
         return f"{len(self._workers)} of {self.count} workers, {rate:.3g} batches/s{lost}"
@@ -258,7 +258,7 @@ class Workers:
                 worker.flying = 0
 
     def _hand_out(self, queue: _Queue, flying: dict[Any, tuple[_Worker, Unit]]) -> None:
-        """To each worker that is free, as long as there is something: the one with the least to do first."""
+        """Hand a batch to each free worker, as long as there is one: to the worker with the least to do first."""
         while len(queue):
             free = [worker for worker in self._workers.values() if worker.flying < AHEAD]
             if not free:
