@@ -306,7 +306,7 @@ class PairProblem(ScoredPairs[Metric]):
 
     @cached_property
     def input_path(self) -> InputPath:
-        """Return the path of inputs between base and donor prompt. Raises InputError where no donor prompt is aligned."""
+        """Return the input path from base to donor prompt. Raises InputError where no donor prompt is aligned."""
         return InputPath.of(self.scorer)
 
     def input_gradient(self, share: float, examples: Examples = None) -> Float[Tensor, "n"]:
