@@ -56,7 +56,7 @@ def test_the_site_is_built_strictly(tmp_path: Path) -> None:
 
 
 def test_every_page_is_in_the_site() -> None:
-    """Pages by the order of the site: tutorial, how to, reference, explanation, and generated tables behind all of them."""
+    """Pages by the order of the site: tutorial, how to, reference, explanation, and generated tables at the end."""
     text = (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2]
     listed = re.findall(r"- ([\w-]+\.md)", text)
     assert sorted(listed) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
