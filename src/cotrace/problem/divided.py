@@ -28,16 +28,16 @@ from cotrace.prompts import Task
 
 Part = PairProblem | SetProblem
 VIEWS = ("heldout", "searched", "audit")
-"""What is the same problem on other pairs, once it was asked for."""
+"""The same problem on other pairs, kept once it was asked for."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a problem will work on, before any search."""
+    """The work of a problem before any search: pairs, tokens, rows and passes."""
 
     pairs: int
     heldout_pairs: int
-    """Those that no search sees, whether or not they judge."""
+    """Pairs that no search sees, whether or not they judge."""
     refused_pairs: int
     components: int
     tokens: int
@@ -57,9 +57,9 @@ class Plan:
     memory_bytes: int = 0
     """Donor values and kept prefixes in memory."""
     disk_bytes: int = 0
-    """Those in mapped files, for which the budget has no room."""
+    """Bytes in mapped files, for which the budget has no room."""
     recomputed_bytes: int = 0
-    """Those that are computed for each forward pass anew, for which the disk has no room either."""
+    """Bytes that are computed for each forward pass anew, as the disk has no room either."""
 
 
 class DividedProblem(Problem):
@@ -88,7 +88,7 @@ class DividedProblem(Problem):
     unseen: Sequence[int]
     """The pairs that no search sees, whether or not they judge; without those of the audit."""
     features: tuple[Told, ...]
-    """What is known of each dictionary whose features are components."""
+    """Facts about each dictionary whose features are components."""
     question: Mapping[str, str]
     batching: Batching
     storage: Storage
@@ -155,7 +155,7 @@ class DividedProblem(Problem):
 
     @cached_property
     def searched(self) -> DividedProblem:
-        """What searches see: the problem itself, or the same on ``search_pairs`` of its pairs."""
+        """The problem that searches see: itself, or the same on ``search_pairs`` of its pairs."""
         return self if self.some is None else self._on(self.some, "subset")
 
     @cached_property
@@ -190,7 +190,7 @@ class DividedProblem(Problem):
 
     @cached_property
     def full_swap(self) -> FullSwap:
-        """What swapping everything does to these pairs."""
+        """The full swap of these pairs."""
         return full_swap(self.part, self.clusters)
 
     @property
@@ -256,7 +256,7 @@ class DividedProblem(Problem):
         return self.part.strata
 
     def groups_of(self, ids: Sequence[str]) -> list[str]:
-        """What each of these pairs stays together with."""
+        """Return the group of each of these pairs."""
         return [self.groups[name] for name in ids]
 
     def scores(self, masks: Any, examples: Examples = None) -> Float[Tensor, "*mask example answer"]:

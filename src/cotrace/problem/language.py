@@ -40,7 +40,6 @@ from cotrace.problem.passes import (
     memory_budget,
 )
 from cotrace.problem.protocol import JudgePairs, Mode
-from cotrace.problem.scorer import EXECUTOR, check_travels
 from cotrace.problem.set_metric import aim
 from cotrace.problem.spaces import PoorDictionary, Told, active_features, space_of
 from cotrace.prompts import Task
@@ -78,7 +77,7 @@ SHOWN = (
     "task",
     "value",
 )
-"""What users need of a problem."""
+"""Names that users need of a problem."""
 
 
 @guarded("ct.LanguageProblem", fields=False)
@@ -162,7 +161,10 @@ class LanguageProblem(DividedProblem):
         chosen, wanted = aim(metric_named(metric or task.metric), direction, mode)
         self.metric_name = metric if isinstance(metric, str) else chosen.name if metric else task.metric
         self.space = space_of(self.model, sites, roles, layers)
-        self._check_space(dictionaries is not None)
+        if dictionaries is not None and OF_DICTIONARIES.isdisjoint(self.space.sites):
+            raise InputError(
+                "dictionaries are given, and no site is feature or error: name it in sites, or leave them out"
+            )
         source = self._source(donors or task.donors, align)
         writing = Writing(align=align, prepend_bos=prepend_bos, template_arguments=template_arguments or {})
         settled = settle(self.model, task, self.space, source, writing, self.division)
@@ -180,15 +182,6 @@ class LanguageProblem(DividedProblem):
         self._direction = wanted or preferred(self.full_swap, mode, chosen)
         if mode == "keep":
             _ = self.training.swing
-
-    def _check_space(self, has_dictionaries: bool) -> None:
-        """Raise InputError where a space needs dictionaries or batches that it cannot have, or has them in vain."""
-        if has_dictionaries and OF_DICTIONARIES.isdisjoint(self.space.sites):
-            raise InputError(
-                "dictionaries are given, and no site is feature or error: name it in sites, or leave them out"
-            )
-        if EXECUTOR.get().elsewhere:
-            check_travels(self.space)
 
     def _source(self, given: str | DonorSource, align: Align) -> DonorSource:
         """The donors. Raises InputError where they do not fit a site; warns of components that hold one another."""
@@ -303,7 +296,7 @@ class LanguageProblem(DividedProblem):
         return activations(self, names, pairs, run, out)
 
     def __dir__(self) -> list[str]:
-        """What is completed for a user: the attributes of a built problem are for who stores and draws it."""
+        """Return the names that users need: the other attributes are for who stores and draws a problem."""
         return [*filter(re.compile("_").match, super().__dir__()), *SHOWN]
 
     def _repr_html_(self) -> str:

@@ -103,7 +103,7 @@ class Problem:
 
     @attribute
     def cost(self) -> Cost:
-        """What has been spent on training pairs so far."""
+        """Cost on training pairs so far, in forward-equivalents."""
         raise NotImplementedError
 
     def effects(self, masks: Float[Tensor, "*mask n"], examples: Examples = None) -> Float[Tensor, "*mask example"]:
@@ -164,7 +164,7 @@ class Problem:
 
     @attribute
     def clusters(self) -> Sequence[str] | None:
-        """What each pair stays together with where pairs are resampled; None where each stands for itself."""
+        """The group of each pair, which resampling keeps together; None where each stands for itself."""
         return None
 
     @attribute
@@ -179,7 +179,7 @@ class Problem:
 
     @attribute
     def bounds(self) -> tuple[Bound, ...]:
-        """What each column of ``side_values`` may be: constraints, which every search keeps."""
+        """The bound of each column of ``side_values``: constraints, which every search keeps."""
         return ()
 
     def side_values(self, masks: Float[Tensor, "*mask n"]) -> Float[Tensor, "*mask side"]:
@@ -234,7 +234,7 @@ class Problem:
 
     @attribute
     def question(self) -> Mapping[str, Any]:
-        """What a ``Frontier`` says of where it comes from: model, donors, align, positions, split."""
+        """Provenance that a ``Frontier`` carries: model, donors, align, positions, split."""
         return {}
 
 

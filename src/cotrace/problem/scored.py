@@ -25,7 +25,7 @@ TABLE_NUMBERS = 1 << 27
 PIECE_NUMBERS = 1 << 22
 """Most numbers of a table that are looked at together: what is made of them takes several times their room."""
 ROUNDINGS, ULPS = 8, 16
-"""So many times the base scores are rounded anew, each by up to so many units in the last place of the model's type."""
+"""Times the base scores are rounded anew, and by how many units in the last place of the model's type."""
 SMALLEST_SWING = 1e-6
 """Below this effect of the full swap, faithfulness has no denominator."""
 
@@ -52,7 +52,7 @@ Masks = Float[Tensor, "*mask n"]
 
 
 class ScoredPairs(Generic[M]):
-    """What problems of both kinds of metric stand on. Raises InputError where the pairs lack what the metric needs.
+    """Base of problems of both kinds of metric. Raises InputError where the pairs lack what the metric needs.
 
     Masks come as tensors of the problem's type: ``LanguageProblem`` has checked them.
     """
@@ -111,7 +111,7 @@ class ScoredPairs(Generic[M]):
 
     @cached_property
     def rounding(self) -> float:
-        """What rounding alone can make of the aggregate effect, by the type that activations pass through.
+        """Largest aggregate effect that rounding alone can make, by the type of the activations.
 
         The largest of some changes that scores make when each is off by up to 16 units in the last place, as different
         matrix products leave them; metrics of the user's own are asked as all others are.
@@ -138,7 +138,7 @@ class ScoredPairs(Generic[M]):
         return swing
 
     def scores(self, z: Masks, examples: Examples = None) -> Float[Tensor, "*mask example answer"]:
-        """What the metric reads, under one mask or several. Counts as an evaluation."""
+        """Scores that the metric reads, under one mask or several. Counts as an evaluation."""
         found: Tensor = torch.cat(list(self.chunks(z, self.some(examples))))
         return found.reshape((*z.shape[:-1], *found.shape[1:]))
 
@@ -196,7 +196,7 @@ class PairProblem(ScoredPairs[Metric]):
         return float(weighted_mean(self.base_reported, self.answers))
 
     def _of_base(self, what: Read) -> Float[Tensor, "example"]:
-        """What is read of the base run, some examples at a time."""
+        """Read the base run, some examples at a time."""
         base, measure = self.scorer.base, self._reading(what)
         pieces = torch.split(torch.arange(len(base)), piece_rows(base))
         return torch.cat([measure(base[piece], piece.tolist()) for piece in pieces])
@@ -219,7 +219,7 @@ class PairProblem(ScoredPairs[Metric]):
         return self._averaged([own, *(draw.full_reported for draw in self.draws)])
 
     def _of_full(self, what: Read) -> Float[Tensor, "example"]:
-        """What is read under the full swap. Not counted as search cost: it is part of the question."""
+        """Read the full swap. Not counted as search cost: it is part of the question."""
         measure = self._reading(what)
         if self.metric.reads == "answers":
             return measure(self.full_scores, range(self.size))
@@ -274,7 +274,7 @@ class PairProblem(ScoredPairs[Metric]):
         return self._averaged([own, *(draw.reported_levels(z) for draw in self.draws)])
 
     def _each(self, z: Masks, some: Sequence[int] | None, what: Read) -> Float[Tensor, "*mask example"]:
-        """What is read of each example: of logits batch by batch, of which no table would have room."""
+        """Read each example: logits batch by batch, for which no table would have room."""
         measure = self._reading(what)
         if self.metric.reads == "answers":
             index = range(self.size) if some is None else some
@@ -300,7 +300,7 @@ class PairProblem(ScoredPairs[Metric]):
 
     @cached_property
     def input_path(self) -> InputPath:
-        """Where inputs stand between base and donor prompt. Raises InputError where no donor prompt is aligned."""
+        """Return the input path from base to donor prompt. Raises InputError where no donor prompt is aligned."""
         return InputPath.of(self.scorer)
 
     def input_gradient(self, share: float, examples: Examples = None) -> Float[Tensor, "n"]:
@@ -311,7 +311,7 @@ class PairProblem(ScoredPairs[Metric]):
         return self.input_path.slope(share, loss, some)
 
     def _averaged_slope(self, z: Tensor, objective: Loss, some: list[int] | None) -> Float[Tensor, "n"]:
-        """By the chain rule, as the objective is of changes averaged over draws. A gradient costs 3 for each draw."""
+        """Gradient by the chain rule: the objective is of averaged changes. A gradient costs 3 for each draw."""
         index = list(range(self.size)) if some is None else some
         changes = self.changes_of(z, some).requires_grad_()
         (slope,) = torch.autograd.grad(self._objective(objective, some)(changes, index), changes)
@@ -335,7 +335,7 @@ class PairProblem(ScoredPairs[Metric]):
         return Objective(objective, weight, weight.sum() * self.share(some), *keep)
 
     def _reading(self, what: Read) -> Reading:
-        """What the metric makes of scores, of this draw."""
+        """Return what the metric makes of this draw's scores."""
         return Reading(self.metric, self.scorer.base, self.answers, what)
 
     def _mean(self, effects: Float[Tensor, "*mask example"]) -> Float[Tensor, "*mask"]:

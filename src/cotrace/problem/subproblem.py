@@ -61,7 +61,7 @@ class Subproblem(Problem):
 
     @property
     def clusters(self) -> Sequence[str] | None:
-        """What each example stays together with."""
+        """The group of each example."""
         return self.problem.clusters if self._some is None else self._some.clusters
 
     @property
@@ -144,7 +144,7 @@ class _Some:
         self._scales = grown * self._counts / len(units.weight)
 
     def shares(self, places: Sequence[int]) -> list[tuple[list[int], float]]:
-        """Of each problem of a sum its own examples at these places, and how much their gradient counts."""
+        """Return each summed problem's own examples at these places, and the weight of their gradient."""
         found = []
         for part, scale in enumerate(self._scales.tolist()):
             some = [self.examples[i] for i in places if self.part[i] == part]

@@ -31,7 +31,7 @@ _MEASURED: WeakKeyDictionary[EffectTable, ref[Problem]] = WeakKeyDictionary()
 
 
 def remember(problem: Problem, *tables: EffectTable | None) -> None:
-    """These effects are of this problem. One that takes no weak references (``__slots__``) is not remembered."""
+    """Remember the problem of these effects, unless it takes no weak references (``__slots__``)."""
     try:
         known = ref(problem)
     except TypeError:
@@ -89,7 +89,7 @@ class Search:
 
     @attribute
     def seed(self) -> int:
-        """Of what it draws."""
+        """Seed of its draws."""
         return 0
 
     @property
@@ -337,7 +337,7 @@ def values(problem: Problem, chosen: Bool[Tensor, "set n"]) -> list[float]:
 
 
 def _in_batches(problem: Problem, chosen: Bool[Tensor, "set n"], measure: Callable[[Tensor], Tensor]) -> list[Any]:
-    """What is measured of masks, of chosen sets, in batches."""
+    """Measure the masks of chosen sets in batches."""
     found: list[Any] = []
     for rows in torch.split(chosen, max(1, MASK_ELEMENTS // chosen.shape[1])):
         found += measure(mask_of(problem, rows.float())).double().tolist()

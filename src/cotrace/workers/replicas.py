@@ -11,7 +11,7 @@ from cotrace.problem.goals import Constrained
 from cotrace.problem.language import LanguageProblem
 from cotrace.problem.protocol import Problem
 from cotrace.problem.scored import PairProblem
-from cotrace.problem.scorer import Scorer, check_travels
+from cotrace.problem.scorer import Scorer
 from cotrace.problem.set_metric import SetProblem
 from cotrace.problem.weighted import WeightedSum
 from cotrace.validation import checked
@@ -48,7 +48,6 @@ def distributed(
 def check_distributable(problem: Problem) -> None:
     """Raise InputError for a problem that no model runs."""
     if isinstance(problem, LanguageProblem):
-        check_travels(problem.space)
         for own in problem.counted_parts.values():
             check_sendable(own.scorer)
     elif isinstance(problem, WeightedSum | Constrained):
