@@ -248,16 +248,7 @@ def as_masks(masks: Any, space: ComponentSpace, mode: Mode, dtype: torch.dtype) 
     Lists of such are several. Raises InputError where the shape is not the space's, or a number is
     outside [0, 1].
     """
-    if is_named(masks):
-        return chosen_mask(space, members_of("effects", "masks", masks), mode, dtype)
-    if isinstance(masks, (*LISTS, Sequence)):
-        if not masks or any(isinstance(one, LISTS) and not one for one in masks):
-            raise InputError(
-                "an empty list is no mask: name the components that are chosen; for none, give ct.Selection(members=())"
-            )
-        if any(map(is_named, masks)):
-            return torch.stack([chosen_mask(space, members_of("effects", "masks", one), mode, dtype) for one in masks])
-    z = _tensor(masks)
+    z = masks if isinstance(masks, Tensor) else _tensor(masks, space, mode, dtype)
     if z.is_complex():
         raise InputError("a mask holds complex numbers: give real ones from 0 to 1")
     z = z.detach().to("cpu", dtype)
@@ -268,7 +259,17 @@ def as_masks(masks: Any, space: ComponentSpace, mode: Mode, dtype: torch.dtype) 
     return z
 
 
-def _tensor(masks: Any) -> Tensor:
+def _tensor(masks: Any, space: ComponentSpace, mode: Mode, dtype: torch.dtype) -> Tensor:
+    """A Selection, names, an array or lists of them as a tensor."""
+    if is_named(masks):
+        return chosen_mask(space, members_of("effects", "masks", masks), mode, dtype)
+    if isinstance(masks, (*LISTS, Sequence)):
+        if not masks or any(isinstance(one, LISTS) and not one for one in masks):
+            raise InputError(
+                "an empty list is no mask: name the components that are chosen; for none, give ct.Selection(members=())"
+            )
+        if any(map(is_named, masks)):
+            return torch.stack([chosen_mask(space, members_of("effects", "masks", one), mode, dtype) for one in masks])
     try:
         return torch.as_tensor(masks)
     except (RuntimeError, TypeError, ValueError):

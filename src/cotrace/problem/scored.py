@@ -252,7 +252,7 @@ class PairProblem(ScoredPairs[Metric]):
     def changes_of(self, z: Masks, some: Sequence[int] | None) -> Float[Tensor, "*mask example"]:
         """The metric's change from the base run, averaged over the draws."""
         own = self._finite(self._each(z, some, "effects"), some)
-        return self._averaged([own, *(draw.changes_of(z, some) for draw in self.draws)])
+        return self._averaged([own, *(draw.changes_of(z, some) for draw in self.draws)]) if self.draws else own
 
     @staticmethod
     def _averaged(draws: Sequence[Tensor]) -> Tensor:

@@ -88,30 +88,20 @@ class SetFunction:
         return float(self.scores(chosen[None])[0])
 
     def _evaluate(self, chosen: Bool[Tensor, "set n"]) -> None:
-        values, effects = self._measure(chosen)
-        sides = self._sides(chosen)
+        masks = mask_of(self.problem, chosen.float())
+        values, effects = self.problem.value_and_effects(masks)
+        nothing, room = [b""] * len(chosen), (len(self.archive) + len(chosen)) * self.problem.size <= EFFECT_NUMBERS
+        kept = effects.detach().float().cpu().numpy() if effects is not None and room else nothing
+        sides = self.problem.side_values(masks).double().tolist() if self.bounds else [()] * len(chosen)
         spent = self.spent
-        rows = zip(keys_of(chosen), chosen.sum(1).tolist(), values.tolist(), sides, effects, strict=True)
+        rows = zip(
+            keys_of(chosen), chosen.sum(1).tolist(), values.double().tolist(), map(tuple, sides), kept, strict=True
+        )
         for key, size, value, side, own in rows:
             if not all(map(math.isfinite, (value, *side))):
                 raise NonFiniteError(f"the effect of {size} components is {value}: check the metric and the dtype")
             penalty = sum(b.price * b.violation(v, b.margin) for b, v in zip(self.bounds, side, strict=True))
-            self.archive.add(Entry(key, size, self.sign * value - penalty, spent, penalty, side, own))
-
-    def _measure(self, chosen: Bool[Tensor, "set n"]) -> tuple[Float[Tensor, "set"], list[bytes]]:
-        """The value of each set, and its per-example effects where the problem gives both at once and there is room."""
-        values, effects = self.problem.value_and_effects(self.mask(chosen.float()))
-        values = values.detach().double().cpu()
-        room = (len(self.archive) + len(chosen)) * self.problem.size <= EFFECT_NUMBERS
-        if effects is None or not room:
-            return values, [b""] * len(chosen)
-        return values, [row.tobytes() for row in effects.detach().float().cpu().numpy()]
-
-    def _sides(self, chosen: Bool[Tensor, "set n"]) -> list[tuple[float, ...]]:
-        """The values that constraints bound, of each set."""
-        if not self.bounds:
-            return [()] * len(chosen)
-        return [tuple(row) for row in self.problem.side_values(self.mask(chosen.float())).double().tolist()]
+            self.archive.add(Entry(key, size, self.sign * value - penalty, spent, penalty, side, bytes(own)))
 
     def gradient(self, chosen: Bool[Tensor, "n"]) -> Float[Tensor, "n"]:
         """Gradient of the score with respect to the chosen indicator, at a set; taken once for each set."""
