@@ -1,7 +1,7 @@
-"""Types and shapes of every call in cotrace, checked while the tests run: by beartype, and by jaxtyping where a shape stands in the signature.
+"""Types and shapes of every call in cotrace are checked while the tests run: by beartype, shapes by jaxtyping.
 
-jaxtyping's own import hook makes two checkers for each of 3,400 functions when they are defined, and again for each closure. Here a checker is made at
-the first call, and jaxtyping's, which costs 50 microseconds a call, only where there is a shape to check.
+jaxtyping's own import hook makes two checkers for each of 3,400 functions when they are defined, and again for each
+closure. Here one is made at the first call, and jaxtyping's, slower at every call, only where a signature has a shape.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
-from functools import cache, partial, wraps
+from functools import partial, wraps
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from importlib.util import cache_from_source
@@ -69,11 +69,11 @@ class _Loader(SourceFileLoader):
 class _Decorating(ast.NodeTransformer):
     """A function is decorated first of all, a class last, when it has become a dataclass."""
 
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:  # noqa: N802
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         node.decorator_list.append(ast.copy_location(ast.Name("_checked_function", ast.Load()), node))
         return self.generic_visit(node)
 
-    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:  # noqa: N802
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
         node.decorator_list.insert(0, ast.copy_location(ast.Name("_checked_class", ast.Load()), node))
         return self.generic_visit(node)
 
