@@ -9,7 +9,8 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import is_dataclass
 from functools import partial, wraps
 from importlib.abc import MetaPathFinder
@@ -32,6 +33,16 @@ def install(package: str = "cotrace") -> None:
     """Check every module of the package that is imported from now on."""
     assert package not in sys.modules, f"{package} is imported already, so its calls would go unchecked"
     sys.meta_path.insert(0, _Finder(package))
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """As users run it: nothing is checked."""
+    config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        config.update("jaxtyping_disable", False)
 
 
 class _Finder(MetaPathFinder):
