@@ -117,8 +117,8 @@ def _strict(function: Any) -> Function:
     hints = _hints(function.__code__, function)
     if any(_has_shape(hint) for hint in hints.values()):
         return jaxtyped(function, typechecker=beartype(conf=CONF))
-    if "<locals>" in function.__qualname__:
-        return _closure(function, hints)
+    if "<locals>" in function.__qualname__ or inspect.isgeneratorfunction(function):
+        return _by_hand(function, hints)
     own = FunctionType(
         function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
     )
@@ -127,8 +127,11 @@ def _strict(function: Any) -> Function:
     return beartype(own, conf=CONF)
 
 
-def _closure(function: Function, hints: Mapping[str, Any]) -> Function:
-    """A function that is made anew at every call of another: checked without code that is generated for it."""
+def _by_hand(function: Function, hints: Mapping[str, Any]) -> Function:
+    """Checked without code that is generated for it.
+
+    For a function that is made anew at every call of another, and for a generator, which beartype checks when it runs.
+    """
     signature = inspect.signature(function)
     stars = {p.name for p in signature.parameters.values() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
 

@@ -79,10 +79,10 @@ class Facts:
         return 0 if self.judged is None else sum(row["p_adjusted"] is not None for row in self.judged["sizes"])
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
 LONG = [name for name, options in RUNS.items() if "full" in options or name == "several" or "few" in name]
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in RUNS]
 )
