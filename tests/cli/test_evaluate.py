@@ -179,14 +179,14 @@ def test_changed_data_or_model_are_refused(
     traced: Path, kept: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights = tiny_folder / "model.safetensors"
-    kept = weights.read_bytes()
+    own = weights.read_bytes()
     tensors = load_file(weights)
     save_file({name: tensor * 1.01 for name, tensor in tensors.items()}, weights, metadata={"format": "pt"})
     try:
         assert run(["evaluate", str(traced)]) == 2
         assert "weights_sha256" in capsys.readouterr().err
     finally:
-        weights.write_bytes(kept)
+        weights.write_bytes(own)
     data = kept / "pairs.jsonl"
     whole = data.read_text()
     data.write_text(whole.replace('"target": 0', '"target": 1', 1))
