@@ -100,6 +100,11 @@ def donors_of(source: DonorSource, setting: Setting, pairs: Sequence[EncodedPair
     """The donor values of these pairs, computed now: of plain places as the source gives them, of features encoded.
 
     Raises InputError for a source of the user's own that records no run.
+
+    Args:
+        source: The donor source.
+        setting: Model, space and places.
+        pairs: The pairs, as tokens.
     """
     plain = tuple(place for place in setting.places if place.dictionary is None)
     held: list[PlacedDictionary] = list(dict.fromkeys(p.dictionary for p in setting.places if p.dictionary is not None))
