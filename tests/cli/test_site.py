@@ -12,6 +12,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from enum import Enum
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def test_what_is_in_the_reference_says_what_it_is() -> None:
 
 
 def test_every_parameter_of_a_public_name_is_explained() -> None:
-    """In its docstring, in that of its class, under the field, or where the protocol that a method follows explains it."""
+    """In its docstring, in that of its class, under the field, or in the protocol that a method follows."""
     silent = [f"{path}: {name}" for path, value in public().items() for name in unexplained(value)]
     assert silent == []
 
@@ -79,7 +80,7 @@ def unexplained(value: Any) -> Iterator[str]:
     fields = documented_fields(value)
     if not issubclass(value, Enum):
         yield from (name for name in parameters(value) if name not in fields and not says(doc, name))
-    for method, function in vars(value).items():
+    for method, function in list(vars(value).items()):
         function = getattr(function, "__func__", function)
         if inspect.isfunction(function) and not method.startswith("_") and method not in value.__annotations__:
             told = "\n".join([doc, *(inspect.getdoc(getattr(one, method, None)) or "" for one in (value, *PROTOCOLS))])
@@ -106,7 +107,7 @@ def documented_fields(value: type) -> set[str]:
             body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body  # type: ignore[attr-defined]
             found |= {
                 one.target.id
-                for one, doc in zip(body, body[1:], strict=False)
+                for one, doc in pairwise(body)
                 if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name) and is_text(doc)
             }
     return found
@@ -121,13 +122,20 @@ FRAGMENTS = ("What", "Of", "Those", "That", "Such", "They", "As", "These", "Who"
 
 
 def test_docstrings_say_what_a_thing_is_or_does() -> None:
-    poor = []
-    for path in sorted((ROOT / "src").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            for one in getattr(node, "body", []) if isinstance(getattr(node, "body", None), list) else []:
-                if is_text(one) and one.value.value.split(maxsplit=1)[:1] and opens_badly(one.value.value):
-                    poor.append(f"{path.relative_to(ROOT)}:{one.lineno}: {one.value.value.splitlines()[0]}")
+    poor = [
+        f"{path.relative_to(ROOT)}:{doc.lineno}: {doc.value.value.splitlines()[0]}"
+        for path in sorted((ROOT / "src").rglob("*.py"))
+        for doc in docstrings(ast.parse(path.read_text()))
+        if opens_badly(doc.value.value)
+    ]
     assert poor == []
+
+
+def docstrings(tree: ast.Module) -> Iterator[Any]:
+    """Of modules, classes and functions, and those under fields."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            yield from filter(is_text, node.body)
 
 
 def opens_badly(doc: str) -> bool:

@@ -45,7 +45,7 @@ class FeatureValues:
         return DonorFeatures(None, self.entries, self.whole, self.factor)
 
     def of_tokens(self, tokens: Int[Tensor, "token"]) -> FeatureValues:
-        """Those of some donor tokens, in their order; values that do not go by donor tokens are the same."""
+        """Return the values of some donor tokens, in their order; values that do not go by donor tokens stay."""
         if self.rows != "source":
             return self
         entries = None if self.entries is None else self.entries.rows(tokens)

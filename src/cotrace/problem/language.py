@@ -210,7 +210,7 @@ class LanguageProblem:
             full_swap=full_swap(parts.training, labels),
             **vars(parts),
         )
-        """What the problem is built of, for who judges and stores it; not kept stable."""
+        """The parts that the problem is built of, for those who judge and store it; not kept stable."""
         self._direction = wanted or preferred(self.inside.full_swap, mode, chosen)
         if mode == "keep":
             _ = parts.training.swing

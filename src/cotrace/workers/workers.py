@@ -249,7 +249,7 @@ class Workers:
         return self._once(model, lambda: Holding.of(model, plain)) if model.dictionaries else plain
 
     def _once(self, known: Any, make: Callable[[], Any]) -> Sent:
-        """What belongs to something that lives here, sent once in its life."""
+        """Data of something that lives here, sent once in its life."""
         if known not in self._models:
             self._models[known] = self._put(make())
         return self._models[known]
