@@ -107,17 +107,32 @@ class Problem:
         raise NotImplementedError
 
     def effects(self, masks: Float[Tensor, "*mask n"], examples: Examples = None) -> Float[Tensor, "*mask example"]:
-        """Per-example effect of one mask [n] or several [mask, n], in file order. InputError where there is none."""
+        """Per-example effect of one mask or several, in file order. InputError where there is none.
+
+        Args:
+            masks: One mask [n] or several [mask, n], from 0 (own value) to 1 (donor's value).
+            examples: Indices of training pairs; None for all.
+        """
         raise NotImplementedError
 
     def value(self, masks: Float[Tensor, "*mask n"]) -> Float[Tensor, "*mask"]:
-        """The reported aggregate on all training pairs, for one mask or several."""
+        """The reported aggregate on all training pairs, for one mask or several.
+
+        Args:
+            masks: One mask [n] or several [mask, n], from 0 (own value) to 1 (donor's value).
+        """
         raise NotImplementedError
 
     def gradient(
         self, z: Float[Tensor, "n"], objective: Loss | None = None, examples: Examples = None
     ) -> Float[Tensor, "n"]:
-        """Gradient of the mean of ``objective(effects)``, or of the reported aggregate; exact over ``examples``."""
+        """Gradient of the mean of ``objective(effects)``, or of the reported aggregate; exact over ``examples``.
+
+        Args:
+            z: Soft mask [n], from 0 to 1.
+            objective: Differentiable function of the effects; None for the reported aggregate.
+            examples: Indices of training pairs; None for all.
+        """
         raise NotImplementedError
 
     @attribute
@@ -136,7 +151,11 @@ class Problem:
         return self
 
     def heldout_of(self, judge_pairs: int | str) -> Problem | None:
-        """The same problem on so many held-out pairs, or ``"all"``. Raises InputError where they are settled."""
+        """The same problem on other held-out pairs. Raises InputError where these are settled.
+
+        Args:
+            judge_pairs: At most so many pairs, or ``"all"``.
+        """
         raise InputError(
             f"judge_pairs={judge_pairs}: the pairs that judge {self.task} are settled where it is made; give "
             "judge_pairs to each LanguageProblem that it is made of"
@@ -183,19 +202,31 @@ class Problem:
         return ()
 
     def side_values(self, masks: Float[Tensor, "*mask n"]) -> Float[Tensor, "*mask side"]:
-        """Values that constraints bound, one column each; no columns where there are none."""
+        """Values that constraints bound, one column each; no columns where there are none.
+
+        Args:
+            masks: One mask [n] or several [mask, n], from 0 (own value) to 1 (donor's value).
+        """
         return torch.zeros(*torch.as_tensor(masks).shape[:-1], 0)
 
     def value_and_effects(
         self, masks: Float[Tensor, "*mask n"]
     ) -> tuple[Float[Tensor, "*mask"], Float[Tensor, "*mask example"] | None]:
-        """Both from one evaluation; no effects where one evaluation does not give both."""
+        """Both from one evaluation; no effects where one evaluation does not give both.
+
+        Args:
+            masks: One mask [n] or several [mask, n], from 0 (own value) to 1 (donor's value).
+        """
         return self.value(masks), None
 
     def input_gradient(self, share: float, examples: Examples = None) -> Float[Tensor, "n"]:
         """Gradient along donor minus base activations, with token embeddings so much the donor's: EAP-IG on nodes.
 
-        ``share`` 0 is the base prompt, 1 the counterfactual. Raises InputError where there are no such inputs.
+        Raises InputError where there are no such inputs.
+
+        Args:
+            share: 0 for the base prompt, 1 for the counterfactual.
+            examples: Indices of training pairs; None for all.
         """
         raise InputError(f"{self.task} has no inputs to interpolate; use at='integrated'")
 
@@ -205,7 +236,12 @@ class Problem:
         return False
 
     def redrawn(self, masks: Float[Tensor, "mask n"], counts: Iterable[Any]) -> Float[Tensor, "mask draw"]:
-        """The value with each pair counting as often as each row [draw, example] of these blocks says; InputError."""
+        """The value on resampled pairs. Raises InputError where the metric has an effect of each pair.
+
+        Args:
+            masks: Masks [mask, n], from 0 to 1.
+            counts: Blocks of rows [draw, example] that say how often each pair counts.
+        """
         raise InputError(f"{self.metric} has an effect of each pair: resample effects")
 
     @attribute
@@ -214,7 +250,11 @@ class Problem:
         return False
 
     def reported(self, masks: Float[Tensor, "*mask n"]) -> Float[Tensor, "*mask"]:
-        """The metric as people read it, under one mask or several: hard where ``value`` is soft."""
+        """The metric as people read it, under one mask or several: hard where ``value`` is soft.
+
+        Args:
+            masks: One mask [n] or several [mask, n], from 0 (own value) to 1 (donor's value).
+        """
         return self.value(masks)
 
     @attribute

@@ -26,6 +26,9 @@ class WeightedSum(Problem):
     problem's own) so that their mean by ``weights``, those of the pairs, is the value. This leaves them as they are
     where sizes and weights are equal and weights add up to 1. ``shares`` are the problems' weights. Metrics of the
     whole set have no effects; then only value and gradient are given.
+
+    Args:
+        parts: (weight, problem) of each, at least two; weights are finite and above 0.
     """
 
     direction: Direction = "maximise"
@@ -180,6 +183,10 @@ class WeightedSum(Problem):
         """Scaled effects of all problems' examples; their mean by ``weights`` is the value.
 
         Raises InputError where a metric has none.
+
+        Args:
+            masks: One mask [n] or several [mask, n].
+            examples: Indices into the examples of all problems, one problem after another; None for all.
         """
         found = []
         for i, part in self._split(examples):
@@ -191,7 +198,13 @@ class WeightedSum(Problem):
     def gradient(
         self, z: Float[Tensor, "n"], objective: Loss | None = None, examples: Examples = None
     ) -> Float[Tensor, "n"]:
-        """Gradient of the mean of ``objective(effects)``, or of the value."""
+        """Gradient of the mean of ``objective(effects)``, or of the value.
+
+        Args:
+            z: Soft mask [n], from 0 to 1.
+            objective: Differentiable function of the effects; None for the value.
+            examples: Indices into the examples of all problems; None for all.
+        """
         parts = self._split(examples)
         count = self.size if examples is None else sum(len(part or ()) for _, part in parts)
         total = torch.zeros(len(self.space), dtype=torch.float64)

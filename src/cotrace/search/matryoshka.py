@@ -53,6 +53,7 @@ class Matryoshka(Search):
     updates: int = 500
     """Steps of Adam."""
     lr: float = 0.05
+    """Learning rate of Adam."""
     temperature: float = 0.5
     """Temperature of the sigmoid in the first step, in units of the scores."""
     final_temperature: float | None = None
