@@ -29,14 +29,14 @@ PYTHON = (
     (r"dictionaries=ct\.load_dictionaries\(FOLDER\)", "--dictionaries FOLDER"),
     (r"PGBCT\((\w+)=(\w+)\)", r"--option.pgbct.\1 \2"),
 )
-"""What Python's reader is told to do -> what does it on the command line."""
+"""Remedies in Python's words -> the same in the command line's."""
 _VALUE = r"(?:'([^']*)'|\"([^\"]*)\"|(-?[\w./+]*\w))"
 ON_SCREEN = Parameter(group=Group("What is shown", sort_key=5), negative="", show_default=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Said:
-    """What goes to the screen."""
+    """The options that decide the output on the screen."""
 
     quiet: Annotated[bool, ON_SCREEN] = False
     """Say nothing but errors."""
@@ -53,11 +53,11 @@ class Show(Said):
 
 
 SAID, SHOWN = Said(), Show()
-"""What is shown where nothing is said of it."""
+"""Defaults shown in the help where the field itself has none."""
 
 
 PLAIN, ALONE = SourceOptions(), WorkerOptions()
-"""Where nothing is said of weights and data, and of workers."""
+"""Defaults of the options of weights and data, and of workers."""
 
 Flat = Parameter(name="*")
 Handed = Annotated[WorkerOptions, Flat]
@@ -65,7 +65,7 @@ Sourced = Annotated[SourceOptions, Flat]
 Options = Annotated[RunConfig, Flat]
 Showing = Annotated[Show, Flat]
 Saying = Annotated[Said, Flat]
-"""For commands whose figures go to a file as well: their --json names it."""
+"""Option of commands whose figures go to a file as well: their --json names it."""
 ConfigFile = Annotated[Path | None, Parameter(group=Group("The run", sort_key=4))]
 DryRun = Annotated[bool, Parameter(group=Group("The run", sort_key=4), negative="", show_default=False)]
 Trusting = Annotated[bool, Parameter(name="--trust-remote-code", negative="", show_default=False)]

@@ -1,4 +1,4 @@
-"""From settings to parts: pairs are encoded and divided, donors recorded, scorers built; and the plan."""
+"""Building a problem from its settings: pairs are encoded and divided, donors recorded, scorers built; and the plan."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def records_alone(source: DonorSource) -> bool:
 
 @dataclass(frozen=True)
 class Builder:
-    """What all parts of a problem have in common."""
+    """The settings that all parts of a problem share."""
 
     model: LanguageModel
     space: ComponentSpace
@@ -69,7 +69,7 @@ class Builder:
 
     @property
     def hosts(self) -> tuple[Place, ...]:
-        """The places whose values a run records: those of dictionaries in the stead of their features."""
+        """The places whose values a run records: dictionaries' places in place of their features."""
         pairs = ((place,) if place.dictionary is None else place.dictionary.hosts for place in self.places)
         return tuple(dict.fromkeys(place for hosts in pairs for place in hosts))
 
@@ -175,7 +175,7 @@ def subset_of(
 
 
 def judging(heldout: Sequence[int], labels: Sequence[str], given: JudgePairs, seed: int) -> list[int]:
-    """Of the held-out pairs those that judge, whole groups drawn by seed. Raises InputError."""
+    """Return the held-out pairs that judge, whole groups drawn by seed. Raises InputError."""
     if isinstance(given, str) and given != "all":
         raise InputError(f"judge_pairs is {given!r}: give a number of pairs, or 'all'")
     count = given if isinstance(given, int) else None
@@ -243,10 +243,10 @@ class Settled:
     training: Sequence[int]
     heldout: Sequence[int]
     judged: Sequence[int]
-    """Of the held-out pairs those that judge."""
+    """Held-out pairs that judge."""
     audit: Sequence[int]
     subset: Sequence[int] | None
-    """Of the training pairs those that searches see; None for all."""
+    """Training pairs that searches see; None for all."""
 
 
 def settle(

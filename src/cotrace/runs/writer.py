@@ -192,7 +192,7 @@ class Begun:
 
     @property
     def checkpoints(self) -> Checkpoints:
-        """Those of this run."""
+        """Checkpoints of this run."""
         return Checkpoints(self.folder, identity(self.config, options_in(self.folder)))
 
     def prepared(self, state: RunState) -> Prepared:

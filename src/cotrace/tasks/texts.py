@@ -37,7 +37,7 @@ def demo_bias() -> Task:
 
 
 def demo_agreement() -> Task:
-    """Is or are after a subject and a distracting noun, in the words of the demo model."""
+    """*Is* or *are* after a subject and a distracting noun, in the words of the demo model."""
     return _demo("agreement")
 
 

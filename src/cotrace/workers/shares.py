@@ -53,7 +53,7 @@ class Shared:
 
     @classmethod
     def of(cls, donors: ConstantDonors | PositionDonors | ScaledDonors) -> Shared:
-        """These values."""
+        """Return these values."""
         if isinstance(donors, ScaledDonors):
             return cls(donors)
         return cls(None, type(donors), _unplaced(donors.values))
@@ -76,7 +76,7 @@ class Given:
 
     @classmethod
     def of(cls, donors: RecordedDonors) -> Given:
-        """These values."""
+        """Return these values."""
         return cls(_unplaced(donors.values), _unplaced(donors.patterns), donors.lengths, donors.starts)
 
     def at(self, places: Sequence[Place], device: torch.device) -> RecordedDonors:
@@ -117,16 +117,16 @@ def _not_sendable(scorer: Scorer, donors: Donors) -> InputError:
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """What all batches of a scorer have in common."""
+    """Data that all batches of a scorer share."""
 
     model: Sent
     space: ComponentSpace
     source: DonorSource | None
     """Records donor values on the worker; None where they come from here."""
     shared: Shared | None
-    """Those that are the same for all pairs; others that come from here are with their batch."""
+    """Values that are the same for all pairs; others that come from here are with their batch."""
     packing: Packing
-    """As the donor runs were cut."""
+    """Packing of the donor runs."""
     mean: bool
     reads: Reads
     columns: int
@@ -188,7 +188,7 @@ class Cut:
         self._batches: WeakKeyDictionary[Layout, Sent] = WeakKeyDictionary()
 
     def batch(self, layout: Layout) -> Sent:
-        """What a worker needs to run it; put in the store once."""
+        """The batch's data for a worker; put in the store once."""
         if layout not in self._batches:
             self._batches[layout] = self._put(self._made(layout))
         return self._batches[layout]
@@ -277,11 +277,11 @@ STORED_FLOATS = 4
 
 @dataclass(frozen=True)
 class Costs:
-    """What a run takes with so many workers."""
+    """Time, memory and traffic of a run with so many workers."""
 
     workers: int
     seconds: float
-    """With all of them as fast as this process, none lost."""
+    """Seconds, with all workers as fast as this process and none lost."""
     share_s: float
     """Share of the time of one process that is left: what the last round of batches leaves idle is counted."""
     worker_bytes: int
@@ -289,11 +289,11 @@ class Costs:
     store_bytes: int
     """Tokens of all batches and of their donor runs; of a model that was made in memory, its weights too."""
     round_bytes: int
-    """What one gradient sends and brings, all batches together."""
+    """Bytes that one gradient sends and brings, all batches together."""
 
 
 def costs(problem: LanguageProblem, seconds: float, workers: int) -> Costs:
-    """From the plan and the seconds of one process; nothing is run and no worker begun."""
+    """Predict the costs from the plan and the seconds of one process; nothing is run and no worker begun."""
     scorers = list(_scorers(problem))
     batches = len(problem.training.scorer.all_layouts)
     share = math.ceil(batches / workers) / batches
@@ -321,7 +321,7 @@ def _donor_bytes(model: LanguageModel, space: ComponentSpace, scorer: Scorer) ->
 
 
 def _stored_bytes(scorer: Scorer) -> int:
-    """Of all batches of a scorer: each is put in the store once, and fetched by who runs it."""
+    """Return the stored bytes of all batches of a scorer: each is put in the store once, and fetched by who runs it."""
     total, numbers = 0, count()
 
     def put(value: Batch | Runs) -> Sent:
@@ -336,7 +336,7 @@ def _stored_bytes(scorer: Scorer) -> int:
 
 
 def layout_bytes(layout: Layout) -> int:
-    """Of the tensors of a layout and of those beside it."""
+    """Return the bytes of the tensors of a layout and of those beside it."""
     own = [getattr(layout, field.name) for field in fields(layout)]
     tensors = [*(one for one in own if isinstance(one, Tensor)), *layout.roles.values()]
     return sum(one.numel() * one.element_size() for one in tensors) + sum(map(layout_bytes, layout.beside))
