@@ -67,6 +67,6 @@ def test_a_finished_run_of_an_earlier_version_is_read(
     made_earlier(folder)
     Manifest.of(folder).write()
     found = ct.open_run(folder)
-    assert (found.frontier.search, found.frontier.sizes, found.config.layers) == ("greedy", (1, 2, 3, 4), None)
+    assert (found.frontier.search, found.frontier.sizes, found.config.layers) == ("greedy", [1, 2, 3, 4], None)
     assert run(["verify", str(folder), "--quiet"]) == 0, capfd.readouterr().err
     assert run(["report", str(folder), "--quiet"]) == 0
