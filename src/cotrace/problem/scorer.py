@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cotrace.batches import EncodedPair, Layout, Packing, answer_layouts
-from cotrace.components import OF_DICTIONARIES, ComponentSpace
+from cotrace.components import ComponentSpace
 from cotrace.donors import Donors, DonorSource
 from cotrace.donors.recorded import Spot
 from cotrace.errors import InputError, NonFiniteError
@@ -87,15 +87,6 @@ def executing(executor: Executor) -> Iterator[None]:
         yield
     finally:
         EXECUTOR.reset(before)
-
-
-def check_travels(space: ComponentSpace) -> None:
-    """Raise InputError for components that only this process can run: workers hold models without dictionaries."""
-    if not OF_DICTIONARIES.isdisjoint(space.sites):
-        raise InputError(
-            "feature and error are parts of a dictionary, which workers do not hold: leave workers out, or take other "
-            "sites"
-        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -131,8 +131,6 @@ def check_workers(config: RunConfig) -> None:
     from cotrace.workers.cluster import check_address, ray_module
     from cotrace.workers.workers import MAX_RESTARTS, check_asked
 
-    if config.dictionaries:
-        raise InputError("workers hold no dictionaries: leave workers out, or dictionaries and the sites made of them")
     restarts = MAX_RESTARTS if config.max_restarts is None else config.max_restarts
     check_asked(config.workers or 0, config.worker_gpus or 0, restarts)
     ray = ray_module()
