@@ -33,6 +33,15 @@ def test_the_command_line_page_names_every_option(command: str, capsys: pytest.C
     assert {option for option in shown if f"`{option}" not in page} == set()
 
 
+def test_the_table_of_options_is_the_list_of_a_run_s(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each row is an option of ``RunConfig`` or of the two commands, and none is missing."""
+    page = (ROOT / "docs" / "cli.md").read_text()
+    table = page.partition("## Options of `trace` and `compare`")[2].partition("\n\n")[0]
+    listed = re.findall(r"`(--[a-z][a-z-]+)[^`]*`", "\n".join(row.split(" | ")[0] for row in table.splitlines()))
+    assert len(listed) == len(set(listed))
+    assert {*listed} == options_of("trace", capsys) - {"--help"}
+
+
 def test_the_command_line_page_names_every_command_and_column() -> None:
     page = (ROOT / "docs" / "cli.md").read_text()
     for command in build():

@@ -20,7 +20,7 @@ from cotrace.runs import RunDirectory
 from cotrace.runs.campaign import REPORT, SUMMARY, Campaign, Cell, Outcome, read_grid, tables
 from cotrace.runs.config import RunConfig
 from cotrace.runs.directory import CONFIG, locked, write_atomically
-from cotrace.runs.prepare import check_names, load_task, one_crew, prepare
+from cotrace.runs.prepare import check_names, one_crew, prepare
 from cotrace.runs.result_files import StoredRun
 from cotrace.runs.writer import Begun
 from cotrace.tasks import named
@@ -203,11 +203,12 @@ class Asked:
     def config(self, name: str) -> RunConfig:
         """The run of one setting. Raises InputError where its data are not there."""
         setting = SETTINGS[name]
-        options: dict[str, Any] = {**self.model, **setting.own, "task": setting.task, "sites": setting.sites}
-        if setting.needs_data:
-            options["data"] = str(self._folder(name))
+        data = str(self._folder(name)) if setting.needs_data else None
+        options: dict[str, Any] = {**self.model, "data": data, "split": None, "conventions": None, **setting.own}
         return RunConfig(
             **options,
+            task=setting.task,
+            sites=setting.sites,
             searches=self.methods or METHODS,
             search_pairs=self.search_pairs,
             max_size=self.max_size,
@@ -232,7 +233,7 @@ def reproduce(asked: Asked, *, quiet: bool = False, as_json: bool = False) -> No
     """Run every setting that is not finished, each in a folder of its own, and write the page. Raises CotraceError."""
     configs = {name: asked.config(name) for name in asked.names}
     for config in configs.values():  # every name and file is seen before the first model is loaded
-        check_names(config, load_task(config))
+        check_names(config, config.load_task())
     screen = Screen(quiet, as_json)
     for name, config in configs.items():
         folder = Path(str(config.out))

@@ -28,7 +28,7 @@ from cotrace.run_folder.folder import REDACTED, REPORT, material_of
 from cotrace.runs.addenda import prepare_again, with_effects
 from cotrace.runs.directory import write_atomically
 from cotrace.runs.manifest import add_files, holds
-from cotrace.runs.prepare import load, use_threads
+from cotrace.runs.prepare import use_threads
 from cotrace.runs.result_files import SHARE, StoredRun, enough
 from cotrace.text.escape import visible, visible_json
 from cotrace.text.files import new_file, parse_json, read_text
@@ -107,7 +107,7 @@ class Source:
     def model(self) -> LanguageModel:
         """The run's model."""
         quiet_libraries()
-        model = load(self.run.config)
+        model = self.run.config.load_model()
         use_threads(self.run.config, model)
         return model
 
@@ -115,8 +115,7 @@ class Source:
         """The question of the run; ``model`` is what the other tool calls the model."""
         config = self.run.config
         known = {"revision": config.revision, "donors": config.donor_words, "align": config.align}
-        parts = ("holdout", "audit", "split_by", "seed", "search_pairs", "judge_pairs")
-        split = Division(**{name: getattr(config, name) for name in parts}).words
+        split = Division(**config.taken_by(Division)).words
         return interchange.About.of(self.frontier, model, positions=config.positions, split=split, **known)
 
 

@@ -279,9 +279,10 @@ def _config(
     problem: LanguageProblem, frontiers: Sequence[Frontier], task: str, options: Mapping[str, Mapping[str, Any]]
 ) -> RunConfig:
     """The problem's question as options. Raises InputError for what has no name."""
-    question, manner, division, data = problem.question, problem.manner, problem.division, problem.source_task
-    target = problem.target
+    question, data, target = problem.question, problem.source_task, problem.target
+    own = {**problem.manner, **asdict(problem.division), "align": question["align"], "positions": question["positions"]}
     return RunConfig(
+        **{name: own[name] for name in own.keys() & RunConfig.__dataclass_fields__.keys()},
         model=_model_name(problem.model),
         revision=problem.model.revision,
         dtype=cast("Any", str(problem.model.dtype).removeprefix("torch.")),
@@ -293,18 +294,7 @@ def _config(
         metric=_named("metric", problem.metric_name, metric_named),
         mode=problem.mode,
         direction=frontiers[0].direction if target is None else f"target={target!r}",
-        align=question["align"],
-        positions=question["positions"],
-        prepend_bos=manner["prepend_bos"],
-        template_options=dict(manner["template_arguments"] or {}),
-        holdout=float(division.holdout),
-        audit=float(division.audit),
-        split_by=division.split_by,
-        search_pairs=division.search_pairs,
-        seed=division.seed,
-        batch_tokens=manner["batch_tokens"],
-        memory=manner["memory"],
-        checkpointing=manner["checkpointing"],
+        template_options=dict(own["template_arguments"] or {}),
         searches=tuple(one.search for one in frontiers if one.search in SEARCHES),
         search_options={name: dict(settings) for name, settings in options.items()},
         max_size=max(one.sizes[-1] for one in frontiers),

@@ -12,13 +12,12 @@ import torch
 
 from cotrace.components import Site
 from cotrace.evaluation.setup import LEVELS, plan
-from cotrace.models import model_config
 from cotrace.problem.language import LanguageProblem
 from cotrace.problem.losses import SumLoss
 from cotrace.problem.scorer import Scorer
 from cotrace.prompts import PromptPair, Task
 from cotrace.prompts.pair import chat_words
-from cotrace.runs.config import TRUSTED, RunConfig
+from cotrace.runs.config import RunConfig
 from cotrace.search import Search
 
 TOKENS_PER_WORD = 1.4
@@ -93,10 +92,7 @@ def outlook(config: RunConfig, task: Task, searches: Sequence[Search]) -> Outloo
     """Return the work of a run; None where the model's configuration does not show it. Raises ModelError."""
     if config.dictionaries:  # how many features are active only the model shows
         return None
-    trusted = config.trust_remote_code or TRUSTED.get()
-    shape = Shape.of(
-        model_config(config.model, revision=config.revision, trust_remote_code=trusted, gguf_file=config.gguf)
-    )
+    shape = Shape.of(config.model_config())
     n = None if shape is None else shape.components(config.sites or task.sites)
     if shape is None or n is None:
         return None

@@ -12,7 +12,6 @@ from typing import Literal
 import torch
 
 from cotrace import tasks
-from cotrace.donors import donor_source
 from cotrace.errors import InputError
 from cotrace.metrics import Answers, metric_named
 from cotrace.problem import Constrained, Constraint, LanguageProblem, Problem, WeightedSum, side_problem
@@ -94,23 +93,11 @@ def goal_of(config: RunConfig, problem: LanguageProblem, sides: tuple[Sequence[S
 
 
 def _term(config: RunConfig, problem: LanguageProblem, term: Side) -> LanguageProblem:
-    own = term.task is problem.source_task
-    return LanguageProblem(
-        problem.model,
-        term.task,
-        sites=problem.space,
-        donors=donor_source(config.donors or term.task.donors) if own else None,
-        metric=term.metric,
-        direction=term.direction,
-        mode=config.mode,
-        holdout=config.holdout,
-        audit=config.audit,
-        split_by=config.split_by,
-        seed=config.seed,
-        positions=config.positions if own else "prompt",
-        align=config.align if own else "exact",
-        **problem.manner,
-    )
+    asked = config.problem(problem.model, term.task) | {"sites": problem.space, "layers": None}
+    asked |= {"metric": term.metric, "direction": term.direction, "search_pairs": None, "judge_pairs": None}
+    if term.task is not problem.source_task:
+        asked |= {"donors": None, "positions": "prompt", "align": "exact"}
+    return LanguageProblem(**asked | problem.manner)
 
 
 def _constraint(config: RunConfig, problem: LanguageProblem, bound: Side) -> Constraint:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import stats
+from scipy.special import ndtr, ndtri, stdtrit  # scipy.stats has the same functions, and takes a second to load
 
 from cotrace.statistics._resampling import FEWEST_UNITS, RESAMPLES, Effects, Units, blocks
 
@@ -203,11 +203,11 @@ def _bca(
         return value, value
     alike = 1e-6 * np.ptp(there)  # a resample of the same units has the same value but for rounding
     below = (np.sum(there < value - alike) + np.sum(there <= value + alike)) / (2 * len(there))
-    centre = stats.norm.ppf(np.clip(below, 1 / len(there), 1 - 1 / len(there)))
+    centre = ndtri(np.clip(below, 1 / len(there), 1 - 1 / len(there)))
     count, strata = int(units.weighed.sum()), len(np.unique(units.strata[units.weighed]))
     level = widened(count, strata, confidence)
-    shifted = centre + np.array([-1, 1]) * stats.norm.ppf((1 + level) / 2)
-    at = stats.norm.cdf(centre + shifted / np.maximum(1 - pull * shifted, 1e-9))
+    shifted = centre + np.array([-1, 1]) * ndtri((1 + level) / 2)
+    at = ndtr(centre + shifted / np.maximum(1 - pull * shifted, 1e-9))
     low, high = np.quantile(there, at)
     return float(low), float(high)
 
@@ -232,5 +232,5 @@ def widened(count: int, strata: int = 1, confidence: float = CONFIDENCE) -> floa
     the expanded percentile interval); every stratum costs a degree of freedom.
     """
     free = count - strata
-    quantile = np.sqrt(count / free) * stats.t.ppf((1 + confidence) / 2, free)
-    return float(2 * stats.norm.cdf(quantile) - 1)
+    quantile = np.sqrt(count / free) * stdtrit(free, (1 + confidence) / 2)
+    return float(2 * ndtr(quantile) - 1)
