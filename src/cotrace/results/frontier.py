@@ -16,7 +16,7 @@ from cotrace.results.effects import Bound, EffectTable, HardFigure
 from cotrace.results.frontier_file import Tables, load_frontier, save_frontier
 from cotrace.results.result_forms import COLUMNS, ORIGIN, TUPLES, check_form, names_in
 from cotrace.results.selection import MEMBER_COLUMNS, Selection, changes, member_rows
-from cotrace.results.table import Table, number, ranges, without_empty
+from cotrace.results.table import Table, number, ranges
 from cotrace.statistics import interval_text
 from cotrace.text import escape
 from cotrace.validation import checked, guarded
@@ -341,7 +341,7 @@ def frontier_table(frontier: Frontier, most: int | None = None) -> Table:
     sides = [head for bound in frontier.bounds for head in (bound.name, f"{bound.name}, held out")]
     columns = ("k", "effect", "held out", "interval", "p", "forward-eq.", "level", "level, held out", *sides, ADDED)
     title = f"{frontier.search} ({frontier.mode}): {frontier.metric} on {frontier.task}, {frontier.direction}"
-    return without_empty(Table(title + _gaps(frontier), columns, rows, frozenset({len(columns) - 1})))
+    return Table(title + _gaps(frontier), columns, rows, frozenset({len(columns) - 1})).without_empty()
 
 
 def _beside(frontier: Frontier, selection: Selection) -> list[str]:

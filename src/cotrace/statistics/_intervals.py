@@ -26,9 +26,10 @@ Statistic = Callable[[Sequence[np.ndarray]], np.ndarray]
 """Sums [set, ...] of several columns -> a number [set, ...]."""
 
 
-def interval_text(interval: Interval | None, form: str = "+.3g") -> str:
-    """Such as ``+0.12 .. +0.34``; empty where there is none."""
-    return "" if interval is None else f"{interval[0]:{form}} .. {interval[1]:{form}}"
+def interval_text(interval: Interval | None, form: str | Callable[[float], str] = "+.3g", between: str = " .. ") -> str:
+    """Such as ``+0.12 .. +0.34``, each end written by ``form``; empty where there is none."""
+    show = form if callable(form) else lambda end: f"{end:{form}}"
+    return "" if interval is None else between.join(map(show, interval))
 
 
 def covers(interval: Interval | None, value: float = 0.0) -> bool:

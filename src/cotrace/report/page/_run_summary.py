@@ -13,6 +13,8 @@ import yaml
 from cotrace import shipped
 from cotrace.components import ERROR_SITES, FEATURE_SITES
 from cotrace.report.page.inputs import Material, figure_of
+from cotrace.results.table import in_words, shorten
+from cotrace.statistics import interval_text
 
 PLACES = {
     "memory": "in memory",
@@ -71,7 +73,6 @@ def _size(count: int) -> str:
     return f"{count / 2**20:,.1f} MiB" if count >= 2**20 else f"{count / 2**10:,.1f} KiB"
 
 
-MOST_NAMES = 12
 SAID = {
     *("summary", "metric", "direction", "components", "space"),
     *("pairs_training", "pairs_searched", "pairs_heldout", "pairs_judged", "pairs_audit", "pairs_refused"),
@@ -125,8 +126,7 @@ def short_name(name: str) -> str:
 
 def parts_words(material: Material) -> str:
     """What the components are, in words."""
-    words = list(dict.fromkeys(UNIT_WORDS[site.value] for site in material.first.space.sites))
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+    return in_words(dict.fromkeys(UNIT_WORDS[site.value] for site in material.first.space.sites))
 
 
 def headlines(material: Material) -> Iterator[Headline]:
@@ -138,9 +138,12 @@ def headlines(material: Material) -> Iterator[Headline]:
     effect = chosen.effect_heldout if unseen else chosen.effect
     full = first.full_effect_heldout if unseen else first.full_effect
     where = "held-out pairs" if unseen else "the training pairs"
-    interval = "" if chosen.interval is None else ", 95 % interval {:+.3g} to {:+.3g}".format(*chosen.interval)
+    interval = interval_text(chosen.interval, between=" to ")
     what = "change of" if first.mode == "swap" else "faithfulness of"
-    yield Headline(figure_of(effect), f"{what} {first.metric.replace('_', ' ')} on {where}{interval}")
+    yield Headline(
+        figure_of(effect),
+        f"{what} {first.metric.replace('_', ' ')} on {where}" + (interval and f", 95 % interval {interval}"),
+    )
     if (hard := first.hard(chosen, heldout=unseen)) is not None:
         level = f"{first.metric.replace('_', ' ')} as people read it, {where}"
         yield Headline(hard.words.replace("->", "\u2192"), level)
@@ -158,8 +161,7 @@ def verdict(material: Material) -> tuple[str, ...]:
     if material.judged is not None:
         return tuple(map(spaced, material.judged.verdict))
     first, chosen = material.first, material.chosen
-    more = "" if chosen.k <= MOST_NAMES else f" and {chosen.k - MOST_NAMES} more"
-    names = ", ".join(chosen.components[:MOST_NAMES]) + more
+    names = shorten(chosen.components, between=", ")
     does = f"{chosen.k:,} of {len(first.space):,} components have {figure_of(chosen.effect)}"
     return (f"{first.search} found that {does}, where all together have {figure_of(first.full_effect)}: {names}.",)
 

@@ -16,6 +16,7 @@ import altair as alt
 from cotrace.report.page._size_effects import MOST_POINTS, rounded, spread
 from cotrace.report.page.inputs import PART_WORDS, Material, level, quantity
 from cotrace.results import Frontier, Tradeoff
+from cotrace.statistics import interval_text
 
 if TYPE_CHECKING:
     from cotrace.evaluation import Evaluation
@@ -203,7 +204,7 @@ def _points(frontier: Frontier, part: str) -> Iterator[Spec]:
         row |= {"interval": "not computed", "p": "not computed"}
         if part == "heldout" and one.interval is not None:
             low, high = one.interval
-            row |= {"low": rounded(low), "high": rounded(high), "interval": f"{low:+.3g} to {high:+.3g}"}
+            row |= {"low": rounded(low), "high": rounded(high), "interval": interval_text(one.interval, between=" to ")}
         if one.p_value is not None:
             row["p"] = f"{one.p_value:.3g}"
         yield row

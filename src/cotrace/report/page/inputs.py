@@ -19,6 +19,7 @@ from cotrace.prompts.pair import PromptPair, given_fields, values_of
 from cotrace.report.page.plain import Edited, Plain, sentences
 from cotrace.results import Frontier, Selection, Tradeoff
 from cotrace.results.effects import EffectTable
+from cotrace.results.table import number
 from cotrace.text.escape import visible_json
 from cotrace.text.files import parse_json
 
@@ -52,7 +53,7 @@ def level(frontier: Frontier) -> str:
 
 def figure_of(value: float | None) -> str:
     """A signed figure with three significant digits."""
-    return "not computed" if value is None else f"{value:+.3g}"
+    return number(value, digits=3) or "not computed"
 
 
 def wrapped(text: str, inches: float, size: float) -> list[str]:

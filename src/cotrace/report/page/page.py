@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.resources import files
@@ -27,6 +27,7 @@ from cotrace.report.page.inputs import PART_WORDS, Material, figure_of, heading
 from cotrace.report.page.members import member_cards, pattern_data
 from cotrace.report.page.plain import sentences
 from cotrace.results.effects import HardFigure
+from cotrace.statistics import Interval, interval_text
 from cotrace.text.escape import visible, visible_in
 
 LIMIT_BYTES = 6 * 2**20
@@ -187,6 +188,15 @@ def _hard(found: HardFigure | None) -> str:
     return f"{arrow} (the soft form goes the other way)" if found.disagrees else arrow
 
 
+def points(share: float) -> str:
+    """A change of a share in percentage points."""
+    return f"{100 * share:+.1f}"
+
+
+def _bracketed(interval: Interval | None, form: Callable[[float], str]) -> str:
+    return "" if interval is None else f"[{interval_text(interval, form, ', ')}]"
+
+
 def _is_known(rows: Iterable[Row], key: str) -> bool:
     """Whether a column has anything in it."""
     return any(getattr(row, key) is not None for row in rows)
@@ -262,8 +272,8 @@ def _environment() -> Environment:
     made.filters["hard"] = _hard
     made.filters["spaced"] = run_summary.spaced
     made.filters["percent"] = percent
-    made.filters["points"] = lambda value: f"{100 * value:+.1f}"
-    made.filters["range"] = lambda value: "" if value is None else f"[{percent(value[0])}, {percent(value[1])}]"
-    made.filters["spread"] = lambda value: "" if value is None else f"[{100 * value[0]:+.1f}, {100 * value[1]:+.1f}]"
-    made.filters["between"] = lambda value: "" if value is None else "{:+.3g} to {:+.3g}".format(*value)
+    made.filters["points"] = points
+    made.filters["range"] = lambda value: _bracketed(value, percent)
+    made.filters["spread"] = lambda value: _bracketed(value, points)
+    made.filters["between"] = lambda value: interval_text(value, between=" to ")
     return made
