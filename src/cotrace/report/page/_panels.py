@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from cotrace.components import Block, Component, ComponentSpace
-from cotrace.report.page.charts import CUTS, DIVERGING, Spec, bare, inks, rows_height, spec_of
+from cotrace.report.page.charts import CUTS, DIVERGING, Spec, bare, count_axis, inks, rows_height, spec_of
 from cotrace.report.page.inputs import Material
 from cotrace.statistics import Interval
 
@@ -127,7 +127,7 @@ def effects(panel: Panel, rows: Sequence[Spec], bound: float, *, legend: bool = 
 def density(layers: list[int], unit_word: str, description: str, rows: Sequence[Spec] | None = None) -> Spec:
     """Components chosen in each layer, where a cell for each would be too small to see."""
     base = alt.Chart(_cells(rows)).encode(
-        x=alt.X("count:Q", title=f"{unit_word}s chosen", axis=alt.Axis(tickMinStep=1, format=",d")),
+        x=alt.X("count:Q", title=f"{unit_word}s chosen", axis=count_axis()),
         y=alt.Y("layer:O", title="layer", scale=alt.Scale(domain=layers[::-1]), axis=bare()),
     )
     tips = [

@@ -80,7 +80,7 @@ def frontier(material: Material, part: str, *, legend: int = 0) -> Spec:
     if max((row["k"] for row in rows), default=1) > LOG_FROM:
         x = x.scale(type="log", nice=False)
     else:
-        x = x.axis(alt.Axis(grid=False, tickMinStep=1, format="d")).scale(zero=False, nice=False, padding=10)
+        x = x.axis(count_axis(grid=False)).scale(zero=False, nice=False, padding=10)
     y = alt.Y("effect:Q", title=quantity(material.first))
     names, shown = list(colours(material)), _legend(material, legend) if legend else None
     colour = alt.Color("search:N", scale=alt.Scale(domain=names, range=list(colours(material).values())), legend=shown)
@@ -153,7 +153,7 @@ def layers(frontier: Frontier, k: int) -> Spec:
     legend = alt.Legend(columns=2) if len(sites) > 1 else None
     bars = alt.Chart(alt.InlineData(values=rows)).mark_bar(height={"band": 0.75})
     chart = bars.encode(
-        x=alt.X("count:Q", title="components chosen", axis=alt.Axis(tickMinStep=1, format=",d")),
+        x=alt.X("count:Q", title="components chosen", axis=count_axis()),
         y=alt.Y("layer:O", title="layer", scale=alt.Scale(domain=places[::-1]), axis=bare()),
         color=alt.Color("site:N", scale=scale, legend=legend),
         order="order:Q",
@@ -260,7 +260,7 @@ def histogram(material: Material) -> Spec:
     chart = bars.encode(
         x=alt.X("low:Q", title=quantity(material.first), bin="binned", axis=alt.Axis(grid=False)),
         x2="high:Q",
-        y=alt.Y("count:Q", title="pairs", axis=alt.Axis(tickMinStep=1, format="d", tickCount=4)),
+        y=alt.Y("count:Q", title="pairs", axis=count_axis(tickCount=4)),
         tooltip=[
             alt.Tooltip("low:Q", title="from"),
             alt.Tooltip("high:Q", title="to"),
@@ -322,7 +322,7 @@ def cost(material: Material) -> Spec:
     rows = [{"search": one.search, "cost": rounded(one.forward_equivalents)} for one in material.frontiers]
     scale = alt.Scale(domain=list(colours(material)), range=list(colours(material).values()))
     base = alt.Chart(alt.InlineData(values=rows)).encode(
-        x=alt.X("cost:Q", title="forward-equivalents", axis=alt.Axis(tickCount=6, format=",d")),
+        x=alt.X("cost:Q", title="forward-equivalents", axis=count_axis(tickCount=6)),
         y=alt.Y("search:N", title=None, sort=None, axis=alt.Axis(domain=False, ticks=False)),
     )
     bars = base.mark_bar(cornerRadiusEnd=2).encode(color=alt.Color("search:N", scale=scale, legend=None))
@@ -382,6 +382,13 @@ def inks() -> alt.Color:
 def bare(labels: bool = True) -> alt.Axis:
     """An axis of labels alone."""
     return alt.Axis(domain=False, ticks=False, labels=labels, labelAngle=0)
+
+
+def count_axis(**more: Any) -> alt.Axis:
+    """An axis of counts, with ticks at whole numbers alone. Vega's tickMinStep still lets halves through."""
+    between = {"condition": {"test": "datum.value % 1 !== 0", "value": 0}, "value": 1}
+    label = "datum.value % 1 === 0 ? datum.label : ''"
+    return alt.Axis(tickMinStep=1, format=",d", labelExpr=label, tickOpacity=between, gridOpacity=between, **more)
 
 
 def rows_height(rows: int) -> int:
