@@ -37,7 +37,7 @@ HEADS = ("set", "effect", "interval", "of everything")
 @guarded("ct.Transfer")
 @dataclass(frozen=True, kw_only=True)
 class Transfer:
-    """What a set does on another problem. Effects are signed changes of the target's metric."""
+    """Effect of a set on another problem. Effects are signed changes of the target's metric."""
 
     source: str
     """Task that the set was found on; empty where that is not known."""
@@ -69,7 +69,7 @@ class Transfer:
     control_best: float
     controls: int
     composition: str
-    """What random sets share with the set."""
+    """Property that random sets share with the set."""
     p_value: float
     """Share of sets, this one among the random ones, with at least its effect."""
     forward_equivalents: float

@@ -68,7 +68,7 @@ def sweep(
 
 
 def _todo(campaign: Campaign, cell: Cell) -> str:
-    """What is left of a cell."""
+    """The work that a cell still needs."""
     if campaign.is_done(cell):
         return "done"
     return "to resume" if campaign.is_begun(cell) else "to run"
@@ -180,7 +180,7 @@ SETTINGS: Mapping[str, Setting] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What is reproduced, on what."""
+    """The settings and the model of a reproduction."""
 
     settings: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
@@ -265,7 +265,7 @@ def one(config: RunConfig, folder: Path, *, quiet: bool) -> None:
 
 
 def page(asked: Asked) -> str:
-    """What is done so far, one table and one figure a setting, as Markdown."""
+    """The results so far as Markdown: one table and one figure for each setting."""
     lines = [
         "# The paper's settings again",
         "",

@@ -1,4 +1,4 @@
-"""What is said on stdout and stderr, and files that are written beside a run."""
+"""Messages on stdout and stderr, and the files written beside a run."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ class Display(Protocol):
 
 
 class Watch:
-    """What ``solve`` calls after every step: notes the step and shows it."""
+    """Callback of ``solve``: notes each step and shows it."""
 
     def __init__(self, search: Search, problem: Problem, display: Display) -> None:
         self.steps: list[Step] = []
@@ -248,7 +248,7 @@ class Live:
 
 @contextmanager
 def steps(screen: Screen) -> Iterator[Steps]:
-    """What is called before every part of some work: a bar in a terminal, elsewhere a line every few seconds."""
+    """Return a callback for each part of some work: a bar in a terminal, elsewhere a line every few seconds."""
     if screen.quiet:
         yield lambda what, done, of: None
     elif screen.progress.is_terminal:

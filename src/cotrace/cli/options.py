@@ -29,14 +29,14 @@ PYTHON = (
     (r"dictionaries=ct\.load_dictionaries\(FOLDER\)", "--dictionaries FOLDER"),
     (r"PGBCT\((\w+)=(\w+)\)", r"--option.pgbct.\1 \2"),
 )
-"""What Python's reader is told to do -> what does it on the command line."""
+"""Remedies in Python's words -> the same in the command line's."""
 _VALUE = r"(?:'([^']*)'|\"([^\"]*)\"|(-?[\w./+]*\w))"
 ON_SCREEN = Parameter(group=Group("What is shown", sort_key=5), negative="", show_default=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Said:
-    """What goes to the screen."""
+    """The options that decide the output on the screen."""
 
     quiet: Annotated[bool, ON_SCREEN] = False
     """Say nothing but errors."""
@@ -53,7 +53,7 @@ class Show(Said):
 
 
 SAID, SHOWN = Said(), Show()
-"""What is shown where nothing is said of it."""
+"""Defaults shown in the help where the field itself has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ class Source:
 
     @property
     def of_model(self) -> dict[str, Any]:
-        """What is said of the model, without what is said of data."""
+        """Return the options of the model, without those of the data."""
         return {name: value for name, value in asdict(self).items() if name not in ("data", "split", "conventions")}
 
     def config(self, **asked: Any) -> RunConfig:
@@ -112,7 +112,7 @@ class Hands:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """What was said of workers; nothing where nothing was."""
+        """Return the options of workers that were given; empty where none were."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 

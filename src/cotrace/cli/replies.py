@@ -1,4 +1,4 @@
-"""What ``--json`` prints: one pydantic model for each command, which is its documented schema too.
+"""Replies of ``--json``: one pydantic model for each command, which is its documented schema too.
 
 ``cotrace schema`` prints their JSON Schemas, and docs/json.md lists their fields. A reply that does not fit its model
 is never printed. Fields are only ever added within one number of ``schema``.
@@ -27,7 +27,7 @@ Numbers: TypeAlias = tuple[float, float]
 
 
 class Reply(BaseModel):
-    """What every reply has."""
+    """The field that every reply has."""
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True, allow_inf_nan=False, use_attribute_docstrings=True)
 

@@ -109,7 +109,7 @@ class Dictionary:
     """
 
     name: str
-    """What messages call it."""
+    """Name of the dictionary in messages."""
     hook: str
     """The place that it reads, as TransformerLens or the model itself names it."""
     hook_out: str
@@ -118,15 +118,15 @@ class Dictionary:
     bias: Float[Tensor, "feature"] = field(repr=False)
     decoder: Float[Tensor, "feature d_out"] = field(repr=False)
     offset: Float[Tensor, "d_out"] = field(repr=False)
-    """What a reconstruction has beside its features: the decoder's bias."""
+    """Constant part of a reconstruction: the decoder's bias."""
     shift: Float[Tensor, "d_in"] | None = field(default=None, repr=False)
-    """What is taken from the normed input first."""
+    """Vector that is subtracted from the normed input first."""
     threshold: Float[Tensor, "feature"] | None = field(default=None, repr=False)
     k: int | None = None
     skip: Float[Tensor, "d_out d_in"] | None = field(default=None, repr=False)
     """A transcoder's linear way past its features."""
     norm: Norm = "none"
-    """What is done to the input of each token, and undone in the reconstruction."""
+    """Norm of each token's input, undone in the reconstruction."""
     architecture: str = "standard"
     model_name: str | None = None
     """The model that it was trained on."""
@@ -274,7 +274,7 @@ class Dictionary:
 
     @cached_property
     def _least(self) -> Float[Tensor, "feature"]:
-        """What a feature's pre-activation without its bias must be above."""
+        """Return the threshold of a feature's pre-activation without its bias."""
         lowest = torch.zeros_like(self.bias) if self.threshold is None else self.threshold.clamp(min=0)
         return lowest - self.bias
 

@@ -41,11 +41,11 @@ class FeatureValues:
 
     @property
     def everywhere(self) -> DonorFeatures:
-        """What every token of any pass takes, where all take the same."""
+        """Return the value for every token of any pass, where all take the same."""
         return DonorFeatures(None, self.entries, self.whole, self.factor)
 
     def at(self, layout: Layout, tokens: Int[Tensor, "token"]) -> DonorFeatures:
-        """What these tokens of a layout take."""
+        """Return the values for these tokens of a layout."""
         if self.entries is None or self.rows == "all":
             return DonorFeatures(tokens, self.entries, self.whole, self.factor)
         row = (layout.source if self.rows == "source" else layout.position_ids).flatten()[tokens]
@@ -132,7 +132,7 @@ def _kept(entries: Entries, keep: Keep) -> Entries:
 def _alone(
     source: Zero | Scale | Vector | Mean, placed: PlacedDictionary, setting: Setting, run: RecordedDonors | None
 ) -> FeatureValues:
-    """What a source that stands alone has: one row for every token, or one for each position."""
+    """Return the values of a source that stands alone: one row for every token, or one for each position."""
     if isinstance(source, Scale):
         return FeatureValues("all", None, None, float(source.factor))
     if isinstance(source, Mean):

@@ -243,7 +243,7 @@ def _sizes(pairs: Sequence[EncodedPair], packing: Packing) -> tuple[Int[Tensor, 
 
 
 def recorded_bytes(pairs: Sequence[EncodedPair], places: Sequence[Place], packing: Packing, dtype: torch.dtype) -> int:
-    """What ``record`` would keep of these pairs."""
+    """Return the bytes that ``record`` would keep for these pairs."""
     tokens, lengths = _sizes(pairs, packing)
     total, squares = int(tokens.sum()), int((lengths**2).sum())
     return dtype.itemsize * sum(squares * p.units if p.tap == "pattern" else total * p.units * p.width for p in places)

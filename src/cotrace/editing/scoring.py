@@ -52,7 +52,7 @@ class ScoredTask:
 
     @property
     def clusters(self) -> list[str]:
-        """What each pair stays together with in a split: the units that intervals resample."""
+        """Return the group of each pair, which a split keeps together and intervals resample."""
         own = groups([encoded.pair for encoded in self.pairs])
         return [self._clusters.get(pair.pair.id, label) for pair, label in zip(self.pairs, own, strict=True)]
 

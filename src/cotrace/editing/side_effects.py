@@ -42,7 +42,7 @@ class Side:
     """A task that an edit should leave as it is."""
 
     name: str
-    """What constraints call it."""
+    """Name in constraints."""
     task: Task
     metric: str
     harm: Harm

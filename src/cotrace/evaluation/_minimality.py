@@ -26,7 +26,7 @@ ALPHA = 0.05
 
 
 def minimality(judge: Evaluator, chosen: Bool[np.ndarray, "n"], most: int) -> Minimality:
-    """What is lost on these pairs when each member leaves in turn. A loss is positive in the search's direction."""
+    """Measure the loss on these pairs when each member leaves in turn. A loss is positive in the search's direction."""
     members = likeliest_to_leave(judge, chosen, most)
     without = without_each(chosen, members)
     whole = float(judge.values(chosen[None])[0])
@@ -242,7 +242,7 @@ def _sampled(judge: Evaluator, members: Sequence[int], most: int, seed: int) -> 
 
 
 def _marginals(judge: Evaluator, members: Sequence[int], order: np.ndarray) -> Float[np.ndarray, "member"]:
-    """What each adds when it joins in this order."""
+    """Return the gain of each member when they join in this order."""
     joined = [[members[i] for i in order[:count]] for count in range(len(members) + 1)]
     steps = np.diff(_values(judge, _sets(judge.n, joined)))
     found = np.empty(len(members))

@@ -40,7 +40,7 @@ class Runs:
     answers: Table
     """log p(answer | base prompt)."""
     base: Float[Tensor, "example read"]
-    """What the metric reads, in the base run."""
+    """Level of the metric in the base run."""
     donor_answers: Table | None
     """The same after the counterfactual prompt; None where some pair has none."""
     donor: Float[Tensor, "example read"] | None

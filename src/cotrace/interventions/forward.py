@@ -87,7 +87,7 @@ class Entry:
 
 @dataclass(eq=False)
 class Stations:
-    """What a reference run leaves behind: the residual stream that entered each of the layers asked for."""
+    """Record of a reference run: the residual stream that entered each of the layers asked for."""
 
     wanted: Collection[int]
     entries: dict[int, Entry] = field(default_factory=dict)

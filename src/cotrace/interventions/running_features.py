@@ -67,5 +67,5 @@ class RunningFeatures:
         return found.reshape(self.copies, -1, 1)
 
     def added(self, member: Component, value: Float[Tensor, "*token width"]) -> Float[Tensor, "*token d_out"]:
-        """What a value of the member adds to the place."""
+        """Return the addition of a member's value to the place."""
         return value if member.site in ERROR_SITES else value * self.placed.dictionary.decoder[member.unit or 0]

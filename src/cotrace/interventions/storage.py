@@ -28,7 +28,7 @@ from cotrace.models import LanguageModel
 Keep = Callable[[Tensor, tuple[int, ...]], Tensor]
 """(a tensor of the type and device wanted, shape) -> room for a tensor of that shape."""
 NAMES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
-"""What safetensors calls the types."""
+"""Names of the number types in safetensors."""
 HEADER_STEP = 8
 LONGEST_HEADER = 99_000_000
 """Bytes; readers of safetensors refuse 100 MB."""

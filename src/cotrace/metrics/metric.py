@@ -1,4 +1,4 @@
-"""What a metric is: answer scores go in, effects of each example or of the whole set come out."""
+"""Metrics: answer scores go in, effects of each example or of the whole set come out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What is added: ``attention_output`` and ``mlp_output`` are put where a layer adds them to its residual stream.
+"""Additions to the stream: ``attention_output`` and ``mlp_output`` are put where a layer adds them to its residual
+stream.
 
 No module is believed by its name. In one short run every such output is replaced by random numbers; then the stream
 that leaves the layer must be the one before it plus those very numbers times a constant (DESIGN section 11). Where it
@@ -36,7 +37,7 @@ class Sum:
     """How a part's numbers were found in the stream."""
 
     factor: float
-    """What the layer multiplies the part with."""
+    """Factor by which the layer multiplies the part."""
     error: float
     """By how much the stream is not the one before plus the parts, relative to it."""
 
@@ -231,7 +232,7 @@ class _Explained:
         return {} if last is None else dict(last.added)
 
     def _split(self, flat: Tensor) -> _Stream:
-        """What is left of a tensor without the parts, and how much of each part is in it."""
+        """Return the rest of a tensor without the parts, and the share of each part in it."""
         along = self.basis.T @ flat
         shares = torch.linalg.solve_triangular(self.triangle, along[:, None], upper=True)[:, 0]
         return _Stream(flat - self.basis @ along, shares)

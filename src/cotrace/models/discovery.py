@@ -109,7 +109,7 @@ def _pairs(layer: Layer) -> list[tuple[Place, Place]]:
 
 @torch.no_grad()
 def _left_of_nothing(model: PreTrainedModel, zeroed: Sequence[Place], read: Sequence[Place]) -> dict[Place, Tensor]:
-    """What the modules of some places give when others are set to zero."""
+    """Return the outputs of some places' modules when others are set to zero."""
     seen: dict[Place, Tensor] = {}
     with ExitStack() as stack:
         stack.enter_context(tapped(model, [(place, torch.zeros_like) for place in zeroed]))

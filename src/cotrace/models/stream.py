@@ -27,7 +27,7 @@ LARGE = {torch.float16: 2.0**14}
 
 @dataclass(frozen=True, eq=False)
 class Norm:
-    """What an elementwise norm, scale or identity does: ``scale(x) * weight * centred(x) + bias``."""
+    """Formula of an elementwise norm, scale or identity: ``scale(x) * weight * centred(x) + bias``."""
 
     module: nn.Module | None
     weight: Float[Tensor, "d_model"]
@@ -68,7 +68,7 @@ class Norm:
 
     @torch.no_grad()
     def __call__(self, values: Float[Tensor, "token d_model"]) -> Float[Tensor, "token d_model"]:
-        """What the module itself gives."""
+        """Return the module's own output."""
         found: Tensor = values if self.module is None else self.module(values)
         return found
 
@@ -107,10 +107,10 @@ class Unembedding:
 
     norm: nn.Module | None
     scale: float
-    """What the norm's output is multiplied with before the output head."""
+    """Factor between the norm's output and the output head."""
     head: nn.Module
     logit_scale: float | None
-    """What the head's output is multiplied with; None where more is done to it, such as a cap."""
+    """Factor behind the head's output; None where more is done to it, such as a cap."""
     weight: Float[Tensor, "vocabulary d_model"]
     """The output head's matrix."""
 
@@ -171,7 +171,7 @@ def _normed(module: nn.Module, behind: Tensor, read: Tensor, trace: Trace) -> bo
 
 
 def _factor(values: Tensor, other: Tensor) -> float | None:
-    """What the values are multiplied with to give the others; None where they are not multiples."""
+    """Return the factor between the values and the others; None where they are not multiples."""
     if values.shape != other.shape:
         return None
     a, b = values.double().flatten().cpu(), other.double().flatten().cpu()

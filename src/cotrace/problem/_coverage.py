@@ -66,7 +66,7 @@ class Coverage:
 
     @property
     def words(self) -> str:
-        """What a run says first: empty where every pair is used."""
+        """Warning that a run prints first; empty where every pair is used."""
         return "".join(f"{sentence}. " for sentence in (self._refusals, self.positions) if sentence)
 
     @property

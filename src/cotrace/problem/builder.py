@@ -43,7 +43,7 @@ def records_alone(source: DonorSource) -> bool:
 
 @dataclass(frozen=True)
 class Builder:
-    """What all parts of a problem have in common."""
+    """The settings that all parts of a problem share."""
 
     model: LanguageModel
     space: ComponentSpace
@@ -69,7 +69,7 @@ class Builder:
 
     @property
     def hosts(self) -> tuple[Place, ...]:
-        """The places whose values a run records: those of dictionaries in the stead of their features."""
+        """The places whose values a run records: dictionaries' places in place of their features."""
         pairs = ((place,) if place.dictionary is None else place.dictionary.hosts for place in self.places)
         return tuple(dict.fromkeys(place for hosts in pairs for place in hosts))
 

@@ -244,7 +244,7 @@ class _Capture:
 def _readers(
     place: Place, wanted: Sequence[_Wanted], rows: Sequence[EncodedPair], rooms: Mapping[str, Tensor]
 ) -> TapList:
-    """What puts a place's values where they are wanted; of a dictionary's parts, what it makes of its place's value."""
+    """Return the functions that store a place's values; for a dictionary's parts, its encoding of the place's value."""
     if place.dictionary is None:
         return [(place, _reader(place, wanted, rows, rooms))]
     noted = RunningFeatures(place.dictionary, 1)
@@ -278,7 +278,7 @@ def _reader(place: Place, wanted: Sequence[_Wanted], rows: Sequence[EncodedPair]
 
 
 def _key(pair: str, name: str) -> str:
-    """What a tensor is called in a file."""
+    """Return the name of a tensor in a file."""
     return f"{pair}/{name}"
 
 

@@ -29,7 +29,7 @@ DIRECTIONS = "direction='maximise' or direction='minimise'"
 
 @dataclass(frozen=True)
 class FullSwap:
-    """What the full swap does to the metric, on the pairs that a search sees."""
+    """Effect of the full swap on the metric, on the pairs that a search sees."""
 
     metric: str
     pairs: int
@@ -47,7 +47,7 @@ class FullSwap:
     reported: Interval | None = None
     """(base run, full swap) of the metric as people read it, where searches see a surrogate."""
     rounding: float = 0.0
-    """What rounding alone can make of the mean."""
+    """Largest mean that rounding alone can make."""
 
     @property
     def covers_zero(self) -> bool:
@@ -66,7 +66,7 @@ class FullSwap:
 
     @property
     def caution(self) -> str:
-        """What is said before anything else where these pairs show no effect; else empty."""
+        """Warning for pairs that show no effect, printed first; else empty."""
         return "" if self.is_clear else f"No effect is shown: {self.why}; "
 
     @property
@@ -177,7 +177,7 @@ def preferred(swap: FullSwap, mode: str, metric: AnyMetric) -> Direction | None:
 
 ALL = "all"
 Labels = Sequence[str] | None
-"""What each pair stays together with; None where each stands for itself."""
+"""The group of each pair; None where each stands for itself."""
 
 
 @dataclass(frozen=True, kw_only=True)

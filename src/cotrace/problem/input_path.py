@@ -24,7 +24,7 @@ from cotrace.problem.scorer import Scorer
 
 @dataclass(frozen=True, eq=False)
 class InputPath:
-    """What stands at both ends of the path, for the pairs of one scorer."""
+    """Both ends of the path, for the pairs of one scorer."""
 
     scorer: Scorer
     base: RecordedDonors

@@ -331,7 +331,7 @@ class LanguageProblem:
         return self.inside.training.side_values(masks)
 
     def __getattr__(self, name: str) -> Any:
-        """What is inside, under the names that problems may have beside the protocol's (see ``problem.protocol``)."""
+        """Return an optional member of problems from inside (see ``problem.protocol``)."""
         inside = self.__dict__.get("inside")
         if inside is None or name.startswith("_") or name in ("problem", "whole") or name not in dir(inside):
             raise AttributeError(f"a LanguageProblem has no attribute {name!r}")

@@ -28,7 +28,7 @@ class BatchLoss(Protocol):
 
 @runtime_checkable
 class Measure(Protocol):
-    """What is wanted of each example, from its scores."""
+    """A function of each example's scores."""
 
     def __call__(self, scores: Tensor, few: Sequence[int], /) -> Tensor:
         """Of these examples, [..., example] from scores [..., example, answer]."""
@@ -38,7 +38,7 @@ class Measure(Protocol):
 
 
 Read = Literal["effects", "levels", "reported_levels"]
-"""What a metric makes of scores, by the name of its method."""
+"""Readings of scores by a metric, by the name of its method."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +115,7 @@ class Objective:
     """None: the effect itself."""
     weight: Float[Tensor, "example"]
     total: Tensor
-    """What the sum over examples is divided by."""
+    """Divisor of the sum over examples."""
     full: Float[Tensor, "example"] | None = None
     swing: Tensor | None = None
     """In ``keep`` mode the changes of the full swap, and their mean: the effect is the faithfulness."""

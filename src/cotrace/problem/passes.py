@@ -74,7 +74,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def _container() -> int | None:
-    """What a control group leaves; None where there is no bound."""
+    """Memory that a control group leaves; None where there is no bound."""
     try:
         limit, used = ((CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
     except OSError:
@@ -107,7 +107,7 @@ class Event:
 
 
 class Batching:
-    """What all parts of a problem share: the tokens of a forward pass now, and the changes so far."""
+    """Batch size that all parts of a problem share: the tokens of a forward pass now, and the changes so far."""
 
     def __init__(self, tokens: int, checkpointing: Checkpointing = "auto") -> None:
         self.first_tokens = self.tokens = tokens

@@ -51,7 +51,7 @@ M = TypeVar("M", Metric, SetMetric)
 
 
 class ScoredPairs(Generic[M]):
-    """What problems of both kinds of metric stand on. Raises InputError where the pairs lack what the metric needs."""
+    """Base of problems of both kinds of metric. Raises InputError where the pairs lack what the metric needs."""
 
     def __init__(self, scorer: Scorer, metric: M, mode: Mode) -> None:
         self.scorer, self.mode = scorer, mode
@@ -99,7 +99,7 @@ class ScoredPairs(Generic[M]):
 
     @cached_property
     def rounding(self) -> float:
-        """What rounding alone can make of the aggregate effect, by the type that activations pass through.
+        """Largest aggregate effect that rounding alone can make, by the type of the activations.
 
         The largest of some changes that scores make when each is off by up to 16 units in the last place, as different
         matrix products leave them; metrics of the user's own are asked as all others are.
@@ -130,7 +130,7 @@ class ScoredPairs(Generic[M]):
         return as_masks(masks, self.space, self.mode, self.dtype)
 
     def scores(self, masks: Any, examples: Examples = None) -> Float[Tensor, "*mask example answer"]:
-        """What the metric reads, under one mask or several. Counts as an evaluation."""
+        """Scores that the metric reads, under one mask or several. Counts as an evaluation."""
         z = self.masks(masks)
         some = self.some(examples)
         self.charge(self.share(some) * (len(z) if z.ndim == 2 else 1))
@@ -203,7 +203,7 @@ class PairProblem(ScoredPairs[Metric]):
         return float(weighted_mean(self.base_reported, self.answers))
 
     def _of_base(self, measure: Measure) -> Float[Tensor, "example"]:
-        """What is measured of the base run, some examples at a time."""
+        """Measure the base run, some examples at a time."""
         base = self.scorer.base
         step = max(1, PIECE_NUMBERS // base.shape[1])
         pieces = torch.split(torch.arange(len(base)), step)
@@ -227,7 +227,7 @@ class PairProblem(ScoredPairs[Metric]):
         return self._averaged([own, *(draw.full_reported for draw in self.draws)])
 
     def _of_full(self, measure: Measure) -> Float[Tensor, "example"]:
-        """What is measured under the full swap. Not counted as search cost: it is part of the question."""
+        """Measure the full swap. Not counted as search cost: it is part of the question."""
         if self.metric.reads == "answers":
             return measure(self.full_scores, range(self.size))
         ones = torch.ones(1, len(self.space), dtype=self.dtype)
@@ -283,7 +283,7 @@ class PairProblem(ScoredPairs[Metric]):
         return self._averaged([self._each(z, None, self._reported), *(draw.reported_levels(z) for draw in self.draws)])
 
     def _each(self, z: Tensor, some: Sequence[int] | None, measure: Measure) -> Float[Tensor, "*mask example"]:
-        """What is measured of each example: of logits batch by batch, of which no table would have room."""
+        """Measure each example: logits batch by batch, for which no table would have room."""
         if self.metric.reads == "answers":
             index = range(self.size) if some is None else some
             return self._shaped([measure(scores, index) for scores in self.chunks(z, some)], z)

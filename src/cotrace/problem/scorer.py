@@ -220,7 +220,7 @@ class Scorer:
     def measured(
         self, masks: Float[Tensor, "mask n"], examples: Sequence[int] | None, measure: Measure
     ) -> Float[Tensor, "mask example"]:
-        """What is measured of each example's scores, batch by batch: no table of all scores is made."""
+        """Measure each example's scores batch by batch, without a table of all scores."""
         count = len(self.pairs) if examples is None else len(examples)
         return self._run(masks, examples, torch.zeros(len(masks), count, dtype=self.model.compute_dtype), measure)
 
@@ -388,7 +388,7 @@ class Scorer:
         return taps_of(taps)
 
     def _read(self, logits: Float[Tensor, "mask read vocab"], layout: Layout) -> Float[Tensor, "mask example answer"]:
-        """What the metric reads: log p of each answer, summed or averaged over its tokens, or logits."""
+        """Return the metric's input: log p of each answer, summed or averaged over its tokens, or logits."""
         logits = logits.to(self.model.compute_dtype)
         if self.reads == "logits":
             return next_logits(logits, layout)

@@ -42,12 +42,12 @@ class Card:
     read: Read
     written: Written
     direct: float | None
-    """What its swap does to the metric with every later layer as in the base run; None where that is not known."""
+    """Effect of its swap with every later layer as in the base run; None where that is not known."""
     direct_interval: Interval | None
     acting: tuple[Acting, ...] = ()
     ov: Ov | None = None
     feature: Feature | None = None
-    """What the feature is; None for another member, or where it is not known."""
+    """The feature's description; None for another member, or where it is not known."""
     known: tuple[str, ...] = ()
     """Roles that others have given it."""
     words: str = ""
@@ -93,7 +93,7 @@ class Card:
 
 @runtime_checkable
 class Explained(Protocol):
-    """What words, diagrams and files take from an explanation."""
+    """The part of an explanation that words, diagrams and files use."""
 
     @property
     def model(self) -> str:

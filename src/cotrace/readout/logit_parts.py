@@ -151,7 +151,7 @@ class Writer:
         return self.host(member).site if member.site in OF_DICTIONARIES else member.site
 
     def needs(self, member: Component) -> list[Place]:
-        """What must be kept of the base run to tell what the member writes. Raises UnsupportedSite."""
+        """Return the places whose base values tell what the member writes. Raises UnsupportedSite."""
         placed = self.model.places(member.site)[member.layer].dictionary
         return [self.place(member), *(() if placed is None else placed.hosts)]
 
@@ -179,7 +179,7 @@ class Frozen:
     """Layer -> what enters it [point, d_model]."""
 
     def at(self, place: Place) -> Float[Tensor, "point feature"]:
-        """What the base run has there."""
+        """Return the base run's value there."""
         return self.kept.values[place][0]
 
     @cached_property
@@ -207,7 +207,7 @@ class Frozen:
 
     @property
     def bias(self) -> Float[Tensor, "point"]:
-        """What the final norm and the output head add to the difference themselves."""
+        """Return the part of the difference that the final norm and the output head add themselves."""
         ends, points = self.writer.unembedding, self.points
         every = torch.arange(len(ends.weight))
         own = [
@@ -245,7 +245,7 @@ class Frozen:
         return slope, rest + own
 
     def own(self, member: Component) -> Float[Tensor, "point feature"]:
-        """What the base run has of a member at its place: the place's value, or of a dictionary's parts the part."""
+        """Return a member's value in the base run: its place's value, or the part of a dictionary."""
         place = self.writer.place(member)
         placed = self.writer.model.places(member.site)[member.layer].dictionary
         if placed is None:
@@ -263,7 +263,7 @@ class Frozen:
         return self.own(member) + values - self.at(self.writer.place(member))
 
     def vector(self, member: Component, values: Tensor) -> Float[Tensor, "point d_model"]:
-        """What a member with these values adds to the stream."""
+        """Return the addition of a member with these values to the stream."""
         writer, place, site = self.writer, self.writer.place(member), self.writer.site(member)
         if site in THROUGH_HEADS or site is Site.MLP_NEURON:
             only = torch.zeros_like(values)

@@ -321,7 +321,7 @@ class _Follower:
             yield Alone(component=str(one), effect=effect, interval=interval, inhibits=against, **more)
 
     def _beside(self, one: Component, partner: Component) -> dict[str, Any]:
-        """What a member does once its partner is swapped; nothing where these pairs do not bear it out."""
+        """Measure a member's effect once its partner is swapped; empty where these pairs do not bear it out."""
         gain: Signed = [(1, swap(one, partner)), (-1, swap(partner))]
         extra = self.changes.value(*gain) - self.changes.value((1, swap(one)))
         if covers(self.changes.intervals([[*gain, (-1, swap(one))]])[0]):

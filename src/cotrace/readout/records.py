@@ -1,4 +1,4 @@
-"""What an explanation is made of, as plain records: numbers and words, no model."""
+"""Records that an explanation is made of: numbers and words, no model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHANGED, FIRST, OTHER = "changed", "first", "other"
 EARLIER = "earlier"
 Kind = Literal["", "inhibiting", "redundant"]
 Evidence = Literal["", "size alone", "interval"]
-"""What says that a number is not nothing: an interval without 0, or its size where there is no interval; or nothing."""
+"""The evidence that a number is not 0: an interval without 0, or its size where there is no interval; else empty."""
 Token = tuple[str, float]
 """Text, and the logit above the vocabulary's mean."""
 
@@ -62,7 +62,7 @@ class Behaviour:
 
 @dataclass(frozen=True, kw_only=True)
 class Read:
-    """What one member reads."""
+    """The reads of one member."""
 
     component: str
     attends: bool
@@ -126,7 +126,7 @@ class Contributions:
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """What one member writes; numbers that the model does not allow are None, and the explanation says why."""
+    """The writes of one member; numbers that the model does not allow are None, and the explanation says why."""
 
     component: str
     base: float | None = None
@@ -139,7 +139,7 @@ class Written:
 
     @property
     def difference(self) -> float | None:
-        """What a swap does to its part."""
+        """Change of its part under a swap."""
         return None if self.base is None or self.donor is None else self.donor - self.base
 
 
@@ -155,7 +155,7 @@ class Active:
 
 @dataclass(frozen=True, kw_only=True)
 class Feature:
-    """What a member is that is a feature of a dictionary, over all tokens of the prompts that figures are of."""
+    """Description of a dictionary's feature, over all tokens of the prompts that are measured."""
 
     dictionary: str
     hook: str
@@ -173,7 +173,7 @@ class Feature:
 
 @dataclass(frozen=True, kw_only=True)
 class Moved:
-    """What a head writes when it attends to one token alone; or a neuron or coordinate, by its output row."""
+    """Tokens that a head moves when it attends to one token alone; or a neuron or coordinate, by its output row."""
 
     token: str
     """Empty of an output row."""
@@ -185,7 +185,7 @@ class Moved:
 
 @dataclass(frozen=True, kw_only=True)
 class Ov:
-    """What a member's weights make of what they are given: a head's OV map, or an output row."""
+    """A member's weights by themselves: a head's OV map, or an output row."""
 
     copies: float | None
     """Share of the prompts' tokens (without the first) whose own logit attending to them raises among the five most;
@@ -196,7 +196,7 @@ class Ov:
 
 @dataclass(frozen=True, kw_only=True)
 class Acting:
-    """What a member's swap does at some positions alone."""
+    """Effect of a member's swap at some positions alone."""
 
     component: str
     where: str
@@ -209,7 +209,7 @@ class Acting:
 
 @dataclass(frozen=True, kw_only=True)
 class Arrow:
-    """What one member does through a later one."""
+    """Effect of one member through a later one."""
 
     source: str
     target: str
@@ -236,14 +236,14 @@ class Arrow:
 
     @property
     def mark(self) -> str:
-        """What it is, in a few words: ``inhibiting``, ``redundant, with L1.head0 swapped, no interval``."""
+        """Mark in a few words: ``inhibiting``, ``redundant, with L1.head0 swapped, no interval``."""
         said = [self.kind, f"with {self.given} swapped" if self.given else "", NO_INTERVAL if not self.interval else ""]
         return ", ".join(filter(None, said))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Alone:
-    """What swapping one member does."""
+    """Effect of swapping one member."""
 
     component: str
     effect: float
@@ -251,7 +251,7 @@ class Alone:
     partner: str | None = None
     """The member once which is swapped this one does much more; None where there is none."""
     with_partner: float | None = None
-    """What this one then does."""
+    """Effect of this member then."""
     partner_interval: Interval | None = None
     taken_back: bool = False
     """Whether it does more then because the partner takes back what it does, and not because they are redundant."""

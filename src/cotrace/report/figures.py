@@ -327,7 +327,7 @@ def _rows(panels: Sequence[Spec], columns: int) -> Iterator[Sequence[Spec]]:
 
 
 def _sizes(size: int) -> Spec:
-    """What differs from the page: fonts that every machine draws alike, at the sizes of a paper, on white."""
+    """Return the differences from the page: fonts that every machine draws alike, at the sizes of a paper, on white."""
     axis = {**charts.CONFIG["axis"], "labelFontSize": size, "titleFontSize": size, "titlePadding": 5}
     title = {"anchor": "start", "fontSize": size + 2, "subtitleFontSize": size, "color": "var(--ink)", "offset": 8}
     legend = {"labelFontSize": size, "titleFontSize": size, "labelColor": "var(--ink)", "labelLimit": 0}

@@ -64,7 +64,7 @@ class Selection:
     moved_share: float | None = None
     """Share of the held-out pairs that move the way the search prefers."""
     forward_equivalents: float | None = None
-    """What the search had cost when it found this set."""
+    """Cost of the search when it found this set, in forward-equivalents."""
     reported: float | None = None
     """The metric's own level as people read it, where the search followed a surrogate (soft accuracy, nearness)."""
     reported_heldout: float | None = None

@@ -170,7 +170,7 @@ STYLE = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What has become of a cell."""
+    """The outcome of a cell."""
 
     cell: Cell
     failure: str = ""
@@ -241,7 +241,7 @@ class Campaign:
         return (self.path(cell) / CONFIG).is_file() and not self.is_done(cell)
 
     def outcome(self, cell: Cell, failure: str = "") -> Outcome:
-        """What has become of it. Raises InputError, DamagedRun for a run that cannot be read."""
+        """Return the outcome of a cell. Raises InputError, DamagedRun for a run that cannot be read."""
         if failure or not self.is_done(cell):
             return Outcome(cell, failure or "not run yet")
         stored = StoredRun.read(self.path(cell))

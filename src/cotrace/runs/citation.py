@@ -217,7 +217,7 @@ DATA = "dataset_of_this_run"
 
 @dataclass(frozen=True)
 class Citation:
-    """What to write about a run, and what to cite."""
+    """Methods paragraph and references of a run."""
 
     paragraph: str
     entries: tuple[str, ...]

@@ -188,7 +188,7 @@ class Agreement:
 
     @property
     def words(self) -> str:
-        """What it comes to."""
+        """The comparison in one sentence."""
         if not self.sizes:
             return "no size is in both runs"
         if self.same_sets < self.sizes:
@@ -201,7 +201,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class RunDifference:
-    """What differs between two runs."""
+    """Differences between two runs."""
 
     changes: tuple[Change, ...]
     agreements: tuple[Agreement, ...]
@@ -230,7 +230,7 @@ class RunDifference:
         return "The results differ."
 
     def tables(self) -> Iterator[Table]:
-        """What was asked and recorded differently; then the results of each search."""
+        """Tables of the differing settings and records, then of the results of each search."""
         if self.changes:
             rows = [(change.entry, change.one, change.other) for change in self.changes]
             yield Table("What differs", ("entry", "first", "second"), rows, frozenset({0, 1, 2}))

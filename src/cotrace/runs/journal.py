@@ -38,7 +38,7 @@ FOLDER = "evaluation"
 EVERY_S = 10.0
 """Seconds between writes, at least."""
 LARGEST_BYTES = 1 << 26
-"""What is larger, such as logits, is computed again."""
+"""Largest table that is kept; a larger one, such as logits, is computed again."""
 DIGITS = 32
 
 
@@ -225,7 +225,7 @@ def _tensor_mark(tensor: Tensor) -> bytes:
 
 
 def _measure_mark(measure: Measure | None) -> bytes | None:
-    """What a measure is known by beside its scorer, whose base run it compares with; None where nothing names it."""
+    """Return the key of a measure beside its scorer and base run; None where nothing names it."""
     if measure is None:
         return b""
     return f"{measure.what} of {measure.metric.name}".encode() if isinstance(measure, Reading) else None
@@ -261,7 +261,7 @@ def _digest(content: bytes) -> str:
 
 
 def _stored(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """What files in the folder hold; one that is not as it was written is left out, with a warning."""
+    """Return the content of the folder's files; one that has changed since is left out with a warning."""
     for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else ():
         content = path.read_bytes()
         try:

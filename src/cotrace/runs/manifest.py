@@ -65,7 +65,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What identifies the content of a file."""
+    """Size and hash of a file."""
 
     size_bytes: int
     sha256: str
@@ -118,7 +118,7 @@ class Manifest:
         write_atomically(self.folder / MANIFEST, seal({"schema": SCHEMA, "cotrace": __version__, "files": files}))
 
     def damage(self, name: str) -> str | None:
-        """What is wrong with a file that is listed here, in words; None where it is as it was written."""
+        """Return the damage of a listed file in words; None where it is as it was written."""
         path, entry = self.folder / name, self.files[name]
         try:
             found = Fingerprint.of_file(path)
@@ -150,7 +150,7 @@ class Manifest:
 
 
 def remedy(folder: Path) -> str:
-    """What to do about a finished run that is damaged."""
+    """Return the remedy for a finished run that is damaged."""
     return f"restore it, or delete {folder / MANIFEST} and let `cotrace resume {folder}` compute the run again"
 
 
@@ -234,7 +234,7 @@ def git_state(path: Path) -> dict[str, Any]:
 
 
 def _git(path: Path, *arguments: str) -> str | None:
-    """What git says in the file's folder; None without git, outside a repository, or where it says nothing in time."""
+    """Return git's answer in the file's folder; None without git, outside a repository, or after the time limit."""
     program = shutil.which("git")
     if program is None:
         return None

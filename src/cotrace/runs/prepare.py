@@ -58,7 +58,7 @@ class Prepared:
     problem: LanguageProblem
     searches: tuple[Search, ...]
     other: Problem | None = None
-    """The sum or the constrained problem that is searched in the stead of ``problem``."""
+    """The sum or the constrained problem that is searched in place of ``problem``."""
 
     workers: Workers | None = None
     """Who runs the batches; None where this process does."""
@@ -67,7 +67,7 @@ class Prepared:
 
     @property
     def goal(self) -> Problem:
-        """What is searched and judged."""
+        """Return the goal that is searched and judged."""
         return self.other or self.problem
 
     def __enter__(self) -> Prepared:
@@ -254,7 +254,7 @@ def listed_sites(sites: Sequence[str]) -> tuple[str, ...]:
 
 
 def _listed(site: str) -> list[str]:
-    """What is named; of the folder of a run the components of its sets, or of its best of at most k (``RUN:k``)."""
+    """Return the entries named; for a run's folder the members of its sets, or of its best of at most k (``RUN:k``)."""
     folder, colon, k = site.rpartition(":") if site.rpartition(":")[2].isdecimal() else (site, "", "")
     if site in list(Site) or not ("/" in folder or Path(folder).is_dir()):
         return [site]

@@ -50,7 +50,7 @@ class Recomputed:
 
 @dataclass(frozen=True)
 class Verification:
-    """What verifying a run found."""
+    """Outcome of verifying a run."""
 
     files: int
     """Files whose hash was checked; all are as they were written."""

@@ -63,7 +63,7 @@ class Surrogate:
         return cls(*(tensors[name].clone() for name in ("joining", "leaving", "halfway")))
 
     def slopes(self, chosen: Bool[Tensor, "n"], gradient: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
-        """What adding (or having) each component is predicted to be worth."""
+        """Return the predicted worth of adding (or having) each component."""
         return gradient + torch.where(chosen, self.leaving, self.joining) + TIE * self.halfway
 
     def learn(

@@ -129,7 +129,7 @@ def solve(
 
 
 def searched(problem: Problem) -> Problem:
-    """What searches see of a problem: itself, or the same on some of its pairs."""
+    """Return the problem that searches see: itself, or the same on some of its pairs."""
     seen: Problem = getattr(problem, "searched", problem)
     return seen
 

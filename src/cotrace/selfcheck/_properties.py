@@ -220,7 +220,7 @@ def _patch(place: Place, donor: Tensor) -> PlainPatch:
 
 
 def _values(probe: Probe, places: Mapping[Place, Place], prompt: tuple[int, ...], eager: bool) -> dict[Place, Tensor]:
-    """What stands at these places (given by where they are read) in an unpatched run."""
+    """Return the values at these places (given by where they are read) in an unpatched run."""
     seen: dict[Place, Tensor] = {}
     with torch.no_grad():
         probe.run([prompt], [(reader, _keep(seen, place)) for place, reader in places.items()], eager=eager)

@@ -117,7 +117,7 @@ def _not_sendable(scorer: Scorer, donors: Donors) -> InputError:
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """What all batches of a scorer have in common."""
+    """Data that all batches of a scorer share."""
 
     model: Sent
     space: ComponentSpace
@@ -188,7 +188,7 @@ class Cut:
         self._batches: WeakKeyDictionary[Layout, Sent] = WeakKeyDictionary()
 
     def batch(self, layout: Layout) -> Sent:
-        """What a worker needs to run it; put in the store once."""
+        """The batch's data for a worker; put in the store once."""
         if layout not in self._batches:
             self._batches[layout] = self._put(self._made(layout))
         return self._batches[layout]
@@ -277,7 +277,7 @@ STORED_FLOATS = 4
 
 @dataclass(frozen=True)
 class Costs:
-    """What a run takes with so many workers."""
+    """Time, memory and traffic of a run with so many workers."""
 
     workers: int
     seconds: float
@@ -289,7 +289,7 @@ class Costs:
     store_bytes: int
     """Tokens of all batches and of their donor runs; of a model that was made in memory, its weights too."""
     round_bytes: int
-    """What one gradient sends and brings, all batches together."""
+    """Bytes that one gradient sends and brings, all batches together."""
 
 
 def costs(problem: LanguageProblem, seconds: float, workers: int) -> Costs:

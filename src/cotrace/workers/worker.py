@@ -27,7 +27,7 @@ from cotrace.problem.scorer import Scorer
 from cotrace.workers.shares import Batch, Picks, Question, Runs, Sent, joined_donors
 
 ALIKE = ("cotrace", "torch", "transformers")
-"""What must be of one version everywhere, or bytes may differ."""
+"""Packages that must have one version everywhere, or bytes may differ."""
 MODELS = 2
 """Replicas that a worker holds: a campaign goes through many models, a sum of problems has two."""
 SENT_MASKS = 4
@@ -89,14 +89,14 @@ class ModelSource:
 
 
 class Kept:
-    """What was made, the latest used last; the oldest go once more bytes are held than allowed."""
+    """Cache in order of use; the oldest entries go once more bytes are held than allowed."""
 
     def __init__(self) -> None:
         self._held: OrderedDict[str, tuple[Any, int]] = OrderedDict()
         self.nbytes = 0
 
     def get(self, key: str, budget: int, make: Callable[[], tuple[Any, int]]) -> Any:
-        """What has that key, made now unless it is held; what is asked for stays, however large."""
+        """Return the entry of that key, made now unless it is held; it stays, however large."""
         if key in self._held:
             self._held.move_to_end(key)
             return self._held[key][0]
@@ -122,7 +122,7 @@ class Replica:
         self._budgets: dict[str, int] = {}
 
     def begin(self) -> dict[str, Any]:
-        """What the driver wants to know first."""
+        """Return the facts that the driver asks for first."""
         return {"versions": versions(), "node": platform.node(), "pid": os.getpid()}
 
     def scores(
@@ -151,7 +151,7 @@ class Replica:
         return scorer.batch_slope(point, loss, local.layout), scorer.batching.events
 
     def _got(self, sent: Sent) -> Any:
-        """What lies in the store, fetched once."""
+        """Return an object of the store, fetched once."""
         return self._sent.get(sent.key, SENT_MASKS, lambda: (self._fetch(sent.ref), 1))
 
     def _question(self, sent: Sent) -> Question:

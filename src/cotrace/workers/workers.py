@@ -61,7 +61,7 @@ class _Worker:
 
 
 class _Queue:
-    """What is left to do: each worker takes first what it has run before, then what is new, then of another's."""
+    """Work that is left: each worker takes first what it has run before, then what is new, then of another's."""
 
     def __init__(self, units: Sequence[Unit], home: Mapping[str, int]) -> None:
         self._of: dict[int | None, deque[Unit]] = {}
@@ -140,7 +140,7 @@ class Workers:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What a run notes of them."""
+        """Record of the workers for a run."""
         own = {"count": self.count, "gpus": self.gpus, "threads": self._threads, "max_restarts": self.max_restarts}
         return own | {"nodes": self.cluster.nodes, "ray": ray_module().__version__}
 
@@ -210,7 +210,7 @@ class Workers:
             return Sent(str(next(self._keys)), ray.put(value))
 
     def _asked(self, scorer: Scorer) -> tuple[Sent, Cut]:
-        """What a scorer's batches have in common, sent once, and how its plan is cut."""
+        """Return the data that a scorer's batches share, sent once, and how its plan is cut."""
         if scorer not in self._questions:
             check_sendable(scorer)
             packing, source, donors = scorer.packing, scorer.source, scorer.donors
@@ -358,7 +358,7 @@ class Workers:
 
 
 def first_ready(ray: Any, refs: Sequence[Any]) -> list[Any]:
-    """What is done first; nothing where that takes longer than a worker may take to begin."""
+    """Return the batches that finish first; empty where that takes longer than a worker may take to begin."""
     try:
         ready, _ = ray.wait(refs, num_returns=1, timeout=START_S)
     except SystemError as error:  # a signal that came while Ray waited: what its handler raised is the cause
@@ -409,7 +409,7 @@ def _store_full(error: BaseException) -> WorkersError:
 
 
 def cause_of(error: Any) -> BaseException:
-    """What a batch raised, as it would have been raised here."""
+    """Return the error of a batch as it would have been raised here."""
     cause, ray = getattr(error, "cause", None), ray_module()
     if isinstance(cause, (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError)):
         return _store_full(cause)

@@ -125,7 +125,7 @@ def short_name(name: str) -> str:
 
 
 def parts_words(material: Material) -> str:
-    """What the components are, in words."""
+    """The kinds of components, in words."""
     return in_words(dict.fromkeys(UNIT_WORDS[site.value] for site in material.first.space.sites))
 
 
@@ -233,7 +233,7 @@ def config_text(material: Material) -> str:
 
 
 def commands(material: Material) -> tuple[str, ...]:
-    """What replays the run: from its folder, and as it was typed, or as it would be."""
+    """Commands that replay the run: from its folder, and as it was typed, or would be."""
     if not material.config:
         return ()
     typed = material.record.get("command")

@@ -45,7 +45,7 @@ class Stops:
 
     @property
     def words(self) -> str:
-        """What was left out; empty where nothing was."""
+        """Note on rows that were left out; empty where none were."""
         left = len(self.frontier) - len(self.selections)
         if not left:
             return ""
@@ -281,7 +281,7 @@ class Effects:
 
     @property
     def words(self) -> str:
-        """What was left out; empty where nothing was."""
+        """Note on rows that were left out; empty where none were."""
         if len(self.shown) == self.total:
             return ""
         parts = " and ".join(PART_WORDS[part] for part in self.tables)

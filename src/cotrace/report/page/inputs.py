@@ -1,4 +1,4 @@
-"""What the report is made of: results, examples with their texts, and the words for both."""
+"""Inputs of the report: results, examples with their texts, and the words for both."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def heading(frontier: Frontier) -> str:
 
 
 def level(frontier: Frontier) -> str:
-    """What the model level is in this mode."""
+    """Effect at model level in this mode."""
     return "model level: all swapped" if frontier.mode == "swap" else "model level: all kept"
 
 
@@ -253,7 +253,7 @@ class Material:
     examples: Examples | None = None
     tradeoff: Tradeoff | None = None
     explanation: Explanation | None = None
-    """What a set of the run does."""
+    """Explanation of a set of the run."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """The run's config.yaml, with its record."""
     hashes: Mapping[str, str] = field(default_factory=dict)
@@ -263,7 +263,7 @@ class Material:
     plain: Plain | None = None
     """Shares of answers and rates by group, before and under the set that is judged."""
     edited: Edited | None = None
-    """What the last edit of the run's selection did."""
+    """Effect and cost of the last edit of the run's selection."""
     language: str = "en"
     """That of the first screen."""
 
@@ -312,7 +312,7 @@ class Material:
 
     @property
     def record(self) -> Mapping[str, Any]:
-        """What was found out by running: versions, hashes, sizes."""
+        """Record of the run: versions, hashes, sizes."""
         found = self.config.get("record") or {}
         return found if isinstance(found, Mapping) else {}
 

@@ -1,4 +1,4 @@
-"""What a set does, for the page: a card for each member, with the patterns that its reader may look through."""
+"""The explanation of a set on the page: a card for each member, with the patterns that its reader may look through."""
 
 from __future__ import annotations
 

@@ -257,12 +257,12 @@ def _at(table: Table, index: Sequence[int]) -> Values:
 
 
 EDIT = "edit.json"
-"""What the last edit of a run's selection did: name of the file in the run's folder."""
+"""File of the last edit's effect and cost in the run's folder."""
 
 
 @dataclass(frozen=True)
 class Edited:
-    """What the last edit did and cost."""
+    """Effect and cost of the last edit."""
 
     k: int
     donor: str
