@@ -25,6 +25,7 @@ from cotrace.results.effects import HardFigure
 from cotrace.results.table import number
 from cotrace.statistics import Interval, interval_text
 from cotrace.text import escape
+from cotrace.text.files import made_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -135,9 +136,7 @@ class Evaluation:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Evaluation:
         """Inverse of ``to_dict``."""
-        from pydantic import TypeAdapter
-
-        return TypeAdapter(cls).validate_python(data)
+        return made_of(cls, data)
 
     def _repr_html_(self) -> str:
         words = "".join(map(escape.paragraph, self.verdict))

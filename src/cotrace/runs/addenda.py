@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -194,9 +193,8 @@ def _read(path: Path, parse: Callable[[dict[str, Any]], Found], command: str) ->
         raise _other(path, f"it is a {type(data).__name__}, not an object", command)
     try:
         return parse(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise _other(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}", command) from None
+    except ValueError as error:
+        raise _other(path, str(error), command) from None
 
 
 def _without_schema(data: dict[str, Any]) -> dict[str, Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from cotrace.errors import InputError, OutputExists
 
@@ -20,6 +21,7 @@ def new_file(name: str | Path, option: str = "--out") -> Path:
     return path
 
 
+Made = TypeVar("Made")
 MOST_DIGITS = 100
 """A whole number with more is no number that anybody counts with, and Python refuses to read very long ones."""
 LIMIT_BYTES = 512 << 20
@@ -76,6 +78,25 @@ def loads(text: str, *, finite: bool = False, nan: bool = False) -> Any:
     value = json.loads(text, object_pairs_hook=_no_double, parse_constant=constant, parse_int=_whole)
     _written(value, finite).encode()  # an escaped lone surrogate parses, but is no text
     return value
+
+
+def made_of(kind: type[Made], data: Any) -> Made:
+    """A dataclass made of the plain data of a file, field by field. Raises ValueError, in one line."""
+    from pydantic import ValidationError
+
+    try:
+        made: Made = _adapter(kind).validate_python(data)
+        return made
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))) from None
+
+
+@cache
+def _adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter  # takes a while to load, and few files need it
+
+    return TypeAdapter(kind)
 
 
 def why(error: json.JSONDecodeError) -> str:

@@ -9,7 +9,8 @@ from cotrace import shipped
 from cotrace.report.page import _run_summary as run_summary
 from cotrace.report.page._caveats import caveats
 from cotrace.report.page.inputs import Material, figure_of
-from cotrace.report.page.plain import Plain, Shift, sentences
+from cotrace.report.page.plain import Plain, sentences
+from cotrace.results.outcomes import Shift
 
 ALPHA = 0.05
 

@@ -21,7 +21,7 @@ from cotrace.results import Frontier, Selection, Tradeoff
 from cotrace.results.effects import EffectTable
 from cotrace.results.table import number
 from cotrace.text.escape import visible_json
-from cotrace.text.files import parse_json
+from cotrace.text.files import made_of, parse_json
 
 if TYPE_CHECKING:
     from cotrace.evaluation import Evaluation
@@ -141,32 +141,13 @@ class Examples:
     def from_json(cls, content: bytes, where: str = EXAMPLES) -> Examples:
         """Inverse of ``to_json``. Raises InputError for a file that is something else."""
         try:
-            data = parse_json(content.decode("utf-8-sig"), where)
-            parts = [tuple(map(_example, data[part])) for part in ("training", "heldout")]
-            return cls(parts[0], parts[1], tuple(map(str, data["refused"])))
+            return made_of(cls, parse_json(content.decode("utf-8-sig"), where))
         except InputError as error:
             raise InputError(f"{error}; or delete it for a report without texts") from None
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        except ValueError as error:
             raise InputError(
-                f"{where} is not what a run writes ({type(error).__name__}: {error}); delete it for a report without "
-                "texts"
+                f"{where} is not what a run writes ({error}); delete it for a report without texts"
             ) from None
-
-
-def _example(data: Mapping[str, Any]) -> Example:
-    return Example(
-        id=str(data["id"]),
-        base=_piece(data["base"]),
-        donor=None if data["donor"] is None else _piece(data["donor"]),
-        answers=tuple(map(str, data["answers"])),
-        target=int(data["target"]),
-        weight=float(data["weight"]),
-        fields={str(name): str(value) for name, value in data["fields"].items()},
-    )
-
-
-def _piece(data: Mapping[str, Any]) -> Piece:
-    return Piece(str(data["text"]), tuple(map(int, data["cuts"])), tuple(map(int, data["changed"])))
 
 
 def examples_of(problem: LanguageProblem) -> Examples:

@@ -18,10 +18,10 @@ from jaxtyping import Float
 
 from cotrace.errors import InputError, unknown
 from cotrace.results import Frontier, Selection
-from cotrace.results.outcomes import Outcome
-from cotrace.statistics import Interval, Units, mean_intervals
+from cotrace.results.outcomes import Outcome, Shift
+from cotrace.statistics import Units, mean_intervals
 from cotrace.text.escape import visible_json
-from cotrace.text.files import parse_json
+from cotrace.text.files import made_of, parse_json
 
 if TYPE_CHECKING:
     from cotrace.problem import LanguageProblem
@@ -47,28 +47,6 @@ SAME = 0.9
 MOST_ANSWERS, MOST_GROUPS = 4, 24
 Table = Float[np.ndarray, "example answer"]
 Values = Float[np.ndarray, "example"]
-
-
-@dataclass(frozen=True)
-class Shift:
-    """A share before and under the set, with 95 % intervals where there are enough pairs."""
-
-    pairs: int
-    before: float
-    after: float
-    before_interval: Interval | None = None
-    after_interval: Interval | None = None
-    change_interval: Interval | None = None
-
-    @property
-    def change(self) -> float:
-        """After less before."""
-        return self.after - self.before
-
-    @property
-    def is_shown(self) -> bool:
-        """Whether the interval of the change leaves 0 out."""
-        return self.change_interval is not None and not self.change_interval[0] <= 0 <= self.change_interval[1]
 
 
 @dataclass(frozen=True)
@@ -118,30 +96,14 @@ class Plain:
     def from_json(cls, text: str, where: str = PLAIN) -> Plain:
         """Inverse of ``to_json``. Raises InputError for a file that is something else."""
         try:
-            data: Any = parse_json(text, where)
-            answers = tuple(AnswerShift(str(one["answer"]), _shift(one["share"])) for one in data["answers"])
-            groups = tuple(
-                GroupShift(str(one["group"]), _maybe(one["rate"]), _maybe(one["accuracy"])) for one in data["groups"]
-            )
-            names = tuple(map(str, data["components"]))
-            made = cls(str(data["search"]), names, str(data["part"]), answers, groups, _maybe(data["odds"]))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            made = made_of(cls, parse_json(text, where))
+        except ValueError as error:
             raise InputError(
                 f"{where} is not what a run writes ({error}); delete it for a report without shares of answers"
             ) from None
         if not made.answers:
             raise InputError(f"{where} holds no answer; delete it for a report without shares of answers")
         return made
-
-
-def _maybe(data: Any) -> Shift | None:
-    return None if data is None else _shift(data)
-
-
-def _shift(data: Mapping[str, Any]) -> Shift:
-    names = ("before_interval", "after_interval", "change_interval")
-    ends = [None if data[name] is None else (float(data[name][0]), float(data[name][1])) for name in names]
-    return Shift(int(data["pairs"]), float(data["before"]), float(data["after"]), *ends)
 
 
 def plain_of(problem: LanguageProblem, frontier: Frontier, selection: Selection) -> Plain | None:
@@ -280,21 +242,6 @@ class Edited:
     def from_json(cls, text: str, where: str = EDIT) -> Edited:
         """Inverse of ``to_json``. Raises InputError for a file that is something else."""
         try:
-            data: Any = parse_json(text, where)
-            outcomes = tuple(map(_outcome, data["outcomes"]))
-            difference = float(data["largest_difference"])
-            return cls(int(data["k"]), str(data["donor"]), bool(data["unseen"]), outcomes, difference)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            return made_of(cls, parse_json(text, where))
+        except ValueError as error:
             raise InputError(f"{where} is not what cotrace edit writes ({error}); delete it, or edit again") from None
-
-
-def _outcome(data: Mapping[str, Any]) -> Outcome:
-    ends = ("before_interval", "after_interval", "change_interval")
-    return Outcome(
-        task=str(data["task"]),
-        metric=str(data["metric"]),
-        pairs=int(data["pairs"]),
-        before=float(data["before"]),
-        after=float(data["after"]),
-        **{name: None if data[name] is None else (float(data[name][0]), float(data[name][1])) for name in ends},
-    )
