@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cotrace.errors import InputError, unknown
 from cotrace.prompts.pair import PromptPair
-from cotrace.text.files import loads, read_text, shortened, why
+from cotrace.text.files import clipped, loads, parse_json, read_text, shortened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,8 +33,6 @@ ELSEWHERE = {
 """Name of a field in other formats (MIB, auto-circuit, question sets) -> its name here."""
 EXACT = 2**53
 """From here on a float is no longer every whole number."""
-QUOTE_LIMIT = 160
-"""The most characters of a value that an error quotes."""
 
 
 def pair_of(record: object, where: str, default_id: str) -> PromptPair:
@@ -129,12 +127,7 @@ def _sentence(error: ValidationError) -> str:
         return f"{error.message}; {properties()['answers']['description']}"  # the one required field
     path = "".join(f"[{part!r}]" if i else str(part) for i, part in enumerate(error.absolute_path))
     remedy = properties()[str(error.absolute_path[0])]["description"]
-    return f"'{path}': {_shortened(error.message)}; {remedy}"
-
-
-def _shortened(message: str) -> str:
-    half = QUOTE_LIMIT // 2
-    return message if len(message) <= QUOTE_LIMIT else f"{message[:half]} ... {message[-half:]}"
+    return f"'{path}': {clipped(error.message)}; {remedy}"
 
 
 def _label(value: str | float) -> str:
@@ -316,17 +309,8 @@ def _numbered(path: Path) -> Iterator[tuple[str, int, str]]:
 
 def _parsed(text: str, where: str) -> object:
     """The JSON value of a line; refuses what JSON does not know (NaN) and what would be lost (double keys)."""
-    try:
-        return loads(text.rstrip("\r\n"))  # else the end of a cut line reads as a sign that is not allowed
-    except json.JSONDecodeError as error:
-        reason = f"not JSON at column {error.colno}: {why(error)}"
-        raise InputError(f"{where}: {reason}; each line must be one JSON object, such as {EXAMPLE}") from None
-    except UnicodeEncodeError:
-        raise InputError(f"{where}: holds half of a surrogate pair; write the character itself") from None
-    except RecursionError:
-        raise InputError(f"{where}: nested too deeply; a prompt pair is a flat object") from None
-    except ValueError as error:
-        raise InputError(f"{where}: {error}") from None
+    text = text.rstrip("\r\n")  # else the end of a cut line reads as a sign that is not allowed
+    return parse_json(text, where, line=f"each line must be one JSON object, such as {EXAMPLE}")
 
 
 ARRAY = (

@@ -37,7 +37,8 @@ def read_text(path: str | Path) -> str:
             raise InputError(f"{path} is a folder; name the file in it")
         return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text at byte {error.start}; save it as UTF-8") from None
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}:{line}: not UTF-8 text at byte {error.start}; save it as UTF-8") from None
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
         raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
 
@@ -55,14 +56,16 @@ def read_bytes(path: Path) -> bytes:
     return bytes(content)
 
 
-def parse_json(text: str, where: str, *, nan: bool = False) -> Any:
+def parse_json(text: str, where: str, *, nan: bool = False, line: str = "") -> Any:
     """The value of a JSON text; refuses doubled keys, half characters and NaN, which with ``nan`` is read as None.
 
-    Raises InputError, in one line.
+    ``line`` says what a line should hold, where the text is one. Raises InputError, in one line.
     """
     try:
-        return loads(text, finite=True, nan=nan)
+        return loads(text, nan=nan)
     except json.JSONDecodeError as error:
+        if line:
+            raise InputError(f"{where}: not JSON at column {error.colno}: {why(error)}; {line}") from None
         raise InputError(f"{where}, line {error.lineno}: not JSON: {why(error)}; write the file again") from None
     except UnicodeEncodeError:
         raise InputError(f"{where}: holds half of a surrogate pair; write the character itself") from None
@@ -72,11 +75,11 @@ def parse_json(text: str, where: str, *, nan: bool = False) -> Any:
         raise InputError(f"{where}: {error}") from None
 
 
-def loads(text: str, *, finite: bool = False, nan: bool = False) -> Any:
+def loads(text: str, *, nan: bool = False) -> Any:
     """The value of a JSON text that is strict and loses nothing. Raises ValueError and RecursionError."""
     constant = _none_for_nan if nan else _no_constant
     value = json.loads(text, object_pairs_hook=_no_double, parse_constant=constant, parse_int=_whole)
-    _written(value, finite).encode()  # an escaped lone surrogate parses, but is no text
+    _written(value).encode()  # an escaped lone surrogate parses, but is no text
     return value
 
 
@@ -129,9 +132,9 @@ def _whole(digits: str) -> int:
     return int(digits)
 
 
-def _written(value: Any, finite: bool) -> str:
+def _written(value: Any) -> str:
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=not finite)
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except ValueError:  # 1e999 parses, as infinity
         raise ValueError("holds a number beyond 1.8e308; write one that can be held") from None
 

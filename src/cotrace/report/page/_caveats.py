@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from cotrace.report.page.inputs import Material, figure_of
 from cotrace.results.table import ranges
+from cotrace.statistics import covers
 
 FEW_UNITS = 30
 SHORTFALL = 0.7
@@ -34,9 +35,7 @@ def caveats(material: Material) -> tuple[Caveat, ...]:
 
 def _nothing_moves(material: Material) -> Iterator[Caveat]:
     judged = material.judged
-    interval = None if judged is None else judged.full_interval
-    covers = interval is not None and interval[0] <= 0 <= interval[1]
-    if covers or "covers 0" in material.first.summary:
+    if (judged is not None and covers(judged.full_interval)) or "covers 0" in material.first.summary:
         yield Caveat(
             "The interval of the full swap covers 0: these pairs do not show an effect that a set could explain.", True
         )

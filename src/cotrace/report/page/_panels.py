@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from cotrace.components import Block, Component, ComponentSpace
-from cotrace.report.page.charts import CUTS, DIVERGING, Spec, bare, count_axis, inks, rows_height, spec_of
+from cotrace.report.page.charts import Spec, bare, count_axis, diverging, drawn, inks, rows_height, spec_of, tips
 from cotrace.report.page.inputs import Material
 from cotrace.statistics import Interval
 
@@ -89,12 +89,10 @@ def grid(
     shade = alt.Color(
         "shade:O", legend=None, scale=alt.Scale(domain=list(range(5)), range=[f"var(--in{i})" for i in range(5)])
     )
-    tips = [alt.Tooltip(f"{name}:N") for name in ("component", "state", "alone")]
-    cells = base.mark_rect(stroke="var(--paper)", strokeWidth=1.5 if len(units) <= 32 else 0.5, cornerRadius=2)
-    chart: alt.LayerChart = alt.layer(cells.encode(color=shade, tooltip=tips)).resolve_scale(color="independent")
-    if len(units) <= 16:
-        numbers = base.mark_text(fontSize=11).encode(text="came:N", color=inks())
-        chart = alt.layer(cells.encode(color=shade, tooltip=tips), numbers).resolve_scale(color="independent")
+    rect = base.mark_rect(stroke="var(--paper)", strokeWidth=1.5 if len(units) <= 32 else 0.5, cornerRadius=2)
+    cells = rect.encode(color=shade, tooltip=tips("component:N", "state:N", "alone:N"))
+    numbers = [base.mark_text(fontSize=11).encode(text="came:N", color=inks())] if len(units) <= 16 else []
+    chart = alt.layer(cells, *numbers).resolve_scale(color="independent")
     return spec_of(chart, height=rows_height(len(layers)), description=description)
 
 
@@ -107,11 +105,10 @@ def effects(panel: Panel, rows: Sequence[Spec], bound: float, *, legend: bool = 
     x = alt.X("unit:O", title=panel.unit_word, scale=alt.Scale(domain=list(panel.units)), axis=bare())
     if dense:
         x = alt.X("size:Q", title=f"size of the largest effect of a {panel.unit_word}")
-    base = alt.Chart(alt.InlineData(values=list(rows))).encode(
+    base = drawn(rows).encode(
         x=x, y=alt.Y("layer:O", title="layer", scale=alt.Scale(domain=list(panel.layers)[::-1]), axis=bare())
     )
-    scale = alt.Scale(type="threshold", domain=[cut * bound for cut in CUTS], range=list(DIVERGING))
-    colour = alt.Color("effect:Q", scale=scale, legend=alt.Legend(format="+.2g") if legend else None)
+    colour = alt.Color("effect:Q", scale=diverging(bound), legend=alt.Legend(format="+.2g") if legend else None)
     if dense:
         marks = [base.mark_bar(stroke="var(--line)", strokeWidth=0.5).encode(color=colour)]
         marks.append(base.mark_text(align="left", dx=4, fontSize=11, color="var(--muted)").encode(text="words:N"))
@@ -130,12 +127,8 @@ def density(layers: list[int], unit_word: str, description: str, rows: Sequence[
         x=alt.X("count:Q", title=f"{unit_word}s chosen", axis=count_axis()),
         y=alt.Y("layer:O", title="layer", scale=alt.Scale(domain=layers[::-1]), axis=bare()),
     )
-    tips = [
-        alt.Tooltip("layer:O"),
-        alt.Tooltip("count:Q", title="chosen"),
-        alt.Tooltip("share:N", title="of the layer"),
-    ]
-    bars = base.mark_bar(color="var(--in3)", cornerRadiusEnd=2).encode(tooltip=tips)
+    shown = tips("layer:O", "count:Q chosen", "share:N of the layer")
+    bars = base.mark_bar(color="var(--in3)", cornerRadiusEnd=2).encode(tooltip=shown)
     words = base.mark_text(align="left", dx=4, fontSize=11, color="var(--muted)").encode(text="words:N")
     return spec_of(alt.layer(bars, words), height=rows_height(len(layers)), description=description)
 
@@ -234,43 +227,39 @@ def _counts(keys: UInt8[np.ndarray, "set byte"]) -> Int[np.ndarray, "set"]:
     return np.asarray(ONES[keys].sum(axis=1))
 
 
-def _leaving(material: Material) -> dict[str, Row]:
+def _leaving(material: Material) -> dict[str, dict[str, Any]]:
     """Name -> what is lost when it leaves the chosen set: as judged, or from sets that a search evaluated."""
     judged = material.judged
-    if judged is not None and judged.minimality is not None:
-        return {
-            one.component: Row(
-                index=0,
-                name=one.component,
-                site="",
-                layer=0,
-                leaves=one.loss,
-                leaves_interval=one.interval,
-                leaves_on=judged.judged_on,
-                status=one.status,
-            )
-            for one in judged.minimality.members
+    if judged is None or judged.minimality is None:
+        return {name: {"leaves": loss, "leaves_on": "training"} for name, loss in _known_leaving(material)}
+    return {
+        one.component: {
+            "leaves": one.loss,
+            "leaves_interval": one.interval,
+            "leaves_on": judged.judged_on,
+            "status": one.status,
         }
-    return dict(_known_leaving(material))
+        for one in judged.minimality.members
+    }
 
 
-def _known_leaving(material: Material) -> Iterator[tuple[str, Row]]:
+def _known_leaving(material: Material) -> Iterator[tuple[str, float]]:
     places = material.places(material.chosen)
-    whole = material.mean_effect(places)
-    if whole is None or len(places) > MOST_ROWS:
+    effect = material.mean_effect(places)
+    if effect is None or len(places) > MOST_ROWS:
         return
     for i, place in enumerate(places.tolist()):
         rest = np.delete(places, i)
         without = material.mean_effect(rest) if len(rest) or material.first.mode == "keep" else 0.0
         if without is not None:
-            name, loss = str(material.space[place]), material.first.sign * (whole - without)
-            yield name, Row(index=place, name=name, site="", layer=0, leaves=loss, leaves_on="training")
+            yield str(material.space[place]), material.first.sign * (effect - without)
 
 
-def _row(material: Material, place: int, presence: Presence, alone: float | None, leaving: dict[str, Row]) -> Row:
+def _row(
+    material: Material, place: int, presence: Presence, alone: float | None, leaving: Mapping[str, dict[str, Any]]
+) -> Row:
     one: Component = material.space[place]
     name, first = str(one), int(presence.first[place])
-    left = leaving.get(name)
     partner, interaction = _strongest(material, name)
     return Row(
         index=place,
@@ -280,14 +269,11 @@ def _row(material: Material, place: int, presence: Presence, alone: float | None
         first_k=first or None,
         share=float(presence.share[place]) if first else None,
         alone=alone,
-        leaves=None if left is None else left.leaves,
-        leaves_interval=None if left is None else left.leaves_interval,
-        leaves_on="" if left is None else left.leaves_on,
-        status="" if left is None else left.status,
         inclusion=_inclusion(material, name),
         shapley=_shapley(material, name),
         partner=partner,
         interaction=interaction,
+        **leaving.get(name, {}),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
@@ -82,17 +82,14 @@ def frontier(material: Material, part: str, *, legend: int = 0) -> Spec:
     else:
         x = x.axis(count_axis(grid=False)).scale(zero=False, nice=False, padding=10)
     y = alt.Y("effect:Q", title=quantity(material.first))
-    names, shown = list(colours(material)), _legend(material, legend) if legend else None
-    colour = alt.Color("search:N", scale=alt.Scale(domain=names, range=list(colours(material).values())), legend=shown)
-    shape = alt.Shape("search:N", scale=alt.Scale(domain=names, range=list(shapes(material).values())), legend=shown)
-    tips = [alt.Tooltip(name, title=title) for name, title in _TIPS]
-    base = alt.Chart(alt.InlineData(values=rows)).encode(x=x, y=y, color=colour)
+    shown = _legend(material, legend) if legend else None
+    colour = alt.Color("search:N", scale=scale_of(colours(material)), legend=shown)
+    shape = alt.Shape("search:N", scale=scale_of(shapes(material)), legend=shown)
+    base = drawn(rows).encode(x=x, y=y, color=colour)
     layers = [
         *_levels(material, part, legend=bool(legend)),
-        *_band(
-            [row for row in rows if row["search"] == names[0] and "low" in row], x, colour, quantity(material.first)
-        ),
-        *_lines(base, shape, tips, rows),
+        *_band([row for row in rows if row["search"] == material.first.search and "low" in row], x, colour, material),
+        *_lines(base, shape, rows),
         *_controls(material, part),
         alt.Chart(alt.NamedData(name="cursor"))
         .mark_rule(color="var(--ink)", strokeWidth=1, strokeDash=[2, 3])
@@ -117,11 +114,10 @@ def progress(material: Material) -> Spec:
         for i, (cost, effect) in enumerate(points)
         if cost > 0
     ]
-    names = colours(material)
-    base = alt.Chart(alt.InlineData(values=rows)).encode(
+    base = drawn(rows).encode(
         x=alt.X("cost:Q", title="forward-equivalents", scale=alt.Scale(type="log"), axis=alt.Axis(grid=False)),
         y=alt.Y("effect:Q", title=quantity(material.first)),
-        color=alt.Color("search:N", scale=alt.Scale(domain=list(names), range=list(names.values())), legend=None),
+        color=alt.Color("search:N", scale=scale_of(colours(material)), legend=None),
     )
     steps = base.mark_line(interpolate="step-after", strokeWidth=1.6)
     ends = base.transform_filter("datum.end").mark_point(filled=True, size=40, opacity=1)
@@ -151,7 +147,7 @@ def layers(frontier: Frontier, k: int) -> Spec:
     range_ = [f"var(--{name})" for name in (*NAMED[:4], "other0", "other1")]
     scale = alt.Scale(domain=[site.value for site in sites], range=range_)
     legend = alt.Legend(columns=2) if len(sites) > 1 else None
-    bars = alt.Chart(alt.InlineData(values=rows)).mark_bar(height={"band": 0.75})
+    bars = drawn(rows).mark_bar(height={"band": 0.75})
     chart = bars.encode(
         x=alt.X("count:Q", title="components chosen", axis=count_axis()),
         y=alt.Y("layer:O", title="layer", scale=alt.Scale(domain=places[::-1]), axis=bare()),
@@ -161,31 +157,22 @@ def layers(frontier: Frontier, k: int) -> Spec:
     return spec_of(chart, height=rows_height(len(places)), description="Components chosen in each layer")
 
 
-def _lines(base: alt.Chart, shape: alt.Shape, tips: list[alt.Tooltip], rows: list[Spec]) -> Iterator[alt.Chart]:
+def _lines(base: alt.Chart, shape: alt.Shape, rows: list[Spec]) -> Iterator[alt.Chart]:
     """Lines with their points; points that no line leads to are rings around what they may lie on: both are seen."""
     if any(row["joined"] for row in rows):
         joined = base.transform_filter("datum.joined")
         yield joined.mark_line(strokeWidth=1.8)
-        yield joined.mark_point(filled=True, opacity=1, size=34).encode(shape=shape, tooltip=tips)
+        yield joined.mark_point(filled=True, opacity=1, size=34).encode(shape=shape, tooltip=_TIPS)
     if not all(row["joined"] for row in rows):
         apart = base.transform_filter("!datum.joined")
-        yield apart.mark_point(filled=False, opacity=1, size=150, strokeWidth=2).encode(shape=shape, tooltip=tips)
+        yield apart.mark_point(filled=False, opacity=1, size=150, strokeWidth=2).encode(shape=shape, tooltip=_TIPS)
 
 
-def _band(rows: list[Spec], x: alt.X, colour: alt.Color, title: str) -> Iterator[alt.Chart]:
+def _band(rows: list[Spec], x: alt.X, colour: alt.Color, material: Material) -> Iterator[alt.Chart]:
     """The intervals of one search."""
     if rows:
-        area = alt.Chart(alt.InlineData(values=rows)).mark_area(opacity=0.16)
-        yield area.encode(x=x, color=colour, y=alt.Y("low:Q", title=title), y2="high:Q")
-
-
-_TIPS = (
-    ("search:N", "search"),
-    ("k:Q", "k"),
-    ("effect:Q", "effect"),
-    ("interval:N", "95 % interval"),
-    ("p:N", "p, adjusted"),
-)
+        area = drawn(rows).mark_area(opacity=0.16)
+        yield area.encode(x=x, color=colour, y=alt.Y("low:Q", title=quantity(material.first)), y2="high:Q")
 
 
 def is_joined(frontier: Frontier) -> bool:
@@ -212,7 +199,7 @@ def _points(frontier: Frontier, part: str) -> Iterator[Spec]:
 
 def _levels(material: Material, part: str, *, legend: bool = False) -> Iterator[alt.Chart]:
     """Zero, and the model level with its name: at the line, or in a legend."""
-    zero = alt.Chart(alt.InlineData(values=[{"y": 0}]))
+    zero = drawn([{"y": 0}])
     yield zero.mark_rule(color="var(--line-strong)").encode(y="y:Q")
     first = material.first
     value = first.full_effect if part == "training" else first.full_effect_heldout
@@ -249,9 +236,8 @@ def _controls(material: Material, part: str) -> Iterator[alt.Chart]:
     sizes = () if judged is None or part == "training" else judged.sizes
     rows = [{"k": s.k, "y": rounded(s.control_mean), "what": "random sets, mean"} for s in sizes if s.control_mean]
     if rows:
-        marks = alt.Chart(alt.InlineData(values=rows)).mark_point(shape="stroke", color="var(--muted)", size=160)
-        tips = [alt.Tooltip("what:N", title="control"), alt.Tooltip("k:Q"), alt.Tooltip("y:Q", title="effect")]
-        yield marks.encode(x="k:Q", y="y:Q", tooltip=tips)
+        marks = drawn(rows).mark_point(shape="stroke", color="var(--muted)", size=160)
+        yield marks.encode(x="k:Q", y="y:Q", tooltip=tips("what:N control", "k:Q", "y:Q effect"))
 
 
 def histogram(material: Material) -> Spec:
@@ -261,11 +247,7 @@ def histogram(material: Material) -> Spec:
         x=alt.X("low:Q", title=quantity(material.first), bin="binned", axis=alt.Axis(grid=False)),
         x2="high:Q",
         y=alt.Y("count:Q", title="pairs", axis=count_axis(tickCount=4)),
-        tooltip=[
-            alt.Tooltip("low:Q", title="from"),
-            alt.Tooltip("high:Q", title="to"),
-            alt.Tooltip("count:Q", title="pairs"),
-        ],
+        tooltip=tips("low:Q from", "high:Q to", "count:Q pairs"),
     )
     return spec_of(chart, height=150, description="How many pairs are moved how far at this size")
 
@@ -290,22 +272,16 @@ def interactions(judged: Evaluation | None, *, legend: bool = False) -> Spec | N
         for pair in pairs
         for a, b in (pair.components, pair.components[::-1])
     ]
-    base = alt.Chart(alt.InlineData(values=rows)).encode(
+    base = drawn(rows).encode(
         x=alt.X(
             "a:O", title=None, scale=alt.Scale(domain=names), axis=alt.Axis(domain=False, ticks=False, labelAngle=-40)
         ),
         y=alt.Y("b:O", title=None, scale=alt.Scale(domain=names), axis=bare()),
     )
     shown = alt.Legend(format="+.2g") if legend else None
-    scale = alt.Scale(type="threshold", domain=[cut * bound for cut in CUTS], range=list(DIVERGING))
-    tips = [
-        alt.Tooltip("a:N"),
-        alt.Tooltip("b:N", title="and"),
-        alt.Tooltip("value:Q", title="together beyond apart"),
-        alt.Tooltip("kind:N", title="by its interval"),
-    ]
     cells = base.mark_rect(stroke="var(--paper)", strokeWidth=1.5).encode(
-        color=alt.Color("value:Q", scale=scale, legend=shown), tooltip=tips
+        color=alt.Color("value:Q", scale=diverging(bound), legend=shown),
+        tooltip=tips("a:N", "b:N and", "value:Q together beyond apart", "kind:N by its interval"),
     )
     layers: list[alt.Chart] = [cells]
     if len(names) <= 9:
@@ -320,12 +296,13 @@ def interactions(judged: Evaluation | None, *, legend: bool = False) -> Spec | N
 def cost(material: Material) -> Spec:
     """Forward-equivalents of each search."""
     rows = [{"search": one.search, "cost": rounded(one.forward_equivalents)} for one in material.frontiers]
-    scale = alt.Scale(domain=list(colours(material)), range=list(colours(material).values()))
-    base = alt.Chart(alt.InlineData(values=rows)).encode(
+    base = drawn(rows).encode(
         x=alt.X("cost:Q", title="forward-equivalents", axis=count_axis(tickCount=6)),
         y=alt.Y("search:N", title=None, sort=None, axis=alt.Axis(domain=False, ticks=False)),
     )
-    bars = base.mark_bar(cornerRadiusEnd=2).encode(color=alt.Color("search:N", scale=scale, legend=None))
+    bars = base.mark_bar(cornerRadiusEnd=2).encode(
+        color=alt.Color("search:N", scale=scale_of(colours(material)), legend=None)
+    )
     words = base.mark_text(align="left", dx=4, fontSize=12).encode(text=alt.Text("cost:Q", format=",.0f"))
     return spec_of(alt.layer(bars, words), height=max(60, 34 * len(rows)), description="What each search cost")
 
@@ -342,14 +319,14 @@ def tradeoff(found: Tradeoff, index: int, *, labels: bool = False) -> Spec:
         }
         for one in found.points
     ]
-    base = alt.Chart(alt.InlineData(values=rows)).encode(
+    base = drawn(rows).encode(
         x=alt.X(
             "harm:Q",
             title=f"harm: {found.harms[index].partition(':')[0]}",
             axis=alt.Axis(format="+%", labelExpr=SPACED, grid=False),
         ),
         y=alt.Y("strength:Q", title=f"strength: move of {found.metric} ({found.aim})"),
-        tooltip=[alt.Tooltip(name) for name in ("k:Q", "donor:N", "strength:Q", "harm:Q", "kind:N")],
+        tooltip=tips("k:Q", "donor:N", "strength:Q", "harm:Q", "kind:N"),
     )
     front = base.transform_filter("datum.kind !== 'beaten'")
     layers = [
@@ -364,6 +341,30 @@ def tradeoff(found: Tradeoff, index: int, *, labels: bool = False) -> Spec:
             words.mark_text(align="left", dx=5, dy=9, fontSize=7, color="var(--muted)").encode(text="words:N")
         )
     return spec_of(alt.layer(*layers), height=280, description=f"Strength of edits against {found.harms[index]}")
+
+
+def drawn(rows: Sequence[Spec]) -> alt.Chart:
+    """A chart of these rows."""
+    return alt.Chart(alt.InlineData(values=list(rows)))
+
+
+def tips(*fields: str) -> list[alt.Tooltip]:
+    """Fields with their types, as people read them: each with a title behind it, or its own name."""
+    parts = [field.partition(" ") for field in fields]
+    return [alt.Tooltip(field, title=title) if title else alt.Tooltip(field) for field, _, title in parts]
+
+
+_TIPS = tips("search:N search", "k:Q k", "effect:Q effect", "interval:N 95 % interval", "p:N p, adjusted")
+
+
+def scale_of(ranges: Mapping[str, str]) -> alt.Scale:
+    """Name -> its colour or shape."""
+    return alt.Scale(domain=list(ranges), range=list(ranges.values()))
+
+
+def diverging(bound: float) -> alt.Scale:
+    """Orange below 0, blue above, in seven steps; ``bound`` is the largest size."""
+    return alt.Scale(type="threshold", domain=[cut * bound for cut in CUTS], range=list(DIVERGING))
 
 
 def spec_of(chart: Any, *, height: int, description: str) -> Spec:
