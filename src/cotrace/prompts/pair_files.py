@@ -7,21 +7,18 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING
 from dataclasses import fields as dataclass_fields
-from functools import cache
-from importlib.resources import files
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cotrace.errors import InputError, unknown
 from cotrace.prompts.pair import PromptPair
-from cotrace.text.files import clipped, loads, parse_json, read_text, shortened
+from cotrace.text.files import clipped, loads, parse_json, read_text, schema_of, shortened
 
 if TYPE_CHECKING:
     import pandas as pd
     from jsonschema import Draft202012Validator, ValidationError
 
-SCHEMA = "pair.schema.json"
 KINDS = {list: "a list", str: "a text", int: "a number", float: "a number", bool: "true or false", type(None): "null"}
 """How JSON's other values are called."""
 ELSEWHERE = {
@@ -73,24 +70,19 @@ def _with_subject(fields: Mapping[str, Any]) -> Mapping[str, tuple[int, int]]:
     return {**spans, "subject": (start, end)}
 
 
-@cache
 def schema() -> Mapping[str, Any]:
     """The JSON Schema (draft 2020-12) of one line."""
-    loaded: Mapping[str, Any] = json.loads(files("cotrace.prompts").joinpath(SCHEMA).read_text("utf-8"))
-    return loaded
+    return cast("Mapping[str, Any]", _validator().schema)
+
+
+def _validator() -> Draft202012Validator:
+    return schema_of("cotrace.prompts", "pair.schema.json")
 
 
 def properties() -> Mapping[str, Mapping[str, Any]]:
     """Name -> schema of every field, in the order of the format's table."""
     fields: Mapping[str, Mapping[str, Any]] = schema()["properties"]
     return fields
-
-
-@cache
-def _validator() -> Draft202012Validator:
-    from jsonschema import Draft202012Validator
-
-    return Draft202012Validator(schema())
 
 
 def _check(record: object, where: str) -> None:

@@ -97,10 +97,8 @@ def head_map(frontier: Frontier, k: int, *, width: float | None = None) -> Figur
         effects += f"; held out {figure_of(selection.effect_heldout)} of {figure_of(frontier.full_effect_heldout)}"
     title = f"{frontier.search}: {selection.k} of {len(frontier.space)} components, {frontier.metric}"
     found = panels_of(frontier.space)
-    panels = [{**one.spec(_cells(one, frontier, entries, k)), "title": one.title} for one in found]
-    inches = max(6.4, sum(one.width for one in found) / POINTS) if width is None else width
-    shares = [min(len(one.units), 24) if one.kind == "grid" else 12 for one in found]
-    return _figure(panels, title, [heading(frontier), effects, LEGEND], inches, shares=shares)
+    panels = [one.spec(_cells(one, frontier, entries, k)) for one in found]
+    return _map(found, panels, title, [heading(frontier), effects, LEGEND], width, least=6.4, dense=12)
 
 
 @checked("ct.report.effect_map")
@@ -120,23 +118,35 @@ def effect_map(table: pd.DataFrame, *, width: float | None = None) -> Figure:
     space = ComponentSpace(tuple(effects))
     bound = max(map(abs, effects.values())) or 1.0
     found = panels_of(space)
-    specs: list[Spec] = []
-    for one in found:
-        chart = effects_panel(one, _alone(one, space, effects, bound), bound, legend=not specs)
-        specs.append({**chart, "title": one.title})
+    specs = [effects_panel(one, _alone(one, space, effects, bound), bound, legend=one is found[0]) for one in found]
     about, largest = table.attrs, max(effects, key=lambda one: abs(effects[one]))
     way = "exact" if about.get("exact", True) else "to first order, by gradient"
     lines = [f"{about.get('task', '')}, mode {about.get('mode', '')}, {way}"] if about else []
     lines.append(f"largest: {largest} {figure_of(effects[largest])}; blue above 0, orange below")
     title = f"{len(space)} components, each by itself: {about.get('metric', 'effect')}"
-    inches = max(5.6, sum(one.width for one in found) / POINTS) if width is None else width
-    return _figure(specs, title, lines, inches, shares=[min(len(one.units), 24) or 12 for one in found])
+    return _map(found, specs, title, lines, width, least=5.6, dense=24)
+
+
+def _map(
+    found: Sequence[Panel],
+    specs: Sequence[Spec],
+    title: str,
+    lines: Sequence[str],
+    width: float | None,
+    *,
+    least: float,
+    dense: int,
+) -> Figure:
+    """Maps beside each other, each as wide as its units need, or as ``dense`` of them; ``least`` inches together."""
+    inches = max(least, sum(one.width for one in found) / POINTS) if width is None else width
+    titled = [{**spec, "title": one.title} for one, spec in zip(found, specs, strict=True)]
+    shares = [min(len(one.units), 24) if one.kind == "grid" else dense for one in found]
+    return _figure(titled, title, lines, inches, shares=shares)
 
 
 def _alone(panel: Panel, space: ComponentSpace, effects: Mapping[Component, float], bound: float) -> list[Spec]:
     """The rows of a panel: each component, or of each layer the one whose effect is largest."""
-    blocks = [space.blocks[i] for i in panel.blocks]
-    members = [space[i] for block in blocks for i in range(block.start, block.stop)]
+    members = panel.members(space)
     if panel.kind != "density":
         return [_effect_cell(one, effects[one], bound) for one in members]
     of_layer = ([one for one in members if one.layer == layer] for layer in panel.layers)
@@ -146,17 +156,13 @@ def _alone(panel: Panel, space: ComponentSpace, effects: Mapping[Component, floa
 
 def _effect_cell(component: Component, effect: float, bound: float) -> Spec:
     """Its number has as many decimals as the largest needs for three digits."""
-    unit = component.unit if component.site.has_units else component.site.tag
     words = f"{effect:+.{max(0, 3 - math.ceil(math.log10(bound)))}f}"
     dark = int(abs(effect) > charts.CUTS[-1] * bound)
-    return {
-        "unit": unit,
-        "layer": component.layer,
-        "effect": effect,
-        "size": abs(effect),
-        "words": words,
-        "dark": dark,
-    }
+    return _place(component) | {"effect": effect, "size": abs(effect), "words": words, "dark": dark}
+
+
+def _place(component: Component) -> Spec:
+    return {"unit": component.unit if component.site.has_units else component.site.tag, "layer": component.layer}
 
 
 def entry_sizes(frontier: Frontier, k: int) -> dict[Component, int]:
@@ -171,8 +177,7 @@ def entry_sizes(frontier: Frontier, k: int) -> dict[Component, int]:
 
 def _cells(panel: Panel, frontier: Frontier, entries: Mapping[Component, int], k: int) -> list[Spec]:
     """The rows of a panel of the map: a cell for each component, or a count for each layer."""
-    blocks = [frontier.space.blocks[i] for i in panel.blocks]
-    members = [frontier.space[i] for block in blocks for i in range(block.start, block.stop)]
+    members = panel.members(frontier.space)
     if panel.kind == "density":
         counts = Counter(one.layer for one in members if one in entries)
         return [{"layer": layer, "count": counts[layer], "words": str(counts[layer])} for layer in panel.layers]
@@ -181,9 +186,7 @@ def _cells(panel: Panel, frontier: Frontier, entries: Mapping[Component, int], k
 
 def _cell(component: Component, came: int | None, k: int) -> Spec:
     shade = 0 if came is None else max(1, round(SHADES * (1 - (came - 1) / k)))
-    unit = component.unit if component.site.has_units else component.site.tag
-    words = "" if came is None else str(came)
-    return {"unit": unit, "layer": component.layer, "shade": shade, "dark": int(shade > 2), "came": words}
+    return _place(component) | {"shade": shade, "dark": int(shade > 2), "came": "" if came is None else str(came)}
 
 
 def layers(frontier: Frontier, k: int, *, width: float = PAGE) -> Figure:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Hashable
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from cotrace.errors import InputError, OutputExists
+
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
 
 
 def new_file(name: str | Path, option: str = "--out") -> Path:
@@ -88,7 +93,7 @@ def made_of(kind: type[Made], data: Any) -> Made:
     from pydantic import ValidationError
 
     try:
-        made: Made = _adapter(kind).validate_python(data)
+        made: Made = _adapter(cast("Hashable", kind)).validate_python(data)
         return made
     except ValidationError as error:
         first = error.errors()[0]
@@ -100,6 +105,14 @@ def _adapter(kind: Any) -> Any:
     from pydantic import TypeAdapter  # takes a while to load, and few files need it
 
     return TypeAdapter(kind)
+
+
+@cache
+def schema_of(room: str, name: str) -> Draft202012Validator:
+    """The check of a JSON Schema (draft 2020-12) that ships with a room; ``schema`` of it is the schema itself."""
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(json.loads(files(room).joinpath(name).read_text("utf-8")))
 
 
 def why(error: json.JSONDecodeError) -> str:

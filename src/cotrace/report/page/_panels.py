@@ -39,6 +39,11 @@ class Panel:
         """The most pixels that it needs."""
         return 760 if self.kind == "density" or len(self.units) > 16 else 110 + 52 * max(3, len(self.units))
 
+    def members(self, space: ComponentSpace) -> list[Component]:
+        """The components of its blocks."""
+        blocks = [space.blocks[i] for i in self.blocks]
+        return [space[i] for block in blocks for i in range(block.start, block.stop)]
+
     def spec(self, cells: Sequence[Spec] | None = None) -> Spec:
         """Its chart; without its cells where they are to follow the page's slider."""
         about = f"{self.title}: components chosen, by layer" + (

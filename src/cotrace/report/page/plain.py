@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from cotrace.errors import InputError, unknown
 from cotrace.results import Frontier, Selection
@@ -140,6 +140,12 @@ class _Both:
     after: Table
     units: Units
 
+    @cached_property
+    def _offered(self) -> Bool[np.ndarray, "example answer"]:
+        """Whether a pair has the answer."""
+        counts = np.array([len(pair.answers) for pair in self.pairs])
+        return np.asarray(np.arange(self.before.shape[1]) < counts[:, None])
+
     @property
     def alone(self) -> bool:
         """Whether some pair has one answer."""
@@ -170,12 +176,12 @@ class _Both:
         chosen = [self._chosen(table) for table in (self.before, self.after)]
         right = np.array([pair.target if pair.label is None else pair.label for pair in self.pairs])
         favoured = [pair.favourable for pair in self.pairs]
-        rated = None not in favoured
-        yield self._group("", range(len(self.pairs)), chosen, right, np.array(favoured) if rated else None)
+        rated = None if None in favoured else np.array(favoured)
+        yield self._group("", range(len(self.pairs)), chosen, right, rated)
         names = sorted({pair.group for pair in self.pairs if pair.group is not None})
         for name in names[:MOST_GROUPS]:
             members = [i for i, pair in enumerate(self.pairs) if pair.group == name]
-            yield self._group(name, members, chosen, right, np.array(favoured) if rated else None)
+            yield self._group(name, members, chosen, right, rated)
 
     def odds(self) -> Shift | None:
         """Mean log-odds of the target against all other answers."""
@@ -191,17 +197,15 @@ class _Both:
 
     def _shares(self, table: Table) -> Table:
         """Probability of each answer among those that the pair offers; of a single one its own."""
-        kept = np.array([[i < len(pair.answers) for i in range(table.shape[1])] for pair in self.pairs])
-        raw = np.where(kept, np.exp(table), 0.0)
-        if self.alone:
-            return raw
-        raw = np.where(kept, np.exp(table - table.max(1, keepdims=True, where=kept, initial=-np.inf)), 0.0)
-        shares: Table = raw / raw.sum(1, keepdims=True)
+        shares: Table = np.where(self._offered, np.exp(table), 0.0)
+        if not self.alone:
+            largest = table.max(1, keepdims=True, where=self._offered, initial=-np.inf)
+            shares = np.where(self._offered, np.exp(table - largest), 0.0)
+            shares /= shares.sum(1, keepdims=True)
         return shares
 
     def _chosen(self, table: Table) -> Any:
-        kept = np.array([[i < len(pair.answers) for i in range(table.shape[1])] for pair in self.pairs])
-        return np.where(kept, table, -np.inf).argmax(1)
+        return np.where(self._offered, table, -np.inf).argmax(1)
 
     def _shift(self, before: Any, after: Any, *, members: Sequence[int] | None = None) -> Shift:
         some = list(range(len(self.pairs))) if members is None else list(members)
