@@ -56,13 +56,13 @@ class Transfer:
     interval: Interval | None
     full_effect: float
     full_interval: Interval | None
-    """Of everything in the space."""
+    """Interval of the effect of everything in the space."""
     own_components: tuple[str, ...]
     """The set of size k that a search of the target finds on its training pairs."""
     own_effect: float
     own_interval: Interval | None
     difference: Interval | None
-    """Of how much more it does than the target's own set, paired; above 0 is better, whatever the direction."""
+    """Paired interval of how much more it does than the target's own set; above 0 is better, whatever the direction."""
     overlap: float
     """Jaccard index of both sets."""
     control_mean: float

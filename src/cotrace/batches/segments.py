@@ -76,7 +76,8 @@ def donor_pair(pair: EncodedPair) -> EncodedPair:
 def packed_strip(
     example: int, pair: EncodedPair, offset: int, with_answers: bool, cache_offset: int, answers: Sequence[int]
 ) -> Strip:
-    """These answers of a pair behind its prompt; ``offset`` is the flat index of its first donor token.
+    """Return a strip of these answers of a pair behind its prompt; ``offset`` is the flat index of its first donor
+    token.
 
     The pair's prefix is left out; ``cache_offset`` is the flat index of its first kept token.
     """

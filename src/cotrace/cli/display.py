@@ -98,7 +98,7 @@ def _of(some: int, whole: int) -> str:
 
 
 def _kept(prepared: Prepared) -> str:
-    """Where what is computed once is kept."""
+    """Return in words where values that are computed once are kept."""
     plan = prepared.problem.plan
     parts = (("in memory", plan.memory_bytes), ("on disk", plan.disk_bytes), ("computed anew", plan.recomputed_bytes))
     return ", ".join(f"{size(count)} {where}" for where, count in parts if count) or "nothing"
@@ -152,7 +152,7 @@ LINE_EVERY_S = 5.0
 
 @runtime_checkable
 class Display(Protocol):
-    """Where a step is shown."""
+    """A display of a search's steps."""
 
     def show(self, step: Step, state: SearchState, left: str) -> None:
         """Show where the search stands."""
@@ -209,7 +209,7 @@ class Silent:
     """Shows nothing."""
 
     def show(self, step: Step, state: SearchState, left: str) -> None:
-        """Nothing."""
+        """Show nothing."""
 
 
 class Lines:

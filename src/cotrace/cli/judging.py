@@ -119,7 +119,7 @@ class Asked:
     intervals: bool = False
     judge_pairs: int | Literal["all"] | None = None
     workers: Mapping[str, Any] = field(default_factory=dict)
-    """Who computes: RunConfig's fields of that."""
+    """The fields of RunConfig that say who computes."""
 
     def __post_init__(self) -> None:
         if self.stability < 0 or self.folds < 0 or self.folds == 1:

@@ -94,12 +94,12 @@ class Source:
 
 
 PLAIN = Source()
-"""Where nothing is said of weights and data."""
+"""Defaults of the options of weights and data."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hands:
-    """Who computes; the fields are RunConfig's own."""
+    """Options of who computes; the fields are RunConfig's own."""
 
     workers: Annotated[int | None, WORKERS] = None
     """Run the batches on so many Ray workers. Default: in this process."""
@@ -117,7 +117,7 @@ class Hands:
 
 
 ALONE = Hands()
-"""Where nothing is said of workers."""
+"""Defaults of the options of workers."""
 
 Flat = Parameter(name="*")
 Handed = Annotated[Hands, Flat]
@@ -125,7 +125,7 @@ Sourced = Annotated[Source, Flat]
 Options = Annotated[RunConfig, Flat]
 Showing = Annotated[Show, Flat]
 Saying = Annotated[Said, Flat]
-"""For commands whose figures go to a file as well: their --json names it."""
+"""Option of commands whose figures go to a file as well: their --json names it."""
 ConfigFile = Annotated[Path | None, Parameter(group=Group("The run", sort_key=4))]
 DryRun = Annotated[bool, Parameter(group=Group("The run", sort_key=4), negative="", show_default=False)]
 Trusting = Annotated[bool, Parameter(name="--trust-remote-code", negative="", show_default=False)]

@@ -126,7 +126,7 @@ class EvaluationReply(Reply):
 
     written: str
     evaluation: dict[str, JsonValue]
-    """As in evaluation.json: the fields of ``ct.Evaluation``, and ``verdict``."""
+    """The content of evaluation.json: the fields of ``ct.Evaluation``, and ``verdict``."""
     cross_fit: CrossFit | None = None
 
 
@@ -189,7 +189,7 @@ class ShownTaskReply(Reply):
     skipped: list[tuple[str, str]]
     """(record, reason)."""
     tokens: list[dict[str, str]]
-    """With --model: how its tokenizer cuts them."""
+    """The pairs as tokens of ``--model``."""
 
 
 class WrittenReply(Reply):
@@ -213,7 +213,7 @@ class GenerateReply(Reply):
     written: str
     settings: dict[str, JsonValue]
     rows: list[dict[str, JsonValue]]
-    """As in the file that was written."""
+    """The rows of the file that was written."""
 
 
 class EditReply(Reply):
@@ -285,7 +285,7 @@ class ExplanationReply(Reply):
     written: list[str]
     words: list[str]
     explanation: dict[str, JsonValue]
-    """As in explanation.json."""
+    """The content of explanation.json."""
 
 
 class ReproductionReply(Reply):
@@ -301,7 +301,7 @@ class SweepReply(Reply):
     written: str | None
     """Folder of the campaign; null where nothing was run."""
     cells: list[dict[str, Any]]
-    """As in ``summary.csv``: ``status`` is ``done``, or why there is no result; or ``to run``, ``to resume``."""
+    """The rows of ``summary.csv``: ``status`` is ``done``, or why there is no result; or ``to run``, ``to resume``."""
 
 
 class OpenReply(Reply):

@@ -31,7 +31,7 @@ from cotrace.search import Search, SearchState, solve
 from cotrace.search.solve import remember
 
 ALONE: dict[str, Any] = dict.fromkeys(IDENTITY_WORKERS)
-"""No workers."""
+"""Options of a run without workers."""
 COMPARED = ("pursuit", "pgbct", "greedy", "topk", "random")
 
 

@@ -133,7 +133,7 @@ class Dictionary:
     neuronpedia: str | None = None
     """Its id there, such as gpt2-small/8-res-jb."""
     sha256: str | None = None
-    """Of the file that holds its weights."""
+    """Hash of the file that holds its weights."""
 
     def __post_init__(self) -> None:
         n = len(self.bias)
@@ -238,7 +238,7 @@ class Dictionary:
         return found + values.mean(-1, keepdim=True) if self.norm == "layer_norm" else found
 
     def size_of(self, values: Float[Tensor, "*token d_in"]) -> Float[Tensor, "*token 1"]:
-        """By how much each token's decoded features are larger than the decoder's rows: the norm of its input."""
+        """Return the factor of each token's decoded features over the decoder's rows: the norm of its input."""
         if self.norm == "none" or self.is_transcoder:
             return values.new_ones(*values.shape[:-1], 1)
         if self.norm == "constant_norm_rescale":

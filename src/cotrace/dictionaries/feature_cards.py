@@ -149,7 +149,7 @@ def _parsed(components: Iterable[str | Component]) -> list[Component]:
 
 
 def _features(components: Iterable[str | Component]) -> list[Component]:
-    """Those that are features, without their roles; each once."""
+    """Return the components that are features, without their roles; each once."""
     found = (one for one in _parsed(components) if one.site in FEATURE_SITES)
     return list(dict.fromkeys(Component(one.site, one.layer, one.unit) for one in found))
 

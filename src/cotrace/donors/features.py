@@ -44,6 +44,20 @@ class FeatureValues:
         """Return the value for every token of any pass, where all take the same."""
         return DonorFeatures(None, self.entries, self.whole, self.factor)
 
+    def of_tokens(self, tokens: Int[Tensor, "token"]) -> FeatureValues:
+        """Those of some donor tokens, in their order; values that do not go by donor tokens are the same."""
+        if self.rows != "source":
+            return self
+        entries = None if self.entries is None else self.entries.rows(tokens)
+        return FeatureValues(
+            "source", entries, None if self.whole is None else self.whole[tokens.to(self.whole.device)]
+        )
+
+    def to(self, device: torch.device) -> FeatureValues:
+        """The same on another device."""
+        entries = None if self.entries is None else self.entries.to(device)
+        return FeatureValues(self.rows, entries, None if self.whole is None else self.whole.to(device), self.factor)
+
     def at(self, layout: Layout, tokens: Int[Tensor, "token"]) -> DonorFeatures:
         """Return the values for these tokens of a layout."""
         if self.entries is None or self.rows == "all":

@@ -56,7 +56,7 @@ class Setting:
 
 @runtime_checkable
 class DonorSource(Protocol):
-    """Where donor values come from."""
+    """A source of donor values."""
 
     @property
     def name(self) -> str:

@@ -236,7 +236,7 @@ def _change(place: Place, units: Sequence[int], source: DonorSource, value: Tens
 
 
 class _NothingRan(Exception):
-    """No forward pass inside: nothing that could have been missed."""
+    """Error: no forward pass ran inside, so nothing could have been missed."""
 
 
 @checked("ct.apply")

@@ -113,7 +113,7 @@ def _level(metric: AnyMetric, table: Table, before: Table, answers: Answers, sof
 def _intervals(
     metric: AnyMetric, part: ScoredTask, before: Table, after: Table, soft: bool
 ) -> tuple[Interval | None, Interval | None, Interval | None]:
-    """Of the value before, after, and of the change."""
+    """Return the intervals of the value before, after, and of the change."""
     weight = part.answers.weight.double().numpy()
     if isinstance(metric, Metric):
         form = metric.levels if soft else metric.reported_levels

@@ -116,7 +116,9 @@ NOT_TESTED = "not tested"
 def interactions(
     judge: Evaluator, chosen: Bool[np.ndarray, "n"], *, pairs: int, subsets: int, outside: int, seed: int = 0
 ) -> Interactions:
-    """Of the members that matter most when they leave, and the components outside that matter most when they join."""
+    """Measure interactions of the members that matter most when they leave, and the outsiders that matter most when
+    they join.
+    """
     members = strongest(judge, chosen, pairs)
     margin = NEGLIGIBLE * abs(float(judge.values(chosen[None])[0]))
     joining = _joining(judge, chosen, outside)
@@ -160,7 +162,7 @@ def _name(judge: Evaluator, i: int) -> str:
 
 
 def _kind(interval: Interval | None, least: float) -> str:
-    """By the sign of an interval that lies wholly beyond what rounding can make of nothing."""
+    """Return the kind by the sign of an interval that lies wholly beyond rounding."""
     if interval is None:
         return NOT_TESTED
     if interval[0] <= least and interval[1] >= -least:

@@ -117,7 +117,7 @@ class Stability:
     kinds: tuple[str, ...] = ()
     """How the runs differed."""
     sets: int | None = None
-    """Of an archive bootstrap, how many stored sets of this size there were to choose from."""
+    """Number of stored sets of this size that an archive bootstrap could choose from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +253,7 @@ class Certificate:
     k: int
     effect: float
     optimum: float | None
-    """Of all sets of this size; None where they are too many."""
+    """Best effect of all sets of this size; None where they are too many."""
     gap: float | None
     bound: float | None = None
     """Bound that no set can exceed, where the metric has one."""

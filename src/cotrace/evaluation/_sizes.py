@@ -155,7 +155,7 @@ def faithfulness(problem: Problem, chosen: Bool[np.ndarray, "size n"]) -> Faithf
 
 
 def refused(problem: Problem, why: str) -> Faithfulness:
-    """No curve, and why."""
+    """Return an empty curve and the reason."""
     return Faithfulness(sets_found_in=problem.mode, sizes=(), faithfulness=(), cpr=None, cmd=None, refused=why)
 
 

@@ -58,7 +58,7 @@ class Evaluation:
     full_is_clear_training: bool = True
     """The same of the pairs searched."""
     hard: HardFigure | None = None
-    """On these pairs the metric as people read it, before and under the selection, where searches see a soft form."""
+    """The metric on these pairs as people read it, before and under the selection, where searches see a soft form."""
     hard_training: HardFigure | None = None
     """The same on the pairs searched."""
     median_interval: Interval | None = None

@@ -320,7 +320,7 @@ def fitting(stored: EffectTable | None, problem: Problem) -> EffectTable | None:
 
 
 def _chains(case: Case, smallest_p: float) -> int:
-    """As many controls as this p-value needs. Raises InputError where there are not so many sets to draw."""
+    """Return the controls that this p-value needs. Raises InputError where there are not so many sets to draw."""
     if not 0 < smallest_p < 1:
         raise InputError(f"smallest_p is {smallest_p}: give a p-value between 0 and 1")
     needed = controls_needed(smallest_p)

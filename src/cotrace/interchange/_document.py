@@ -31,7 +31,7 @@ class About:
     donors: str = "counterfactual"
     align: str = "exact"
     positions: str = "prompt"
-    """Where donors act: on the prompt, or ``prompt+answer``."""
+    """Positions at which donors act: on the prompt, or ``prompt+answer``."""
     split: str = ""
     """The split, as options: ``holdout=0.3, seed=0``."""
     space: tuple[Component, ...] = field(default=(), repr=False)

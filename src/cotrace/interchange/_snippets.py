@@ -118,7 +118,7 @@ def _same(given: Tensor | None, value: Tensor) -> bool:
 
 
 def _tuple_makers(model: LanguageModel, modules: Iterable[nn.Module]) -> set[nn.Module]:
-    """Those of the modules that return a tuple."""
+    """Return the modules that return a tuple."""
     found: set[nn.Module] = set()
 
     def hook(module: nn.Module, _: Any, output: Any) -> None:

@@ -19,7 +19,7 @@ class Circuit:
     model: str
     task: str
     source: str
-    """Who published it, where."""
+    """The publication."""
     roles: Mapping[str, tuple[Component, ...]] = field(repr=False)
     note: str = ""
     config: Mapping[str, object] = field(default_factory=dict, repr=False)

@@ -27,7 +27,7 @@ class RunningFeatures:
 
     @classmethod
     def seen(cls, placed: PlacedDictionary, read: Tensor, written: Tensor) -> RunningFeatures:
-        """Of values [token, d] that a run left at the places of the dictionary, in one copy."""
+        """Return the features of values [token, d] that a run left at the places of the dictionary, in one copy."""
         found = cls(placed, 1)
         found._note_read(read)
         found._note_written(written)

@@ -1,4 +1,4 @@
-"""Where values are kept between passes, in memory or in mapped files; and the keys and values of shared prefixes."""
+"""Storage of values between passes, in memory or in mapped files; and the keys and values of shared prefixes."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ class PrefixCache:
     keys: Sequence[Float[Tensor, "token kv_head d_head"]]
     values: Sequence[Float[Tensor, "token kv_head d_value"]]
     devices: Sequence[torch.device]
-    """Where each layer wants them; they may be kept elsewhere."""
+    """Device of each layer; the values may be kept elsewhere."""
     _last: list[tuple[Layout, int, DynamicCache]] = field(default_factory=list, repr=False)
 
     @property
@@ -188,7 +188,7 @@ class DelayedPrefixes:
         self._make, self._made = make, list[PrefixCache | None]()
 
     def for_layout(self, layout: Layout, copies: int) -> DynamicCache | None:
-        """As that of a ``PrefixCache``; None where there are no prefixes."""
+        """Return the prefix as a ``PrefixCache`` does; None where there are no prefixes."""
         if not self._made:
             self._made.append(self._make())
         made = self._made[0]

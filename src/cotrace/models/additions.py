@@ -39,7 +39,7 @@ class Sum:
     factor: float
     """Factor by which the layer multiplies the part."""
     error: float
-    """By how much the stream is not the one before plus the parts, relative to it."""
+    """Relative error of the stream against the one before plus the parts."""
 
 
 def where_added(model: PreTrainedModel, layers: Sequence[Layer], trace: Trace) -> tuple[Layer, ...]:
@@ -140,7 +140,7 @@ class _Seen:
 
     layer: nn.Module
     size: float
-    """Of the random numbers: that of the stream, so that they stand out of its rounding."""
+    """Size of the random numbers: the stream's, so that they stand out of its rounding."""
     parts: dict[Site, Tensor] = field(default_factory=dict)
     running: bool = False
     """Whether the layer is at work: some of its modules may be other layers' too."""

@@ -58,7 +58,7 @@ class AttentionCall:
 
 Entry = tuple[Handler, After | None]
 _HANDLERS: ContextVar[tuple[Entry, ...]] = ContextVar("cotrace_attention_handlers", default=())
-"""Those in force, the first entered first: each sees what the ones before it have made of a call."""
+"""Handlers in force, the first entered first: each sees what the ones before it have made of a call."""
 _ROUTED: dict[int, tuple[Any, dict[int, str]]] = {}
 """Configuration -> the implementation that it had, and what each handler in force has put there."""
 

@@ -255,8 +255,9 @@ def _hook_modules(stack: ExitStack, edits: TapList) -> None:
 
 
 def _by_place(edits: TapList) -> Iterator[tuple[Place, Edit]]:
-    """Those of experts together at the first one's turn, for what each expert gives is computed once, and each edit
-    must see what the ones before it have made of that."""
+    """Group edits by place; those of experts together at the first one's turn, as each expert's output is computed
+    once, and each edit must see what the ones before it have made of that.
+    """
     experts: dict[nn.Module, list[Edit]] = {}
     for place, edit in edits:
         if place.tap != "experts":

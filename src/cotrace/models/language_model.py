@@ -267,7 +267,7 @@ class ModelState:
 
     @classmethod
     def of(cls, model: LanguageModel) -> ModelState:
-        """As it is now."""
+        """Return the model's state as it is now."""
         held = _weights(model.module)
         samples = tuple(_sample(weight).clone() for weight in held.values())
         return cls(

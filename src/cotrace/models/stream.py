@@ -18,7 +18,7 @@ from cotrace.errors import UnsupportedSite
 from cotrace.models.hooks import Layer, Place, Trace, probe_ids, watch
 
 EXACT = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
-"""By how much a map may miss what the module gives, relative to it; norms compute in float32 in float64 models too."""
+"""Relative error allowed between a map and the module's output; norms compute in float32 in float64 models too."""
 DIRECTIONS = 256
 """Directions that an output head is asked about at once."""
 LARGE = {torch.float16: 2.0**14}
@@ -103,7 +103,7 @@ class Norm:
 
 @dataclass(frozen=True, eq=False)
 class Unembedding:
-    """From the stream behind the last layer to logits."""
+    """The map from the stream behind the last layer to logits."""
 
     norm: nn.Module | None
     scale: float

@@ -118,7 +118,7 @@ class _Wanted:
         return cls(place, unit, name, row, member)
 
     def shape(self, length: int) -> tuple[int, ...]:
-        """Of the values on a prompt of so many tokens."""
+        """Return the shape of the values on a prompt of so many tokens."""
         return (length, length if self.place.tap == "pattern" else self.place.width)
 
 
@@ -130,7 +130,7 @@ class _Prompts:
     pairs: Sequence[EncodedPair]
     """Each with the prompt that is run."""
     examples: Sequence[int]
-    """Those of them that are wanted."""
+    """The examples that are wanted."""
     mask: Float[Tensor, "n"] | None = None
     noise: Callable[[Layout, Tensor], Tensor] | None = None
 

@@ -39,7 +39,7 @@ class FullSwap:
     mean: float
     """Weighted mean effect, or the one number."""
     median: float | None
-    """None, like ``agreeing``, where the metric has no effect of each pair."""
+    """Median effect; None, like ``agreeing``, where the metric has no effect of each pair."""
     agreeing: int | None
     """Pairs whose effect has the sign of the mean."""
     interval: Interval | None
@@ -116,7 +116,7 @@ def _of_pairs(problem: PairProblem, clusters: Sequence[str] | None) -> FullSwap:
 
 
 def _median(values: Tensor) -> float:
-    """Of an even count the mean of the middle two, where torch takes the lower one."""
+    """Return the median; of an even count the mean of the middle two, where torch takes the lower one."""
     return float(np.median(values.double().cpu().numpy()))
 
 
@@ -148,7 +148,7 @@ def _reported(problem: PairProblem | SetProblem) -> Interval | None:
 
 
 class NoDirection(InputError):
-    """No direction was given, and the full swap shows none; nothing is guessed from rounding or chance."""
+    """Error: no direction was given, and the full swap shows none; nothing is guessed from rounding or chance."""
 
     def __init__(self, swap: FullSwap, remedy: str = DIRECTIONS) -> None:
         moves = f"swapping everything moves {swap.metric.replace('_', ' ')} by {swap.mean:+.3g}"
@@ -299,7 +299,7 @@ def _set_rows(
 def _interval(
     effects: Tensor, weight: Tensor, members: list[int], clusters: Labels, full: Tensor | None = None
 ) -> Interval | None:
-    """Of the mean over some pairs; of faithfulness with what it is divided by, the mean full swap of all pairs."""
+    """Return the interval of the mean over some pairs; of faithfulness with its divisor, the full swap."""
     if full is None:
         labels = None if clusters is None else [clusters[i] for i in members]
         return mean_interval(effects[members].numpy(), Units.made(len(members), weight[members].numpy(), labels))

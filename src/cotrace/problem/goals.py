@@ -150,7 +150,7 @@ class Constrained:
 
     @property
     def full_is_clear(self) -> bool:
-        """As A says."""
+        """Whether the full swap of A is clear."""
         return bool(getattr(self.problem, "full_is_clear", True))
 
     @property

@@ -31,7 +31,7 @@ class InputPath:
     """The base run's values at the places of the space, counted as donor tokens are."""
     donors: RecordedDonors
     embeddings: Float[Tensor, "token d_model"]
-    """Of the donor prompts' tokens, flat."""
+    """Embeddings of the donor prompts' tokens, flat."""
 
     @classmethod
     def of(cls, scorer: Scorer) -> InputPath:

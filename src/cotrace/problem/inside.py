@@ -38,7 +38,7 @@ class Plan:
 
     pairs: int
     heldout_pairs: int
-    """Those that no search sees, whether or not they judge."""
+    """Pairs that no search sees, whether or not they judge."""
     refused_pairs: int
     components: int
     tokens: int
@@ -58,9 +58,9 @@ class Plan:
     memory_bytes: int = 0
     """Donor values and kept prefixes in memory."""
     disk_bytes: int = 0
-    """Those in mapped files, for which the budget has no room."""
+    """Bytes in mapped files, for which the budget has no room."""
     recomputed_bytes: int = 0
-    """Those that are computed for each forward pass anew, for which the disk has no room either."""
+    """Bytes that are computed for each forward pass anew, as the disk has no room either."""
 
 
 @guarded("Heldout", fields=False)

@@ -217,7 +217,8 @@ def check_frequencies(pairs: Sequence[EncodedPair], packing: Packing) -> None:
 
 
 def frequency_limit(model: LanguageModel, longest: int) -> FrequencyLimit | None:
-    """Where a row's frequencies depend on the longest row beside it, for rows up to ``longest``; None: nowhere.
+    """Return the length from which a row's frequencies depend on the longest row beside it, for rows up to ``longest``;
+    None: nowhere.
 
     Known of transformers' own rotary modules; of others found by trying: does a token far away change earlier ones?
     """

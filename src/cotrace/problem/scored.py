@@ -25,7 +25,7 @@ TABLE_NUMBERS = 1 << 27
 PIECE_NUMBERS = 1 << 22
 """Most numbers of a table that are looked at together: what is made of them takes several times their room."""
 ROUNDINGS, ULPS = 8, 16
-"""So many times the base scores are rounded anew, each by up to so many units in the last place of the model's type."""
+"""Times the base scores are rounded anew, and by how many units in the last place of the model's type."""
 SMALLEST_SWING = 1e-6
 """Below this effect of the full swap, faithfulness has no denominator."""
 
@@ -144,7 +144,7 @@ class ScoredPairs(Generic[M]):
             yield self.scores(rows, examples)
 
     def side_values(self, masks: Any) -> Float[Tensor, "*mask side"]:
-        """No constraints: no columns."""
+        """Return no columns: there are no constraints."""
         z: Tensor = self.masks(masks)
         return z.new_zeros((*z.shape[:-1], 0))
 
@@ -306,7 +306,7 @@ class PairProblem(ScoredPairs[Metric]):
 
     @cached_property
     def input_path(self) -> InputPath:
-        """Where inputs stand between base and donor prompt. Raises InputError where no donor prompt is aligned."""
+        """Return the input path from base to donor prompt. Raises InputError where no donor prompt is aligned."""
         return InputPath.of(self.scorer)
 
     def input_gradient(self, share: float, examples: Examples = None) -> Float[Tensor, "n"]:
@@ -317,7 +317,7 @@ class PairProblem(ScoredPairs[Metric]):
         return self.input_path.slope(share, loss, some)
 
     def _averaged_slope(self, z: Tensor, objective: Loss, some: list[int] | None) -> Float[Tensor, "n"]:
-        """By the chain rule, as the objective is of changes averaged over draws. A gradient costs 3 for each draw."""
+        """Gradient by the chain rule: the objective is of averaged changes. A gradient costs 3 for each draw."""
         index = list(range(self.size)) if some is None else some
         changes = self.changes_of(z, some).requires_grad_()
         (slope,) = torch.autograd.grad(self._objective(objective, some)(changes, index), changes)

@@ -120,7 +120,7 @@ class WeightedSum:
 
     @property
     def drawn(self) -> str:
-        """Of each problem's held-out pairs those that judge, in words; empty where they all do."""
+        """The held-out pairs of each problem that judge, in words; empty where they all do."""
         return "; ".join(f"{p.task}: {said}" for p in self.problems if (said := getattr(p, "drawn", "")))
 
     @property
@@ -194,7 +194,7 @@ class WeightedSum:
         return total
 
     def side_values(self, masks: Float[Tensor, "*mask n"]) -> Float[Tensor, "*mask side"]:
-        """No constraints: no columns."""
+        """Return no columns: there are no constraints."""
         return torch.zeros(*torch.as_tensor(masks).shape[:-1], 0)
 
     def _scale(self, i: int) -> float:
@@ -220,7 +220,7 @@ class WeightedSum:
         raise InputError(f"examples must be indices from 0 to {self.size - 1}")
 
     def _order(self, examples: Any) -> list[int]:
-        """Where each example asked for stands among those sorted by problem."""
+        """Return the place of each example asked for among those sorted by problem."""
         given = [self._place(int(example))[0] for example in examples]
         by_problem = sorted(range(len(given)), key=given.__getitem__)
         return sorted(range(len(given)), key=by_problem.__getitem__)

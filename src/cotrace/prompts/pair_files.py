@@ -29,7 +29,7 @@ ELSEWHERE = {
 }
 """Name of a field in other formats (MIB, auto-circuit, question sets) -> its name here."""
 EXACT = 2**53
-"""From here on a float is no longer every whole number."""
+"""Smallest whole number above which floats skip some."""
 
 
 def pair_of(record: object, where: str, default_id: str) -> PromptPair:

@@ -61,7 +61,7 @@ class Card:
 
     @property
     def roles(self) -> tuple[Acting, ...]:
-        """Where it acts, by role: the strongest first."""
+        """Effects of its swap by role, the strongest first."""
         return tuple(sorted((a for a in self.acting if not is_single(a.where)), key=lambda a: -abs(a.effect)))
 
     @property
@@ -125,11 +125,11 @@ class Explained(Protocol):
 
     @property
     def paths(self) -> Paths:
-        """Who feeds whom."""
+        """The arrows between members."""
 
     @property
     def arrows(self) -> tuple[Arrow, ...]:
-        """Those that are more than next to nothing."""
+        """Return the arrows that are more than next to nothing."""
 
     @property
     def logit_difference(self) -> float | None:
@@ -191,7 +191,7 @@ def looks_of(card: Card) -> list[Look]:
 
 
 def look_words(one: Look) -> str:
-    """Such as ``last to subject 0.82, 0.79``: of the base run and of the donor run."""
+    """Return words such as ``last to subject 0.82, 0.79``: of the base run and of the donor run."""
     if not one.key:
         return f"{one.query} {one.base:.3g}"
     return f"{one.query} to {one.key} {one.base:.2f}" + ("" if one.donor is None else f", {one.donor:.2f}")
@@ -324,7 +324,7 @@ def _into(arrow: Arrow) -> str:
 
 
 def _part(arrow: Arrow) -> str:
-    """By which input of the head, where one alone does nearly all of it."""
+    """Return the input of the head that does nearly all of it alone, if one does."""
     named = [
         part
         for part, effect in arrow.parts.items()

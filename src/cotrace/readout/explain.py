@@ -32,7 +32,7 @@ MOST_GROUPS = 24
 CAPTURES = 6
 """Forward-equivalents of captures and random tokens, at most."""
 CARDS = 2
-"""Of looking for features in the prompts of both runs."""
+"""Cost of looking for features in the prompts of both runs."""
 
 
 @dataclass(frozen=True, kw_only=True)

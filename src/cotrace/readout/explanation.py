@@ -81,7 +81,7 @@ class Explanation:
 
     @property
     def arrows(self) -> tuple[Arrow, ...]:
-        """Those that are more than next to nothing, the strongest first."""
+        """Arrows that are more than next to nothing, the strongest first."""
         listed = [arrow for arrow in self.paths.arrows if arrow.evidence]
         return tuple(sorted(listed, key=lambda arrow: -abs(arrow.effect)))
 
@@ -165,7 +165,7 @@ class Explanation:
         return Table(title, ("component", "given", "raises", "lowers", "copies"), rows, frozenset({1, 2, 3}))
 
     def positions(self, *, single: bool = False) -> Table:
-        """Where each member acts, by role or (``single``) by position from the end."""
+        """Table of each member's effect by role or (``single``) by position from the end."""
         per = [card.single if single else card.roles for card in self.cards]
         where = list(dict.fromkeys(one.where for acting in per for one in acting))
         rows = []
@@ -176,7 +176,7 @@ class Explanation:
         return Table(title, ("component", *where), rows)
 
     def feeds(self, *, every: bool = False) -> Table:
-        """Who feeds whom: the arrows that are more than next to nothing, or ``every`` one."""
+        """Table of who feeds whom: the arrows that are more than next to nothing, or ``every`` one."""
         arrows = self.paths.arrows if every else self.arrows
         rows = [
             (

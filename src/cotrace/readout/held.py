@@ -120,7 +120,7 @@ class HeldRuns:
         return PARTS if heads and self.place(member).tap == "attention" else ()
 
     def place(self, member: Component) -> Place:
-        """Where a component lives."""
+        """Return the place of a component."""
         if member not in self._places:
             self._places[member] = self.scorer.model.places(member.site)[member.layer]
         return self._places[member]
@@ -197,7 +197,7 @@ class _Attending:
         return [tap for one in self.noted.values() for tap in one.taps]
 
     def at(self, place: Place) -> Place:
-        """Where a place's value is changed; of a dictionary's parts, where it writes, and its values are noted."""
+        """Return the place whose value is changed; for a dictionary's parts the one it writes, and note its values."""
         placed = place.dictionary
         if placed is None:
             return place
@@ -206,7 +206,7 @@ class _Attending:
         return write
 
     def attention(self) -> AbstractContextManager[None]:
-        """In force while the model runs."""
+        """Put the changes in force while the model runs."""
         scorer = self.held.scorer
         if not self.heads:
             return nullcontext()
@@ -292,7 +292,7 @@ class _Holder(_Attending):
         ]
 
     def _add(self, place: Place, entries: Sequence[tuple[int, Key]]) -> Edit:
-        """Of a feature or an error: what it adds to the place's value, from its own to the other value."""
+        """Add the change of a feature or an error to the place's value."""
 
         def add(own: Tensor) -> Tensor:
             noted, changed = self.noted[place.dictionary], _own(own)

@@ -41,18 +41,18 @@ THROUGH_HEADS = (Site.ATTENTION_PATTERN, Site.HEAD_OUTPUT, Site.KV_GROUP)
 
 @dataclass(frozen=True)
 class Points:
-    """Where of one forward pass each pair's answers are told apart, and by which tokens."""
+    """Positions of one forward pass at which each pair's answers are told apart, and by which tokens."""
 
     examples: list[int]
     at: Int[Tensor, "point"]
     """Flat positions (row * T + pos)."""
     right: list[int]
     wrong: list[list[int]]
-    """No tokens where there is no other answer."""
+    """Tokens of the other answers; empty where there is none."""
 
     @classmethod
     def of(cls, scorer: Scorer, layout: Layout) -> Points:
-        """Of those pairs whose right answer this pass scores and whose answers' tokens differ somewhere."""
+        """Return the points of pairs whose right answer this pass scores and whose answers' tokens differ somewhere."""
         found = cls([], torch.zeros(0, dtype=torch.int64), [], [])
         positions = []
         for local, example in enumerate(layout.examples):
@@ -142,7 +142,7 @@ class Writer:
         return self.host(member)
 
     def host(self, member: Component) -> Place:
-        """Where a member lives; of a feature or an error, the place whose value it is a part of."""
+        """Return the place of a member; of a feature or an error, the place whose value it is a part of."""
         place = self.model.places(member.site)[member.layer]
         return place if place.dictionary is None else place.dictionary.write
 
@@ -156,7 +156,7 @@ class Writer:
         return [self.place(member), *(() if placed is None else placed.hosts)]
 
     def joint(self, layer: int) -> Place:
-        """Where a layer's experts are summed up: what the norm behind them takes, or what is added to the stream."""
+        """Return the place where a layer's experts are summed: the next norm's input, or the addition to the stream."""
         place = self.added[layer, Site.MLP_OUTPUT]
         norm = post_norm(place)
         return place if norm is None else replace(place, module=norm, tap="input")
@@ -192,7 +192,7 @@ class Frozen:
 
     @cached_property
     def directions(self) -> Float[Tensor, "point d_model"]:
-        """Of each pair's right answer against the others, at the output head."""
+        """Return the direction of each pair's right answer against the others, at the output head."""
         weight, points, ends = self.writer.unembedding.weight, self.points, self.writer.unembedding
         rows = [
             weight[right] - (weight[wrong].mean(0) if wrong else weight.mean(0))

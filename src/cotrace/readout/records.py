@@ -40,7 +40,7 @@ class Look:
     """How much a head attends from one group of positions to another; of another member, how active it is there."""
 
     query: str
-    """Where it looks from; of a member without attention, where it is active."""
+    """Positions that it looks from; of a member without attention, where it is active."""
     key: str
     """Empty where the member does not attend."""
     base: float
@@ -54,9 +54,9 @@ class Behaviour:
 
     name: str
     random: float | None
-    """On random tokens that are repeated once; None where the model's prompts are too short for them."""
+    """Score on random tokens that are repeated once; None where the model's prompts are too short for them."""
     base: float | None
-    """On the base prompts; None where they have no such token."""
+    """Score on the base prompts; None where they have no such token."""
     donor: float | None
 
 
@@ -111,8 +111,9 @@ class Contributions:
     """``embeddings``, each head and MLP, and the biases."""
     table: Float[np.ndarray, "part pair"]
     logit_difference: Float[np.ndarray, "pair"]
-    """Of the right answer against the others' mean, where their tokens first differ; of an only answer against the
-    mean of the vocabulary. Before a cap on logits, where the model has one."""
+    """Logit of the right answer less the others' mean, where their tokens first differ; of an only answer against the
+    mean of the vocabulary. Before a cap on logits, where the model has one.
+    """
     capped: bool = False
     """Whether the model does more to its logits than scale them: then this is of the logits before that."""
 
@@ -163,7 +164,7 @@ class Feature:
     active_share: float
     """Share of the prompts' tokens on which it is active."""
     active: tuple[Active, ...] = ()
-    """Where it is most active, the strongest first, one of a prompt."""
+    """Tokens where it is most active, the strongest first, one of each prompt."""
     promoted: tuple[Token, ...] = ()
     """Tokens that its direction promotes straight through the final norm, by how many logits at activation 1."""
     suppressed: tuple[Token, ...] = ()
@@ -180,7 +181,7 @@ class Moved:
     raises: tuple[str, ...]
     """Tokens whose logits that raises most, strongest first."""
     lowers: tuple[str, ...] = ()
-    """Those that it lowers most."""
+    """Tokens that it lowers most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +192,7 @@ class Ov:
     """Share of the prompts' tokens (without the first) whose own logit attending to them raises among the five most;
     None where the member does not attend."""
     moved: tuple[Moved, ...] = ()
-    """Of the tokens that it attends to most; one of an output row."""
+    """One entry for each of the tokens that it attends to most; one for an output row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +205,7 @@ class Acting:
     effect: float
     interval: Interval | None
     pairs: int
-    """In how many pairs there is such a position with a donor's value."""
+    """Number of pairs with such a position and a donor's value there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +219,7 @@ class Arrow:
     interval: Interval | None
     """Over pairs; None where there are too few, or the metric has no effect of each."""
     share: float | None
-    """Of what the source does in all, under the same condition; None where that is next to nothing."""
+    """Share of the source's whole effect, under the same condition; None where that is next to nothing."""
     given: str | None = None
     """The member that is swapped throughout, because source or target stands in for it; None for the base run."""
     parts: dict[str, float] = field(default_factory=dict)
@@ -270,7 +271,7 @@ class Paths:
     arrows: tuple[Arrow, ...]
     """Every ordered pair, in order of layers, those with a condition last."""
     pairs: str
-    """Such as ``24 held-out pairs``."""
+    """The pairs in words, such as ``24 held-out pairs``."""
     partial: tuple[str, ...] = ()
     """Members whose query, key and value are not told apart, because their family's attention is not called so."""
 

@@ -46,7 +46,7 @@ def ov_maps(
     pairs: Sequence[EncodedPair],
     looked: Mapping[str, Sequence[str]],
 ) -> dict[str, Ov]:
-    """Of those heads whose values can be seen and go as they are into the output matrix; ``looked``: tokens of each."""
+    """Return OV maps of heads whose values go straight into the output matrix; ``looked``: tokens of each."""
     pairs = pairs[:: -(-len(pairs) // PAIRS)]
     values = _Values(scorer, writer, heads)
     return {
@@ -72,7 +72,7 @@ class _Values:
 
     @torch.no_grad()
     def run(self, pairs: Sequence[EncodedPair]) -> dict[Component, Float[Tensor, "token d_head"]]:
-        """Of the heads whose output goes as it is into the matrix behind them."""
+        """Run the heads whose output goes as it is into the matrix behind them."""
         model, eager = self.scorer.model, self.scorer.eager
         layers = sorted({head.layer for head in self.heads})
         taps = [(self.places[layer], self._keep(layer)) for layer in layers]

@@ -37,7 +37,7 @@ COLUMN, PAGE = 3.3, 7.0
 NARROW = 5.0
 """Panels stand below each other in what is narrower."""
 POINTS = 72
-"""Of an inch: Vega's pixels are points."""
+"""Points of an inch: Vega's pixels are points."""
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
 LEGEND = "blue: chosen; the number is the size k from which on the component is always in the best set"
 FORMS = ("pdf", "png", "svg")

@@ -109,7 +109,7 @@ class HardFigure:
 
     @property
     def words(self) -> str:
-        """Such as ``0.1667 -> 0.3333``."""
+        """Return words such as ``0.1667 -> 0.3333``."""
         return f"{self.before:.4g} -> {self.after:.4g}"
 
     @property

@@ -116,7 +116,7 @@ class Selection:
         return len(mine & theirs) / len(mine | theirs) if mine | theirs else 1.0
 
     def __str__(self) -> str:
-        """Such as ``L4.head0, L4.head2: +5.50 (held out +5.40)``; numbers that are not known are left out."""
+        """Text such as ``L4.head0, L4.head2: +5.50 (held out +5.40)``; numbers that are not known are left out."""
         names = ", ".join(self.components) or "no components"
         effect = "" if self.effect is None else f": {self.effect:+#.3g}"
         heldout = "" if self.effect_heldout is None else f" (held out {self.effect_heldout:+#.3g})"

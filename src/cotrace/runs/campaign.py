@@ -62,7 +62,7 @@ class Cell:
     """One run of a campaign."""
 
     name: str
-    """Of its folder: the points in words, and a part of the hash of its question."""
+    """Name of its folder: the points in words, and a part of the hash of its question."""
     at: Mapping[str, str]
     """Axis -> its point in words."""
     config: RunConfig
@@ -295,7 +295,7 @@ def tables(outcomes: Sequence[Outcome]) -> Iterator[Table]:
 
 
 def _returning(done: Sequence[Outcome]) -> list[tuple[str, ...]]:
-    """For questions that differ in the seed and the model's revision alone, how often each component was chosen."""
+    """Count how often each component was chosen, over questions that differ in seed and revision alone."""
     chosen: dict[str, list[list[str]]] = defaultdict(list)
     for outcome in done:
         assert outcome.frontier is not None

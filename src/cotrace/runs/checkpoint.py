@@ -35,7 +35,7 @@ class RunState:
     """Enough to go on from as if the run had never stopped, and nothing that is code."""
 
     frontiers: tuple[Frontier, ...] = ()
-    """Of the searches that are done, in order."""
+    """Frontiers of the searches that are done, in order."""
     steps: tuple[Step, ...] = ()
     """The rows of history.csv so far."""
     search: SearchState | None = None

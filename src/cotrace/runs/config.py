@@ -109,7 +109,7 @@ class RunConfig:
     roles: Annotated[tuple[str, ...], SITES] = ()
     """Split each component by position, such as last,subject or a span that the pairs name. Default: all positions."""
     positions: Annotated[Literal["prompt", "prompt+answer"], QUESTION] = "prompt"
-    """Where donors act: on the prompt, or on the answers as well."""
+    """Positions at which donors act: the prompt, or the answers as well."""
     prepend_bos: Annotated[Literal["auto", "yes", "no"], QUESTION] = "auto"
     """A token for the beginning in front of prompts: as the tokenizer does, always, or never."""
     constraints: Annotated[tuple[str, ...], CONSTRAINTS] = ()
@@ -252,7 +252,7 @@ def literal(value: Any) -> Any:
 
 
 IDENTITY_WORKERS = ("workers", "ray", "worker_gpus", "max_restarts")
-"""Who computes: results are the same whoever does."""
+"""Fields that say who computes: results are the same whoever does."""
 NOT_IN_IDENTITY = (
     *("out", "threads", "batch_tokens", "checkpoint_every_s", "trust_remote_code", "offload_folder"),
     *IDENTITY_WORKERS,

@@ -50,7 +50,7 @@ class PairedEffects:
 
 
 def paired(one: StoredRun, other: StoredRun) -> Iterator[PairedEffects]:
-    """For every search that both runs have. Raises DamagedRun, InputError for a file that is not what a run writes."""
+    """Compare every search that both runs have. Raises DamagedRun, InputError for a file that no run writes."""
     theirs = {frontier.search: frontier for frontier in other.frontiers}
     for frontier in one.frontiers:
         if frontier.search in theirs and frontier.mode == theirs[frontier.search].mode:
@@ -178,11 +178,11 @@ class Agreement:
     sizes: int
     """Sizes that both have."""
     same_sets: int
-    """Of these, how many have the same selection."""
+    """Number of these sizes with the same selection."""
     first_change: int | None
     """The smallest size with another selection."""
     largest_difference: float
-    """Of the effects, on pairs searched and held out, at sizes that both have."""
+    """Largest difference of the effects, on pairs searched and held out, at sizes that both have."""
     scale: float
     """The largest effect."""
 

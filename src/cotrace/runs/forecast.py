@@ -75,11 +75,11 @@ class Outlook:
     tokens: int
     forward_equivalents: float
     seconds: float | None
-    """None on a device that is not timed."""
+    """Predicted seconds; None on a device that is not timed."""
 
     @property
     def words(self) -> str:
-        """In one line."""
+        """Return the forecast in one line."""
         from cotrace.text.progress_bar import duration
 
         long = "" if self.seconds is None else f", very roughly {duration(self.seconds)} once the model is loaded"

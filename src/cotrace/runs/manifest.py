@@ -72,12 +72,12 @@ class Fingerprint:
 
     @classmethod
     def of(cls, content: bytes) -> Fingerprint:
-        """That of a content in memory."""
+        """Return the fingerprint of a content in memory."""
         return cls(len(content), hashlib.sha256(content).hexdigest())
 
     @classmethod
     def of_file(cls, path: Path) -> Fingerprint:
-        """That of a file. Raises OSError."""
+        """Return the fingerprint of a file. Raises OSError."""
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         return cls(path.stat().st_size, digest)
@@ -93,7 +93,7 @@ class Manifest:
 
     @classmethod
     def of(cls, folder: Path) -> Manifest:
-        """Of the files that are there now."""
+        """Return the manifest of the files that are there now."""
         files = (path for path in sorted(folder.iterdir()) if path.is_file() and not is_leftover(path))
         return cls(folder, {path.name: Fingerprint.of_file(path) for path in files if path.name != MANIFEST})
 

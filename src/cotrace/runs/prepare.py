@@ -1,4 +1,4 @@
-"""From a RunConfig to the problem and the searches: every name is checked before anything large is loaded."""
+"""Preparing a run: its problem and searches; every name is checked before anything large is loaded."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Prepared:
     """All that a run needs, ready to search."""
 
     config: RunConfig
-    """As asked for, with defaults and local paths filled in."""
+    """The configuration with defaults and local paths filled in."""
     task: Task
     model: LanguageModel
     problem: LanguageProblem
@@ -61,7 +61,7 @@ class Prepared:
     """The sum or the constrained problem that is searched in place of ``problem``."""
 
     workers: Workers | None = None
-    """Who runs the batches; None where this process does."""
+    """Workers that run the batches; None where this process does."""
     kept: bool = False
     """Whether the workers go on when this run has ended."""
 
@@ -132,8 +132,6 @@ def check_workers(config: RunConfig) -> None:
     from cotrace.workers.cluster import check_address, ray_module
     from cotrace.workers.workers import MAX_RESTARTS, check_asked
 
-    if config.dictionaries:
-        raise InputError("workers hold no dictionaries: leave workers out, or dictionaries and the sites made of them")
     restarts = MAX_RESTARTS if config.max_restarts is None else config.max_restarts
     check_asked(config.workers or 0, config.worker_gpus or 0, restarts)
     ray = ray_module()

@@ -75,7 +75,7 @@ def determinism(device: torch.device) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of cotrace, Python and the libraries that compute."""
+    """Return the versions of cotrace, Python and the libraries that compute."""
     return {"cotrace": __version__, "python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
 
 

@@ -194,7 +194,7 @@ VARIABLE = "variable."
 
 @dataclass(frozen=True, kw_only=True)
 class SearchState:
-    """Where a search stands after a step: enough to go on from, nothing that is code."""
+    """State of a search after a step: enough to go on from, nothing that is code."""
 
     search: str
     """Name of the search."""

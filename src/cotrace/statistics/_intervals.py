@@ -27,7 +27,7 @@ Statistic = Callable[[Sequence[np.ndarray]], np.ndarray]
 
 
 def interval_text(interval: Interval | None, form: str | Callable[[float], str] = "+.3g", between: str = " .. ") -> str:
-    """Such as ``+0.12 .. +0.34``, each end written by ``form``; empty where there is none."""
+    """Return text such as ``+0.12 .. +0.34``, each end written by ``form``; empty where there is none."""
     show = form if callable(form) else lambda end: f"{end:{form}}"
     return "" if interval is None else between.join(map(show, interval))
 

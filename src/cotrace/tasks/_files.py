@@ -24,7 +24,7 @@ class TaskInfo:
     about: str
     """One line: what is asked of the model."""
     source: str
-    """Where it comes from, with the paper."""
+    """Origin of the task, with the paper."""
     licence: str = "none stated"
     size: str
     """How many pairs."""

@@ -29,7 +29,7 @@ class Side:
     ray_address: str | None = None
     max_restarts: int = MAX_RESTARTS
     threads: int = 1
-    """Of each, at most."""
+    """Most threads of each job."""
 
 
 def side_by_side(jobs: Mapping[str, Job], side: Side, folder: Path) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,7 @@ import math
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -19,14 +19,14 @@ from torch import Tensor
 from cotrace.batches import Layout
 from cotrace.errors import CotraceError, InputError, WorkersError
 from cotrace.models import LanguageModel
-from cotrace.problem.builder import records_alone
+from cotrace.problem.builder import recorded_elsewhere
 from cotrace.problem.losses import BatchLoss, Measure
 from cotrace.problem.passes import Event
 from cotrace.problem.scorer import Scorer
 from cotrace.validation import guarded
 from cotrace.workers.cluster import Cluster, Needs, join, ray_module
 from cotrace.workers.shares import Cut, Question, Sent, Shared, check_sendable, is_shared
-from cotrace.workers.worker import ALIKE, ModelSource, Replica, versions
+from cotrace.workers.worker import ALIKE, Holding, ModelSource, Replica, versions
 
 MAX_RESTARTS = 10
 """Workers that may be lost and begun again in a run, unless the user says otherwise."""
@@ -133,7 +133,7 @@ class Workers:
 
     @property
     def words(self) -> str:
-        """Where they stand: workers that run, batches a second, and how many were lost."""
+        """Return the state of the workers: workers that run, batches a second, and how many were lost."""
         rate = self.batches / self._busy_s if self._busy_s else 0.0
         lost = f", {self.restarts} lost and begun again" if self.restarts else ""
         return f"{len(self._workers)} of {self.count} workers, {rate:.3g} batches/s{lost}"
@@ -214,7 +214,7 @@ class Workers:
         if scorer not in self._questions:
             check_sendable(scorer)
             packing, source, donors = scorer.packing, scorer.source, scorer.donors
-            recorded = source is not None and records_alone(source)
+            recorded = recorded_elsewhere(source, scorer.space)
             question = Question(
                 model=self._model(scorer.model),
                 space=scorer.space,
@@ -231,9 +231,14 @@ class Workers:
         return self._questions[scorer]
 
     def _model(self, model: LanguageModel) -> Sent:
-        if model.module not in self._models:
-            self._models[model.module] = self._put(ModelSource.of(model))
-        return self._models[model.module]
+        plain = self._once(model.module, lambda: ModelSource.of(model))
+        return self._once(model, lambda: Holding.of(model, plain)) if model.dictionaries else plain
+
+    def _once(self, known: Any, make: Callable[[], Any]) -> Sent:
+        """What belongs to something that lives here, sent once in its life."""
+        if known not in self._models:
+            self._models[known] = self._put(make())
+        return self._models[known]
 
     def _run(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, Any]]:
         """The results of these, in the order in which they come. Raises what a batch raises; WorkersError."""
@@ -258,7 +263,7 @@ class Workers:
                 worker.flying = 0
 
     def _hand_out(self, queue: _Queue, flying: dict[Any, tuple[_Worker, Unit]]) -> None:
-        """To each worker that is free, as long as there is something: the one with the least to do first."""
+        """Hand a batch to each free worker, as long as there is one: to the worker with the least to do first."""
         while len(queue):
             free = [worker for worker in self._workers.values() if worker.flying < AHEAD]
             if not free:

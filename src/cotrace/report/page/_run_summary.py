@@ -21,7 +21,7 @@ PLACES = {
     "disk": "on disk",
     "recomputed": "computed anew for each batch",
 }
-"""Where donor values are kept, as the plan counts their bytes."""
+"""Places where donor values are kept, as the plan counts their bytes."""
 CHECKPOINTING = {
     "auto": "activations are computed again where memory runs out",
     "on": "activations are computed again",
@@ -207,7 +207,7 @@ def _plain(value: object) -> object:
 
 
 def _counts(found: Mapping[str, Any]) -> str:
-    """Such as ``40 for training (16 of them searched), 17 held out``; empty where the run has no counts."""
+    """Return words such as ``40 for training (16 of them searched), 17 held out``; empty without counts."""
     searched = found.get("pairs_searched")
     training = found.get("pairs_training", searched)
     if training is None:

@@ -297,7 +297,7 @@ def _length(example: Example) -> int:
 
 
 def _span(values: Float[np.ndarray, "value"]) -> tuple[float, float]:
-    """From the first to the last but half a per cent on either side, 0 within."""
+    """Return the range from the first to the last but half a per cent on either side, 0 within."""
     low, high = np.percentile(values, [0.5, 99.5])
     low, high = min(0.0, float(low)), max(0.0, float(high))
     return (low, high) if high > low else (-1.0, 1.0)

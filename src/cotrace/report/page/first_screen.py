@@ -1,4 +1,4 @@
-"""The first screen: the question, the answer, how sure it is and what it does not say, for who does not programme."""
+"""The first screen: the question, the answer, how sure it is and what it does not say, for non-programmers."""
 
 from __future__ import annotations
 

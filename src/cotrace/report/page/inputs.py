@@ -76,7 +76,7 @@ class Piece:
 
     text: str
     cuts: tuple[int, ...] = ()
-    """Where each token ends, in characters, ascending; the tokens together are the text."""
+    """End of each token, in characters, ascending; the tokens together are the text."""
     changed: tuple[int, ...] = ()
     """Indices of the tokens that the other prompt does not have, or that the donor's noise falls on."""
 
@@ -246,7 +246,7 @@ class Material:
     edited: Edited | None = None
     """Effect and cost of the last edit of the run's selection."""
     language: str = "en"
-    """That of the first screen."""
+    """Language of the first screen."""
 
     def __post_init__(self) -> None:
         sentences(self.language)
@@ -355,7 +355,7 @@ class Material:
         return {}
 
     def places(self, selection: Selection) -> Places:
-        """Where a selection's members are on the page; looked up once, as large sets take a while."""
+        """Return the places of a selection's members on the page; looked up once, as large sets take a while."""
         key = id(selection)
         if key not in self._places:
             self._places[key] = np.array(self.space.indices(selection.members), np.int64)

@@ -152,7 +152,7 @@ class _Both:
         return any(len(pair.answers) < 2 for pair in self.pairs)
 
     def answers(self) -> Iterator[AnswerShift]:
-        """By their words where pairs offer the same, else that of the target."""
+        """Return shares by the answers' words where pairs offer the same, else that of the target."""
         words = list(dict.fromkeys(answer for pair in self.pairs for answer in pair.answers))
         shares = [self._shares(table) for table in (self.before, self.after)]
         targets = [pair.answers[pair.target] for pair in self.pairs]
