@@ -193,4 +193,4 @@ def test_counts_are_labelled_at_whole_numbers_each_once(most: int) -> None:
     rows = [{"layer": layer, "count": count, "words": ""} for layer, count in ((0, most), (1, 0))]
     assert ticks(density([0, 1], "neuron", "", rows)) == expected
     cheap = replace(chosen, forward_equivalents=float(most))
-    assert ticks(charts.cost(report.Material((cheap,)))) == expected
+    assert ticks(charts.cost(report.ReportInputs((cheap,)))) == expected

@@ -24,7 +24,7 @@ from cotrace.problem.builder import Division
 from cotrace.results import Frontier, Selection
 from cotrace.results.outcomes import outcome_table
 from cotrace.results.table import frame_csv
-from cotrace.run_folder.folder import REDACTED, REPORT, material_of
+from cotrace.run_folder.folder import REDACTED, REPORT, report_inputs
 from cotrace.runs.addenda import prepare_again, with_effects
 from cotrace.runs.directory import write_atomically
 from cotrace.runs.goal import ids_of
@@ -40,7 +40,7 @@ def report(
 ) -> None:
     """Write the report into the run's folder, or to a new file. Raises CotraceError."""
     path = None if out is None else new_file(out)
-    content = reports.report_html(material_of(run, search=search, redact=redact, language=language))
+    content = reports.report_html(report_inputs(run, search=search, redact=redact, language=language))
     if path is None:
         path = Path(run) / (REDACTED if redact else REPORT)
         add_files(path.parent, {path.name: content})
@@ -65,7 +65,7 @@ def figure(
     path = new_file(out or f"{kind}.{form}")
     if out and path.suffix != f".{form}":
         raise InputError(f"{path} does not end in .{form}: name the file after its format, or give --format")
-    content = reports.drawn(material_of(run, search=search), kind, form, k=k, width=width)
+    content = reports.drawn(report_inputs(run, search=search), kind, form, k=k, width=width)
     write_atomically(path, content)
     _said(Screen(quiet, as_json), "figure", path, content)
 
@@ -79,7 +79,7 @@ def open_report(run: str, *, quiet: bool, as_json: bool = False) -> None:
     """Show the report of a run in the browser, written first where there is none. Raises InputError, DamagedRun."""
     screen, path = Screen(quiet, as_json), Path(run) / REPORT
     if not holds(StoredRun.read(run).path, REPORT):
-        add_files(path.parent, {REPORT: reports.report_html(material_of(run))})
+        add_files(path.parent, {REPORT: reports.report_html(report_inputs(run))})
     where = path.resolve().as_uri()
     opened = webbrowser.open(where)
     screen.say(f"Opened {where}" if opened else f"No browser was found; open this in one: {where}")

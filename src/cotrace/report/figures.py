@@ -22,7 +22,7 @@ from cotrace.report.page import charts
 from cotrace.report.page._panels import Panel, panels_of
 from cotrace.report.page._panels import effects as effects_panel
 from cotrace.report.page.charts import Spec
-from cotrace.report.page.inputs import PART_WORDS, Material, figure_of, heading, level, wrapped
+from cotrace.report.page.inputs import PART_WORDS, ReportInputs, figure_of, heading, level, wrapped
 from cotrace.results import Frontier, Tradeoff
 from cotrace.text.escape import visible_in
 from cotrace.validation import checked
@@ -68,10 +68,10 @@ def frontier(frontiers: Frontier | Sequence[Frontier], *, width: float | None = 
     """
     if width is not None and not width > 0:
         raise InputError(f"ct.report.frontier: width is {width}; give inches above 0")
-    material = _material(frontiers)
-    inches = width or (8.6 if material.heldout else 5.6)
-    panels = [_frontier_panel(material, part, inches) for part in reversed(material.parts)]
-    return _figure(panels, "The most that k components do", [heading(material.first)], inches)
+    inputs = _inputs(frontiers)
+    inches = width or (8.6 if inputs.heldout else 5.6)
+    panels = [_frontier_panel(inputs, part, inches) for part in reversed(inputs.parts)]
+    return _figure(panels, "The most that k components do", [heading(inputs.first)], inches)
 
 
 def compare(frontiers: Frontier | Sequence[Frontier], *, width: float = PAGE) -> Figure:
@@ -79,10 +79,10 @@ def compare(frontiers: Frontier | Sequence[Frontier], *, width: float = PAGE) ->
 
     Raises InputError where the frontiers answer different questions.
     """
-    material = _material(frontiers)
-    panels = [_frontier_panel(material, material.parts[0], width)]
-    panels.append({**charts.progress(material), "title": "when it was found, pairs searched"})
-    return _figure(panels, "What each search reaches, and for what cost", [heading(material.first)], width)
+    inputs = _inputs(frontiers)
+    panels = [_frontier_panel(inputs, inputs.parts[0], width)]
+    panels.append({**charts.progress(inputs), "title": "when it was found, pairs searched"})
+    return _figure(panels, "What each search reaches, and for what cost", [heading(inputs.first)], width)
 
 
 def head_map(frontier: Frontier, k: int, *, width: float | None = None) -> Figure:
@@ -223,12 +223,12 @@ def tradeoff(found: Tradeoff) -> Figure:
     return _figure(panels, "What an edit does and what it costs", lines, max(6.0, 4.4 * len(panels)))
 
 
-KINDS: Mapping[str, Callable[[Material, int, float], Figure]] = {
-    "frontier": lambda material, k, width: frontier(material.frontiers, width=width),
-    "map": lambda material, k, width: head_map(material.first, k, width=width),
-    "layers": lambda material, k, width: layers(material.first, k, width=width),
-    "interactions": lambda material, k, width: interactions(material.judged, width=width),
-    "compare": lambda material, k, width: compare(material.frontiers, width=width),
+KINDS: Mapping[str, Callable[[ReportInputs, int, float], Figure]] = {
+    "frontier": lambda inputs, k, width: frontier(inputs.frontiers, width=width),
+    "map": lambda inputs, k, width: head_map(inputs.first, k, width=width),
+    "layers": lambda inputs, k, width: layers(inputs.first, k, width=width),
+    "interactions": lambda inputs, k, width: interactions(inputs.judged, width=width),
+    "compare": lambda inputs, k, width: compare(inputs.frontiers, width=width),
 }
 WIDTHS: Mapping[str, float] = {"column": COLUMN, "page": PAGE}
 
@@ -237,7 +237,7 @@ OF_ONE_SIZE = ("map", "layers")
 """Kinds of figure that show the set of one size, whichever is asked for."""
 
 
-def draw(material: Material, kind: str, *, k: int | None = None, width: str = "page") -> Figure:
+def draw(inputs: ReportInputs, kind: str, *, k: int | None = None, width: str = "page") -> Figure:
     """The figure of that name; ``k`` defaults to the size that was judged. Raises InputError, UnknownName."""
     if kind not in KINDS:
         raise unknown("kind of figure", kind, KINDS)
@@ -245,12 +245,12 @@ def draw(material: Material, kind: str, *, k: int | None = None, width: str = "p
         raise unknown("width", width, WIDTHS)
     if k is not None and kind not in OF_ONE_SIZE:
         raise InputError(f"k is the size of the set that {' and '.join(OF_ONE_SIZE)} show: leave it out for {kind}")
-    return KINDS[kind](material, material.chosen.k if k is None else k, WIDTHS[width])
+    return KINDS[kind](inputs, inputs.chosen.k if k is None else k, WIDTHS[width])
 
 
-def drawn(material: Material, kind: str, form: str, *, k: int | None = None, width: str = "page") -> bytes:
+def drawn(inputs: ReportInputs, kind: str, form: str, *, k: int | None = None, width: str = "page") -> bytes:
     """The same as the bytes of a file: png, svg or pdf. Raises InputError, UnknownName."""
-    return to_bytes(draw(material, kind, k=k, width=width), form)
+    return to_bytes(draw(inputs, kind, k=k, width=width), form)
 
 
 def to_png(figure: Figure, dpi: int = 160) -> bytes:
@@ -281,18 +281,18 @@ def _in_order(lines: re.Match[bytes]) -> bytes:
     return b"".join(sorted(lines[0].splitlines(keepends=True)))
 
 
-def _material(frontiers: Frontier | Sequence[Frontier]) -> Material:
+def _inputs(frontiers: Frontier | Sequence[Frontier]) -> ReportInputs:
     """Frontiers of one question. Raises InputError where there is none, or they answer different questions."""
     shown = [frontiers] if isinstance(frontiers, Frontier) else list(frontiers)
     if not shown:
         raise InputError("a figure needs at least one frontier")
     if len({(one.mode, one.direction, one.metric, one.task, one.space.components) for one in shown}) > 1:
         raise InputError("these frontiers answer different questions: draw those of one task, metric, mode and space")
-    return Material(tuple(shown))
+    return ReportInputs(tuple(shown))
 
 
-def _frontier_panel(material: Material, part: str, inches: float) -> Spec:
-    return {**charts.frontier(material, part, legend=1 if inches < NARROW else 3), "title": PART_WORDS[part]}
+def _frontier_panel(inputs: ReportInputs, part: str, inches: float) -> Spec:
+    return {**charts.frontier(inputs, part, legend=1 if inches < NARROW else 3), "title": PART_WORDS[part]}
 
 
 def _figure(

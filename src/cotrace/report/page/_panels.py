@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, UInt8
 
 from cotrace.components import Block, Component, ComponentSpace
 from cotrace.report.page.charts import Spec, bare, count_axis, diverging, drawn, inks, rows_height, spec_of, tips
-from cotrace.report.page.inputs import Material
+from cotrace.report.page.inputs import ReportInputs
 from cotrace.statistics import Interval
 
 MOST_UNITS, MOST_CELLS = 64, 4096
@@ -186,42 +186,42 @@ class Presence:
     """Share of the sizes from then on whose best set holds it."""
 
     @classmethod
-    def of(cls, material: Material) -> Presence:
+    def of(cls, inputs: ReportInputs) -> Presence:
         """One look at every set."""
-        n, sizes = len(material.space), np.array(material.first.sizes)
+        n, sizes = len(inputs.space), np.array(inputs.first.sizes)
         first, count = np.zeros(n, np.int64), np.zeros(n, np.int64)
-        for selection in material.first:
-            places = material.places(selection)
+        for selection in inputs.first:
+            places = inputs.places(selection)
             first[places[first[places] == 0]] = selection.k
             count[places] += 1
         later = len(sizes) - np.searchsorted(sizes, first)
         return cls(first, count / np.maximum(later, 1))
 
 
-def rows_of(material: Material) -> tuple[tuple[Row, ...], int]:
+def rows_of(inputs: ReportInputs) -> tuple[tuple[Row, ...], int]:
     """The components of the sets found, and those that do most alone; and how many of some set are left out."""
-    presence, alone = Presence.of(material), singles(material)
-    members = set(material.places(material.chosen).tolist())
+    presence, alone = Presence.of(inputs), singles(inputs)
+    members = set(inputs.places(inputs.chosen).tolist())
     most = sorted(alone, key=lambda place: -abs(alone[place]))[:MOST_ALONE]
     found = {*np.flatnonzero(presence.first).tolist(), *most}
     ranked = sorted(found, key=lambda i: (i not in members, presence.first[i] or LATE, -abs(alone.get(i, 0.0)), i))
     kept = ranked[:MOST_ROWS]
-    leaving = _leaving(material)
-    rows = tuple(_row(material, place, presence, alone.get(place), leaving) for place in kept)
+    leaving = _leaving(inputs)
+    rows = tuple(_row(inputs, place, presence, alone.get(place), leaving) for place in kept)
     return rows, int((presence.first > 0).sum()) - sum(row.first_k is not None for row in rows)
 
 
-def singles(material: Material) -> dict[int, float]:
+def singles(inputs: ReportInputs) -> dict[int, float]:
     """Place -> effect alone, on the pairs searched, of the components that some search evaluated alone."""
     found: dict[int, float] = {}
-    place_of = np.argsort(material.order)
-    for frontier in material.frontiers:
-        table = material.table(frontier, "training")
+    place_of = np.argsort(inputs.order)
+    for frontier in inputs.frontiers:
+        table = inputs.table(frontier, "training")
         if table is None:
             continue
         lone = np.flatnonzero(_counts(table.keys) == 1)
         places = np.unpackbits(table.keys[lone], axis=1, count=table.n).argmax(axis=1)
-        weights = material.weights("training", table.effects.shape[1])
+        weights = inputs.weights("training", table.effects.shape[1])
         effects = np.average(table.effects[lone].astype(np.float64), axis=1, weights=weights)
         found = dict(zip(place_of[places].tolist(), effects.tolist(), strict=True)) | found
     return found
@@ -232,11 +232,11 @@ def _counts(keys: UInt8[np.ndarray, "set byte"]) -> Int[np.ndarray, "set"]:
     return np.asarray(ONES[keys].sum(axis=1))
 
 
-def _leaving(material: Material) -> dict[str, dict[str, Any]]:
+def _leaving(inputs: ReportInputs) -> dict[str, dict[str, Any]]:
     """Name -> what is lost when it leaves the chosen set: as judged, or from sets that a search evaluated."""
-    judged = material.judged
+    judged = inputs.judged
     if judged is None or judged.minimality is None:
-        return {name: {"leaves": loss, "leaves_on": "training"} for name, loss in _known_leaving(material)}
+        return {name: {"leaves": loss, "leaves_on": "training"} for name, loss in _known_leaving(inputs)}
     return {
         one.component: {
             "leaves": one.loss,
@@ -248,24 +248,24 @@ def _leaving(material: Material) -> dict[str, dict[str, Any]]:
     }
 
 
-def _known_leaving(material: Material) -> Iterator[tuple[str, float]]:
-    places = material.places(material.chosen)
-    effect = material.mean_effect(places)
+def _known_leaving(inputs: ReportInputs) -> Iterator[tuple[str, float]]:
+    places = inputs.places(inputs.chosen)
+    effect = inputs.mean_effect(places)
     if effect is None or len(places) > MOST_ROWS:
         return
     for i, place in enumerate(places.tolist()):
         rest = np.delete(places, i)
-        without = material.mean_effect(rest) if len(rest) or material.first.mode == "keep" else 0.0
+        without = inputs.mean_effect(rest) if len(rest) or inputs.first.mode == "keep" else 0.0
         if without is not None:
-            yield str(material.space[place]), material.first.sign * (effect - without)
+            yield str(inputs.space[place]), inputs.first.sign * (effect - without)
 
 
 def _row(
-    material: Material, place: int, presence: Presence, alone: float | None, leaving: Mapping[str, dict[str, Any]]
+    inputs: ReportInputs, place: int, presence: Presence, alone: float | None, leaving: Mapping[str, dict[str, Any]]
 ) -> Row:
-    one: Component = material.space[place]
+    one: Component = inputs.space[place]
     name, first = str(one), int(presence.first[place])
-    partner, interaction = _strongest(material, name)
+    partner, interaction = _strongest(inputs, name)
     return Row(
         index=place,
         name=name,
@@ -274,28 +274,28 @@ def _row(
         first_k=first or None,
         share=float(presence.share[place]) if first else None,
         alone=alone,
-        inclusion=_inclusion(material, name),
-        shapley=_shapley(material, name),
+        inclusion=_inclusion(inputs, name),
+        shapley=_shapley(inputs, name),
         partner=partner,
         interaction=interaction,
         **leaving.get(name, {}),
     )
 
 
-def _inclusion(material: Material, name: str) -> float | None:
-    judged = material.judged
+def _inclusion(inputs: ReportInputs, name: str) -> float | None:
+    judged = inputs.judged
     return None if judged is None or not judged.stability else judged.stability[0].inclusion.get(name, 0.0)
 
 
-def _shapley(material: Material, name: str) -> float | None:
-    judged = material.judged
+def _shapley(inputs: ReportInputs, name: str) -> float | None:
+    judged = inputs.judged
     if judged is None or judged.interactions is None or judged.interactions.shapley is None:
         return None
     return judged.interactions.shapley.values.get(name)
 
 
-def _strongest(material: Material, name: str) -> tuple[str, float | None]:
-    judged = material.judged
+def _strongest(inputs: ReportInputs, name: str) -> tuple[str, float | None]:
+    judged = inputs.judged
     pairs = judged.interactions.pairs if judged is not None and judged.interactions is not None else ()
     own = [pair for pair in pairs if name in pair.components]
     if not own:

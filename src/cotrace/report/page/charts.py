@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 
 from cotrace.report.page._size_effects import MOST_POINTS, rounded, spread
-from cotrace.report.page.inputs import PART_WORDS, Material, level, quantity
+from cotrace.report.page.inputs import PART_WORDS, ReportInputs, level, quantity
 from cotrace.results import Frontier, Tradeoff
 from cotrace.statistics import interval_text
 
@@ -56,41 +56,41 @@ CONFIG: Spec = {
 }
 
 
-def colours(material: Material) -> dict[str, str]:
+def colours(inputs: ReportInputs) -> dict[str, str]:
     """Search -> its colour as a CSS variable; those without one of their own take the others in turn."""
-    names = [frontier.search for frontier in material.frontiers]
+    names = [frontier.search for frontier in inputs.frontiers]
     others = iter(f"var(--other{i % 3})" for i in range(len(names)))
     return {name: f"var(--{name})" if name in NAMED else next(others) for name in names}
 
 
-def shapes(material: Material) -> dict[str, str]:
+def shapes(inputs: ReportInputs) -> dict[str, str]:
     """Search -> the shape of its points."""
-    names = [frontier.search for frontier in material.frontiers]
+    names = [frontier.search for frontier in inputs.frontiers]
     others = iter(OTHER_SHAPES[i % 3] for i in range(len(names)))
     return {name: SHAPES[name] if name in SHAPES else next(others) for name in names}
 
 
-def frontier(material: Material, part: str, *, legend: int = 0) -> Spec:
+def frontier(inputs: ReportInputs, part: str, *, legend: int = 0) -> Spec:
     """The frontier on one part of the data: a line for each search, the first one's interval, the model level.
 
     ``legend``: columns of a legend of the searches with their costs; 0 for none, as the page has its own.
     """
-    rows = [row for frontier in material.frontiers for row in _points(frontier, part)]
-    x = alt.X("k:Q", title=f"components chosen, k (of {len(material.first.space):,})", axis=alt.Axis(grid=False))
+    rows = [row for frontier in inputs.frontiers for row in _points(frontier, part)]
+    x = alt.X("k:Q", title=f"components chosen, k (of {len(inputs.first.space):,})", axis=alt.Axis(grid=False))
     if max((row["k"] for row in rows), default=1) > LOG_FROM:
         x = x.scale(type="log", nice=False)
     else:
         x = x.axis(count_axis(grid=False)).scale(zero=False, nice=False, padding=10)
-    y = alt.Y("effect:Q", title=quantity(material.first))
-    shown = _legend(material, legend) if legend else None
-    colour = alt.Color("search:N", scale=scale_of(colours(material)), legend=shown)
-    shape = alt.Shape("search:N", scale=scale_of(shapes(material)), legend=shown)
+    y = alt.Y("effect:Q", title=quantity(inputs.first))
+    shown = _legend(inputs, legend) if legend else None
+    colour = alt.Color("search:N", scale=scale_of(colours(inputs)), legend=shown)
+    shape = alt.Shape("search:N", scale=scale_of(shapes(inputs)), legend=shown)
     base = drawn(rows).encode(x=x, y=y, color=colour)
     layers = [
-        *_levels(material, part, legend=bool(legend)),
-        *_band([row for row in rows if row["search"] == material.first.search and "low" in row], x, colour, material),
+        *_levels(inputs, part, legend=bool(legend)),
+        *_band([row for row in rows if row["search"] == inputs.first.search and "low" in row], x, colour, inputs),
         *_lines(base, shape, rows),
-        *_controls(material, part),
+        *_controls(inputs, part),
         alt.Chart(alt.NamedData(name="cursor"))
         .mark_rule(color="var(--ink)", strokeWidth=1, strokeDash=[2, 3])
         .encode(x="k:Q"),
@@ -99,29 +99,29 @@ def frontier(material: Material, part: str, *, legend: int = 0) -> Spec:
     return spec_of(alt.layer(*layers), height=300, description=description)
 
 
-def _legend(material: Material, columns: int) -> alt.Legend:
+def _legend(inputs: ReportInputs, columns: int) -> alt.Legend:
     """Each search with what it cost."""
-    words = {one.search: f"{one.search} ({one.forward_equivalents:,.0f} forward-eq.)" for one in material.frontiers}
+    words = {one.search: f"{one.search} ({one.forward_equivalents:,.0f} forward-eq.)" for one in inputs.frontiers}
     return alt.Legend(columns=columns, labelExpr=f"{json.dumps(words)}[datum.label]")
 
 
-def progress(material: Material) -> Spec:
+def progress(inputs: ReportInputs) -> Spec:
     """Best effect on the pairs searched by the cost at which it was found; a dot where the search ended."""
     rows = [
         {"search": one.search, "cost": rounded(cost), "effect": rounded(effect), "end": i == len(points) - 1}
-        for one in material.frontiers
+        for one in inputs.frontiers
         for points in [[*found_at(one), (one.forward_equivalents, one.best().effect or 0.0)]]
         for i, (cost, effect) in enumerate(points)
         if cost > 0
     ]
     base = drawn(rows).encode(
         x=alt.X("cost:Q", title="forward-equivalents", scale=alt.Scale(type="log"), axis=alt.Axis(grid=False)),
-        y=alt.Y("effect:Q", title=quantity(material.first)),
-        color=alt.Color("search:N", scale=scale_of(colours(material)), legend=None),
+        y=alt.Y("effect:Q", title=quantity(inputs.first)),
+        color=alt.Color("search:N", scale=scale_of(colours(inputs)), legend=None),
     )
     steps = base.mark_line(interpolate="step-after", strokeWidth=1.6)
     ends = base.transform_filter("datum.end").mark_point(filled=True, size=40, opacity=1)
-    layers = [*_levels(material, "training", legend=True), steps, ends]
+    layers = [*_levels(inputs, "training", legend=True), steps, ends]
     return spec_of(alt.layer(*layers), height=300, description="Best effect by the cost at which it was found")
 
 
@@ -168,11 +168,11 @@ def _lines(base: alt.Chart, shape: alt.Shape, rows: list[Spec]) -> Iterator[alt.
         yield apart.mark_point(filled=False, opacity=1, size=150, strokeWidth=2).encode(shape=shape, tooltip=_TIPS)
 
 
-def _band(rows: list[Spec], x: alt.X, colour: alt.Color, material: Material) -> Iterator[alt.Chart]:
+def _band(rows: list[Spec], x: alt.X, colour: alt.Color, inputs: ReportInputs) -> Iterator[alt.Chart]:
     """The intervals of one search."""
     if rows:
         area = drawn(rows).mark_area(opacity=0.16)
-        yield area.encode(x=x, color=colour, y=alt.Y("low:Q", title=quantity(material.first)), y2="high:Q")
+        yield area.encode(x=x, color=colour, y=alt.Y("low:Q", title=quantity(inputs.first)), y2="high:Q")
 
 
 def is_joined(frontier: Frontier) -> bool:
@@ -197,11 +197,11 @@ def _points(frontier: Frontier, part: str) -> Iterator[Spec]:
         yield row
 
 
-def _levels(material: Material, part: str, *, legend: bool = False) -> Iterator[alt.Chart]:
+def _levels(inputs: ReportInputs, part: str, *, legend: bool = False) -> Iterator[alt.Chart]:
     """Zero, and the model level with its name: at the line, or in a legend."""
     zero = drawn([{"y": 0}])
     yield zero.mark_rule(color="var(--line-strong)").encode(y="y:Q")
-    first = material.first
+    first = inputs.first
     value = first.full_effect if part == "training" else first.full_effect_heldout
     if value is None or not math.isfinite(value):
         return
@@ -215,13 +215,13 @@ def _levels(material: Material, part: str, *, legend: bool = False) -> Iterator[
         yield line.mark_rule(color="var(--ink)").encode(y="y:Q", strokeDash=dash)
         return
     yield line.mark_rule(color="var(--ink)", strokeDash=[6, 4]).encode(y="y:Q")
-    yield from _named(line, material, up=value >= 0)
+    yield from _named(line, inputs, up=value >= 0)
 
 
-def _named(line: alt.Chart, material: Material, *, up: bool) -> Iterator[alt.Chart]:
+def _named(line: alt.Chart, inputs: ReportInputs, *, up: bool) -> Iterator[alt.Chart]:
     """The name of the level, with paper behind it, at the end of its line where the chosen size is not marked."""
-    sizes = material.first.sizes
-    left = material.chosen.k > (sizes[0] + sizes[-1]) / 2
+    sizes = inputs.first.sizes
+    left = inputs.chosen.k > (sizes[0] + sizes[-1]) / 2
     place: dict[str, Any] = {"align": "left" if left else "right", "dx": 6 if left else 0, "fontSize": 11}
     place |= {"dy": -5 if up else 5}
     place["baseline"] = "bottom" if up else "top"
@@ -230,9 +230,9 @@ def _named(line: alt.Chart, material: Material, *, up: bool) -> Iterator[alt.Cha
     yield line.mark_text(**place).encode(**where)
 
 
-def _controls(material: Material, part: str) -> Iterator[alt.Chart]:
+def _controls(inputs: ReportInputs, part: str) -> Iterator[alt.Chart]:
     """The mean of the random sets of the same size and composition."""
-    judged = material.judged
+    judged = inputs.judged
     sizes = () if judged is None or part == "training" else judged.sizes
     rows = [{"k": s.k, "y": rounded(s.control_mean), "what": "random sets, mean"} for s in sizes if s.control_mean]
     if rows:
@@ -240,11 +240,11 @@ def _controls(material: Material, part: str) -> Iterator[alt.Chart]:
         yield marks.encode(x="k:Q", y="y:Q", tooltip=tips("what:N control", "k:Q", "y:Q effect"))
 
 
-def histogram(material: Material) -> Spec:
+def histogram(inputs: ReportInputs) -> Spec:
     """How many pairs are moved how far."""
     bars = alt.Chart(alt.NamedData(name="bars")).mark_bar(color="var(--in3)", binSpacing=1)
     chart = bars.encode(
-        x=alt.X("low:Q", title=quantity(material.first), bin="binned", axis=alt.Axis(grid=False)),
+        x=alt.X("low:Q", title=quantity(inputs.first), bin="binned", axis=alt.Axis(grid=False)),
         x2="high:Q",
         y=alt.Y("count:Q", title="pairs", axis=count_axis(tickCount=4)),
         tooltip=tips("low:Q from", "high:Q to", "count:Q pairs"),
@@ -293,15 +293,15 @@ def interactions(judged: Evaluation | None, *, legend: bool = False) -> Spec | N
     )
 
 
-def cost(material: Material) -> Spec:
+def cost(inputs: ReportInputs) -> Spec:
     """Forward-equivalents of each search."""
-    rows = [{"search": one.search, "cost": rounded(one.forward_equivalents)} for one in material.frontiers]
+    rows = [{"search": one.search, "cost": rounded(one.forward_equivalents)} for one in inputs.frontiers]
     base = drawn(rows).encode(
         x=alt.X("cost:Q", title="forward-equivalents", axis=count_axis(tickCount=6)),
         y=alt.Y("search:N", title=None, sort=None, axis=alt.Axis(domain=False, ticks=False)),
     )
     bars = base.mark_bar(cornerRadiusEnd=2).encode(
-        color=alt.Color("search:N", scale=scale_of(colours(material)), legend=None)
+        color=alt.Color("search:N", scale=scale_of(colours(inputs)), legend=None)
     )
     words = base.mark_text(align="left", dx=4, fontSize=12).encode(text=alt.Text("cost:Q", format=",.0f"))
     return spec_of(alt.layer(bars, words), height=max(60, 34 * len(rows)), description="What each search cost")

@@ -224,7 +224,7 @@ PART_WORDS = {"heldout": "held-out pairs", "training": "training pairs"}
 
 
 @dataclass(frozen=True)
-class Material:
+class ReportInputs:
     """The results of one run. What a run did not compute is None or empty, and the page says so."""
 
     frontiers: tuple[Frontier, ...]
@@ -307,7 +307,7 @@ class Material:
         """The parts of the data that effects are known of, the unseen first."""
         return PARTS if self.heldout else PARTS[1:]
 
-    def shown(self) -> Material:
+    def shown(self) -> ReportInputs:
         """The same without texts where they are not to be shown."""
         if not self.redact:
             return self
