@@ -20,7 +20,7 @@ from cotrace.report.page.inputs import ReportInputs
 from cotrace.report.page.page import page_of
 from cotrace.results import Frontier
 from cotrace.results.effects import HardFigure
-from cotrace.results.result_forms import COLUMNS, OLD_COLUMNS
+from cotrace.results.frontier_file import COLUMNS, OLD_COLUMNS
 from cotrace.runs.result_files import frontier_csv
 from cotrace.search import Greedy
 from tests import tiny

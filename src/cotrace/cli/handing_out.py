@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import webbrowser
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 from cotrace import interchange
 from cotrace import report as reports
@@ -31,7 +29,7 @@ from cotrace.runs.goal import ids_of
 from cotrace.runs.manifest import add_files, holds
 from cotrace.runs.prepare import load, use_threads
 from cotrace.runs.result_files import SHARE, StoredRun, enough
-from cotrace.text.escape import visible, visible_json
+from cotrace.text.escape import json_bytes, visible
 from cotrace.text.files import new_file, parse_json, read_text
 
 
@@ -124,13 +122,13 @@ class Source:
 def as_json(source: Source) -> bytes:
     """The selection and its question, as selection.schema.json describes."""
     about = source.about(source.run.config.model)
-    return _json(interchange.document(source.selection, about, search=source.frontier.search, rule=source.rule))
+    return json_bytes(interchange.document(source.selection, about, search=source.frontier.search, rule=source.rule))
 
 
 def as_mib(source: Source) -> bytes:
     """A circuit of the Mechanistic Interpretability Benchmark, nodes ranked by the frontier."""
     shape, scores = interchange.Shape.of(source.model), interchange.ranking(source.frontier)
-    return _json(interchange.circuit(source.selection, source.about(source.run.config.model), shape, scores))
+    return json_bytes(interchange.circuit(source.selection, source.about(source.run.config.model), shape, scores))
 
 
 def as_transformer_lens(source: Source) -> bytes:
@@ -202,10 +200,6 @@ def export(
         screen.raw(content.decode())
     written = {"written": None if path is None else str(path), "content": content.decode() if path is None else None}
     screen.data("export", lambda: {"format": format_, **written})
-
-
-def _json(data: Any) -> bytes:
-    return (visible_json(json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)) + "\n").encode()
 
 
 @own_threads()

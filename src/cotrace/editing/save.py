@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -14,7 +13,7 @@ from typing import Any
 from cotrace.errors import InputError, OutputExists
 from cotrace.models import LanguageModel
 from cotrace.results.outcomes import Outcome, outcome_cells
-from cotrace.text.escape import visible, visible_json
+from cotrace.text.escape import json_bytes, visible
 
 RECORD = "cotrace_edit.json"
 """File that describes the edit as data, beside the model card."""
@@ -50,9 +49,7 @@ def save(
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(temporary)
         (temporary / "README.md").write_text(card, encoding="utf-8")
-        (temporary / RECORD).write_text(
-            visible_json(json.dumps(record, indent=1, ensure_ascii=False)) + "\n", encoding="utf-8"
-        )
+        (temporary / RECORD).write_bytes(json_bytes(record, nan=True))
         for name, content in (files or {}).items():
             (temporary / name).write_bytes(content)
         _flush(temporary)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from cotrace.components import Component, ComponentSpace, Direction, Mode
 from cotrace.errors import InputError
 from cotrace.results import Frontier, Selection
-from cotrace.results.result_forms import ORIGIN
+from cotrace.results.frontier_file import ORIGIN
 from cotrace.text.files import clipped, schema_of, shortened
 from cotrace.text.progress_bar import warn
 

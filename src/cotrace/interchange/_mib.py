@@ -188,7 +188,9 @@ def _check_edges(data: Mapping[str, Any], inside: Mapping[str, Component | None]
         (c for c in inside.values() if c is not None), key=lambda c: (c.layer, c.site != Site.HEAD_OUTPUT, c)
     )
     nodes = [*(["input"] if "input" in inside else []), *map(node_of, order)]
-    missing = [name for name, _, _ in _edges(nodes, parallel) if not _kept(name, edges.get(name, False), where)]
+    missing = [
+        name for name, _, _ in _edges(nodes, parallel) if not _in_graph("edges", name, edges.get(name, False), where)
+    ]
     if missing:
         raise InputError(
             f"{where}: {len(missing)} edges between nodes of the circuit are out of it, the first {missing[0]}: it is "
@@ -197,11 +199,13 @@ def _check_edges(data: Mapping[str, Any], inside: Mapping[str, Component | None]
         )
 
 
-def _kept(name: str, edge: object, where: str) -> bool:
-    """Whether an edge is in the circuit, as true or as {"in_graph": true}."""
-    value = edge.get("in_graph") if isinstance(edge, Mapping) else edge
+def _in_graph(kind: str, name: str, entry: object, where: str) -> bool:
+    """Whether a node or an edge is in the circuit, in the old form (true) or the new one ({"in_graph": true})."""
+    value = entry.get("in_graph") if isinstance(entry, Mapping) else entry
     if not isinstance(value, bool):
-        raise InputError(f"{where}: edges[{shortened(name)}] does not say in_graph true or false; write one of the two")
+        raise InputError(
+            f"{where}: {kind}[{shortened(name)}] does not say in_graph true or false; write one of the two"
+        )
     return value
 
 
@@ -216,10 +220,8 @@ def _component(name: str, where: str) -> tuple[Component | None, str]:
 
 
 def _inside(name: str, node: object, where: str) -> bool:
-    """Whether a node is in the circuit, in the old form (true) or the new one ({"in_graph": true})."""
-    value = node.get("in_graph") if isinstance(node, Mapping) else node
-    if not isinstance(value, bool):
-        raise InputError(f"{where}: nodes[{shortened(name)}] does not say in_graph true or false; write one of the two")
+    """Whether a node is in the circuit, whole."""
+    value = _in_graph("nodes", name, node, where)
     neurons = node.get("neurons") if isinstance(node, Mapping) else None
     if not value or neurons is None or name == "logits":
         return value

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
+from textwrap import wrap
 from typing import Any
 
 import torch
@@ -215,20 +216,10 @@ def _filled(tool: str, about: About, selection: Selection, body: str) -> str:
 
 
 def _literal(value: object) -> str:
-    if isinstance(value, list):
-        return "[\n" + "".join(f"    {line},\n" for line in _lines(map(repr, value))) + "]"
-    return repr(value)
-
-
-def _lines(words: Iterable[str], width: int = 100) -> Iterable[str]:
-    line = ""
-    for word in words:
-        if line and len(line) + len(word) + 2 > width:
-            yield line
-            line = ""
-        line = f"{line}, {word}" if line else word
-    if line:
-        yield line
+    if not isinstance(value, list):
+        return repr(value)
+    lines = wrap(", ".join(map(repr, value)), 101, break_long_words=False, break_on_hyphens=False)
+    return "[\n" + "".join(f"    {line.rstrip(',')},\n" for line in lines) + "]"
 
 
 def question(about: About) -> str:

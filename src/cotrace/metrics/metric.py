@@ -135,8 +135,8 @@ def alike(answers: Answers) -> Int[Tensor, "example"]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Metric:
-    """A level of each example, and how its change against the base run is expressed."""
+class _Named:
+    """The fields of every metric."""
 
     name: str
     formula: str
@@ -144,6 +144,16 @@ class Metric:
     lower: float = -torch.inf
     upper: float = torch.inf
     """Range of the effect."""
+    level_range: tuple[float, float] = REAL
+    reads: Reads = "answers"
+    check: Check = anything
+    """Raises InputError where the pairs lack what the metric needs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric(_Named):
+    """A level of each example, and how its change against the base run is expressed."""
+
     inner: Level
     """The quantity that is compared, in a form that is exact to subtract (log-odds for odds)."""
     change: Change = torch.sub
@@ -152,10 +162,6 @@ class Metric:
     """(inner under the mask, inner of the base run) -> the level that people read."""
     hard: Level | None = None
     """The level that is reported where ``level`` is a soft surrogate that searches can follow."""
-    level_range: tuple[float, float] = REAL
-    reads: Reads = "answers"
-    check: Check = anything
-    """Raises InputError where the pairs lack what the metric needs."""
 
     def effects(self, scores: Scores, base: Float[Tensor, "example answer"], answers: Answers) -> Tensor:
         """Per-example effect [*mask, example] of scores against the base run's."""
@@ -184,22 +190,13 @@ class Metric:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetMetric:
+class SetMetric(_Named):
     """One number for the whole set of pairs: there is no effect of each example."""
 
-    name: str
-    formula: str
-    lower: float = -torch.inf
-    upper: float = torch.inf
-    """Range of the effect."""
     soft_level: Aggregate
     """The number that searches see: differentiable in the scores."""
     reported: Aggregate
     """The number that people read."""
-    level_range: tuple[float, float] = REAL
-    reads: Reads = "answers"
-    check: Check = anything
-    """Raises InputError where the pairs lack what the metric needs."""
     rates: Level | None = None
     """The share of each example that the number is made of, hard, for tables by group."""
     direction: Direction | None = None

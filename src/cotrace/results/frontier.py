@@ -13,9 +13,8 @@ import numpy as np
 from cotrace.components import ComponentSpace, Direction, Mode, sign_of
 from cotrace.errors import InputError
 from cotrace.results.effects import Bound, EffectTable, HardFigure
-from cotrace.results.frontier_file import Tables, load_frontier, save_frontier
-from cotrace.results.result_forms import COLUMNS, TUPLES, check_form, names_in
-from cotrace.results.selection import MEMBER_COLUMNS, Selection, changes, member_rows
+from cotrace.results.frontier_file import COLUMNS, TUPLES, Tables, check_form, load_frontier, save_frontier
+from cotrace.results.selection import MEMBER_COLUMNS, Selection, changes, member_rows, names_in
 from cotrace.results.table import Table, number, ranges
 from cotrace.statistics import interval_text
 from cotrace.text import escape

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from cotrace.results.table import Table, number
 from cotrace.statistics import Interval, covers, interval_text
-from cotrace.text.escape import visible_json
+from cotrace.text.escape import json_bytes
 from cotrace.text.files import made_of
 from cotrace.validation import guarded
 
@@ -189,7 +188,7 @@ class Tradeoff:
 
     def to_json(self) -> bytes:
         """The same as the bytes of a file."""
-        return (visible_json(json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)) + "\n").encode()
+        return json_bytes(self.to_dict())
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Tradeoff:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from cotrace.components import Component, ComponentSpace, Mode
 from cotrace.errors import InputError
-from cotrace.results.result_forms import names_in, number_in, numbers_in
 from cotrace.results.table import number, shorten
 from cotrace.statistics import Interval, interval_text
 from cotrace.text import escape
@@ -28,6 +27,32 @@ def member_rows(selection: Selection) -> list[dict[str, Any]]:
         dict(zip(MEMBER_COLUMNS, (str(m), m.site.value, m.layer, m.unit, m.role), strict=True))
         for m in selection.members
     ]
+
+
+def number_in(data: Mapping[str, Any], name: str) -> float | None:
+    """The number in a field; None where it was not computed. Raises TypeError."""
+    value = data.get(name)
+    if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
+        return value
+    raise TypeError(f"{name} is {value!r:.60}, and needs a number")
+
+
+def numbers_in(data: Mapping[str, Any], name: str, count: int | None = None) -> tuple[float, ...] | None:
+    """The numbers in a field, so many of them; None where they were not computed. Raises TypeError."""
+    values = data.get(name)
+    if values is None:
+        return None
+    if not isinstance(values, (list, tuple)) or (count is not None and len(values) != count) or None in values:
+        raise TypeError(f"{name} is {values!r:.60}, and needs {'' if count is None else f'{count} '}numbers")
+    return tuple(number for value in values if (number := number_in({name: value}, name)) is not None)
+
+
+def names_in(data: Mapping[str, Any], name: str) -> list[str]:
+    """The texts in a field. Raises KeyError, TypeError."""
+    values = data[name]
+    if not isinstance(values, (list, tuple)) or not all(isinstance(value, str) for value in values):
+        raise TypeError(f"{name} is {values!r:.60}, and needs a list of names")
+    return list(values)
 
 
 AnySet = Any

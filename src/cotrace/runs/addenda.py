@@ -25,7 +25,7 @@ from cotrace.runs.config_file import read_run_config
 from cotrace.runs.manifest import add_files, holds, remedy
 from cotrace.runs.prepare import Prepared, prepare
 from cotrace.runs.provenance import model_record, record
-from cotrace.text.escape import visible_json
+from cotrace.text.escape import json_bytes
 from cotrace.text.files import clipped, parse_json, read_text
 
 NO_SUCH_TYPE = (KeyError, TypeError, AttributeError)
@@ -82,7 +82,7 @@ def with_effects(folder: Path, frontier: Frontier) -> Frontier:
 def evaluation_json(evaluation: Evaluation) -> bytes:
     """An evaluation as JSON, its verdict with it."""
     data = {"schema": 1, **evaluation.to_dict()}
-    return (visible_json(json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)) + "\n").encode()
+    return json_bytes(data)
 
 
 def store_evaluation(folder: Path, evaluation: Evaluation) -> Path:

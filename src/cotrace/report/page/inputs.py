@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from difflib import SequenceMatcher
@@ -20,7 +19,7 @@ from cotrace.report.page.plain import Edited, Plain, sentences
 from cotrace.results import Frontier, Selection, Tradeoff
 from cotrace.results.effects import EffectTable
 from cotrace.results.table import number
-from cotrace.text.escape import visible_json
+from cotrace.text.escape import json_bytes
 from cotrace.text.files import made_of, parse_json
 
 if TYPE_CHECKING:
@@ -134,8 +133,7 @@ class Examples:
 
     def to_json(self) -> bytes:
         """The content of ``examples.json``."""
-        data = {"schema": 1, **asdict(self)}
-        return (visible_json(json.dumps(data, ensure_ascii=False, separators=(",", ":"))) + "\n").encode()
+        return json_bytes({"schema": 1, **asdict(self)}, indent=None, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, content: bytes, where: str = EXAMPLES) -> Examples:

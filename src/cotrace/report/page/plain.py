@@ -5,7 +5,6 @@ Probabilities are of the answers that a pair offers, so they add up to one; of a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
@@ -20,7 +19,7 @@ from cotrace.errors import InputError, unknown
 from cotrace.results import Frontier, Selection
 from cotrace.results.outcomes import Outcome, Shift
 from cotrace.statistics import Units, mean_intervals
-from cotrace.text.escape import visible_json
+from cotrace.text.escape import json_bytes
 from cotrace.text.files import made_of, parse_json
 
 if TYPE_CHECKING:
@@ -89,8 +88,7 @@ class Plain:
 
     def to_json(self) -> bytes:
         """The content of ``plain.json``."""
-        text = json.dumps({"schema": 1, **asdict(self)}, ensure_ascii=False, allow_nan=False)
-        return (visible_json(text) + "\n").encode()
+        return json_bytes({"schema": 1, **asdict(self)}, indent=None)
 
     @classmethod
     def from_json(cls, text: str, where: str = PLAIN) -> Plain:
@@ -238,9 +236,7 @@ class Edited:
 
     def to_json(self) -> bytes:
         """The content of ``edit.json``."""
-        data = {"schema": 1, "k": self.k, "donor": self.donor, "unseen": self.unseen}
-        data |= {"outcomes": [one.row() for one in self.outcomes], "largest_difference": self.largest_difference}
-        return (visible_json(json.dumps(data, ensure_ascii=False, allow_nan=False)) + "\n").encode()
+        return json_bytes({"schema": 1, **asdict(self), "outcomes": [one.row() for one in self.outcomes]}, indent=None)
 
     @classmethod
     def from_json(cls, text: str, where: str = EDIT) -> Edited:
