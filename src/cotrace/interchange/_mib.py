@@ -28,7 +28,7 @@ from cotrace.interchange._document import About
 from cotrace.models import LanguageModel
 from cotrace.models.hooks import probe_ids, tapped
 from cotrace.models.language_model import evaluating
-from cotrace.problem.protocol import Problem
+from cotrace.problem.protocol import Problem, chosen_mask
 from cotrace.results import Frontier, Selection
 from cotrace.text.files import shortened
 from cotrace.text.progress_bar import warn
@@ -303,10 +303,9 @@ def areas(shares: Sequence[float], faithfulness: Sequence[float]) -> tuple[float
 
 def kept(problem: Problem, order: Sequence[int], sizes: Sequence[int]) -> Float[np.ndarray, "size"]:
     """Faithfulness when the first k of an order keep running."""
-    masks = torch.ones(len(sizes), len(order))
-    for row, size in zip(masks, sizes, strict=True):
-        row[list(order[:size])] = 0
-    values = problem.value(torch.cat([masks, torch.ones(1, len(order))])).double().cpu().numpy()
+    sets = ([problem.space[i] for i in order[:size]] for size in (*sizes, 0))
+    masks = torch.stack([chosen_mask(problem.space, members, "keep", torch.float32) for members in sets])
+    values = problem.value(masks).double().cpu().numpy()
     if problem.mode == "keep":
         return np.asarray(values[:-1])
     everything = float(values[-1])
