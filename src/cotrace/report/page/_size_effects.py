@@ -156,7 +156,7 @@ class Shown:
     example: Example
     effect: float
     """At the judged size."""
-    whole: bool = True
+    complete: bool = True
     """Whether its texts are there in full."""
 
 
@@ -191,7 +191,7 @@ class Effects:
             for turn in turns:
                 if rank < len(turn) and len(kept) < MOST_EXAMPLES:
                     one = self._shown(*turn[rank], budget)
-                    budget -= _length(one.example) if one.whole else 0
+                    budget -= _length(one.example) if one.complete else 0
                     kept.append(one)
         return tuple(sorted(kept, key=lambda one: (-abs(one.effect), one.part, one.place)))
 
@@ -212,10 +212,10 @@ class Effects:
     def _shown(self, part: str, place: int, budget: int) -> Shown:
         example = self.inputs.pairs(part)[place]
         effect = float(self.tables[part][self.judged_stop][place])
-        whole = _length(example) <= min(budget, MOST_TEXT)
-        if not whole:
+        complete = _length(example) <= min(budget, MOST_TEXT)
+        if not complete:
             example = Example(example.id, weight=example.weight, fields=example.fields)
-        return Shown(part, place, example, effect, whole)
+        return Shown(part, place, example, effect, complete)
 
     @property
     def total(self) -> int:

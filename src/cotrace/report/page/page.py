@@ -213,7 +213,7 @@ def _thinned(stops: Sequence[Stops], effects: Effects, rows: int, missing: int) 
     yield from (one.words for one in stops if one.words)
     if effects.words:
         yield effects.words
-    if any(not one.whole for one in effects.shown):
+    if any(not one.complete for one in effects.shown):
         yield "prompts too long for the page are left out, their ids are not"
     if missing:
         yield f"{rows} components are in the table; {missing:,} more are in some set"
