@@ -84,8 +84,8 @@ def _columns(model: LanguageModel, layer: int, site: Site, units: list[int], tak
             )
         module, side = takers[layer], "input"
     path = next(name for name, part in model.module.named_modules() if part is module)
-    side = "output[0]" if side == "output" and module in _tuple_makers(model, (module,)) else side
-    return Columns(path=path, side=side, units=tuple(sorted(units)), width=place.width)
+    named = "output[0]" if side == "output" and module in _tuple_makers(model, (module,)) else side
+    return Columns(path=path, side=named, units=tuple(sorted(units)), width=place.width)
 
 
 def _takers(model: LanguageModel) -> dict[int, nn.Module]:
