@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from cotrace.components import Direction
 from cotrace.prompts import PromptPair
 
 
@@ -135,7 +136,6 @@ def chosen(scores: Float[Tensor, "*mask example answer"], answers: Answers) -> I
 Scores = Float[Tensor, "*mask example answer"]
 """log p(answer | prompt); where a metric reads ``logits``: the logits at the last prompt position, over tokens."""
 Reads = Literal["answers", "logits"]
-Direction = Literal["maximise", "minimise"]
 Level = Callable[[Tensor, Answers], Tensor]
 Change = Callable[[Tensor, Tensor], Tensor]
 Aggregate = Callable[[Tensor, Tensor, Answers], Tensor]
@@ -154,12 +154,8 @@ def alike(answers: Answers) -> Int[Tensor, "example"]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Metric:
-    """A level of each example, and how its change against the base run is expressed.
-
-    Its functions take ``scores`` (of answers, or logits) under the masks, ``base``: the same of the base run, and
-    ``answers``: targets, labels, groups and weights of the examples.
-    """
+class _Named:
+    """The fields of every metric."""
 
     name: str
     """Name of the metric."""
@@ -169,6 +165,22 @@ class Metric:
     """Smallest effect."""
     upper: float = torch.inf
     """Range of the effect."""
+    level_range: tuple[float, float] = REAL
+    """Smallest and largest level."""
+    reads: Reads = "answers"
+    """``answers``: scores of answers; ``logits``: logits after the prompt."""
+    check: Check = anything
+    """Raises InputError where the pairs lack what the metric needs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric(_Named):
+    """A level of each example, and how its change against the base run is expressed.
+
+    Its functions take ``scores`` (of answers, or logits) under the masks, ``base``: the same of the base run, and
+    ``answers``: targets, labels, groups and weights of the examples.
+    """
+
     inner: Level
     """The quantity that is compared, in a form that is exact to subtract (log-odds for odds)."""
     change: Change = torch.sub
@@ -177,12 +189,6 @@ class Metric:
     """(inner under the mask, inner of the base run) -> the level that people read."""
     hard: Level | None = None
     """The level that is reported where ``level`` is a soft surrogate that searches can follow."""
-    level_range: tuple[float, float] = REAL
-    """Smallest and largest level."""
-    reads: Reads = "answers"
-    """``answers``: scores of answers; ``logits``: logits after the prompt."""
-    check: Check = anything
-    """Raises InputError where the pairs lack what the metric needs."""
 
     def effects(self, scores: Scores, base: Float[Tensor, "example answer"], answers: Answers) -> Tensor:
         """Per-example effect [*mask, example] of scores against the base run's."""
@@ -211,29 +217,15 @@ class Metric:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetMetric:
+class SetMetric(_Named):
     """One number for the whole set of pairs: there is no effect of each example. Its functions take what Metric's do:
     ``scores``, ``base`` and ``answers``.
     """
 
-    name: str
-    """Name of the metric."""
-    formula: str
-    """The number, in words that go into tables and reports."""
-    lower: float = -torch.inf
-    """Smallest effect."""
-    upper: float = torch.inf
-    """Range of the effect."""
     soft_level: Aggregate
     """The number that searches see: differentiable in the scores."""
     reported: Aggregate
     """The number that people read."""
-    level_range: tuple[float, float] = REAL
-    """Smallest and largest level."""
-    reads: Reads = "answers"
-    """``answers``: scores of answers; ``logits``: logits after the prompt."""
-    check: Check = anything
-    """Raises InputError where the pairs lack what the metric needs."""
     rates: Level | None = None
     """The share of each example that the number is made of, hard, for tables by group."""
     direction: Direction | None = None
