@@ -5,6 +5,7 @@ Searching again on random parts of the pairs is stability selection, Meinshausen
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -211,9 +212,9 @@ ALTERNATIVES = 3
 
 
 def most_cost(search: Search, n: int) -> float:
-    """Forward-equivalents of a search of n components and of the full swap behind it, at most."""
+    """Forward-equivalents of searching n components, and of the full swap: at most, or typical if there is no bound."""
     bound: float = getattr(search, "most_cost", search.predicted_cost)(n)
-    return bound + 1
+    return 1 + (bound if math.isfinite(bound) else search.predicted_cost(n))
 
 
 def stability_cost(
