@@ -58,7 +58,7 @@ class ValuePatch:
 
 @dataclass(frozen=True, eq=False)
 class ScalePatch:
-    """The own value times a factor, in the stead of donor values."""
+    """The own value times a factor, in place of donor values."""
 
     place: Place
     tokens: Int[Tensor, "token"]
@@ -142,7 +142,7 @@ PlainPatch = ValuePatch | ScalePatch | ShiftPatch | PatternPatch
 
 @dataclass(frozen=True, eq=False)
 class DonorFeatures:
-    """What a donor has at one dictionary: for each of the tokens, for all alike (one row), or a factor of the own."""
+    """Donor features of one dictionary: for each of the tokens, for all alike (one row), or a factor of the own."""
 
     tokens: Int[Tensor, "token"] | None
     """Flat positions (row * T + pos) that have a donor; None for every position."""
@@ -151,7 +151,7 @@ class DonorFeatures:
     whole: Float[Tensor, "#token d_out"] | None = None
     """Its value of the place; None where no error takes it."""
     factor: float | None = None
-    """The own value times this, in the stead of donor values."""
+    """Factor of the own value, in place of donor values."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,7 @@ class RunningFeatures:
 
     @classmethod
     def seen(cls, placed: PlacedDictionary, read: Tensor, written: Tensor) -> RunningFeatures:
-        """Of values [token, d] that a run left at the places of the dictionary, in one copy."""
+        """Return the features of values [token, d] that a run left at the places of the dictionary, in one copy."""
         found = cls(placed, 1)
         found._note_read(read)
         found._note_written(written)
@@ -67,5 +67,5 @@ class RunningFeatures:
         return found.reshape(self.copies, -1, 1)
 
     def added(self, member: Component, value: Float[Tensor, "*token width"]) -> Float[Tensor, "*token d_out"]:
-        """What a value of the member adds to the place."""
+        """Return the addition of a member's value to the place."""
         return value if member.site in ERROR_SITES else value * self.placed.dictionary.decoder[member.unit or 0]

@@ -116,7 +116,7 @@ def _sited(model: LanguageModel, entry: Entry) -> Iterator[tuple[Site, Entry]]:
 def _inside(
     model: LanguageModel, components: Sequence[Component], layers: frozenset[int] | None
 ) -> Sequence[Component]:
-    """Those in the layers. Raises InputError where none is, or a layer that the model does not have is asked for."""
+    """Return the components in the layers. Raises InputError where there is none, or the model lacks a layer."""
     if layers is None:
         return components
     depth = len(model.layers)

@@ -32,12 +32,12 @@ MOST_GROUPS = 24
 CAPTURES = 6
 """Forward-equivalents of captures and random tokens, at most."""
 CARDS = 2
-"""Of looking for features in the prompts of both runs."""
+"""Cost of looking for features in the prompts of both runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExplanationPlan:
-    """What an explanation will cost, before it is made."""
+    """Predicted cost of an explanation."""
 
     components: tuple[str, ...]
     pairs: str
@@ -228,7 +228,7 @@ class _Explainer:
         return reads, examples, ov
 
     def _features(self) -> dict[str, Feature]:
-        """What the members that are features of dictionaries are, on the prompts of both runs."""
+        """Describe the members that are features of dictionaries, on the prompts of both runs."""
         pairs = self.changes.part.scorer.pairs
         pairs = pairs[:: -(-len(pairs) // MOST_PAIRS)]
         prompts = dict.fromkeys(tuple(ids) for pair in pairs for ids in (pair.prompt, pair.donor or ()) if ids)
@@ -244,7 +244,7 @@ class _Explainer:
         return {card.component: _feature(card) for card in cards}
 
     def _written(self) -> tuple[list[Written], list[tuple[float | None, Interval | None]], Contributions | None]:
-        """What members write, the direct part of their effects, and the table of contributions."""
+        """Measure what members write, the direct part of their effects, and the table of contributions."""
         writer = writer_of(self.problem.model)
         self.writer = None if isinstance(writer, str) else writer
         if isinstance(writer, str):

@@ -1,4 +1,5 @@
-"""What a member writes: its part in the metric's answers, and what its weights alone write (OV maps, output rows).
+"""Writes of a member: its part in the metric's answers, and the tokens that its weights alone raise (OV maps, output
+rows).
 
 A head that attends wholly to one token writes the token's value through its output matrix (Elhage et al. 2021, A
 Mathematical Framework for Transformer Circuits). Where that raises the token's own logit most, the head copies.
@@ -45,7 +46,7 @@ def ov_maps(
     pairs: Sequence[EncodedPair],
     looked: Mapping[str, Sequence[str]],
 ) -> dict[str, Ov]:
-    """Of those heads whose values can be seen and go as they are into the output matrix; ``looked``: tokens of each."""
+    """Return OV maps of heads whose values go straight into the output matrix; ``looked``: tokens of each."""
     pairs = pairs[:: -(-len(pairs) // PAIRS)]
     values = _Values(scorer, writer, heads)
     return {
@@ -71,7 +72,7 @@ class _Values:
 
     @torch.no_grad()
     def run(self, pairs: Sequence[EncodedPair]) -> dict[Component, Float[Tensor, "token d_head"]]:
-        """Of the heads whose output goes as it is into the matrix behind them."""
+        """Run the heads whose output goes as it is into the matrix behind them."""
         model, eager = self.scorer.model, self.scorer.eager
         layers = sorted({head.layer for head in self.heads})
         taps = [(self.places[layer], self._keep(layer)) for layer in layers]
@@ -135,7 +136,7 @@ def _map(
 def _logits(
     writer: Writer, member: Component, made: Float[Tensor, "token d_model"]
 ) -> Iterator[Float[Tensor, "vocabulary"]]:
-    """What is made of each vector behind the norms that it passes, but for their scales."""
+    """Return the logits of each vector behind the norms that it passes, without their scales."""
     ends, place = writer.unembedding, writer.added[member.layer, ADDER[member.site]]
     anything = torch.randn(made.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)[None]
     if member.site is Site.MLP_COORDINATE:  # one of what is added, behind the layer's norm
@@ -149,7 +150,7 @@ def _logits(
 
 @torch.no_grad()
 def output_rows(writer: Writer, members: Sequence[Component]) -> dict[str, Ov]:
-    """What one unit more of each neuron or coordinate writes; of those whose layer's output is seen in the stream."""
+    """Return the tokens that one more unit of each neuron or coordinate raises, where the stream shows its output."""
     found = {}
     for member in members:
         if member.site not in ROWS or (member.layer, Site.MLP_OUTPUT) not in writer.added:
@@ -184,7 +185,7 @@ TOKENS = 6
 
 @dataclass(eq=False)
 class Writes:
-    """What the members of a set write on a scorer's pairs. A base run, and for each member a swapped and a direct one.
+    """Writes of the members of a set on a scorer's pairs. A base run, and for each member a swapped and a direct one.
 
     ``direct`` holds the scores where only what the member itself adds is changed, behind all later layers.
     """
@@ -369,7 +370,7 @@ class Writes:
         )
 
     def member(self, i: int, weight: Float[Tensor, "pair"]) -> Written:
-        """What a member writes, weighted over the pairs."""
+        """Return what a member writes, weighted over the pairs."""
         name, own = str(self.members[i]), self._own[:, i]
         there = torch.isfinite(own).all(0)
         if self.nonlinear or not bool(there.any()) or not bool(weight[there].sum() > 0):

@@ -82,7 +82,7 @@ def distinct(n: int, k: int, draws: int) -> float:
 
 @dataclass(frozen=True)
 class Spread:
-    """What the sets of one size were like."""
+    """Statistics of random sets of one size."""
 
     k: int
     draws: int
