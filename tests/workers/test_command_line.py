@@ -113,7 +113,9 @@ def kill_the_first(path: Path, kills: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_job_whose_process_is_killed_is_run_again_as_often_as_allowed(tmp_path: Path, ray_here: None) -> None:
+def test_a_job_whose_process_is_killed_is_run_again_as_often_as_allowed(
+    tmp_path: Path, ray_here: None, capfd: pytest.CaptureFixture[str]
+) -> None:
     lost, other = tmp_path / "lost", tmp_path / "other"
     other.touch()
     jobs = {"lost": partial(job, lost, "done"), "other": partial(job, other, "as well")}
@@ -138,3 +140,4 @@ def test_a_job_whose_process_is_killed_is_run_again_as_often_as_allowed(tmp_path
     thread.join()
     with pytest.raises(InputError, match=r"^this job cannot be done$"):
         dict(side_by_side({"one": partial(job, other, "fails")}, Side(count=1), tmp_path))
+    assert capfd.readouterr() == ("", ""), "Ray says nothing of its own, on standard output least of all"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -107,13 +108,17 @@ def _kept(prepared: Prepared) -> str:
 def cost_rows(prepared: Prepared, found: Forecast) -> list[tuple[str, ...]]:
     """One row for each search, and one for judging the result."""
     rows: list[tuple[str, ...]] = [
-        (name, f"{search.forward_equivalents:,.0f}", f"{search.at_most:,.0f}", _time(search.seconds))
+        (name, f"{search.forward_equivalents:,.0f}", _bound(search.at_most), _time(search.seconds))
         for name, search in found.searches.items()
     ]
     if found.evaluation:
         name = f"evaluation, {prepared.config.evaluation}"
         rows.append((name, f"{found.evaluation:,.0f}", f"{found.evaluation:,.0f}", _time(found.evaluation_s)))
     return rows
+
+
+def _bound(cost: float) -> str:
+    return f"{cost:,.0f}" if math.isfinite(cost) else "no bound"
 
 
 def worker_rows(prepared: Prepared, found: Costs) -> list[tuple[str, str]]:

@@ -5,6 +5,7 @@ Searching again on random parts of the pairs is stability selection, Meinshausen
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -225,8 +226,9 @@ ALTERNATIVES = 3
 
 
 def most_cost(search: Search, n: int) -> float:
-    """Forward-equivalents of a search of n components and of the full swap behind it, at most."""
-    return search.most_cost(n) + 1
+    """Forward-equivalents of searching n components, and of the full swap: at most, or typical if there is no bound."""
+    bound = search.most_cost(n)
+    return 1 + (bound if math.isfinite(bound) else search.predicted_cost(n))
 
 
 def stability_cost(

@@ -22,8 +22,9 @@ from cotrace.components import Component, Site
 from cotrace.errors import InputError, UnsupportedSite
 from cotrace.interchange._document import About
 from cotrace.models import LanguageModel
-from cotrace.models.hooks import Place, probe_ids, tapped
+from cotrace.models.hooks import probe_ids, tapped
 from cotrace.models.language_model import evaluating
+from cotrace.models.places import Place
 from cotrace.results import Selection
 
 ORDER = (

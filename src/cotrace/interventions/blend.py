@@ -17,7 +17,8 @@ from torch import Tensor
 
 from cotrace.components import Site
 from cotrace.dictionaries.dictionary import Entries
-from cotrace.models.hooks import Edit, PatternChange, Place, PlacedDictionary, TapList
+from cotrace.models.hooks import Edit, PatternChange, TapList
+from cotrace.models.places import Place, PlacedDictionary
 
 
 def blend(

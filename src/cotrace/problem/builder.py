@@ -19,8 +19,8 @@ from cotrace.interventions import DelayedPrefixes, PrefixCache, keep_prefixes
 from cotrace.interventions.storage import NoRoom, Storage, in_memory
 from cotrace.metrics import AnyMetric
 from cotrace.models import LanguageModel, Place
-from cotrace.models.hooks import PlacedDictionary
 from cotrace.models.language_model import ModelState
+from cotrace.models.places import PlacedDictionary
 from cotrace.problem.logprobs import Slots
 from cotrace.problem.passes import Batching, Replan, check_budget, memory_budget
 from cotrace.problem.protocol import JudgePairs, Mode

@@ -128,8 +128,7 @@ def nothing() -> None:
 
 def check_workers(config: RunConfig) -> None:
     """Refuse workers that cannot be had, before anything is loaded. Raises InputError, WorkersError."""
-    from cotrace.workers.cluster import check_address, ray_module
-    from cotrace.workers.workers import MAX_RESTARTS, check_asked
+    from cotrace.workers.cluster import MAX_RESTARTS, check_address, check_asked, ray_module
 
     restarts = MAX_RESTARTS if config.max_restarts is None else config.max_restarts
     check_asked(config.workers or 0, config.worker_gpus or 0, restarts)

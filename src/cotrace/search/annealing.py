@@ -18,6 +18,7 @@ from torch import Tensor
 from cotrace.problem.protocol import Problem
 from cotrace.search.archive import SearchState
 from cotrace.search.hyperparameters import at_least, largest, positive
+from cotrace.search.random import distinct
 from cotrace.search.sets import SetFunction
 from cotrace.search.solve import Search
 
@@ -47,6 +48,10 @@ class Annealing(Search):
         at_least(self.name, "hot", self.hot, self.cold)
 
     def predicted_cost(self, n: int) -> float:
+        """Forward-equivalents for n components, as a rule: as of draws, of which some meet a set again."""
+        return 1 + sum(distinct(n, k, self.proposals + 1) for k in range(1, min(self.max_size or n, n) + 1))
+
+    def most_cost(self, n: int) -> float:
         """Forward-equivalents for n components, at most."""
         return (self.proposals + 1.0) * min(self.max_size or n, n) + 1
 

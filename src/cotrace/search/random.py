@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import fmean, pstdev
@@ -42,6 +43,10 @@ class Random(Search):
         at_least(self.name, "draws", self.draws, 1)
 
     def predicted_cost(self, n: int) -> float:
+        """Forward-equivalents for n components, in the mean."""
+        return sum(distinct(n, k, self.draws) for k in range(1, min(self.max_size or n, n) + 1))
+
+    def most_cost(self, n: int) -> float:
         """Forward-equivalents for n components, at most."""
         return float(self.draws * min(self.max_size or n, n))
 
@@ -62,6 +67,12 @@ class Random(Search):
     def _chain(self, n: int, step: int, most: int) -> Bool[Tensor, "set n"]:
         order = np.random.default_rng([self.seed, step]).permutation(n).tolist()
         return prefixes(order, list(range(1, most + 1)), n)
+
+
+def distinct(n: int, k: int, draws: int) -> float:
+    """How many different sets of k of n components so many draws give, in the mean."""
+    count = math.comb(n, k)
+    return -count * math.expm1(draws * math.log1p(-1 / count)) if count > 1 else 1.0
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from cotrace.problem.scorer import Scorer
 from cotrace.problem.set_metric import SetProblem
 from cotrace.problem.weighted import WeightedSum
 from cotrace.validation import checked
+from cotrace.workers.cluster import MAX_RESTARTS
 from cotrace.workers.shares import check_sendable
-from cotrace.workers.workers import MAX_RESTARTS, Workers
+from cotrace.workers.workers import Workers
 
 Part = TypeVar("Part", bound=PairProblem | SetProblem)
 
