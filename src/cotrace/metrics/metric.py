@@ -154,8 +154,12 @@ def alike(answers: Answers) -> Int[Tensor, "example"]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Named:
-    """The fields of every metric."""
+class Metric:
+    """A level of each example, and how its change against the base run is expressed.
+
+    Its functions take ``scores`` (of answers, or logits) under the masks, ``base``: the same of the base run, and
+    ``answers``: targets, labels, groups and weights of the examples.
+    """
 
     name: str
     """Name of the metric."""
@@ -165,22 +169,6 @@ class _Named:
     """Smallest effect."""
     upper: float = torch.inf
     """Range of the effect."""
-    level_range: tuple[float, float] = REAL
-    """Smallest and largest level."""
-    reads: Reads = "answers"
-    """``answers``: scores of answers; ``logits``: logits after the prompt."""
-    check: Check = anything
-    """Raises InputError where the pairs lack what the metric needs."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Metric(_Named):
-    """A level of each example, and how its change against the base run is expressed.
-
-    Its functions take ``scores`` (of answers, or logits) under the masks, ``base``: the same of the base run, and
-    ``answers``: targets, labels, groups and weights of the examples.
-    """
-
     inner: Level
     """The quantity that is compared, in a form that is exact to subtract (log-odds for odds)."""
     change: Change = torch.sub
@@ -189,6 +177,12 @@ class Metric(_Named):
     """(inner under the mask, inner of the base run) -> the level that people read."""
     hard: Level | None = None
     """The level that is reported where ``level`` is a soft surrogate that searches can follow."""
+    level_range: tuple[float, float] = REAL
+    """Smallest and largest level."""
+    reads: Reads = "answers"
+    """``answers``: scores of answers; ``logits``: logits after the prompt."""
+    check: Check = anything
+    """Raises InputError where the pairs lack what the metric needs."""
 
     def effects(self, scores: Scores, base: Float[Tensor, "example answer"], answers: Answers) -> Tensor:
         """Per-example effect [*mask, example] of scores against the base run's."""
@@ -217,15 +211,29 @@ class Metric(_Named):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetMetric(_Named):
+class SetMetric:
     """One number for the whole set of pairs: there is no effect of each example. Its functions take what Metric's do:
     ``scores``, ``base`` and ``answers``.
     """
 
+    name: str
+    """Name of the metric."""
+    formula: str
+    """The number, in words that go into tables and reports."""
+    lower: float = -torch.inf
+    """Smallest effect."""
+    upper: float = torch.inf
+    """Range of the effect."""
     soft_level: Aggregate
     """The number that searches see: differentiable in the scores."""
     reported: Aggregate
     """The number that people read."""
+    level_range: tuple[float, float] = REAL
+    """Smallest and largest level."""
+    reads: Reads = "answers"
+    """``answers``: scores of answers; ``logits``: logits after the prompt."""
+    check: Check = anything
+    """Raises InputError where the pairs lack what the metric needs."""
     rates: Level | None = None
     """The share of each example that the number is made of, hard, for tables by group."""
     direction: Direction | None = None
