@@ -270,7 +270,8 @@ def _fitted(terms: Sequence[Tensor], whole: Tensor) -> Tensor:
     """The weights of the terms in the sum nearest to the whole, by least squares; of one term in closed form."""
     if len(terms) == 1:
         return ((terms[0] @ whole) / (terms[0] @ terms[0]))[None]
-    return torch.linalg.lstsq(torch.stack(list(terms), 1), whole[:, None]).solution[:, 0]
+    weights: Tensor = torch.linalg.lstsq(torch.stack(list(terms), 1), whole[:, None]).solution[:, 0]
+    return weights
 
 
 def _only_norms(module: nn.Module) -> bool:
