@@ -15,6 +15,7 @@ from cotrace.errors import InputError
 from cotrace.problem.protocol import Cost, Problem
 from cotrace.problem.subproblem import Subproblem
 from cotrace.search import SEARCHES, Greedy
+from cotrace.validation import check_kind
 from tests.problems import ClosedForm, heads, modular
 
 PACKAGE = Path(ct.__file__).parent
@@ -87,7 +88,7 @@ class Loose:
 def test_a_class_that_does_not_inherit_is_refused_in_one_line() -> None:
     words = r"problem is of type Loose; give a Problem \(build .* your own inherits from cotrace.problem.Problem\)$"
     with pytest.raises(InputError, match=words):
-        ct.search.Pursuit()(Loose())  # type: ignore[arg-type]
+        check_kind("ct.evaluate", "problem", Loose(), Problem)
 
 
 def test_searches_have_defaults_and_take_only_settings_of_their_own() -> None:

@@ -125,13 +125,13 @@ class DividedProblem(Problem):
         return view.forgetting()
 
     def forgetting(self) -> DividedProblem:
-        """The problem itself, without what was worked out of other parts."""
+        """The problem itself, without what was worked out of another part."""
         for name in ("full_swap", *VIEWS):
             vars(self).pop(name, None)
         return self
 
     def with_parts(self, change: Callable[[Part], Part]) -> DividedProblem:
-        """The same problem, each part of it changed so; what was worked out of it stays."""
+        """The same problem, each part of it changed by ``change``; figures that are known already stay."""
         made, build, sealed, swap = copy(self).forgetting(), self.build, self.sealed, self.full_swap
         training, some = change(self.training), None if self.some is None else change(self.some)
         if some is not None:
@@ -256,26 +256,45 @@ class DividedProblem(Problem):
         return self.part.strata
 
     def groups_of(self, ids: Sequence[str]) -> list[str]:
-        """Return the group of each of these pairs."""
+        """Return the group of each of these pairs, named by ``ids``."""
         return [self.groups[name] for name in ids]
 
     def scores(self, masks: Any, examples: Examples = None) -> Float[Tensor, "*mask example answer"]:
-        """log p(answer | prompt) of every answer, under one mask or several."""
+        """log p(answer | prompt) of every answer, under one mask or several.
+
+        Args:
+            masks: One set (a mask [n], a Selection or component names) or several ([mask, n], or a list).
+            examples: Indices of these pairs; None for all, in file order.
+        """
         return self.part.scores(self.masks(masks), examples)
 
     def effects(self, masks: Any, examples: Examples = None) -> Float[Tensor, "*mask example"]:
         """Per-example effect of one set (a mask [n], a Selection or component names) or several ([mask, n], or a list).
 
-        ``examples``: indices of these pairs; None for all, in file order. Raises InputError.
+        Raises InputError.
+
+        Args:
+            masks: A mask from 0 (own value) to 1 (donor's value), or names of the chosen.
+            examples: Indices of these pairs; None for all, in file order.
         """
         return self.part.effects(self.masks(masks), examples)
 
     def value(self, masks: Any) -> Float[Tensor, "*mask"]:
-        """The reported aggregate on all these pairs."""
+        """The reported aggregate on all these pairs.
+
+        Args:
+            masks: One set (a mask [n], a Selection or component names) or several ([mask, n], or a list).
+        """
         return self.part.value_and_effects(self.masks(masks))[0]
 
     def gradient(self, z: Any, objective: Loss | None = None, examples: Examples = None) -> Float[Tensor, "n"]:
-        """Exact gradient of the mean of ``objective(effects)``, or of the reported aggregate where None."""
+        """Exact gradient of the mean of ``objective(effects)``, or of the reported aggregate where None.
+
+        Args:
+            z: Soft mask [n], from 0 to 1.
+            objective: Differentiable function of the effects; None for the reported aggregate.
+            examples: Indices of these pairs; None for all.
+        """
         return self.part.gradient(self.masks(z), objective, examples)
 
     def value_and_effects(self, masks: Any) -> tuple[Float[Tensor, "*mask"], Float[Tensor, "*mask example"] | None]:
@@ -326,7 +345,7 @@ class DividedProblem(Problem):
         return target_of(self.part.metric)
 
     def masks(self, masks: Any) -> Float[Tensor, "*mask n"]:
-        """Masks as a tensor: nothing behind this looks at them again. Raises InputError."""
+        """Return ``masks`` as a tensor: nothing behind this looks at them again. Raises InputError."""
         return as_masks(masks, self.space, self.mode, self.part.dtype)
 
     @property

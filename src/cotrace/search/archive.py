@@ -13,7 +13,6 @@ from torch import Tensor
 
 from cotrace.problem.protocol import chosen_of
 from cotrace.results.effects import EffectTable, Key, bits_of
-from cotrace.validation import guarded
 
 
 class Entry(NamedTuple):
@@ -193,7 +192,6 @@ PLAIN = ("search", "phase", "step", "total", "spent")
 VARIABLE = "variable."
 
 
-@guarded("ct.search.SearchState", fields=False)
 @dataclass(frozen=True, kw_only=True)
 class SearchState:
     """State of a search after a step: enough to go on from, nothing that is code."""

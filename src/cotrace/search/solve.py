@@ -123,7 +123,11 @@ class Search:
         raise NotImplementedError
 
     def most_cost(self, n: int) -> float:
-        """Forward-equivalents that it costs at most: what is predicted, where a search does not say."""
+        """Forward-equivalents that it costs at most: those predicted, where a search does not say.
+
+        Args:
+            n: Components of the space.
+        """
         return self.predicted_cost(n)
 
     def __call__(self, problem: Problem, progress: Shown = None) -> Frontier:
