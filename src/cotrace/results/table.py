@@ -115,7 +115,7 @@ def shorten(names: Sequence[str], most: int = 12, between: str = " ") -> str:
 
 
 def in_words(names: Iterable[str]) -> str:
-    """Such as ``heads, neurons and experts``."""
+    """Return the names as in ``heads, neurons and experts``."""
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
 

@@ -115,7 +115,7 @@ class Unusable(Exception):
 def couples_of(
     rows: Sequence[tuple[int, Row]], make: Callable[[Sequence[tuple[int, Row]]], Made], about: Callable[[Row], str]
 ) -> tuple[list[Made], Skipped]:
-    """What ``make`` makes of every two numbered rows, and those that it calls Unusable; ``about`` names the first."""
+    """Return what ``make`` makes of every two numbered rows, and those it calls Unusable; ``about`` names the first."""
     made: list[Made] = []
     skipped: list[tuple[str, str]] = []
     for both in (rows[i : i + 2] for i in range(0, len(rows), 2)):
