@@ -64,6 +64,14 @@ def test_the_quickstart_uses_no_name_that_it_has_not_made() -> None:
     assert {node.id for node in names} - made - set(dir(builtins)) == set()
 
 
+def test_contributing_names_files_that_are_there() -> None:
+    """A pair's way and a mask's way go through files as they are now."""
+    named = re.findall(r"`([\w/]+\.py)`", (ROOT / "CONTRIBUTING.md").read_text())
+    assert len(named) > 10
+    for path in named:
+        assert (ROOT / "src" / "cotrace" / path).is_file() or (ROOT / path).is_file(), path
+
+
 def test_every_exit_code_is_in_the_table() -> None:
     table = (ROOT / "docs" / "cli.md").read_text().partition("## Exit codes")[2]
     codes = {int(code) for row in re.findall(r"^\| ([\d, ]+) \|", table, re.MULTILINE) for code in row.split(",")}
