@@ -18,6 +18,7 @@ from cotrace.errors import InputError, WorkersError
 from cotrace.workers.jobs import Side, side_by_side
 from tests.conftest import records, write_lines
 from tests.dictionaries.toy import dictionary
+from tests.workers.local import job
 
 SAME = ("frontier.csv", "masks.safetensors", "evaluation.json", "effects.safetensors", "history.csv", "selection.json")
 ASKED = ("--model", "shipped", "--task", "demo_conflict", "--batch-tokens", "512", "--max-size", "2", "--quiet")
@@ -89,17 +90,6 @@ def test_cells_side_by_side_write_the_same_bytes_and_list_their_failures(
     grid.write_text(yaml.safe_dump(yaml.safe_load(grid.read_text()) | {"sites": ["head_output"], "seeds": [0, 1, 2]}))
     assert run(["sweep", str(grid), "--out", str(many), "--workers", "2", "--quiet"]) == 0
     assert {path: path.stat().st_mtime_ns for path in done} == done
-
-
-def job(path: Path, answer: str) -> str:
-    """Says who it is, and ends once it is allowed to."""
-    if answer == "fails":
-        raise InputError("this job cannot be done")
-    with path.with_suffix(".pids").open("a") as file:
-        file.write(f"{os.getpid()}\n")
-    while not path.exists():
-        time.sleep(0.05)
-    return answer
 
 
 def kill_the_first(path: Path, kills: int) -> None:

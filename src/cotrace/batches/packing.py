@@ -202,7 +202,7 @@ def _fill_rows(segments: Sequence[Segment], row_tokens: int, limit: int | None) 
 def _first_fit(lengths: Ints, spans: Ints, capacity: int, limit: int) -> Ints:
     """The row of each segment, longest first: the first with room for it, and for the kept tokens that it needs.
 
-    Strips alike are a bucket: rows take as many of them as they have room for, one row after the other.
+    Segments alike are a bucket: rows take as many of them as they have room for, one row after the other.
     """
     room, spare = (np.full(len(lengths), most) for most in (capacity, limit))
     rows = np.empty(len(lengths), np.int64)

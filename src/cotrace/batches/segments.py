@@ -264,7 +264,7 @@ def attention_cost(rows: int, length: int, kept: int = 0) -> int:
 
 
 def lay_out(rows: Sequence[Sequence[Segment]], answers: int, *, masked: bool) -> Layout:
-    """Lay segments out in rows. ``masked``: several segments to a row, kept apart by a mask; else one."""
+    """Lay segments out in rows. ``masked``: several to a row, kept apart by a mask; else one to a row."""
     examples = sorted({segment.example for row in rows for segment in row})
     local = {example: i for i, example in enumerate(examples)}
     length = max(sum(map(len, row)) for row in rows)
