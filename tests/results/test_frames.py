@@ -30,7 +30,7 @@ def frontier(problem: ct.LanguageProblem) -> ct.Frontier:
 
 def test_effects_are_the_problems_own(problem: ct.LanguageProblem, frontier: ct.Frontier) -> None:
     assert problem.heldout is not None
-    for part, heldout in ((problem.training, False), (problem.heldout, True)):
+    for part, heldout in ((problem, False), (problem.heldout, True)):
         frame = frontier.effects_frame(part.ids, heldout=heldout)
         assert list(frame.columns) == ["search", "k", "pair", "effect"]
         for selection in frontier:
