@@ -140,7 +140,7 @@ def entering(model: LanguageModel, entry: Entry, copies: int) -> Iterator[None]:
 
 @contextmanager
 def _passed_by(module: nn.Module) -> Iterator[None]:
-    """The module gives back what it is given. Only the instance is touched, and it is as before afterwards."""
+    """Let the module return its input. Only the instance is touched, and restored afterwards."""
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         return args[0] if args else kwargs["hidden_states"]

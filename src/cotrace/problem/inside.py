@@ -1,4 +1,4 @@
-"""Inside: what a LanguageProblem is built of, for who judges, stores and draws it; users need none of it."""
+"""Inside: the parts of a LanguageProblem, for evaluations, files and figures; users need none of it."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def _with_prefixes(encoding: Encoding, builder: Builder) -> Encoding:
 
 @dataclass(eq=False, kw_only=True)
 class Inside(Parts):
-    """The parts of a problem and what is known of them. Not kept stable from version to version."""
+    """The parts of a problem and facts about them. Not kept stable from version to version."""
 
     whole: Callable[[], Whole]
     """Gives the problem whose inside this is."""

@@ -146,8 +146,9 @@ class RunConfig:
     batch_tokens: Annotated[int | None, RUN] = None
     """Most tokens in one forward pass; less takes less memory. Default: chosen by the model's size."""
     memory: Annotated[str | float | None, SIZE] = None
-    """Most memory for donor values and kept prefixes, such as 4GB, 512MiB or 0.5 of what is free; what goes beyond it
-    lies on disk, or is computed anew. A size also bounds what a forward pass holds. Default: half of what is free."""
+    """Most memory for donor values and kept prefixes, such as 4GB, 512MiB or 0.5 of what is free; the rest lies on
+    disk, or is computed anew. A size also bounds what a forward pass holds. Default: half of what is free.
+    """
     checkpointing: Annotated[Literal["auto", "on", "off"], RUN] = "auto"
     """Compute activations again in the backward pass: when memory runs out (auto), always, or never."""
     threads: Annotated[int | None, RUN] = None

@@ -83,7 +83,7 @@ def _side(side: Constraint, workers: Workers) -> Constraint:
 
 
 def _language(problem: LanguageProblem, workers: Workers) -> LanguageProblem:
-    """A copy whose parts have scorers that are run there; what was computed already stays."""
+    """Return a copy whose scorers run on workers; computed values stay."""
     found, inside = copy(problem), copy(problem.inside)
     found.inside, inside.whole, inside.judging = inside, lambda: found, {}
     vars(inside).pop("audit", None)

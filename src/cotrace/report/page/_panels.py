@@ -235,7 +235,7 @@ def _counts(keys: UInt8[np.ndarray, "set byte"]) -> Int[np.ndarray, "set"]:
 
 
 def _leaving(material: Material) -> dict[str, Row]:
-    """Name -> what is lost when it leaves the chosen set: as judged, or from sets that a search evaluated."""
+    """Return name -> loss when it leaves the chosen set: as judged, or from sets that a search evaluated."""
     judged = material.judged
     if judged is not None and judged.minimality is not None:
         return {
