@@ -37,7 +37,8 @@ REMEDIES: Mapping[str, str] = {
     "LanguageModel": "make one with ct.load_model(NAME) or ct.wrap(module, tokenizer)",
     "Task": "load one with ct.tasks, such as ct.tasks.jsonl(FILE)",
     "LanguageProblem": "build one with ct.LanguageProblem(model, task)",
-    "Problem": "build one with ct.LanguageProblem(model, task)",
+    "Problem": "build one with ct.LanguageProblem(model, task); your own inherits from cotrace.problem.Problem",
+    "Search": "such as ct.search.Pursuit(); your own inherits from ct.search.Search",
     "Frontier": "ct.trace and every search return one",
     "Selection": "make one with ct.Selection.parse(NAMES)",
     "Component": "make one with ct.Component.parse(NAME)",
@@ -305,7 +306,7 @@ def _has(value: object, name: str) -> bool:
 
 
 def _holds(value: object, kinds: tuple[Any, ...]) -> bool:
-    """Whether a list, a tuple or the like holds what it should; a text is a list of texts."""
+    """Whether a list, a tuple or the like holds the right kinds; a text is a list of texts."""
     if not kinds or not (isinstance(value, (*LISTS, str)) or _is_array(value)):
         return True
     held = list(cast("Iterable[Any]", value.tolist() if _is_array(value) else value))  # type: ignore[attr-defined]

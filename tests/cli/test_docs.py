@@ -12,7 +12,7 @@ import pytest
 
 from cotrace.cli import main
 from cotrace.cli.main import build, run
-from cotrace.results.result_forms import COLUMNS
+from cotrace.results.frontier_file import COLUMNS
 from cotrace.runs import RunConfig
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +31,15 @@ def test_the_command_line_page_names_every_option(command: str, capsys: pytest.C
     shown = options_of(command, capsys) - {"--help"}
     assert len(shown) >= len(fields(RunConfig)), "every field is an option"
     assert {option for option in shown if f"`{option}" not in page} == set()
+
+
+def test_the_table_of_options_is_the_list_of_a_run_s(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each row is an option of ``RunConfig`` or of the two commands, and none is missing."""
+    page = (ROOT / "docs" / "cli.md").read_text()
+    table = page.partition("## Options of `trace` and `compare`")[2].partition("\n\n")[0]
+    listed = re.findall(r"`(--[a-z][a-z-]+)[^`]*`", "\n".join(row.split(" | ")[0] for row in table.splitlines()))
+    assert len(listed) == len(set(listed))
+    assert {*listed} == options_of("trace", capsys) - {"--help"}
 
 
 def test_the_command_line_page_names_every_command_and_column() -> None:

@@ -11,10 +11,11 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from cotrace.components import Direction, Mode
 from cotrace.evaluation import CrossFit
 from cotrace.evaluation.measured import Row
 from cotrace.evaluation.setup import Step
-from cotrace.problem.inside import Plan
+from cotrace.problem.divided import Plan
 from cotrace.results.outcomes import Outcome
 from cotrace.runs.difference import Agreement, Change, PairedEffects
 from cotrace.runs.verification import Recomputed
@@ -56,7 +57,7 @@ class Chosen(BaseModel):
 
 
 class FrontierRow(BaseModel):
-    """One row of frontier.csv; what was not computed is null."""
+    """One row of frontier.csv; figures not computed are null."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
@@ -86,8 +87,8 @@ class RunReply(Reply):
     """The question in words, with the full swap."""
     task: str
     metric: str
-    mode: Literal["swap", "keep"]
-    direction: Literal["maximise", "minimise"]
+    mode: Mode
+    direction: Direction
     full_effect: float
     """Effect of everything together on the training pairs."""
     full_effect_heldout: float | None
@@ -101,7 +102,7 @@ class RunReply(Reply):
 
 
 class PlanReply(Reply):
-    """``--dry-run`` of trace and compare: what would be done, and what it would cost."""
+    """``--dry-run`` of trace and compare: the plan and its cost."""
 
     summary: str
     plan: Plan
@@ -216,7 +217,7 @@ class GenerateReply(Reply):
 
 
 class EditReply(Reply):
-    """edit: what was folded, what it does and what it costs."""
+    """edit: the folded set, its effect and its cost."""
 
     written: str
     k: int
@@ -266,11 +267,11 @@ class TransferReply(Reply):
     """transfer."""
 
     targets: dict[str, dict[str, JsonValue]]
-    """Target -> what was found there, as ``ct.Transfer.to_dict`` has it."""
+    """Target -> its figures, as ``ct.Transfer.to_dict`` has them."""
 
 
 class ExplanationPlanReply(Reply):
-    """explain --dry-run: what it would cost."""
+    """explain --dry-run: the predicted cost."""
 
     components: list[str]
     pairs: str
@@ -295,7 +296,7 @@ class ReproductionReply(Reply):
 
 
 class SweepReply(Reply):
-    """sweep: what has become of each cell, or with --dry-run what is left of it."""
+    """sweep: the outcome of each cell, or with --dry-run its open work."""
 
     written: str | None
     """Folder of the campaign; null where nothing was run."""

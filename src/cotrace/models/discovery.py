@@ -20,7 +20,8 @@ from cotrace.components import Site
 from cotrace.errors import ModelError, UnsupportedSite
 from cotrace.models.additions import where_added
 from cotrace.models.attention_interface import AttentionCall, attention_handler
-from cotrace.models.hooks import REFUSALS, Layer, Place, Trace, attend, probe_ids, tapped, watch
+from cotrace.models.hooks import REFUSALS, Trace, attend, probe_ids, tapped, watch
+from cotrace.models.places import Layer, Place
 
 OUTPUT_PROJECTIONS: Mapping[str, str] = {
     "big_bird.BigBirdAttention": "output.dense",
@@ -68,7 +69,7 @@ BYPASSED = "later parts read more than the last layer's output"
 
 
 def proven(model: PreTrainedModel, layers: Sequence[Layer], narrow: Mapping[Place, Place]) -> tuple[Layer, ...]:
-    """The layers without the places that do not do what they should, each with the reason.
+    """Return the layers without the places that failed their proof, each with the reason.
 
     ``narrow`` gives for a whole part the matrix at its end, which stands in where the part adds the residual stream.
     """

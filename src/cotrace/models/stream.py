@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 
 from cotrace.components import Site
 from cotrace.errors import UnsupportedSite
-from cotrace.models.hooks import Layer, Place, Trace, probe_ids, watch
+from cotrace.models.hooks import Trace, probe_ids, watch
+from cotrace.models.places import Layer, Place
 
 EXACT = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 """Relative error allowed between a map and the module's output; norms compute in float32 in float64 models too."""
@@ -140,7 +141,7 @@ class Unembedding:
 
 
 def _matrix(head: nn.Module, read: Tensor) -> Float[Tensor, "vocabulary d_model"]:
-    """The head's weight; of one that is stored in fewer bits what it makes of each direction.
+    """Return the head's weight; for a quantised one its output for each direction.
 
     Raises UnsupportedSite where that is not what it does to ``read``, as where it rounds what it reads too.
     """

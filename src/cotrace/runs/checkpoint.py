@@ -21,8 +21,8 @@ from cotrace.errors import CotraceError, DamagedRun
 from cotrace.results import Frontier
 from cotrace.results.effects import EffectTable
 from cotrace.runs.config import RunConfig
-from cotrace.runs.config_file import read_run_config, write_config
-from cotrace.runs.directory import CHECKPOINTS, CONFIG, sweep, write_atomically
+from cotrace.runs.config_file import amend_config, read_run_config
+from cotrace.runs.directory import CHECKPOINTS, sweep, write_atomically
 from cotrace.runs.manifest import Fingerprint, seal, unseal
 from cotrace.runs.result_files import Step
 from cotrace.search import SearchState
@@ -123,7 +123,7 @@ def going_on(config: RunConfig, plan: Mapping[str, Any] | None) -> RunConfig:
 
 
 def extended(plan: Mapping[str, Any] | None, own: Mapping[str, Any]) -> dict[str, Any]:
-    """The plan of a run that was taken up, from its beginning on: what it was before, and what has changed since."""
+    """The plan of a resumed run from its beginning: as it was before, with the changes since."""
     if plan is None:
         return dict(own)
     return dict(own) | dict(plan) | {"events": [*plan["events"], *own["events"]]}
@@ -133,9 +133,8 @@ def note(folder: Path, plan: Mapping[str, Any] | None) -> str | None:
     """Put the changes that came on the way into the record of the run; says them, where there were any."""
     if plan is None or not plan["events"]:
         return None
-    config, record = read_run_config(folder)
-    changed = dict(record) | {BATCH_PLAN: {**record[BATCH_PLAN], **plan}}
-    write_atomically(folder / CONFIG, write_config(config, changed))
+    before = read_run_config(folder)[1][BATCH_PLAN]
+    amend_config(folder, {}, {BATCH_PLAN: {**before, **plan}})
     return words(plan)
 
 
@@ -169,7 +168,7 @@ class Checkpoints:
 
     @property
     def _is_folder(self) -> bool:
-        """Whether it is there. Raises DamagedRun for a link: what it leads to is not this run's to delete."""
+        """Whether the folder is there. Raises DamagedRun for a link, whose target is not this run's."""
         if self.folder.is_symlink():
             raise DamagedRun(f"{self.folder} is a link and no folder of the run's own: remove it to begin anew")
         return self.folder.is_dir()

@@ -14,7 +14,7 @@ from cotrace.errors import DamagedRun, InputError
 from cotrace.problem.protocol import Problem, mask_of
 from cotrace.results import Frontier, Table
 from cotrace.results.effects import EffectTable
-from cotrace.results.result_forms import COLUMNS, OLD_COLUMNS
+from cotrace.results.frontier_file import COLUMNS, OLD_COLUMNS
 from cotrace.runs.addenda import arrays_of, check_same, with_effects
 from cotrace.runs.config_file import read_run_config
 from cotrace.runs.manifest import Manifest, remedy
@@ -198,7 +198,7 @@ def _compared(
 
 
 def _gap(kept: Float[np.ndarray, "set ex"], stored: Sequence[float | None], problem: Problem) -> float:
-    """How far what is reported lies from the mean of the effects that were kept."""
+    """Return the distance of the reported value from the mean of the kept effects."""
     mean = np.average(kept.astype(float), axis=1, weights=Units.of(problem).weight)
     return float(np.abs(mean - np.array(stored, float)).max())
 

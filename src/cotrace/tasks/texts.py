@@ -11,7 +11,8 @@ from cotrace.errors import InputError, unknown
 from cotrace.prompts.pair import PromptPair
 from cotrace.prompts.task import Encoding, Score, Task
 from cotrace.shipped import ENGLISH_TEXT, NEUTRAL_TEXT, SHIPS, pairs
-from cotrace.tasks._files import TaskInfo, read_text
+from cotrace.tasks._files import TaskInfo
+from cotrace.text.files import read_text
 from cotrace.validation import check_kind, checked
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def _pair(name: str, line: str) -> PromptPair:
 
 
 def suited(model: LanguageModel, *, most: int | None = None) -> Task:
-    """The text that ships of which the model's loss is lower. Raises InputError where its tokenizer reads neither."""
+    """Return the shipped text on which the model's loss is lower. Raises InputError if its tokenizer reads neither."""
     from cotrace.models import LanguageModel
     from cotrace.problem.goals import loss_of  # importing tasks loads no torch
 
