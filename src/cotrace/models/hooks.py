@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from cotrace.errors import ModelError
+from cotrace.errors import ModelError, first_line
 from cotrace.models.attention_interface import (
     AttentionCall,
     attention_handler,
@@ -46,8 +46,9 @@ class PatternChange:
 
 
 Edit = Callable[[Tensor], Any]
-"""Tensor at a place -> what goes on in its stead. Attention outputs come as [row, pos, head, d_head], patterns as
-[row, head, query, key] (there only the change may be given), everything else as [row, pos, feature]."""
+"""Tensor at a place -> the tensor that replaces it. Attention outputs come as [row, pos, head, d_head], patterns as
+[row, head, query, key] (there only the change may be given), everything else as [row, pos, feature].
+"""
 MODULE_TAPS = ("input", "output", "experts")
 TapList = Sequence[tuple[Place, Edit]]
 
@@ -276,7 +277,7 @@ def watch(model: PreTrainedModel) -> Trace:
             model(input_ids=probe_ids(model), use_cache=False)
         except REFUSALS as error:
             raise ModelError(
-                f"{type(model).__name__} does not run on token ids alone ({str(error).splitlines()[0]}): "
+                f"{type(model).__name__} does not run on token ids alone ({first_line(error)}): "
                 "cotrace traces decoders that do"
             ) from error
     return trace
