@@ -48,7 +48,7 @@ def _signals_reach_the_commands_under_test() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _charts_are_held_against_their_schema_in_their_own_room() -> None:
-    """In ``tests/report``: Altair checks all parts of a chart as it is made, a quarter of the time of a run's figures."""
+    """In ``tests/report``: Altair checks a chart as it is made, which is a quarter of the time of figures."""
     from altair.utils import schemapi
 
     schemapi.DEBUG_MODE = False
