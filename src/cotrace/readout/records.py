@@ -173,7 +173,7 @@ class Feature:
 
 @dataclass(frozen=True, kw_only=True)
 class Moved:
-    """What a head writes when it attends to one token alone; or a neuron or coordinate, by its output row."""
+    """What a head writes when it attends to one token alone; or another member, by its output row."""
 
     token: str
     """Empty of an output row."""
@@ -192,6 +192,16 @@ class Ov:
     None where the member does not attend."""
     moved: tuple[Moved, ...] = ()
     """Of the tokens that it attends to most; one of an output row."""
+    share: float | None = None
+    """Of an expert, which has a row for each of its neurons: how much of their sum of squares lies along the direction
+    in which they write most, which is then taken for its row; None of all others."""
+
+    @property
+    def row(self) -> str:
+        """What an output row is, in words."""
+        return (
+            "its output row" if self.share is None else f"the leading direction of its rows ({self.share:.0%} of them)"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +226,8 @@ class Arrow:
     effect: float
     """Change of the metric when the target alone takes the value that it has when the source is swapped."""
     interval: Interval | None
-    """Over pairs; None where there are too few, or the metric has no effect of each."""
+    """Over pairs, together with those of all other arrows; None where there are too few, or the metric has no effect of
+    each."""
     share: float | None
     """Of what the source does in all, under the same condition; None where that is next to nothing."""
     given: str | None = None

@@ -21,13 +21,14 @@ from cotrace.donors import Noise, check_sites, donor_file, donor_source
 from cotrace.errors import InputError, unknown
 from cotrace.metrics import Answers, AnyMetric, metric_named
 from cotrace.models import LanguageModel, load_model
+from cotrace.models.named_space import entries_of
 from cotrace.problem import Problem
 from cotrace.problem.full_swap import NoDirection
 from cotrace.problem.language import FEATURES, LanguageProblem
 from cotrace.problem.passes import check_memory
 from cotrace.problem.scorer import executing
 from cotrace.problem.set_metric import aim
-from cotrace.problem.spaces import entries_of, shortlist, space_of
+from cotrace.problem.spaces import shortlist, space_of
 from cotrace.prompts import Task
 from cotrace.prompts.task import groups, split_parts
 from cotrace.runs.config import TRUSTED, RunConfig
