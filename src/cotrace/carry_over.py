@@ -37,7 +37,7 @@ HEADS = ("set", "effect", "interval", "of everything")
 @guarded("ct.Transfer")
 @dataclass(frozen=True, kw_only=True)
 class Transfer:
-    """What a set does on another problem. Effects are signed changes of the target's metric."""
+    """Effect of a set on another problem. Effects are signed changes of the target's metric."""
 
     source: str
     """Task that the set was found on; empty where that is not known."""
@@ -56,20 +56,20 @@ class Transfer:
     interval: Interval | None
     full_effect: float
     full_interval: Interval | None
-    """Of everything in the space."""
+    """Interval of the effect of everything in the space."""
     own_components: tuple[str, ...]
     """The set of size k that a search of the target finds on its training pairs."""
     own_effect: float
     own_interval: Interval | None
     difference: Interval | None
-    """Of how much more it does than the target's own set, paired; above 0 is better, whatever the direction."""
+    """Paired interval of how much more it does than the target's own set; above 0 is better, whatever the direction."""
     overlap: float
     """Jaccard index of both sets."""
     control_mean: float
     control_best: float
     controls: int
     composition: str
-    """What random sets share with the set."""
+    """Property that random sets share with the set."""
     p_value: float
     """Share of sets, this one among the random ones, with at least its effect."""
     forward_equivalents: float

@@ -324,7 +324,7 @@ def _place(component: Component) -> tuple[Site, int, str]:
 
 
 ADDED = ((Site.HEAD_OUTPUT, Site.ATTENTION_OUTPUT), (Site.MLP_OUTPUT,))
-"""What ``L4.*`` is of: what a layer adds to the stream, each part by the first of its sites that the layer has."""
+"""Sites of ``L4.*``: the parts that a layer adds to the stream, each by the first of its sites that the layer has."""
 _PATTERN = re.compile(
     r"L(?P<layer>\d{1,9}|\*)\.(?:(?P<every>\*)|(?P<tag>[a-z]+(?:\.[a-z]+)?)(?P<unit>\d{1,9}|\*)?)(?:@(?P<role>[A-Za-z_][\w-]*))?"
 )

@@ -47,7 +47,7 @@ REMEDIES: Mapping[str, str] = {
 PLAIN = (str, bytes, Real, list, tuple, dict, set, frozenset, types.NoneType)
 """Plain data, which fits no protocol and no function."""
 LISTS = (list, tuple, range, set, frozenset)
-"""What counts as a list; arrays and tensors do too, by what they can do: neither library is loaded for it."""
+"""Types that count as a list; arrays and tensors do too, by what they can do: neither library is loaded for it."""
 SEEDS = 1 << 63
 """Seeds lie below it."""
 
@@ -220,7 +220,7 @@ def names_of(called: str, name: str, value: object) -> list[str]:
 
 
 def listed(value: Any) -> Any:
-    """What counts as a list, arrays of arrays too, as tuples of plain values; anything else as it is."""
+    """Return a list, or an array of arrays, as tuples of plain values; anything else as it is."""
     if _is_array(value):
         value = value.tolist()
     return tuple(map(listed, value)) if isinstance(value, LISTS) else value

@@ -15,6 +15,10 @@ import pytest
 import cotrace
 
 ROOT = Path(__file__).parents[2]
+SECTIONS = ["Tutorial", "How to", "Reference", "Explanation", "Appendix"]
+GENERATED = {"api.md", "coverage.md", "json.md", "licences.md"}
+MOST_WORDS = 20_000
+"""In all pages written by hand together; bars of tables are not words."""
 
 
 def test_the_reference_is_what_its_script_writes_and_has_every_public_name() -> None:
@@ -52,8 +56,17 @@ def test_the_site_is_built_strictly(tmp_path: Path) -> None:
 
 
 def test_every_page_is_in_the_site() -> None:
-    """Pages by the order of the site: tutorial, how to, reference, explanation."""
+    """Pages by the order of the site: tutorial, how to, reference, explanation, and generated tables at the end."""
     text = (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2]
     listed = re.findall(r"- ([\w-]+\.md)", text)
     assert sorted(listed) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
-    assert re.findall(r"^  - ([A-Z][\w ]+):", text, re.MULTILINE) == ["Tutorial", "How to", "Reference", "Explanation"]
+    assert re.findall(r"^  - ([A-Z][\w ]+):", text, re.MULTILINE) == SECTIONS
+    assert re.findall(r"([\w-]+\.md)", text.partition("Appendix:")[2]) == ["coverage.md", "licences.md"]
+
+
+def test_pages_are_short_and_say_when_a_script_wrote_them() -> None:
+    pages = {path.name: path.read_text() for path in (ROOT / "docs").glob("*.md")}
+    for name in GENERATED:
+        assert re.search(r"[Gg]enerated by|written by `python", pages[name]), name
+    words = sum(bool(re.search(r"\w", word)) for name in pages.keys() - GENERATED for word in pages[name].split())
+    assert words <= MOST_WORDS, f"{words} words in pages written by hand"

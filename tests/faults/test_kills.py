@@ -15,7 +15,7 @@ KILLS = 20
 
 
 def test_kills_at_random_moments_change_no_byte(kills: Kills) -> None:
-    """300 of them: python -m benchmarks.kills, recorded in docs/runs.md."""
+    """300 of them: python -m benchmarks.kills, counted in docs/runs.md."""
     kills.go(KILLS)
     assert kills.kills == KILLS
     early = kills.moments.get("nothing", 0)

@@ -13,9 +13,11 @@ import pytest
 import yaml
 
 from cotrace.cli.main import run
+from cotrace.dictionaries import save_dictionary
 from cotrace.errors import InputError, WorkersError
 from cotrace.workers.jobs import Side, side_by_side
 from tests.conftest import records, write_lines
+from tests.dictionaries.toy import dictionary
 
 SAME = ("frontier.csv", "masks.safetensors", "evaluation.json", "effects.safetensors", "history.csv", "selection.json")
 ASKED = ("--model", "shipped", "--task", "demo_conflict", "--batch-tokens", "512", "--max-size", "2", "--quiet")
@@ -30,10 +32,16 @@ ASKED = ("--model", "shipped", "--task", "demo_conflict", "--batch-tokens", "512
             *("--constraint", "demo_agreement:accuracy+-0.05"),
         ],
         ["--metric", "kl", "--direction", "maximise", "--mode", "keep", "--roles", "last"],
+        ["--sites", "feature,error,head_output", "--search", "topk", "--dictionaries", "DICTIONARIES"],
     ],
-    ids=["searches and a constraint", "logits, kept, by role"],
+    ids=["searches and a constraint", "logits, kept, by role", "features"],
 )
+@pytest.mark.filterwarnings("ignore::cotrace.problem.spaces.PoorDictionary")
 def test_bytes_do_not_depend_on_the_number_of_workers(question: list[str], tmp_path: Path, ray_here: None) -> None:
+    if "DICTIONARIES" in question:
+        held = tmp_path / "held"
+        save_dictionary(dictionary("blocks.2.hook_resid_post", 0, width=96), held)
+        question = [str(held) if one == "DICTIONARIES" else one for one in question]
     for workers in range(4):
         assert run(["trace", *ASKED, *question, "--workers", str(workers), "--out", str(tmp_path / str(workers))]) == 0
     for name in SAME:

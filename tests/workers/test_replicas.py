@@ -17,6 +17,7 @@ from cotrace.problem.scorer import executing
 from cotrace.workers import distributed
 from cotrace.workers.worker import Kept
 from tests import tiny
+from tests.dictionaries.toy import dictionary
 from tests.problems import ClosedForm
 from tests.workers.local import LocalWorkers
 
@@ -76,6 +77,46 @@ def test_every_number_is_that_of_one_process(case: str) -> None:
             assert torch.equal(one.gradient(z[1], sliding, [3, 1]), other.gradient(z[1], sliding, [3, 1]))
     assert all(replica._made.nbytes for replica in workers.replicas) or alone.training.scorer.donors.nbytes < 5000
     assert {unit.method for unit in workers.asked} == {"scores", "slope"}
+
+
+FEATURES: dict[str, tuple[Any, ...]] = {
+    "a residual and a transcoder": (
+        dictionary("blocks.0.hook_resid_post", 0),
+        dictionary("blocks.1.mlp.hook_in", 7, hook_out="blocks.1.hook_mlp_out"),
+    ),
+    "two of a layer": (dictionary("blocks.1.hook_mlp_out", 4, k=4), dictionary("blocks.1.hook_attn_out", 3)),
+}
+
+
+@pytest.mark.filterwarnings("ignore::cotrace.problem.spaces.PoorDictionary")
+@pytest.mark.parametrize("memory", [None, "20KB"])
+@pytest.mark.parametrize("donors", ["counterfactual", "mean=position", "zero"])
+@pytest.mark.parametrize("held", FEATURES)
+def test_features_are_those_of_one_process(held: str, donors: str, memory: str | None) -> None:
+    options = {"sites": ["feature", "error", "head_output"], "dictionaries": FEATURES[held]}
+    alone, workers = problem(donors=donors, memory=memory, **options), LocalWorkers(3)
+    assert len(alone.training.scorer.all_layouts) > 1, "there is something to hand out"
+    many, z = distributed(alone, workers), masks(len(alone.space))
+    assert torch.equal(alone.effects(z), many.effects(z))
+    assert torch.equal(alone.gradient(z[0]), many.gradient(z[0]))
+    with executing(workers):
+        made = problem(donors=donors, memory=memory, **options)
+    assert made.space.components == alone.space.components
+    assert torch.equal(alone.effects(z), made.effects(z))
+    assert {type(asked.batch.ref.given).__name__ for asked in workers.asked} == {"GivenFeatures"}
+
+
+@pytest.mark.filterwarnings("ignore::cotrace.problem.spaces.PoorDictionary")
+def test_models_with_other_dictionaries_are_told_apart() -> None:
+    workers = LocalWorkers(2)
+    for held in FEATURES.values():
+        alone = problem(sites=["feature"], dictionaries=held)
+        z = masks(len(alone.space))
+        assert torch.equal(alone.effects(z), distributed(alone, workers).effects(z))
+    plain = problem()
+    z = masks(len(plain.space))
+    assert torch.equal(plain.effects(z), distributed(plain, workers).effects(z))
+    assert all(len(replica._models) <= 1 for replica in workers.replicas), "the weights are there once"
 
 
 @dataclass(frozen=True)

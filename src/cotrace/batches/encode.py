@@ -186,7 +186,7 @@ class EncodedPair:
 
     @property
     def fed(self) -> int:
-        """Those of them that the model is given: nothing is read after an answer's last token."""
+        """Answer tokens that the model is given: nothing is read after an answer's last token."""
         return max(len(self.prompt), len(self.donor)) + max([len(answer) - 1 for answer in self.answers], default=0)
 
 

@@ -64,7 +64,7 @@ class Packing:
     shortcuts: bool = False
     """Whether evaluations may start at the lowest layer in which a mask differs from a reference run."""
     frequencies: FrequencyLimit | None = None
-    """Where RoPE depends on the longest row of a pass; None where a row's company changes nothing."""
+    """The lengths from which RoPE depends on the longest row of a pass; None where a row's company changes nothing."""
 
     def holding(self, tokens: int) -> Packing:
         """The same with so many tokens to a forward pass."""

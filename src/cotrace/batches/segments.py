@@ -76,7 +76,8 @@ def donor_pair(pair: EncodedPair) -> EncodedPair:
 def packed_strip(
     example: int, pair: EncodedPair, offset: int, with_answers: bool, cache_offset: int, answers: Sequence[int]
 ) -> Strip:
-    """These answers of a pair behind its prompt; ``offset`` is the flat index of its first donor token.
+    """Return a strip of these answers of a pair behind its prompt; ``offset`` is the flat index of its first donor
+    token.
 
     The pair's prefix is left out; ``cache_offset`` is the flat index of its first kept token.
     """
@@ -247,7 +248,7 @@ class Layout:
 
     @property
     def cost(self) -> int:
-        """What a forward pass costs, in tokens: see ``attention_cost``."""
+        """Cost of a forward pass, in tokens: see ``attention_cost``."""
         own = attention_cost(self.rows, self.length, self.cached.shape[1])
         return own + sum(layout.cost for layout in self.beside)
 
@@ -258,7 +259,7 @@ class Layout:
 
 
 def attention_cost(rows: int, length: int, kept: int = 0) -> int:
-    """What a rectangle of tokens counts as: so many tokens, and more where each may attend to more than ``LONG``."""
+    """Return the cost of a rectangle of tokens: its tokens, and more where each may attend to more than ``LONG``."""
     return rows * length * max(LONG, length + kept) // LONG
 
 

@@ -32,7 +32,7 @@ class ChatTemplate:
 
     sha256: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    """What the user passed on, such as ``enable_thinking``."""
+    """Arguments passed on by the user, such as ``enable_thinking``."""
     pinned_date: str = PINNED_DATE.isoformat()
 
 

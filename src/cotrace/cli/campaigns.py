@@ -68,7 +68,7 @@ def sweep(
 
 
 def _todo(campaign: Campaign, cell: Cell) -> str:
-    """What is left of a cell."""
+    """The work that a cell still needs."""
     if campaign.is_done(cell):
         return "done"
     return "to resume" if campaign.is_begun(cell) else "to run"
@@ -83,7 +83,7 @@ def _all(campaign: Campaign, left: Sequence[Cell], workers: dict[str, Any], scre
 
 
 def _side_by_side(campaign: Campaign, left: Sequence[Cell], workers: dict[str, Any], screen: Screen) -> dict[str, str]:
-    """As many cells at a time as there are workers, each in a process of its own."""
+    """Run as many cells at a time as there are workers, each in a process of its own."""
     from cotrace.workers.jobs import Side, side_by_side
     from cotrace.workers.workers import MAX_RESTARTS
 
@@ -180,7 +180,7 @@ SETTINGS: Mapping[str, Setting] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What is reproduced, on what."""
+    """The settings and the model of a reproduction."""
 
     settings: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
@@ -265,7 +265,7 @@ def one(config: RunConfig, folder: Path, *, quiet: bool) -> None:
 
 
 def page(asked: Asked) -> str:
-    """What is done so far, one table and one figure a setting, as Markdown."""
+    """The results so far as Markdown: one table and one figure for each setting."""
     lines = [
         "# The paper's settings again",
         "",

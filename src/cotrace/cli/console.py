@@ -1,4 +1,4 @@
-"""What is said on stdout and stderr, and files that are written beside a run."""
+"""Messages on stdout and stderr, and the files written beside a run."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Screen:
         self.say(text, style="bold")
 
     def note_workers(self, workers: Workers | None) -> None:
-        """Who runs the batches, and where their dashboard is, if there is one."""
+        """Note who runs the batches, and the address of their dashboard, if there is one."""
         if workers is not None:
             where = f"; dashboard at {workers.cluster.dashboard}" if workers.cluster.dashboard else ""
             self.note(f"workers: {workers.count} on {workers.cluster.nodes} node(s) of Ray{where}")
@@ -103,7 +103,7 @@ def own_threads() -> Iterator[None]:
 
 
 def quiet_libraries() -> None:
-    """No progress bars and no notes of theirs: the screen is ours, and one line an error."""
+    """Silence the libraries' progress bars and notes: the screen is ours, and an error is one line."""
     import logging
 
     from transformers.utils import logging as own

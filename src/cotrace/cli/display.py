@@ -98,7 +98,7 @@ def _of(some: int, whole: int) -> str:
 
 
 def _kept(prepared: Prepared) -> str:
-    """Where what is computed once is kept."""
+    """Return in words where values that are computed once are kept."""
     plan = prepared.problem.plan
     parts = (("in memory", plan.memory_bytes), ("on disk", plan.disk_bytes), ("computed anew", plan.recomputed_bytes))
     return ", ".join(f"{size(count)} {where}" for where, count in parts if count) or "nothing"
@@ -152,14 +152,14 @@ LINE_EVERY_S = 5.0
 
 @runtime_checkable
 class Display(Protocol):
-    """Where a step is shown."""
+    """A display of a search's steps."""
 
     def show(self, step: Step, state: SearchState, left: str) -> None:
         """Show where the search stands."""
 
 
 class Watch:
-    """What ``solve`` calls after every step: notes the step and shows it."""
+    """Callback of ``solve``: notes each step and shows it."""
 
     def __init__(self, search: Search, problem: Problem, display: Display) -> None:
         self.steps: list[Step] = []
@@ -209,7 +209,7 @@ class Silent:
     """Shows nothing."""
 
     def show(self, step: Step, state: SearchState, left: str) -> None:
-        """Nothing."""
+        """Show nothing."""
 
 
 class Lines:
@@ -248,7 +248,7 @@ class Live:
 
 @contextmanager
 def steps(screen: Screen) -> Iterator[Steps]:
-    """What is called before every part of some work: a bar in a terminal, elsewhere a line every few seconds."""
+    """Return a callback for each part of some work: a bar in a terminal, elsewhere a line every few seconds."""
     if screen.quiet:
         yield lambda what, done, of: None
     elif screen.progress.is_terminal:

@@ -125,7 +125,7 @@ LARGEST_DIFFERENCE = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What to edit, and how it is judged."""
+    """An edit asked for on the command line, and how it is judged."""
 
     k: int | None = None
     sizes: tuple[int, ...] = ()

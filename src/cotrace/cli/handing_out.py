@@ -1,4 +1,4 @@
-"""What a stored run gives to others: ``cotrace figure``, ``report``, ``export`` and ``generate``."""
+"""Commands that hand a stored run on: ``cotrace figure``, ``report``, ``export`` and ``generate``."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def open_report(run: str, *, quiet: bool, as_json: bool = False) -> None:
 
 @dataclass(frozen=True)
 class Source:
-    """What is exported: one selection of a run; the model is loaded only by the formats that ask for it."""
+    """The selection of a run that is exported; the model is loaded only by the formats that ask for it."""
 
     run: StoredRun
     frontier: Frontier

@@ -46,7 +46,7 @@ def pair_lines(pair: PromptPair) -> list[str]:
 
 
 def list_tasks(as_json: bool = False) -> None:
-    """What each task asks, and beside it its size, metric, source and licence."""
+    """List every task with its question, size, metric, source and licence."""
     screen, width = Screen(as_json=as_json), max(map(len, tasks.TASKS)) + 2
     for info in tasks.TASKS.values():
         facts = [f"pairs: {info.size}", info.metric, f"split {' or '.join(info.splits)}" if info.splits else ""]

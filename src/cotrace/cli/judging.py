@@ -82,7 +82,7 @@ def stored_data(folder: Path) -> Any:
 
 
 def plan_data(prepared: Prepared) -> Any:
-    """What a run would do and cost."""
+    """Return the plan of a run and its cost as data."""
     plan, found = prepared.problem.plan, forecast_of(prepared)
     cost = {name: search.forward_equivalents for name, search in found.searches.items()}
     return {
@@ -119,7 +119,7 @@ class Asked:
     intervals: bool = False
     judge_pairs: int | Literal["all"] | None = None
     workers: Mapping[str, Any] = field(default_factory=dict)
-    """Who computes: RunConfig's fields of that."""
+    """The fields of RunConfig that say who computes."""
 
     def __post_init__(self) -> None:
         if self.stability < 0 or self.folds < 0 or self.folds == 1:
@@ -321,7 +321,7 @@ def _search_of(prepared: Prepared, name: str) -> Search | None:
 
 
 def say_plan(prepared: Prepared, frontier: Frontier, asked: Asked, screen: Screen) -> EvaluationPlan:
-    """What will be done and what it costs, before it is done."""
+    """Print the plan of a run and its cost before it starts."""
     more: dict[str, Any] = {"smallest_p": asked.smallest_p, "every_size": asked.every_size}
     judged_on: dict[str, Any] = {"level": asked.level, "k": asked.k, "pairs": "audit" if asked.audit else "heldout"}
     if asked.intervals:

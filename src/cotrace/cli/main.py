@@ -174,7 +174,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """There is no room: on the disk, in the user's share of it, or in the largest file allowed."""
 REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENAMETOOLONG, errno.EMFILE, errno.ELOOP)
 SURROUNDINGS = (*FULL, *REFUSED)
-"""What the machine refuses and the user can mend."""
+"""Errors of the machine that the user can mend."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -213,7 +213,7 @@ def spelled(arguments: Sequence[str]) -> list[str]:
 
 
 def _explained(error: BaseException) -> tuple[str, int]:
-    """What went wrong in one line, and the exit code."""
+    """Return one line that explains the error, and the exit code."""
     if isinstance(error, CotraceError):
         return in_options(str(error)), USERS
     if isinstance(error, CycloptsError):
@@ -229,7 +229,7 @@ def _explained(error: BaseException) -> tuple[str, int]:
 
 
 def _refused(error: OSError) -> str:
-    """What the machine refused, with the remedy."""
+    """Return the machine's refusal with its remedy."""
     where = f"{error.filename}: " if error.filename else ""
     remedy = "make room there" if error.errno in FULL else "mend that"
     return f"cannot write or read {where}{error.strerror}: {remedy}"

@@ -29,14 +29,14 @@ PYTHON = (
     (r"dictionaries=ct\.load_dictionaries\(FOLDER\)", "--dictionaries FOLDER"),
     (r"PGBCT\((\w+)=(\w+)\)", r"--option.pgbct.\1 \2"),
 )
-"""What Python's reader is told to do -> what does it on the command line."""
+"""Remedies in Python's words -> the same in the command line's."""
 _VALUE = r"(?:'([^']*)'|\"([^\"]*)\"|(-?[\w./+]*\w))"
 ON_SCREEN = Parameter(group=Group("What is shown", sort_key=5), negative="", show_default=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Said:
-    """What goes to the screen."""
+    """The options that decide the output on the screen."""
 
     quiet: Annotated[bool, ON_SCREEN] = False
     """Say nothing but errors."""
@@ -53,7 +53,7 @@ class Show(Said):
 
 
 SAID, SHOWN = Said(), Show()
-"""What is shown where nothing is said of it."""
+"""Defaults shown in the help where the field itself has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ class Source:
 
     @property
     def of_model(self) -> dict[str, Any]:
-        """What is said of the model, without what is said of data."""
+        """Return the options of the model, without those of the data."""
         return {name: value for name, value in asdict(self).items() if name not in ("data", "split", "conventions")}
 
     def config(self, **asked: Any) -> RunConfig:
@@ -94,12 +94,12 @@ class Source:
 
 
 PLAIN = Source()
-"""Where nothing is said of weights and data."""
+"""Defaults of the options of weights and data."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hands:
-    """Who computes; the fields are RunConfig's own."""
+    """Options of who computes; the fields are RunConfig's own."""
 
     workers: Annotated[int | None, WORKERS] = None
     """Run the batches on so many Ray workers. Default: in this process."""
@@ -112,12 +112,12 @@ class Hands:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """What was said of workers; nothing where nothing was."""
+        """Return the options of workers that were given; empty where none were."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 ALONE = Hands()
-"""Where nothing is said of workers."""
+"""Defaults of the options of workers."""
 
 Flat = Parameter(name="*")
 Handed = Annotated[Hands, Flat]
@@ -125,7 +125,7 @@ Sourced = Annotated[Source, Flat]
 Options = Annotated[RunConfig, Flat]
 Showing = Annotated[Show, Flat]
 Saying = Annotated[Said, Flat]
-"""For commands whose figures go to a file as well: their --json names it."""
+"""Option of commands whose figures go to a file as well: their --json names it."""
 ConfigFile = Annotated[Path | None, Parameter(group=Group("The run", sort_key=4))]
 DryRun = Annotated[bool, Parameter(group=Group("The run", sort_key=4), negative="", show_default=False)]
 Trusting = Annotated[bool, Parameter(name="--trust-remote-code", negative="", show_default=False)]

@@ -1,4 +1,4 @@
-"""What ``--json`` prints: one pydantic model for each command, which is its documented schema too.
+"""Replies of ``--json``: one pydantic model for each command, which is its documented schema too.
 
 ``cotrace schema`` prints their JSON Schemas, and docs/json.md lists their fields. A reply that does not fit its model
 is never printed. Fields are only ever added within one number of ``schema``.
@@ -26,7 +26,7 @@ Numbers: TypeAlias = tuple[float, float]
 
 
 class Reply(BaseModel):
-    """What every reply has."""
+    """The field that every reply has."""
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
@@ -125,7 +125,7 @@ class EvaluationReply(Reply):
 
     written: str
     evaluation: dict[str, JsonValue]
-    """As in evaluation.json: the fields of ``ct.Evaluation``, and ``verdict``."""
+    """The content of evaluation.json: the fields of ``ct.Evaluation``, and ``verdict``."""
     cross_fit: CrossFit | None = None
 
 
@@ -188,7 +188,7 @@ class ShownTaskReply(Reply):
     skipped: list[tuple[str, str]]
     """(record, reason)."""
     tokens: list[dict[str, str]]
-    """With --model: how its tokenizer cuts them."""
+    """The pairs as tokens of ``--model``."""
 
 
 class WrittenReply(Reply):
@@ -212,7 +212,7 @@ class GenerateReply(Reply):
     written: str
     settings: dict[str, JsonValue]
     rows: list[dict[str, JsonValue]]
-    """As in the file that was written."""
+    """The rows of the file that was written."""
 
 
 class EditReply(Reply):
@@ -284,7 +284,7 @@ class ExplanationReply(Reply):
     written: list[str]
     words: list[str]
     explanation: dict[str, JsonValue]
-    """As in explanation.json."""
+    """The content of explanation.json."""
 
 
 class ReproductionReply(Reply):
@@ -300,7 +300,7 @@ class SweepReply(Reply):
     written: str | None
     """Folder of the campaign; null where nothing was run."""
     cells: list[dict[str, Any]]
-    """As in ``summary.csv``: ``status`` is ``done``, or why there is no result; or ``to run``, ``to resume``."""
+    """The rows of ``summary.csv``: ``status`` is ``done``, or why there is no result; or ``to run``, ``to resume``."""
 
 
 class OpenReply(Reply):

@@ -31,7 +31,7 @@ from cotrace.search import Search, SearchState, solve
 from cotrace.search.solve import remember
 
 ALONE: dict[str, Any] = dict.fromkeys(IDENTITY_WORKERS)
-"""No workers."""
+"""Options of a run without workers."""
 COMPARED = ("pursuit", "pgbct", "greedy", "topk", "random")
 
 
@@ -62,7 +62,7 @@ def answer(
 
 
 def of_workers(config: RunConfig) -> dict[str, Any]:
-    """What a configuration says of workers."""
+    """Return the settings of workers in a configuration."""
     return {name: getattr(config, name) for name in ALONE}
 
 
@@ -121,7 +121,7 @@ def taken_up(prepared: Prepared, folder: Path, checkpoints: Checkpoints, state: 
 
 
 def name_of(prepared: Prepared) -> str:
-    """What a run is called where the user gives no name."""
+    """Return the name of a run for which the user gives none."""
     searches = prepared.config.searches
     return f"{prepared.task.name}-{searches[0] if len(searches) == 1 else 'compare'}"
 
@@ -137,7 +137,7 @@ def run(prepared: Prepared, directory: RunDirectory, screen: Screen) -> None:
 
 
 def keeper_of(prepared: Prepared, folder: Path, checkpoints: Checkpoints, state: RunState) -> Keeper:
-    """What keeps this run in its folder from there on."""
+    """Return the writer that keeps this run in its folder from here on."""
     every_s, problem = prepared.config.checkpoint_every_s, prepared.problem
     return Keeper(folder, checkpoints, state, every_s, batch_plan=lambda: problem.batch_plan)
 
@@ -201,7 +201,7 @@ def search_once(prepared: Prepared, search: Search, keeper: Keeper, screen: Scre
 
 
 def noting(watch: Watch, keeper: Keeper) -> Callable[[SearchState], None]:
-    """What is done after every step: it is shown, and kept."""
+    """Return the callback of every step: it shows the step and keeps it."""
 
     def step(state: SearchState) -> None:
         watch(state)

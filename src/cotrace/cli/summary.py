@@ -1,4 +1,4 @@
-"""What is said at the end of a run, with the frontier drawn in the terminal."""
+"""The summary at the end of a run, with the frontier drawn in the terminal."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Chart:
 
     @property
     def title(self) -> str:
-        """What is drawn."""
+        """Title of the drawing."""
         pairs = "" if len(self.frontiers) == 1 else (", held-out pairs" if self.heldout else ", training pairs")
         return f"effect on {self.frontiers[0].metric} (up) by number of components k (across){pairs}"
 

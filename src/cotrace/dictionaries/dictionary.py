@@ -109,7 +109,7 @@ class Dictionary:
     """
 
     name: str
-    """What messages call it."""
+    """Name of the dictionary in messages."""
     hook: str
     """The place that it reads, as TransformerLens or the model itself names it."""
     hook_out: str
@@ -118,22 +118,22 @@ class Dictionary:
     bias: Float[Tensor, "feature"] = field(repr=False)
     decoder: Float[Tensor, "feature d_out"] = field(repr=False)
     offset: Float[Tensor, "d_out"] = field(repr=False)
-    """What a reconstruction has beside its features: the decoder's bias."""
+    """Constant part of a reconstruction: the decoder's bias."""
     shift: Float[Tensor, "d_in"] | None = field(default=None, repr=False)
-    """What is taken from the normed input first."""
+    """Vector that is subtracted from the normed input first."""
     threshold: Float[Tensor, "feature"] | None = field(default=None, repr=False)
     k: int | None = None
     skip: Float[Tensor, "d_out d_in"] | None = field(default=None, repr=False)
     """A transcoder's linear way past its features."""
     norm: Norm = "none"
-    """What is done to the input of each token, and undone in the reconstruction."""
+    """Norm of each token's input, undone in the reconstruction."""
     architecture: str = "standard"
     model_name: str | None = None
     """The model that it was trained on."""
     neuronpedia: str | None = None
     """Its id there, such as gpt2-small/8-res-jb."""
     sha256: str | None = None
-    """Of the file that holds its weights."""
+    """Hash of the file that holds its weights."""
 
     def __post_init__(self) -> None:
         n = len(self.bias)
@@ -238,7 +238,7 @@ class Dictionary:
         return found + values.mean(-1, keepdim=True) if self.norm == "layer_norm" else found
 
     def size_of(self, values: Float[Tensor, "*token d_in"]) -> Float[Tensor, "*token 1"]:
-        """By how much each token's decoded features are larger than the decoder's rows: the norm of its input."""
+        """Return the factor of each token's decoded features over the decoder's rows: the norm of its input."""
         if self.norm == "none" or self.is_transcoder:
             return values.new_ones(*values.shape[:-1], 1)
         if self.norm == "constant_norm_rescale":
@@ -274,7 +274,7 @@ class Dictionary:
 
     @cached_property
     def _least(self) -> Float[Tensor, "feature"]:
-        """What a feature's pre-activation without its bias must be above."""
+        """Return the threshold of a feature's pre-activation without its bias."""
         lowest = torch.zeros_like(self.bias) if self.threshold is None else self.threshold.clamp(min=0)
         return lowest - self.bias
 

@@ -140,7 +140,7 @@ def read_cfg(path: Path) -> dict[str, Any]:
 
 
 def gemma_cfg(path: str) -> dict[str, Any]:
-    """What Gemma Scope says by the names of its folders."""
+    """Return the description that Gemma Scope gives by the names of its folders."""
     layer = re.search(r"layer_(\d+)", path)
     kind = re.search(r"gemma-scope-(\w+)-(pt|it)-(res|mlp|att|transcoders)", path)
     cfg: dict[str, Any] = {"architecture": "jumprelu", "apply_b_dec_to_input": False}
@@ -262,7 +262,7 @@ def _needed(weights: Mapping[str, Tensor], name: str, *keys: str) -> list[Tensor
 
 
 def _check_sizes(cfg: Mapping[str, Any], weights: Mapping[str, Tensor], name: str) -> None:
-    """What the description says of sizes must be so. Raises InputError."""
+    """Check the sizes that the description states. Raises InputError."""
     found = {"d_in": weights["W_enc"].shape[0], "d_sae": weights["W_enc"].shape[1], "d_out": weights["W_dec"].shape[1]}
     for key, size in found.items():
         if isinstance(cfg.get(key), int) and cfg[key] != size:

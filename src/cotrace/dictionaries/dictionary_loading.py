@@ -157,7 +157,7 @@ def _download(
 
 
 def _described(identity: str, revision: str | None, place: str, files: Sequence[str]) -> Found:
-    """What is known of a dictionary of the hub without its weights."""
+    """Return the description of a dictionary of the hub without its weights."""
     file = f"{place}/{CFG}".lstrip("/")
     if file not in files:
         return Found(Path(place), gemma_cfg(f"{identity}/{place}"))

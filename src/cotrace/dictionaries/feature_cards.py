@@ -1,4 +1,4 @@
-"""What a feature is: the tokens that it is active on, and those that it makes likelier when it is."""
+"""Cards of features: the tokens on which each is active, and those that it makes likelier."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ActiveOn:
 
 @dataclass(frozen=True)
 class FeatureCard:
-    """What is known of one feature."""
+    """Description of one feature."""
 
     component: str
     dictionary: str
@@ -149,7 +149,7 @@ def _parsed(components: Iterable[str | Component]) -> list[Component]:
 
 
 def _features(components: Iterable[str | Component]) -> list[Component]:
-    """Those that are features, without their roles; each once."""
+    """Return the components that are features, without their roles; each once."""
     found = (one for one in _parsed(components) if one.site in FEATURE_SITES)
     return list(dict.fromkeys(Component(one.site, one.layer, one.unit) for one in found))
 
@@ -225,7 +225,7 @@ def _run(model: LanguageModel, seen: Sequence[_Seen], norm: nn.Module, ids: Sequ
 
 
 class _Seen:
-    """What has been seen of some features of one dictionary."""
+    """Statistics of some features of one dictionary so far."""
 
     def __init__(self, placed: PlacedDictionary, units: Tensor) -> None:
         self.placed, self.units = placed, units
@@ -286,7 +286,7 @@ def _example(words: Any, value: float, ids: list[int], at: int) -> ActiveOn:
 
 @torch.no_grad()
 def added_by(model: LanguageModel, placed: PlacedDictionary, row: Float[Tensor, "d_out"]) -> Float[Tensor, "d_model"]:
-    """What a decoder row adds to the residual stream: itself, or what the output matrix makes of it.
+    """Return the addition of a decoder row to the residual stream: itself, or the output matrix's image of it.
 
     Raises UnsupportedSite where that matrix is not found.
     """

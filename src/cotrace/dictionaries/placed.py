@@ -161,7 +161,7 @@ def _by_path(model: LanguageModel, dictionary: Dictionary, path: str) -> Place:
 
 
 def _input(model: LanguageModel, dictionary: Dictionary) -> tuple[Place, Unscaled | None]:
-    """Where a transcoder reads, and what is taken out of the value. Raises InputError, UnsupportedSite."""
+    """Return a transcoder's input place, and the part taken out of its value. Raises InputError, UnsupportedSite."""
     block = _BLOCK.fullmatch(dictionary.hook)
     if block is None or block[2] not in (MLP_INPUT, NORMED):
         return host(model, dictionary, dictionary.hook), None

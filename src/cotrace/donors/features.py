@@ -41,11 +41,25 @@ class FeatureValues:
 
     @property
     def everywhere(self) -> DonorFeatures:
-        """What every token of any pass takes, where all take the same."""
+        """Return the value for every token of any pass, where all take the same."""
         return DonorFeatures(None, self.entries, self.whole, self.factor)
 
+    def of_tokens(self, tokens: Int[Tensor, "token"]) -> FeatureValues:
+        """Those of some donor tokens, in their order; values that do not go by donor tokens are the same."""
+        if self.rows != "source":
+            return self
+        entries = None if self.entries is None else self.entries.rows(tokens)
+        return FeatureValues(
+            "source", entries, None if self.whole is None else self.whole[tokens.to(self.whole.device)]
+        )
+
+    def to(self, device: torch.device) -> FeatureValues:
+        """The same on another device."""
+        entries = None if self.entries is None else self.entries.to(device)
+        return FeatureValues(self.rows, entries, None if self.whole is None else self.whole.to(device), self.factor)
+
     def at(self, layout: Layout, tokens: Int[Tensor, "token"]) -> DonorFeatures:
-        """What these tokens of a layout take."""
+        """Return the values for these tokens of a layout."""
         if self.entries is None or self.rows == "all":
             return DonorFeatures(tokens, self.entries, self.whole, self.factor)
         row = (layout.source if self.rows == "source" else layout.position_ids).flatten()[tokens]
@@ -132,7 +146,7 @@ def _kept(entries: Entries, keep: Keep) -> Entries:
 def _alone(
     source: Zero | Scale | Vector | Mean, placed: PlacedDictionary, setting: Setting, run: RecordedDonors | None
 ) -> FeatureValues:
-    """What a source that stands alone has: one row for every token, or one for each position."""
+    """Return the values of a source that stands alone: one row for every token, or one for each position."""
     if isinstance(source, Scale):
         return FeatureValues("all", None, None, float(source.factor))
     if isinstance(source, Mean):

@@ -243,7 +243,7 @@ def _sizes(pairs: Sequence[EncodedPair], packing: Packing) -> tuple[Int[Tensor, 
 
 
 def recorded_bytes(pairs: Sequence[EncodedPair], places: Sequence[Place], packing: Packing, dtype: torch.dtype) -> int:
-    """What ``record`` would keep of these pairs."""
+    """Return the bytes that ``record`` would keep for these pairs."""
     tokens, lengths = _sizes(pairs, packing)
     total, squares = int(tokens.sum()), int((lengths**2).sum())
     return dtype.itemsize * sum(squares * p.units if p.tap == "pattern" else total * p.units * p.width for p in places)
@@ -322,16 +322,16 @@ class DelayedDonors:
 
     @property
     def nbytes(self) -> int:
-        """Of those that are there."""
+        """Bytes of the donors that are there."""
         return sum(donors.nbytes for donors in self._made)
 
     @property
     def made(self) -> Donors:
-        """They themselves, made now unless they are there."""
+        """Return the donors, made now unless they are there."""
         if not self._made:
             self._made.append(self._make())
         return self._made[0]
 
     def patches(self, layout: Layout, spots: Sequence[Spot]) -> dict[Spot, Patch]:
-        """Of those."""
+        """Return the patches of the donors that are there."""
         return self.made.patches(layout, spots)

@@ -35,7 +35,7 @@ SAMPLED = 64
 
 @dataclass(frozen=True)
 class Setting:
-    """What every donor source works on."""
+    """Inputs of every donor source."""
 
     model: LanguageModel
     space: ComponentSpace
@@ -56,7 +56,7 @@ class Setting:
 
 @runtime_checkable
 class DonorSource(Protocol):
-    """Where donor values come from."""
+    """A source of donor values."""
 
     @property
     def name(self) -> str:
@@ -146,7 +146,7 @@ class Noise(_Alone):
         return setting.record(pairs, self.perturb(setting.model, pairs, setting.packing))
 
     def perturb(self, model: LanguageModel, pairs: Sequence[EncodedPair], packing: Packing) -> Perturb:
-        """What the donor runs of these pairs start from, their tokens counted as ``donor_layouts`` does."""
+        """Return the noise on the embeddings of these pairs' donor runs, tokens counted as ``donor_layouts`` does."""
         std = self.std if self.std is not None else (self.multiple or 0) * embedding_std(model)
         for pair in pairs if self.tensors is not None else ():
             self._noise(pair, model, std)  # what was given is looked at before the first pass

@@ -104,16 +104,17 @@ class Change:
 
     place: Place
     keep: Float[Tensor, "feature"]
-    """What the own value is multiplied with; 1 outside the selection."""
+    """Factor of the own value; 1 outside the selection."""
     add: Float[Tensor, "feature"] | None
-    """What is added; None where nothing is."""
+    """Addend; None where there is none."""
 
     def taps(self, note: Callable[[], None]) -> TapList:
         """Where the edit acts, and what it does."""
         return [(self.place, self.edit(note))]
 
     def edit(self, note: Callable[[], None]) -> Edit:
-        """What the taps call, whatever the rows and positions are; ``note`` is called once, when it is first reached.
+        """Return the function that hooks call, whatever the rows and positions are; ``note`` is called once, when it is
+        first reached.
 
         Both vectors are brought to the value's device, type and shape once: this runs for every generated token.
         """
@@ -158,7 +159,7 @@ class FeatureChange:
 def changes(
     model: LanguageModel, selection: Selection, donor: str | DonorSource, reference: Task | None = None
 ) -> tuple[Change | FeatureChange, ...]:
-    """What a selection's edit does, one change for each place, layer by layer. Raises CotraceError."""
+    """Return a selection's edit as one change for each place, layer by layer. Raises CotraceError."""
     source = stand_alone(donor, model, reference)
     places = places_of(model, selection)
     plain, features = _values(model, selection, source, places)
@@ -235,7 +236,7 @@ def _change(place: Place, units: Sequence[int], source: DonorSource, value: Tens
 
 
 class _NothingRan(Exception):
-    """No forward pass inside: nothing that could have been missed."""
+    """Error: no forward pass ran inside, so nothing could have been missed."""
 
 
 @checked("ct.apply")

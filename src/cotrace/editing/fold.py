@@ -81,7 +81,7 @@ def scale_of(module: nn.Module) -> Tensor | None:
 
 
 def sharers(module: nn.Module, whole: nn.Module) -> list[str]:
-    """Where else in the model a weight of this module is used: under another name, or by another module."""
+    """Return the other names and modules under which the model uses a weight of this module."""
     own = {parameter.data_ptr() for parameter in module.parameters(recurse=False)}
     uses = [
         name

@@ -218,7 +218,7 @@ def generate(
 
 
 def own_settings(model: LanguageModel) -> dict[str, Any]:
-    """What the model's own generation_config sets of how tokens are drawn."""
+    """Return the sampling settings of the model's own generation_config."""
     found: dict[str, Any] = model.module.generation_config.to_diff_dict()
     return {name: value for name, value in found.items() if name not in NOT_DRAWING and value is not None}
 

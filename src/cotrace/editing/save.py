@@ -19,7 +19,7 @@ from cotrace.statistics import interval_text
 from cotrace.text.escape import visible, visible_json
 
 RECORD = "cotrace_edit.json"
-"""What was edited, as data, beside the model card."""
+"""File that describes the edit as data, beside the model card."""
 
 
 def check_free(out: str | Path) -> Path:
@@ -91,7 +91,7 @@ class Card:
     donor: str
     components: Sequence[str]
     question: str
-    """What was traced, in words."""
+    """The traced question in words."""
     outcomes: Sequence[Outcome]
     largest_difference: float
     """Between the log-probabilities of the saved and of the hooked model."""

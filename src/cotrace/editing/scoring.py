@@ -52,7 +52,7 @@ class ScoredTask:
 
     @property
     def clusters(self) -> list[str]:
-        """What each pair stays together with in a split: the units that intervals resample."""
+        """Return the group of each pair, which a split keeps together and intervals resample."""
         own = groups([encoded.pair for encoded in self.pairs])
         return [self._clusters.get(pair.pair.id, label) for pair, label in zip(self.pairs, own, strict=True)]
 
@@ -113,7 +113,7 @@ def _level(metric: AnyMetric, table: Table, before: Table, answers: Answers, sof
 def _intervals(
     metric: AnyMetric, part: ScoredTask, before: Table, after: Table, soft: bool
 ) -> tuple[Interval | None, Interval | None, Interval | None]:
-    """Of the value before, after, and of the change."""
+    """Return the intervals of the value before, after, and of the change."""
     weight = part.answers.weight.double().numpy()
     if isinstance(metric, Metric):
         form = metric.levels if soft else metric.reported_levels

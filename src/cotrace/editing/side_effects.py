@@ -42,7 +42,7 @@ class Side:
     """A task that an edit should leave as it is."""
 
     name: str
-    """What constraints call it."""
+    """Name in constraints."""
     task: Task
     metric: str
     harm: Harm
@@ -143,7 +143,7 @@ class Parts:
 
     @classmethod
     def settled(cls, given: Parts | LanguageProblem | None, task: Task, holdout: float, seed: int) -> Parts:
-        """Those given, those of the problem given, or the split of the whole task."""
+        """Return the parts given, those of the problem given, or the split of the whole task."""
         if given is None:
             return cls.of(task, holdout, seed)
         return given if isinstance(given, Parts) else cls.of_problem(given)

@@ -26,7 +26,7 @@ ALPHA = 0.05
 
 
 def minimality(judge: Evaluator, chosen: Bool[np.ndarray, "n"], most: int) -> Minimality:
-    """What is lost on these pairs when each member leaves in turn. A loss is positive in the search's direction."""
+    """Measure the loss on these pairs when each member leaves in turn. A loss is positive in the search's direction."""
     members = likeliest_to_leave(judge, chosen, most)
     without = without_each(chosen, members)
     whole = float(judge.values(chosen[None])[0])
@@ -116,7 +116,9 @@ NOT_TESTED = "not tested"
 def interactions(
     judge: Evaluator, chosen: Bool[np.ndarray, "n"], *, pairs: int, subsets: int, outside: int, seed: int = 0
 ) -> Interactions:
-    """Of the members that matter most when they leave, and the components outside that matter most when they join."""
+    """Measure interactions of the members that matter most when they leave, and the outsiders that matter most when
+    they join.
+    """
     members = strongest(judge, chosen, pairs)
     margin = NEGLIGIBLE * abs(float(judge.values(chosen[None])[0]))
     joining = _joining(judge, chosen, outside)
@@ -160,7 +162,7 @@ def _name(judge: Evaluator, i: int) -> str:
 
 
 def _kind(interval: Interval | None, least: float) -> str:
-    """By the sign of an interval that lies wholly beyond what rounding can make of nothing."""
+    """Return the kind by the sign of an interval that lies wholly beyond rounding."""
     if interval is None:
         return NOT_TESTED
     if interval[0] <= least and interval[1] >= -least:
@@ -242,7 +244,7 @@ def _sampled(judge: Evaluator, members: Sequence[int], most: int, seed: int) -> 
 
 
 def _marginals(judge: Evaluator, members: Sequence[int], order: np.ndarray) -> Float[np.ndarray, "member"]:
-    """What each adds when it joins in this order."""
+    """Return the gain of each member when they join in this order."""
     joined = [[members[i] for i in order[:count]] for count in range(len(members) + 1)]
     steps = np.diff(_values(judge, _sets(judge.n, joined)))
     found = np.empty(len(members))

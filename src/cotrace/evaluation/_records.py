@@ -1,4 +1,4 @@
-"""What an evaluation found, as plain data: names and numbers, nothing that needs a model. None was not computed."""
+"""Results of an evaluation as plain data: names and numbers, nothing that needs a model. None was not computed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Controls:
 
     chains: int
     composition: str
-    """What they share with the selections: ``site and layer``, or ``site`` where that leaves too few sets."""
+    """Shared property of selections and random sets: ``site and layer``, or ``site`` where that leaves too few."""
     smallest_p: float
     """The smallest p-value that so many controls can give."""
     k: int
@@ -50,7 +50,7 @@ class Controls:
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """What is lost when one member leaves the selection."""
+    """Loss when one member leaves the selection."""
 
     component: str
     loss: float
@@ -76,7 +76,7 @@ class Minimality:
 
 @dataclass(frozen=True, kw_only=True)
 class Completeness:
-    """What the components outside the selection can still do."""
+    """Effect of the components outside the selection."""
 
     rest_effect: float
     full_effect: float
@@ -115,9 +115,9 @@ class Stability:
     """Mean Jaccard index between pairs of runs."""
     forward_equivalents: float = 0.0
     kinds: tuple[str, ...] = ()
-    """What differed between the runs."""
+    """How the runs differed."""
     sets: int | None = None
-    """Of an archive bootstrap, how many stored sets of this size there were to choose from."""
+    """Number of stored sets of this size that an archive bootstrap could choose from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +163,7 @@ class Inhibitor:
 
     component: str
     change: float
-    """What joining the selection (or, a member, staying in it) does."""
+    """Effect of joining the selection; for a member, of staying in it."""
     p_adjusted: float | None
 
 
@@ -199,7 +199,7 @@ class Faithfulness:
 
 @dataclass(frozen=True, kw_only=True)
 class SideEffect:
-    """What the selection does where nothing should change."""
+    """Effect of the selection where nothing should change."""
 
     task: str
     metric: str
@@ -253,10 +253,10 @@ class Certificate:
     k: int
     effect: float
     optimum: float | None
-    """Of all sets of this size; None where they are too many."""
+    """Best effect of all sets of this size; None where they are too many."""
     gap: float | None
     bound: float | None = None
-    """What no set can exceed, where the metric says so."""
+    """Bound that no set can exceed, where the metric has one."""
     words: str = ""
 
 
@@ -271,4 +271,4 @@ class OffManifold:
     """The one that moves furthest."""
     effect: float
     limit: float
-    """What counts as too far: a stated multiple of the largest effect under the full swap."""
+    """Limit beyond which a set is off the manifold: a stated multiple of the largest effect under the full swap."""

@@ -1,4 +1,4 @@
-"""What is said of every size: effects against controls, faithfulness, off-manifold effects, the true optimum.
+"""Figures of every size: effects against controls, faithfulness, off-manifold effects, the true optimum.
 
 f(C) = (M(C) - M(none)) / (M(all) - M(none)), where C keeps running and the rest takes the donor's value. CPR is the
 area under f, CMD that between f and 1, by trapezoids over the share of components kept.
@@ -155,7 +155,7 @@ def faithfulness(problem: Problem, chosen: Bool[np.ndarray, "size n"]) -> Faithf
 
 
 def refused(problem: Problem, why: str) -> Faithfulness:
-    """No curve, and why."""
+    """Return an empty curve and the reason."""
     return Faithfulness(sets_found_in=problem.mode, sizes=(), faithfulness=(), cpr=None, cmd=None, refused=why)
 
 

@@ -27,7 +27,7 @@ class Part:
         units = Units.of(problem)
         own = units.weight[self._examples]
         self._part = units.of_parts.argmax(0)[self._examples]
-        """In a sum of problems the one that each example is of: they count as in the whole sum, whatever was drawn."""
+        """In a sum, the problem of each example: they count as in the whole sum, whatever was drawn."""
         whole, drawn = units.of_parts @ units.weight, np.bincount(self._part, own, len(units.of_parts))
         grown = np.divide(whole, drawn, out=np.zeros_like(whole), where=drawn > 0)
         self.weights = torch.from_numpy(own * grown[self._part] if len(grown) > 1 else own)

@@ -23,7 +23,7 @@ def with_verdict(found: Evaluation) -> Evaluation:
 
 
 def sentences(found: Evaluation) -> Iterator[str]:
-    """What the evaluation shows, in order of weight."""
+    """Return the findings of the evaluation in sentences, the weightiest first."""
     for part in (
         _nothing_shown,
         _question,

@@ -21,7 +21,7 @@ DISTINCT = 200
 
 
 def composition(space: ComponentSpace, chosen: Bool[np.ndarray, "size n"], row: int) -> tuple[str, list[int]]:
-    """What the controls share with the selections, in words, and the block of each component.
+    """Return in words what the controls share with the selections, and the block of each component.
 
     Per site and layer, unless that leaves the selection of this row fewer than ``DISTINCT`` sets; then per site.
     """

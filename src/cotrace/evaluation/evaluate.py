@@ -107,7 +107,7 @@ def evaluate(
 def settled(
     problem: Problem, result: Frontier | Sequence[Frontier] | AnySet, *, intervals: bool = False, **asked: Any
 ) -> tuple[Case, list[Frontier]]:
-    """What will be judged, and what it is compared with; nothing is evaluated. Raises InputError, UnknownName."""
+    """Settle the sets to judge and those to compare with; evaluates nothing. Raises InputError, UnknownName."""
     result = result_of(problem, result)
     given = frontier_of(problem, result) if isinstance(result, Selection) else result
     first, *others = [given] if isinstance(given, Frontier) else given
@@ -218,7 +218,7 @@ def _hard(case: Case, judge: Evaluator) -> HardFigure | None:
 
 
 def _cost(side: Sequence[Problem]) -> float:
-    """What side problems have spent so far."""
+    """Return the cost of the side problems so far."""
     return sum((each.heldout or each).cost.forward_equivalents for each in side)
 
 
@@ -298,7 +298,7 @@ def _curve(case: Case, full: Interval | None) -> Faithfulness | None:
 
 
 def _side(case: Case, problem: Problem) -> SideEffect:
-    """What the masks that are judged do to another problem: in ``keep`` mode all but the chosen take the donor's."""
+    """Evaluate the judged masks on another problem: in ``keep`` mode all but the chosen take the donor's."""
     judge = Evaluator(problem.heldout or problem)
     sizes = [size for size in case.tested if size != case.k][: case.level.sides]
     chosen = case.chosen([case.k, *sizes])
@@ -336,13 +336,13 @@ def _difference(case: Case, other: Frontier, theirs: Evaluator, size: int) -> Di
 
 
 def _whole(case: Case) -> str:
-    """What a metric of the whole set does not have."""
+    """Name the figures that a metric of the whole set lacks."""
     rest = "no median, no test of each member" + ("" if case.judge.has_intervals else ", no intervals")
     return f"{case.judge.problem.metric} is one number for the whole set, without an effect of each pair: {rest}"
 
 
 def _notes(case: Case) -> tuple[str, ...]:
-    """What could not be said. Warns, once, where there are too few pairs for intervals."""
+    """Collect notes on figures that are missing. Warns, once, where there are too few pairs for intervals."""
     notes = list(case.notes)
     units: Units = case.judge.units
     if case.judged_on == "training":

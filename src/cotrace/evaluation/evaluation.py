@@ -44,7 +44,7 @@ class Evaluation:
     """Which pairs: ``held-out``, ``audit``, or ``training`` where nothing is held out."""
     pairs: int
     units: str
-    """What was resampled, in words."""
+    """The resampled units, in words."""
     k: int
     """Size of the selection that is judged in detail; fixed on the training pairs unless given."""
     components: tuple[str, ...]
@@ -57,7 +57,7 @@ class Evaluation:
     full_is_clear_training: bool = True
     """The same of the pairs searched."""
     hard: HardFigure | None = None
-    """On these pairs the metric as people read it, before and under the selection, where searches see a soft form."""
+    """The metric on these pairs as people read it, before and under the selection, where searches see a soft form."""
     hard_training: HardFigure | None = None
     """The same on the pairs searched."""
     median_interval: Interval | None = None
@@ -77,11 +77,11 @@ class Evaluation:
     off_manifold: tuple[OffManifold, ...] = ()
     """Sizes at which single pairs move further than under the full swap."""
     forward_equivalents: float = 0.0
-    """What the evaluation cost: one mask on all pairs that are judged (or searched) is 1."""
+    """Cost of the evaluation: one mask on all pairs that are judged (or searched) is 1."""
     notes: tuple[str, ...] = ()
-    """What could not be said, and why."""
+    """Figures that are missing, and why."""
     verdict: tuple[str, ...] = ()
-    """What the numbers say, in sentences, with the numbers beside them."""
+    """The findings in sentences, with their numbers."""
 
     def __repr__(self) -> str:
         where = f"{self.metric} on {self.task}, {self.pairs} {self.judged_on} pairs"

@@ -45,7 +45,7 @@ class Row:
 @guarded("Measurement", fields=False)
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What a model does with a task, before any search. Prints as a table."""
+    """A model's behaviour on a task before any search. Prints as a table."""
 
     model: str
     task: str
@@ -82,7 +82,7 @@ class Measurement:
 
     @property
     def notes(self) -> list[str]:
-        """What the table does not hold, in sentences."""
+        """Facts beside the table, in sentences."""
         lines = []
         if self.soft is not None:
             lines.append(

@@ -40,7 +40,7 @@ class Runs:
     answers: Table
     """log p(answer | base prompt)."""
     base: Float[Tensor, "example read"]
-    """What the metric reads, in the base run."""
+    """Level of the metric in the base run."""
     donor_answers: Table | None
     """The same after the counterfactual prompt; None where some pair has none."""
     donor: Float[Tensor, "example read"] | None
@@ -227,7 +227,7 @@ class _Measured:
         return mean, mean_interval(levels.numpy(), self._units(index), confidence=self.confidence)
 
     def _units(self, index: Tensor, strata: Tensor | None = None) -> Units:
-        """These pairs, resampled with those that they stay together with in a split."""
+        """Return the units of these pairs: groups that stay together in a split are resampled whole."""
         labels = groups(self.runs.pairs)
         weight = self.answers.weight[index].double().numpy()
         kinds = None if strata is None else strata.tolist()

@@ -1,4 +1,4 @@
-"""What is judged, on which pairs, to which level and at which cost; settled before the first evaluation."""
+"""The set-up of an evaluation: sets, pairs, level and cost, settled before the first evaluation."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Step:
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """What an evaluation will do. Prints as a table."""
+    """The plan of an evaluation. Prints as a table."""
 
     level: str
     steps: tuple[Step, ...]
@@ -101,7 +101,7 @@ class EvaluationPlan:
 
     @property
     def forward_equivalents(self) -> int:
-        """What it costs at most, side problems and searches apart."""
+        """Most forward-equivalents of the evaluation, without side problems and searches."""
         return sum(step.forward_equivalents for step in self.steps)
 
     def table(self) -> Table:
@@ -136,7 +136,7 @@ def plan(
     checks: int = 0,
     levels: int = 0,
 ) -> EvaluationPlan:
-    """What a level does in a space of n, for a frontier of these sizes and a selection of k.
+    """Return the steps of a level in a space of n, for a frontier of these sizes and a selection of k.
 
     ``stored`` says whether the frontier kept its held-out effects, ``singles`` whether every single effect is known,
     ``checks`` how many sets are measured again to see whether stored effects are of this problem, ``levels`` how many
@@ -176,7 +176,7 @@ Pairs = Literal["heldout", "audit"]
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What is judged, on which pairs, and how far."""
+    """The sets to judge, the pairs that judge, and the level."""
 
     problem: Problem
     frontier: Frontier
@@ -218,7 +218,7 @@ class Case:
 
     @property
     def cost(self) -> float:
-        """What both parts of the problem have spent so far."""
+        """Cost of both parts of the problem so far."""
         own = self.problem.cost.forward_equivalents
         return own if self.judged_on == "training" else own + self.judge.problem.cost.forward_equivalents
 
@@ -233,7 +233,7 @@ def predict(
     smallest_p: float | None = None,
     every_size: bool = False,
 ) -> EvaluationPlan:
-    """What an evaluation would do and cost, without doing it: of the audit pairs nothing is known before."""
+    """Predict the steps and cost of an evaluation without running it: of the audit pairs nothing is known before."""
     given = result_of(problem, result)
     first = given if isinstance(given, Frontier | Selection) else given[0]
     frontier = frontier_of(problem, first) if isinstance(first, Selection) else first
@@ -320,7 +320,7 @@ def fitting(stored: EffectTable | None, problem: Problem) -> EffectTable | None:
 
 
 def _chains(case: Case, smallest_p: float) -> int:
-    """As many controls as this p-value needs. Raises InputError where there are not so many sets to draw."""
+    """Return the controls that this p-value needs. Raises InputError where there are not so many sets to draw."""
     if not 0 < smallest_p < 1:
         raise InputError(f"smallest_p is {smallest_p}: give a p-value between 0 and 1")
     needed = controls_needed(smallest_p)
@@ -364,7 +364,7 @@ def frontier_of(problem: Problem, selection: Selection) -> Frontier:
 
 
 def plan_of(case: Case, name: str) -> EvaluationPlan:
-    """What this case will do and cost."""
+    """Return the plan and cost of this case."""
     singles = case.training.knows_singles
     sizes = case.frontier.sizes
     stored = case.judge.unknown(case.chosen(sizes)) == 0

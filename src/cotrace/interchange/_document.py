@@ -34,9 +34,9 @@ class About:
     donors: str = "counterfactual"
     align: str = "exact"
     positions: str = "prompt"
-    """Where donors act: on the prompt, or ``prompt+answer``."""
+    """Positions at which donors act: on the prompt, or ``prompt+answer``."""
     split: str = ""
-    """What the search did not see, as options: ``holdout=0.3, seed=0``."""
+    """The split, as options: ``holdout=0.3, seed=0``."""
     space: tuple[Component, ...] = field(default=(), repr=False)
     """All components that could have been chosen; needed in ``keep`` mode, where the others are what is changed."""
 

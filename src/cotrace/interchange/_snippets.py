@@ -118,7 +118,7 @@ def _same(given: Tensor | None, value: Tensor) -> bool:
 
 
 def _tuple_makers(model: LanguageModel, modules: Iterable[nn.Module]) -> set[nn.Module]:
-    """Those of the modules that return a tuple."""
+    """Return the modules that return a tuple."""
     found: set[nn.Module] = set()
 
     def hook(module: nn.Module, _: Any, output: Any) -> None:
@@ -232,7 +232,7 @@ def _lines(words: Iterable[str], width: int = 100) -> Iterable[str]:
 
 
 def question(about: About) -> str:
-    """What was asked, in one phrase."""
+    """Return the question in one phrase."""
     what = {"swap": "these components take the donor's value", "keep": "all but the selected take the donor's value"}
     parts = (about.metric, about.task and f"on {about.task}", f"mode {about.mode}: {what[about.mode]}")
     return ", ".join(part for part in parts if part)

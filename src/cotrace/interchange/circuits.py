@@ -19,11 +19,11 @@ class Circuit:
     model: str
     task: str
     source: str
-    """Who published it, where."""
+    """The publication."""
     roles: Mapping[str, tuple[Component, ...]] = field(repr=False)
     note: str = ""
     config: Mapping[str, object] = field(default_factory=dict, repr=False)
-    """What the configuration of that model says; empty where any model is taken."""
+    """Entries of that model's configuration; empty where any model fits."""
 
     def check(self, model: str, config: object) -> None:
         """Raise InputError where a model's configuration is not that of the model whose circuit this is."""

@@ -59,7 +59,7 @@ class ValuePatch:
 
 @dataclass(frozen=True, eq=False)
 class ScalePatch:
-    """The own value times a factor, in the stead of donor values."""
+    """The own value times a factor, in place of donor values."""
 
     place: Place
     tokens: Int[Tensor, "token"]
@@ -143,7 +143,7 @@ PlainPatch = ValuePatch | ScalePatch | ShiftPatch | PatternPatch
 
 @dataclass(frozen=True, eq=False)
 class DonorFeatures:
-    """What a donor has at one dictionary: for each of the tokens, for all alike (one row), or a factor of the own."""
+    """Donor features of one dictionary: for each of the tokens, for all alike (one row), or a factor of the own."""
 
     tokens: Int[Tensor, "token"] | None
     """Flat positions (row * T + pos) that have a donor; None for every position."""
@@ -152,7 +152,7 @@ class DonorFeatures:
     whole: Float[Tensor, "#token d_out"] | None = None
     """Its value of the place; None where no error takes it."""
     factor: float | None = None
-    """The own value times this, in the stead of donor values."""
+    """Factor of the own value, in place of donor values."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -309,7 +309,7 @@ class RunningFeatures:
 
     @classmethod
     def seen(cls, placed: PlacedDictionary, read: Tensor, written: Tensor) -> RunningFeatures:
-        """Of values [token, d] that a run left at the places of the dictionary, in one copy."""
+        """Return the features of values [token, d] that a run left at the places of the dictionary, in one copy."""
         found = cls(placed, 1)
         found._note_read(read)
         found._note_written(written)
@@ -349,5 +349,5 @@ class RunningFeatures:
         return found.reshape(self.copies, -1, 1)
 
     def added(self, member: Component, value: Float[Tensor, "*token width"]) -> Float[Tensor, "*token d_out"]:
-        """What a value of the member adds to the place."""
+        """Return the addition of a member's value to the place."""
         return value if member.site in ERROR_SITES else value * self.placed.dictionary.decoder[member.unit or 0]

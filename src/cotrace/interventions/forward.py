@@ -26,7 +26,7 @@ from cotrace.models.language_model import evaluating
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """No parameter asks for a gradient inside, so that the backward pass is over activations only."""
+    """Let no parameter ask for a gradient inside, so that the backward pass is over activations only."""
     asking = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in asking:
         parameter.requires_grad_(False)
@@ -78,7 +78,7 @@ def _recomputed(module: nn.Module, context: Callable[[], Any]) -> Iterator[None]
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """Where a run starts, and the residual stream that enters that layer."""
+    """Start of a run: a layer, and the residual stream that enters it."""
 
     start: int
     hidden: Tensor
@@ -87,7 +87,7 @@ class Entry:
 
 @dataclass(eq=False)
 class Stations:
-    """What a reference run leaves behind: the residual stream that entered each of the layers asked for."""
+    """Record of a reference run: the residual stream that entered each of the layers asked for."""
 
     wanted: Collection[int]
     entries: dict[int, Entry] = field(default_factory=dict)

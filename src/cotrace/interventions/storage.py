@@ -1,4 +1,4 @@
-"""Where values are kept between passes, in memory or in mapped files; and the keys and values of shared prefixes."""
+"""Storage of values between passes, in memory or in mapped files; and the keys and values of shared prefixes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from cotrace.models import LanguageModel
 Keep = Callable[[Tensor, tuple[int, ...]], Tensor]
 """(a tensor of the type and device wanted, shape) -> room for a tensor of that shape."""
 NAMES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
-"""What safetensors calls the types."""
+"""Names of the number types in safetensors."""
 HEADER_STEP = 8
 LONGEST_HEADER = 99_000_000
 """Bytes; readers of safetensors refuse 100 MB."""
@@ -152,7 +152,7 @@ class PrefixCache:
     keys: Sequence[Float[Tensor, "token kv_head d_head"]]
     values: Sequence[Float[Tensor, "token kv_head d_value"]]
     devices: Sequence[torch.device]
-    """Where each layer wants them; they may be kept elsewhere."""
+    """Device of each layer; the values may be kept elsewhere."""
     _last: list[tuple[Layout, int, DynamicCache]] = field(default_factory=list, repr=False)
 
     @property
@@ -188,7 +188,7 @@ class DelayedPrefixes:
         self._make, self._made = make, list[PrefixCache | None]()
 
     def for_layout(self, layout: Layout, copies: int) -> DynamicCache | None:
-        """As that of a ``PrefixCache``; None where there are no prefixes."""
+        """Return the prefix as a ``PrefixCache`` does; None where there are no prefixes."""
         if not self._made:
             self._made.append(self._make())
         made = self._made[0]

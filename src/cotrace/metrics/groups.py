@@ -93,7 +93,7 @@ def by_group(answers: Answers) -> Int[Tensor, "example"]:
 
 
 def by_label(answers: Answers) -> Int[Tensor, "example"]:
-    """In each group those whose gold answer is favourable, and the others."""
+    """Return for each group the pairs whose gold answer is favourable, and the others."""
     return 2 * answers.group + (answers.label == answers.favourable)
 
 

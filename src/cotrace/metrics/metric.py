@@ -1,4 +1,4 @@
-"""What a metric is: answer scores go in, effects of each example or of the whole set come out."""
+"""Metrics: answer scores go in, effects of each example or of the whole set come out."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Answers:
 
     @classmethod
     def of(cls, pairs: Sequence[PromptPair], dtype: torch.dtype) -> Answers:
-        """From prompt pairs; the table has as many columns as the pair with most answers."""
+        """Build the table from prompt pairs; it has as many columns as the pair with most answers."""
         columns = max(len(pair.answers) for pair in pairs)
         groups = sorted({pair.group for pair in pairs if pair.group is not None})
         return cls(

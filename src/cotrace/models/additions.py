@@ -1,4 +1,5 @@
-"""What is added: ``attention_output`` and ``mlp_output`` are put where a layer adds them to its residual stream.
+"""Additions to the stream: ``attention_output`` and ``mlp_output`` are put where a layer adds them to its residual
+stream.
 
 No module is believed by its name. In one short run every such output is replaced by random numbers; then the stream
 that leaves the layer must be the one before it plus those very numbers times a constant (DESIGN section 11). Where it
@@ -36,9 +37,9 @@ class Sum:
     """How a part's numbers were found in the stream."""
 
     factor: float
-    """What the layer multiplies the part with."""
+    """Factor by which the layer multiplies the part."""
     error: float
-    """By how much the stream is not the one before plus the parts, relative to it."""
+    """Relative error of the stream against the one before plus the parts."""
 
 
 def where_added(model: PreTrainedModel, layers: Sequence[Layer], trace: Trace) -> tuple[Layer, ...]:
@@ -139,7 +140,7 @@ class _Seen:
 
     layer: nn.Module
     size: float
-    """Of the random numbers: that of the stream, so that they stand out of its rounding."""
+    """Size of the random numbers: the stream's, so that they stand out of its rounding."""
     parts: dict[Site, Tensor] = field(default_factory=dict)
     running: bool = False
     """Whether the layer is at work: some of its modules may be other layers' too."""
@@ -231,7 +232,7 @@ class _Explained:
         return {} if last is None else dict(last.added)
 
     def _split(self, flat: Tensor) -> _Stream:
-        """What is left of a tensor without the parts, and how much of each part is in it."""
+        """Return the rest of a tensor without the parts, and the share of each part in it."""
         along = self.basis.T @ flat
         shares = torch.linalg.solve_triangular(self.triangle, along[:, None], upper=True)[:, 0]
         return _Stream(flat - self.basis @ along, shares)

@@ -58,7 +58,7 @@ class AttentionCall:
 
 Entry = tuple[Handler, After | None]
 _HANDLERS: ContextVar[tuple[Entry, ...]] = ContextVar("cotrace_attention_handlers", default=())
-"""Those in force, the first entered first: each sees what the ones before it have made of a call."""
+"""Handlers in force, the first entered first: each sees what the ones before it have made of a call."""
 _ROUTED: dict[int, tuple[Any, dict[int, str]]] = {}
 """Configuration -> the implementation that it had, and what each handler in force has put there."""
 
@@ -81,7 +81,7 @@ def _attend(base: str, module: nn.Module, query: Tensor, key: Tensor, value: Ten
 
 
 def _implementation(base: str, module: nn.Module) -> Callable[..., Any]:
-    """What the family itself would call for this implementation, local overrides included."""
+    """Return the function that the family itself would call for this implementation, local overrides included."""
     namespace = vars(sys.modules[type(module).__module__])
     if base != "eager":
         return namespace.get("ALL_ATTENTION_FUNCTIONS", ALL_ATTENTION_FUNCTIONS)[base]  # type: ignore[no-any-return]
@@ -272,7 +272,7 @@ def contributions(
     weight: Float[Tensor, "token chosen"],
     count: int,
 ) -> Float[Tensor, "token expert d_model"]:
-    """What each expert adds to the output for each token; zero where it was not chosen."""
+    """Return each expert's addition to the output for each token; zero where it was not chosen."""
     tokens, chosen = index.shape
     alone = run(hidden.repeat_interleave(chosen, 0), index.reshape(-1, 1), weight.reshape(-1, 1))
     at = index.clamp(max=count)  # transformers marks "no expert" with the index behind the last
@@ -282,7 +282,7 @@ def contributions(
 
 
 def expert_output(module: nn.Module, expert: int) -> Float[Tensor, "d_ff d_model"] | None:
-    """What one unit more of each of an expert's neurons writes; None where the module keeps it in another form."""
+    """Return the output row of each of an expert's neurons; None where the module keeps them in another form."""
     weight = getattr(module, "down_proj", None)
     if not isinstance(weight, Tensor) or weight.ndim != 3 or not weight.is_floating_point():
         return None

@@ -109,7 +109,7 @@ def _pairs(layer: Layer) -> list[tuple[Place, Place]]:
 
 @torch.no_grad()
 def _left_of_nothing(model: PreTrainedModel, zeroed: Sequence[Place], read: Sequence[Place]) -> dict[Place, Tensor]:
-    """What the modules of some places give when others are set to zero."""
+    """Return the outputs of some places' modules when others are set to zero."""
     seen: dict[Place, Tensor] = {}
     with ExitStack() as stack:
         stack.enter_context(tapped(model, [(place, torch.zeros_like) for place in zeroed]))
@@ -120,7 +120,7 @@ def _left_of_nothing(model: PreTrainedModel, zeroed: Sequence[Place], read: Sequ
 
 
 def _experts(model: PreTrainedModel, layers: Sequence[Layer]) -> dict[Site, str]:
-    """Nothing may be left of the experts' output when every contribution is set to zero."""
+    """Find the experts: with every contribution set to zero, nothing may be left of their output."""
     places = [place for layer in layers if (place := layer.place(Site.EXPERT))]
     try:
         left = _left_of_nothing(model, places, places)
@@ -273,7 +273,7 @@ def _projection(layer: nn.Module, attention: nn.Module, trace: Trace) -> nn.Modu
 
 
 def _narrow(layer: Layer, trace: Trace) -> Iterator[tuple[Place, Place]]:
-    """For an attention output the projection at its end, which stands in where the module adds more than the heads."""
+    """Return the projection at the end of an attention output, in place of a module that adds more than the heads."""
     whole = layer.place(Site.ATTENTION_OUTPUT)
     if whole and layer.attention and (last := _projection(layer.module, layer.attention, trace)):
         yield whole, replace(whole, module=last)

@@ -46,8 +46,9 @@ class Place:
     width: int
     """Numbers per component and position."""
     factor: float = 1.0
-    """What the layer multiplies the tensor with before it adds it to the residual stream; values at the place are
-    multiplied already: they are what is added."""
+    """Factor by which the layer multiplies the tensor before adding it to the residual stream; values at the place are
+    multiplied already: they are what is added.
+    """
     dictionary: PlacedDictionary | Any = None
     """The dictionary whose features, or whose error, are the components; None where values are taken as they are."""
 
@@ -110,7 +111,7 @@ class PlacedDictionary:
     read: Place
     write: Place
     unscaled: Unscaled | None = None
-    """What is done to the value that is read, before it is encoded."""
+    """Function applied to the value that is read, before it is encoded."""
     active: Int[Tensor, "some"] | None = None
     """Features that are told apart, ascending; None for all. The others go with the error."""
     alone: bool = True
@@ -155,13 +156,14 @@ class PlacedDictionary:
 
     @property
     def about(self) -> dict[str, str | int | None]:
-        """What identifies it, as plain data: where it is, its size, and the hash of its weight file."""
+        """Identity of the dictionary as plain data: where it is, its size, and the hash of its weight file."""
         one = self.dictionary
         named = {"name": one.name, "architecture": one.architecture, "hook": one.hook, "hook_out": one.hook_out}
         return named | {"layer": self.layer, "features": one.size, "sha256": one.sha256, "neuronpedia": one.neuronpedia}
 
     def entries(self, values: Float[Tensor, "token d_in"], features: Int[Tensor, "some"] | None = None) -> Entries:
-        """What the features told apart add to the value, in units of the decoder's rows, from values as they are read.
+        """Return the contribution of the features told apart to the value, in units of the decoder's rows, from values
+        as they are read.
 
         Differentiable in the values; only of some ``features`` where asked.
         """
@@ -189,7 +191,7 @@ class PlacedDictionary:
 
 @dataclass(frozen=True, eq=False)
 class PatternChange:
-    """What is added to an attention pattern, for those queries of each row that change at all."""
+    """Change of an attention pattern, for those queries of each row that change at all."""
 
     queries: Int[Tensor, "row query"]
     """Places in the row; one that is named twice has a change of zero at the second."""
@@ -253,8 +255,9 @@ def _hook_modules(stack: ExitStack, edits: TapList) -> None:
 
 
 def _by_place(edits: TapList) -> Iterator[tuple[Place, Edit]]:
-    """Those of experts together at the first one's turn, for what each expert gives is computed once, and each edit
-    must see what the ones before it have made of that."""
+    """Group edits by place; those of experts together at the first one's turn, as each expert's output is computed
+    once, and each edit must see what the ones before it have made of that.
+    """
     experts: dict[nn.Module, list[Edit]] = {}
     for place, edit in edits:
         if place.tap != "experts":
@@ -349,7 +352,7 @@ def attend(weights: Tensor, value: Tensor) -> Tensor:
 
 
 REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
-"""What a model may raise when it is called in a way that it does not take."""
+"""Errors that a model may raise when it is called in a way that it does not support."""
 PROBE_ROWS, PROBE_TOKENS = 2, 3
 """Different, so that a tensor laid out [pos, row] is not taken for [row, pos]."""
 
@@ -368,7 +371,7 @@ class Heads:
 
 @dataclass
 class Trace:
-    """What was seen. A module that ran several times is known by its last run; ``calls`` says how often it ran."""
+    """Record of a watched run. A module that ran several times is known by its last run; ``calls`` counts the runs."""
 
     attention: dict[nn.Module, Heads] = field(default_factory=dict)
     linear: dict[nn.Module, tuple[int, int]] = field(default_factory=dict)

@@ -96,7 +96,7 @@ class LanguageModel:
     dictionaries: tuple[PlacedDictionary, ...] = ()
     """Dictionaries at their places, one at each: what the sites ``feature`` and ``error`` are made of."""
     loaded: Mapping[str, Any] | None = field(default=None, repr=False)
-    """What ``load_model`` was called with, so that others can load the same; None where the model was in memory."""
+    """Arguments of ``load_model``, so that others can load the same; None where the model was in memory."""
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
@@ -276,7 +276,7 @@ class ModelState:
 
     @classmethod
     def of(cls, model: LanguageModel) -> ModelState:
-        """As it is now."""
+        """Return the model's state as it is now."""
         held = _weights(model.module)
         samples = tuple(_sample(weight).clone() for weight in held.values())
         return cls(

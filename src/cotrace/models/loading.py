@@ -42,7 +42,7 @@ SERVERS_FAULT = 500
 
 
 def hub_options(name: str, revision: str | None) -> dict[str, Any]:
-    """What loading is told besides: to look at local files only, where the hub cannot be reached and they are there.
+    """Return further options of loading: local files only, where the hub cannot be reached and they are there.
 
     Unasked, transformers tries for half a minute for each file. Raises ModelError where there is no local copy.
     """
@@ -76,11 +76,11 @@ def unreachable(name: str, revision: str | None) -> str | None:
 MAGIC = b"GGUF"
 NEEDED = ("gguf", "accelerate")
 UNREADABLE = (OSError, ValueError, KeyError, IndexError, RuntimeError, StructError)
-"""What parsing raises, among them for tensors of other shapes than the architecture's (RuntimeError)."""
+"""Errors of parsing, among them for tensors of other shapes than the architecture's (RuntimeError)."""
 
 
 def gguf_options(folder: str | Path, gguf_file: str | None, quantise: str | None) -> dict[str, Any]:
-    """What loading is told of a GGUF file in a local folder; nothing where none is named. InputError, ModelError."""
+    """Return the options to load a local GGUF file; empty where none is named. Raises InputError, ModelError."""
     if gguf_file is None:
         return {}
     missing = [name for name in NEEDED if find_spec(name) is None]
@@ -320,7 +320,7 @@ def _tokenizer(source: str, options: dict[str, Any]) -> PreTrainedTokenizerBase 
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong, and the remedy."""
+    """Return the reason of a failed load, and the remedy."""
     if "trust_remote_code" in str(error):
         return (
             "it brings code of its own, which is not run. If you have read that code and trust it, say "

@@ -1,4 +1,4 @@
-"""Which components of a model are meant by sites, names, patterns, roles and layers.
+"""Components of a model that are meant by sites, names, patterns, roles and layers.
 
 A model here is anything with the name, layers, sites, ``places`` and ``meant`` of a LanguageModel, which calls this.
 """
@@ -16,7 +16,7 @@ ALL = "all"
 
 
 def entries_of(sites: Any) -> list[Entry]:
-    """The entries of sites, names and components, each once. Raises InputError, UnknownName."""
+    """Return the entries of sites, names and components, each once. Raises InputError, UnknownName."""
     given = [sites] if isinstance(sites, str) else list(sites)
     texts = [one.value if isinstance(one, Site) else str(one) for one in given]
     double = next((text for i, text in enumerate(texts) if text in texts[:i]), None)
@@ -26,7 +26,7 @@ def entries_of(sites: Any) -> list[Entry]:
 
 
 def named_space(model: Any, sites: Any, roles: Sequence[str], layers: Layers = None) -> ComponentSpace:
-    """The components that are named, or all of the sites, for each role and in these layers.
+    """Return the components that are named, or all of the sites, for each role and in these layers.
 
     Sites in the order in which they are first named, layer by layer. Raises InputError, UnsupportedSite, UnknownName.
     """
@@ -86,7 +86,7 @@ def _sited(model: Any, entry: Entry) -> Iterator[tuple[Site, Entry]]:
 
 
 def _inside(model: Any, components: Sequence[Component], layers: frozenset[int] | None) -> Sequence[Component]:
-    """Those in the layers. Raises InputError where none is, or a layer that the model does not have is asked for."""
+    """Return the components in the layers. Raises InputError where there is none, or the model lacks a layer."""
     if layers is None:
         return components
     depth = len(model.layers)

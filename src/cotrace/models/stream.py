@@ -18,7 +18,7 @@ from cotrace.errors import UnsupportedSite
 from cotrace.models.hooks import Layer, Place, Trace, probe_ids, watch
 
 EXACT = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
-"""By how much a map may miss what the module gives, relative to it; norms compute in float32 in float64 models too."""
+"""Relative error allowed between a map and the module's output; norms compute in float32 in float64 models too."""
 DIRECTIONS = 256
 """Directions that an output head is asked about at once."""
 LARGE = {torch.float16: 2.0**14}
@@ -27,7 +27,7 @@ LARGE = {torch.float16: 2.0**14}
 
 @dataclass(frozen=True, eq=False)
 class Norm:
-    """What an elementwise norm, scale or identity does: ``scale(x) * weight * centred(x) + bias``."""
+    """Formula of an elementwise norm, scale or identity: ``scale(x) * weight * centred(x) + bias``."""
 
     module: nn.Module | None
     weight: Float[Tensor, "d_model"]
@@ -68,7 +68,7 @@ class Norm:
 
     @torch.no_grad()
     def __call__(self, values: Float[Tensor, "token d_model"]) -> Float[Tensor, "token d_model"]:
-        """What the module itself gives."""
+        """Return the module's own output."""
         found: Tensor = values if self.module is None else self.module(values)
         return found
 
@@ -103,14 +103,14 @@ class Norm:
 
 @dataclass(frozen=True, eq=False)
 class Unembedding:
-    """From the stream behind the last layer to logits."""
+    """The map from the stream behind the last layer to logits."""
 
     norm: nn.Module | None
     scale: float
-    """What the norm's output is multiplied with before the output head."""
+    """Factor between the norm's output and the output head."""
     head: nn.Module
     logit_scale: float | None
-    """What the head's output is multiplied with; None where more is done to it, such as a cap."""
+    """Factor behind the head's output; None where more is done to it, such as a cap."""
     weight: Float[Tensor, "vocabulary d_model"]
     """The output head's matrix."""
 
@@ -171,7 +171,7 @@ def _normed(module: nn.Module, behind: Tensor, read: Tensor, trace: Trace) -> bo
 
 
 def _factor(values: Tensor, other: Tensor) -> float | None:
-    """What the values are multiplied with to give the others; None where they are not multiples."""
+    """Return the factor between the values and the others; None where they are not multiples."""
     if values.shape != other.shape:
         return None
     a, b = values.double().flatten().cpu(), other.double().flatten().cpu()

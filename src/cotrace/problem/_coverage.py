@@ -66,12 +66,12 @@ class Coverage:
 
     @property
     def words(self) -> str:
-        """What a run says first: empty where every pair is used."""
+        """Warning that a run prints first; empty where every pair is used."""
         return "".join(f"{sentence}. " for sentence in (self._refusals, self.positions) if sentence)
 
     @property
     def positions(self) -> str:
-        """Where pairs that are used lack a donor's value, or take that of other words; empty where none does."""
+        """Return roles whose pairs lack a donor's value, or take that of other words; empty where none does."""
         used = self.pairs - self.refused
         lacking = [f"at role {role} {count} of {used}" for role, count in self.without_donor.items()]
         shifted = [f"role {role} in {count} of {used}" for role, count in self.shifted.items()]
@@ -109,7 +109,7 @@ class RefusedPairs(UserWarning):
 
 
 class PairsWithoutDonor(UserWarning):
-    """In some pairs no position of a role takes a donor's value; ``problem.coverage`` counts them."""
+    """Warning that in some pairs no position of a role takes a donor's value; ``problem.coverage`` counts them."""
 
 
 class NestedSites(UserWarning):

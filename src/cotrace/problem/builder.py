@@ -1,4 +1,4 @@
-"""From settings to parts: pairs are encoded and divided, donors recorded, scorers built; and the plan."""
+"""Building a problem from its settings: pairs are encoded and divided, donors recorded, scorers built; and the plan."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from cotrace.batches import ALIGNMENTS, Align, Bos, EncodedPair, Encoding, Packing, answer_layouts, encode_task
 from cotrace.batches.encode import ALL, bare_prompts
-from cotrace.components import HELD, Component, ComponentSpace, Site, overlap
+from cotrace.components import HELD, OF_DICTIONARIES, Component, ComponentSpace, Site, overlap
 from cotrace.donors import Counterfactual, DonorSource, Noise, Resample, Scale, Setting, donors_of
 from cotrace.donors.recorded import DelayedDonors, Donors, RecomputedDonors, recorded_bytes
 from cotrace.errors import AlignmentError, InputError, unknown
@@ -41,9 +41,15 @@ def records_alone(source: DonorSource) -> bool:
     return type(source) in RECORDED
 
 
+def recorded_elsewhere(source: DonorSource | None, space: ComponentSpace) -> bool:
+    """Whether who runs a batch elsewhere records its donor values. Features are encoded here, all in one, so that the
+    bytes do not depend on how pairs are handed out."""
+    return source is not None and records_alone(source) and OF_DICTIONARIES.isdisjoint(space.sites)
+
+
 @dataclass(frozen=True)
 class Builder:
-    """What all parts of a problem have in common."""
+    """The settings that all parts of a problem share."""
 
     model: LanguageModel
     space: ComponentSpace
@@ -69,7 +75,7 @@ class Builder:
 
     @property
     def hosts(self) -> tuple[Place, ...]:
-        """The places whose values a run records: those of dictionaries in the stead of their features."""
+        """The places whose values a run records: dictionaries' places in place of their features."""
         pairs = ((place,) if place.dictionary is None else place.dictionary.hosts for place in self.places)
         return tuple(dict.fromkeys(place for hosts in pairs for place in hosts))
 
@@ -124,7 +130,7 @@ class Builder:
 
     def _donors_of(self, pairs: Sequence[EncodedPair], source: DonorSource) -> Donors:
         """Donor values now, or when they are asked for where whoever runs a batch makes its own."""
-        if self.executor.elsewhere and records_alone(source):
+        if self.executor.elsewhere and recorded_elsewhere(source, self.space):
             return DelayedDonors(partial(self._donors, pairs, source))
         return self._donors(pairs, source)
 
@@ -175,7 +181,7 @@ def subset_of(
 
 
 def judging(heldout: Sequence[int], labels: Sequence[str], given: JudgePairs, seed: int) -> list[int]:
-    """Of the held-out pairs those that judge, whole groups drawn by seed. Raises InputError."""
+    """Return the held-out pairs that judge, whole groups drawn by seed. Raises InputError."""
     if isinstance(given, str) and given != "all":
         raise InputError(f"judge_pairs is {given!r}: give a number of pairs, or 'all'")
     count = given if isinstance(given, int) else None
@@ -243,10 +249,10 @@ class Settled:
     training: Sequence[int]
     heldout: Sequence[int]
     judged: Sequence[int]
-    """Of the held-out pairs those that judge."""
+    """Held-out pairs that judge."""
     audit: Sequence[int]
     subset: Sequence[int] | None
-    """Of the training pairs those that searches see; None for all."""
+    """Training pairs that searches see; None for all."""
 
 
 def settle(

@@ -118,7 +118,7 @@ class _Wanted:
         return cls(place, unit, name, row, member)
 
     def shape(self, length: int) -> tuple[int, ...]:
-        """Of the values on a prompt of so many tokens."""
+        """Return the shape of the values on a prompt of so many tokens."""
         return (length, length if self.place.tap == "pattern" else self.place.width)
 
 
@@ -130,7 +130,7 @@ class _Prompts:
     pairs: Sequence[EncodedPair]
     """Each with the prompt that is run."""
     examples: Sequence[int]
-    """Those of them that are wanted."""
+    """The examples that are wanted."""
     mask: Float[Tensor, "n"] | None = None
     noise: Callable[[Layout, Tensor], Tensor] | None = None
 
@@ -244,7 +244,7 @@ class _Capture:
 def _readers(
     place: Place, wanted: Sequence[_Wanted], rows: Sequence[EncodedPair], rooms: Mapping[str, Tensor]
 ) -> TapList:
-    """What puts a place's values where they are wanted; of a dictionary's parts, what it makes of its place's value."""
+    """Return the functions that store a place's values; for a dictionary's parts, its encoding of the place's value."""
     if place.dictionary is None:
         return [(place, _reader(place, wanted, rows, rooms))]
     noted = RunningFeatures(place.dictionary, 1)
@@ -278,7 +278,7 @@ def _reader(place: Place, wanted: Sequence[_Wanted], rows: Sequence[EncodedPair]
 
 
 def _key(pair: str, name: str) -> str:
-    """What a tensor is called in a file."""
+    """Return the name of a tensor in a file."""
     return f"{pair}/{name}"
 
 

@@ -125,7 +125,7 @@ class Evaluator:
 
     @cached_property
     def restored(self) -> Float[np.ndarray, "example"] | None:
-        """In ``keep`` mode what each pair restores when everything is kept, which faithfulness is divided by."""
+        """Return the divisor of faithfulness in ``keep`` mode: what each pair restores when everything is kept."""
         return self.effects(np.ones((1, self.n), bool))[0] if self.problem.mode == "keep" else None
 
     @cached_property
@@ -183,7 +183,7 @@ class Evaluator:
 
     @property
     def missing(self) -> int:
-        """Of the resamples of a metric of the whole set, how many have no value, at most."""
+        """Largest number of resamples in which a metric of the whole set has no value."""
         return max((missing(row, self.units) for row in self._draws.values()), default=0)
 
     def draws(self, chosen: Chosen) -> Float[np.ndarray, "set draw"]:
@@ -298,7 +298,7 @@ def _field(component: Any, name: str) -> Any:
 
 @dataclass(frozen=True)
 class _Effects:
-    """Of each component by itself, on one part of the data."""
+    """Effects of each component by itself, on one part of the data."""
 
     effects: Float[np.ndarray, "n"]
     intervals: Sequence[Interval | None]
@@ -320,7 +320,7 @@ def _exact(part: Problem, count: Callable[[int], None]) -> _Effects:
 
 
 def _by_gradient(part: Problem, count: Callable[[int], None]) -> _Effects:
-    """To first order from the empty set: the gradient there, of which each group of pairs gives its mean."""
+    """Return first-order effects from the empty set: the gradient there, as a mean for each group of pairs."""
     empty = mask_of(part, torch.zeros(len(part.space)))
     towards = (1 - 2 * empty).double().numpy()
     if not _has_effects(part, empty):

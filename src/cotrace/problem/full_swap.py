@@ -29,7 +29,7 @@ DIRECTIONS = "direction='maximise' or direction='minimise'"
 
 @dataclass(frozen=True)
 class FullSwap:
-    """What the full swap does to the metric, on the pairs that a search sees."""
+    """Effect of the full swap on the metric, on the pairs that a search sees."""
 
     metric: str
     pairs: int
@@ -39,7 +39,7 @@ class FullSwap:
     mean: float
     """Weighted mean effect, or the one number."""
     median: float | None
-    """None, like ``agreeing``, where the metric has no effect of each pair."""
+    """Median effect; None, like ``agreeing``, where the metric has no effect of each pair."""
     agreeing: int | None
     """Pairs whose effect has the sign of the mean."""
     interval: Interval | None
@@ -47,7 +47,7 @@ class FullSwap:
     reported: Interval | None = None
     """(base run, full swap) of the metric as people read it, where searches see a surrogate."""
     rounding: float = 0.0
-    """What rounding alone can make of the mean."""
+    """Largest mean that rounding alone can make."""
 
     @property
     def covers_zero(self) -> bool:
@@ -66,7 +66,7 @@ class FullSwap:
 
     @property
     def caution(self) -> str:
-        """What is said before anything else where these pairs show no effect; else empty."""
+        """Warning for pairs that show no effect, printed first; else empty."""
         return "" if self.is_clear else f"No effect is shown: {self.why}; "
 
     @property
@@ -116,7 +116,7 @@ def _of_pairs(problem: PairProblem, clusters: Sequence[str] | None) -> FullSwap:
 
 
 def _median(values: Tensor) -> float:
-    """Of an even count the mean of the middle two, where torch takes the lower one."""
+    """Return the median; of an even count the mean of the middle two, where torch takes the lower one."""
     return float(np.median(values.double().cpu().numpy()))
 
 
@@ -148,7 +148,7 @@ def _reported(problem: PairProblem | SetProblem) -> Interval | None:
 
 
 class NoDirection(InputError):
-    """No direction was given, and the full swap shows none; nothing is guessed from rounding or chance."""
+    """Error: no direction was given, and the full swap shows none; nothing is guessed from rounding or chance."""
 
     def __init__(self, swap: FullSwap, remedy: str = DIRECTIONS) -> None:
         moves = f"swapping everything moves {swap.metric.replace('_', ' ')} by {swap.mean:+.3g}"
@@ -177,7 +177,7 @@ def preferred(swap: FullSwap, mode: str, metric: AnyMetric) -> Direction | None:
 
 ALL = "all"
 Labels = Sequence[str] | None
-"""What each pair stays together with; None where each stands for itself."""
+"""The group of each pair; None where each stands for itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,7 +299,7 @@ def _set_rows(
 def _interval(
     effects: Tensor, weight: Tensor, members: list[int], clusters: Labels, full: Tensor | None = None
 ) -> Interval | None:
-    """Of the mean over some pairs; of faithfulness with what it is divided by, the mean full swap of all pairs."""
+    """Return the interval of the mean over some pairs; of faithfulness with its divisor, the full swap."""
     if full is None:
         labels = None if clusters is None else [clusters[i] for i in members]
         return mean_interval(effects[members].numpy(), Units.made(len(members), weight[members].numpy(), labels))

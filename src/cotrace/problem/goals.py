@@ -46,7 +46,7 @@ DELEGATED = (
     "reported_base",
     "drawn",
 )
-"""What a problem may have besides the protocol; a constrained one has the same."""
+"""Optional members of a problem beside the protocol; a constrained one has the same."""
 
 
 @guarded("ct.Constraint", fields=False)
@@ -84,7 +84,7 @@ class Constraint:
 
     @property
     def name(self) -> str:
-        """What is bounded."""
+        """Name of the bounded quantity."""
         return f"{self.problem.metric} on {self.problem.task}"
 
     def bound(self, effect: float) -> Bound:
@@ -150,12 +150,12 @@ class Constrained:
 
     @property
     def full_is_clear(self) -> bool:
-        """As A says."""
+        """Whether the full swap of A is clear."""
         return bool(getattr(self.problem, "full_is_clear", True))
 
     @property
     def cost(self) -> Cost:
-        """What A and the side problems have spent together."""
+        """Cost of A and the side problems together."""
         side = sum(constraint.problem.cost.forward_equivalents for constraint in self.side)
         return Cost(self.problem.cost.forward_equivalents + side)
 
@@ -249,7 +249,7 @@ def side_problem(
     holdout: float | int = 0.3,
     seed: int = 0,
 ) -> LanguageProblem:
-    """What masks of ``problem`` do to another task: its metric's change, in ``swap`` mode.
+    """Problem that measures how masks of ``problem`` change another task's metric, in ``swap`` mode.
 
     Donors that are the same for all prompts (zeros, a mean, vectors, a factor) are the problem's own. Else pairs with
     a counterfactual take its run. Text without one takes, at all its tokens, the mean value over the
@@ -290,7 +290,7 @@ def loss_before(side: Problem) -> float | None:
 
 
 def unknown_text(side: Problem) -> str:
-    """What is said where the model does not know the text of a side problem; empty where it does."""
+    """Return a caution where the model does not know the text of a side problem; else empty."""
     loss = loss_before(side)
     if loss is None or not isinstance(side, LanguageProblem):
         return ""
@@ -298,7 +298,7 @@ def unknown_text(side: Problem) -> str:
 
 
 def high_loss(model: LanguageModel, task: Task, loss: float) -> str:
-    """What is said where a neutral text has so high a loss that the model does not know it; else empty."""
+    """Return a caution where a neutral text has so high a loss that the model does not know it; else empty."""
     chance = math.log(model.module.get_input_embeddings().weight.shape[0])
     if loss <= HIGH * chance:
         return ""

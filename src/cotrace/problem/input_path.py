@@ -24,14 +24,14 @@ from cotrace.problem.scorer import Scorer
 
 @dataclass(frozen=True, eq=False)
 class InputPath:
-    """What stands at both ends of the path, for the pairs of one scorer."""
+    """Both ends of the path, for the pairs of one scorer."""
 
     scorer: Scorer
     base: RecordedDonors
     """The base run's values at the places of the space, counted as donor tokens are."""
     donors: RecordedDonors
     embeddings: Float[Tensor, "token d_model"]
-    """Of the donor prompts' tokens, flat."""
+    """Embeddings of the donor prompts' tokens, flat."""
 
     @classmethod
     def of(cls, scorer: Scorer) -> InputPath:

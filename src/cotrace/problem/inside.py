@@ -34,11 +34,11 @@ Whole = Any
 
 @dataclass(frozen=True)
 class Plan:
-    """What a problem will work on, before any search."""
+    """The work of a problem before any search: pairs, tokens, rows and passes."""
 
     pairs: int
     heldout_pairs: int
-    """Those that no search sees, whether or not they judge."""
+    """Pairs that no search sees, whether or not they judge."""
     refused_pairs: int
     components: int
     tokens: int
@@ -58,9 +58,9 @@ class Plan:
     memory_bytes: int = 0
     """Donor values and kept prefixes in memory."""
     disk_bytes: int = 0
-    """Those in mapped files, for which the budget has no room."""
+    """Bytes in mapped files, for which the budget has no room."""
     recomputed_bytes: int = 0
-    """Those that are computed for each forward pass anew, for which the disk has no room either."""
+    """Bytes that are computed for each forward pass anew, as the disk has no room either."""
 
 
 @guarded("Heldout", fields=False)
@@ -168,11 +168,11 @@ class Inside(Parts):
     encoding: Encoding
     refused: tuple[Refusal, ...]
     question: Mapping[str, str]
-    """What results say of where they come from, beside metric, task and space."""
+    """Provenance that results carry, beside metric, task and space."""
     division: Division
     """Which pairs are held out, which searches see, and which judge."""
     features: tuple[Told, ...]
-    """What is known of each dictionary whose features are components."""
+    """Facts about each dictionary whose features are components."""
     metric_name: str
     """The metric as it was named, such as ``metric.py:function``; its own name where it came as a function."""
     unseen: Sequence[int]
@@ -237,7 +237,7 @@ class Inside(Parts):
 
     @property
     def searched(self) -> Whole:
-        """What searches see: the problem itself, or the same on ``search_pairs`` of its pairs."""
+        """The problem that searches see: itself, or the same on ``search_pairs`` of its pairs."""
         return self.problem if self.some is None else Heldout(self.problem, self, self.some, "subset")
 
     @cached_property
@@ -246,7 +246,7 @@ class Inside(Parts):
         return None if self.sealed is None else Heldout(self.problem, self, self.sealed(), "audit")
 
     def groups_of(self, ids: Sequence[str]) -> list[str]:
-        """What each of these pairs stays together with in a split: the units that intervals resample."""
+        """Return the group of each pair, which a split keeps together and intervals resample."""
         return [self.groups[name] for name in ids]
 
     @property

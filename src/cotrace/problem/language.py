@@ -38,7 +38,6 @@ from cotrace.problem.passes import (
     token_bytes,
 )
 from cotrace.problem.protocol import Cost, Direction, Examples, JudgePairs, Loss, Mode
-from cotrace.problem.scorer import EXECUTOR, check_travels
 from cotrace.problem.set_metric import aim
 from cotrace.problem.spaces import PoorDictionary, Told, active_features, space_of, told_words
 from cotrace.prompts import Task
@@ -124,8 +123,6 @@ class LanguageProblem:
             raise InputError(
                 "dictionaries are given, and no site is feature or error: name it in sites, or leave them out"
             )
-        if EXECUTOR.get().elsewhere:
-            check_travels(self.space)
         source = donor_source(donors or task.donors)
         check_sites(source, self.space, align)
         if words := overlap_words(model, self.space, source, mode):
@@ -331,7 +328,7 @@ class LanguageProblem:
         return self.inside.training.side_values(masks)
 
     def __getattr__(self, name: str) -> Any:
-        """What is inside, under the names that problems may have beside the protocol's (see ``problem.protocol``)."""
+        """Return an optional member of problems from inside (see ``problem.protocol``)."""
         inside = self.__dict__.get("inside")
         if inside is None or name.startswith("_") or name in ("problem", "whole") or name not in dir(inside):
             raise AttributeError(f"a LanguageProblem has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""From logits to what a metric reads, and which runs and layers of an evaluation need not be run again.
+"""Log-probabilities and logits that a metric reads, and which runs and layers of an evaluation need not be run again.
 
 Masks of one evaluation mostly agree, as the candidates of a greedy step do. What they agree on is run once; each mask
 then starts at the lowest layer in which it differs.
@@ -109,7 +109,7 @@ class Slots:
 
     @classmethod
     def of(cls, model: LanguageModel, space: ComponentSpace) -> Slots:
-        """In the order in which the space first comes to a place and role, units ascending."""
+        """Return groups in the order in which the space first comes to a place and role, units ascending."""
         places = {site: model.places(site) for site in space.sites}
         members: dict[Spot, tuple[list[int], list[int]]] = {}
         for block in space.blocks:

@@ -28,17 +28,17 @@ class BatchLoss(Protocol):
 
 @runtime_checkable
 class Measure(Protocol):
-    """What is wanted of each example, from its scores."""
+    """A function of each example's scores."""
 
     def __call__(self, scores: Tensor, few: Sequence[int], /) -> Tensor:
-        """Of these examples, [..., example] from scores [..., example, answer]."""
+        """Return the loss of these examples, [..., example] from scores [..., example, answer]."""
 
     def among(self, examples: Sequence[int]) -> Measure:
         """The same of these examples alone, which are numbered from 0 in that order; nothing of others is in it."""
 
 
 Read = Literal["effects", "levels", "reported_levels"]
-"""What a metric makes of scores, by the name of its method."""
+"""Readings of scores by a metric, by the name of its method."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ class Reading:
         return found
 
     def among(self, examples: Sequence[int]) -> Reading:
-        """Of these examples."""
+        """Return the loss of these examples alone."""
         index = torch.tensor(list(examples))
         return Reading(self.metric, self.base[index], self.answers.take(index), self.what)
 
@@ -83,7 +83,7 @@ class ScoreLoss:
         return (scores * self.slope[list(few)]).sum()
 
     def among(self, examples: Sequence[int]) -> ScoreLoss:
-        """Of these examples."""
+        """Return the loss of these examples alone."""
         return ScoreLoss(self.slope[list(examples)])
 
 
@@ -102,7 +102,7 @@ class LevelLoss:
         return (levels * self.slope[index]).sum()
 
     def among(self, examples: Sequence[int]) -> LevelLoss:
-        """Of these examples."""
+        """Return the loss of these examples alone."""
         index = torch.tensor(list(examples))
         return LevelLoss(self.metric, self.base[index], self.answers.take(index), self.slope[index])
 
@@ -112,13 +112,13 @@ class Objective:
     """The part of some examples in the weighted mean of an objective of their effects."""
 
     objective: Loss | None
-    """None: the effect itself."""
+    """Objective; None for the effect itself."""
     weight: Float[Tensor, "example"]
     total: Tensor
-    """What the sum over examples is divided by."""
+    """Divisor of the sum over examples."""
     full: Float[Tensor, "example"] | None = None
     swing: Tensor | None = None
-    """In ``keep`` mode the changes of the full swap, and their mean: the effect is the faithfulness."""
+    """Changes of the full swap and their mean, in ``keep`` mode: the effect is the faithfulness."""
 
     def __call__(self, changes: Float[Tensor, "some"], few: Sequence[int], /) -> Float[Tensor, ""]:
         effects = changes
@@ -128,7 +128,7 @@ class Objective:
         return (losses * self.weight[list(few)]).sum() / self.total
 
     def among(self, examples: Sequence[int]) -> Objective:
-        """Of these examples."""
+        """Return the loss of these examples alone."""
         some = list(examples)
         full = None if self.full is None else self.full[some]
         return Objective(self.objective, self.weight[some], self.total, full, self.swing)
@@ -144,7 +144,7 @@ class Linear:
         return (changes * self.slope[list(few)]).sum()
 
     def among(self, examples: Sequence[int]) -> Linear:
-        """Of these examples."""
+        """Return the loss of these examples alone."""
         return Linear(self.slope[list(examples)])
 
 
@@ -163,6 +163,6 @@ class ChangeLoss:
         return self.of_changes(changes, few)
 
     def among(self, examples: Sequence[int]) -> ChangeLoss:
-        """Of these examples."""
+        """Return the loss of these examples alone."""
         index = torch.tensor(list(examples))
         return ChangeLoss(self.metric, self.base[index], self.answers.take(index), self.of_changes.among(examples))

@@ -74,7 +74,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def _container() -> int | None:
-    """What a control group leaves; None where there is no bound."""
+    """Memory that a control group leaves; None where there is no bound."""
     try:
         limit, used = ((CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
     except OSError:
@@ -107,7 +107,7 @@ class Event:
 
 
 class Batching:
-    """What all parts of a problem share: the tokens of a forward pass now, and the changes so far."""
+    """Batch size that all parts of a problem share: the tokens of a forward pass now, and the changes so far."""
 
     def __init__(self, tokens: int, checkpointing: Checkpointing = "auto") -> None:
         self.first_tokens = self.tokens = tokens
@@ -217,7 +217,8 @@ def check_frequencies(pairs: Sequence[EncodedPair], packing: Packing) -> None:
 
 
 def frequency_limit(model: LanguageModel, longest: int) -> FrequencyLimit | None:
-    """Where a row's frequencies depend on the longest row beside it, for rows up to ``longest``; None: nowhere.
+    """Return the length from which a row's frequencies depend on the longest row beside it, for rows up to ``longest``;
+    None: nowhere.
 
     Known of transformers' own rotary modules; of others found by trying: does a token far away change earlier ones?
     """

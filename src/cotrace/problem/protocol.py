@@ -79,7 +79,7 @@ class Problem(Protocol):
 
     @property
     def cost(self) -> Cost:
-        """What has been spent on training pairs so far."""
+        """Cost on training pairs so far, in forward-equivalents."""
 
     @property
     def heldout(self) -> Problem | None:

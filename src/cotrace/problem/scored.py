@@ -25,7 +25,7 @@ TABLE_NUMBERS = 1 << 27
 PIECE_NUMBERS = 1 << 22
 """Most numbers of a table that are looked at together: what is made of them takes several times their room."""
 ROUNDINGS, ULPS = 8, 16
-"""So many times the base scores are rounded anew, each by up to so many units in the last place of the model's type."""
+"""Times the base scores are rounded anew, and by how many units in the last place of the model's type."""
 SMALLEST_SWING = 1e-6
 """Below this effect of the full swap, faithfulness has no denominator."""
 
@@ -51,7 +51,7 @@ M = TypeVar("M", Metric, SetMetric)
 
 
 class ScoredPairs(Generic[M]):
-    """What problems of both kinds of metric stand on. Raises InputError where the pairs lack what the metric needs."""
+    """Base of problems of both kinds of metric. Raises InputError where the pairs lack what the metric needs."""
 
     def __init__(self, scorer: Scorer, metric: M, mode: Mode) -> None:
         self.scorer, self.mode = scorer, mode
@@ -99,7 +99,7 @@ class ScoredPairs(Generic[M]):
 
     @cached_property
     def rounding(self) -> float:
-        """What rounding alone can make of the aggregate effect, by the type that activations pass through.
+        """Largest aggregate effect that rounding alone can make, by the type of the activations.
 
         The largest of some changes that scores make when each is off by up to 16 units in the last place, as different
         matrix products leave them; metrics of the user's own are asked as all others are.
@@ -130,7 +130,7 @@ class ScoredPairs(Generic[M]):
         return as_masks(masks, self.space, self.mode, self.dtype)
 
     def scores(self, masks: Any, examples: Examples = None) -> Float[Tensor, "*mask example answer"]:
-        """What the metric reads, under one mask or several. Counts as an evaluation."""
+        """Scores that the metric reads, under one mask or several. Counts as an evaluation."""
         z = self.masks(masks)
         some = self.some(examples)
         self.charge(self.share(some) * (len(z) if z.ndim == 2 else 1))
@@ -144,7 +144,7 @@ class ScoredPairs(Generic[M]):
             yield self.scores(rows, examples)
 
     def side_values(self, masks: Any) -> Float[Tensor, "*mask side"]:
-        """No constraints: no columns."""
+        """Return no columns: there are no constraints."""
         z: Tensor = self.masks(masks)
         return z.new_zeros((*z.shape[:-1], 0))
 
@@ -203,7 +203,7 @@ class PairProblem(ScoredPairs[Metric]):
         return float(weighted_mean(self.base_reported, self.answers))
 
     def _of_base(self, measure: Measure) -> Float[Tensor, "example"]:
-        """What is measured of the base run, some examples at a time."""
+        """Measure the base run, some examples at a time."""
         base = self.scorer.base
         step = max(1, PIECE_NUMBERS // base.shape[1])
         pieces = torch.split(torch.arange(len(base)), step)
@@ -227,7 +227,7 @@ class PairProblem(ScoredPairs[Metric]):
         return self._averaged([own, *(draw.full_reported for draw in self.draws)])
 
     def _of_full(self, measure: Measure) -> Float[Tensor, "example"]:
-        """What is measured under the full swap. Not counted as search cost: it is part of the question."""
+        """Measure the full swap. Not counted as search cost: it is part of the question."""
         if self.metric.reads == "answers":
             return measure(self.full_scores, range(self.size))
         ones = torch.ones(1, len(self.space), dtype=self.dtype)
@@ -283,7 +283,7 @@ class PairProblem(ScoredPairs[Metric]):
         return self._averaged([self._each(z, None, self._reported), *(draw.reported_levels(z) for draw in self.draws)])
 
     def _each(self, z: Tensor, some: Sequence[int] | None, measure: Measure) -> Float[Tensor, "*mask example"]:
-        """What is measured of each example: of logits batch by batch, of which no table would have room."""
+        """Measure each example: logits batch by batch, for which no table would have room."""
         if self.metric.reads == "answers":
             index = range(self.size) if some is None else some
             return self._shaped([measure(scores, index) for scores in self.chunks(z, some)], z)
@@ -306,7 +306,7 @@ class PairProblem(ScoredPairs[Metric]):
 
     @cached_property
     def input_path(self) -> InputPath:
-        """Where inputs stand between base and donor prompt. Raises InputError where no donor prompt is aligned."""
+        """Return the input path from base to donor prompt. Raises InputError where no donor prompt is aligned."""
         return InputPath.of(self.scorer)
 
     def input_gradient(self, share: float, examples: Examples = None) -> Float[Tensor, "n"]:
@@ -317,7 +317,7 @@ class PairProblem(ScoredPairs[Metric]):
         return self.input_path.slope(share, loss, some)
 
     def _averaged_slope(self, z: Tensor, objective: Loss, some: list[int] | None) -> Float[Tensor, "n"]:
-        """By the chain rule, as the objective is of changes averaged over draws. A gradient costs 3 for each draw."""
+        """Gradient by the chain rule: the objective is of averaged changes. A gradient costs 3 for each draw."""
         index = list(range(self.size)) if some is None else some
         changes = self.changes_of(z, some).requires_grad_()
         (slope,) = torch.autograd.grad(self._objective(objective, some)(changes, index), changes)

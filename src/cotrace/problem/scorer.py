@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cotrace.batches import EncodedPair, Layout, Packing, answer_layouts
-from cotrace.components import OF_DICTIONARIES, ComponentSpace
+from cotrace.components import ComponentSpace
 from cotrace.donors import Donors, DonorSource
 from cotrace.donors.recorded import Spot
 from cotrace.errors import InputError, NonFiniteError
@@ -76,7 +76,7 @@ HERE = Here()
 
 
 EXECUTOR: ContextVar[Executor] = ContextVar("executor", default=HERE)
-"""Where problems that are made now will run their batches."""
+"""Executor of the batches of problems that are made now."""
 
 
 @contextmanager
@@ -87,15 +87,6 @@ def executing(executor: Executor) -> Iterator[None]:
         yield
     finally:
         EXECUTOR.reset(before)
-
-
-def check_travels(space: ComponentSpace) -> None:
-    """Raise InputError for components that only this process can run: workers hold models without dictionaries."""
-    if not OF_DICTIONARIES.isdisjoint(space.sites):
-        raise InputError(
-            "feature and error are parts of a dictionary, which workers do not hold: leave workers out, or take other "
-            "sites"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,7 +211,7 @@ class Scorer:
     def measured(
         self, masks: Float[Tensor, "mask n"], examples: Sequence[int] | None, measure: Measure
     ) -> Float[Tensor, "mask example"]:
-        """What is measured of each example's scores, batch by batch: no table of all scores is made."""
+        """Measure each example's scores batch by batch, without a table of all scores."""
         count = len(self.pairs) if examples is None else len(examples)
         return self._run(masks, examples, torch.zeros(len(masks), count, dtype=self.model.compute_dtype), measure)
 
@@ -287,7 +278,7 @@ class Scorer:
             self._fill(table, row, masks, own, smaller, measure)
 
     def passes_of(self, masks: Float[Tensor, "mask n"], layout: Layout) -> Passes:
-        """As many masks together as fit, from the layer on where they differ from what all have in common."""
+        """Return passes of as many masks as fit, from the layer on where they differ from what all have in common."""
         step = max(1, self.batching.tokens // layout.cost)
         shared = reference(masks, self.layers, len(self.model.layers)) if self.packing.shortcuts else None
         if shared is None:
@@ -388,7 +379,7 @@ class Scorer:
         return taps_of(taps)
 
     def _read(self, logits: Float[Tensor, "mask read vocab"], layout: Layout) -> Float[Tensor, "mask example answer"]:
-        """What the metric reads: log p of each answer, summed or averaged over its tokens, or logits."""
+        """Return the metric's input: log p of each answer, summed or averaged over its tokens, or logits."""
         logits = logits.to(self.model.compute_dtype)
         if self.reads == "logits":
             return next_logits(logits, layout)

@@ -36,7 +36,7 @@ class SetProblem(ScoredPairs[SetMetric]):
 
     @cached_property
     def base_table(self) -> Float[Tensor, "example column"]:
-        """What the number is made of in the base run: scores, or levels."""
+        """Table of the base run that the number is made of: scores, or levels."""
         base = self.scorer.base
         return base if self._each is None else self._levels_of(torch.split(base, piece_rows(base)))
 

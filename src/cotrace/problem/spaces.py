@@ -46,7 +46,7 @@ def space_of(
     roles: Sequence[str],
     layers: Layers = None,
 ) -> ComponentSpace:
-    """What ``model.space`` gives, of a Frontier as the shortlist too. Raises as it does."""
+    """Return what ``model.space`` does, of a Frontier as the shortlist too. Raises as it does."""
     return named_space(model, shortlist(sites) if isinstance(sites, Frontier | Selection) else sites, roles, layers)
 
 

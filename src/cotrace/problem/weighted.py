@@ -70,7 +70,7 @@ class WeightedSum:
 
     @property
     def question(self) -> dict[str, str]:
-        """What results say of where they come from: what all problems share, or theirs one after another."""
+        """Provenance that results carry: what all problems share, or theirs one after another."""
         each = [getattr(problem, "question", {}) for problem in self.problems]
         return {name: " + ".join(dict.fromkeys(one.get(name, "") for one in each)) for name in each[0]}
 
@@ -94,7 +94,7 @@ class WeightedSum:
 
     @property
     def clusters(self) -> list[str]:
-        """What each example stays together with: pairs of one task that two problems have are resampled together."""
+        """The group of each example: pairs of one task that two problems have are resampled together."""
         found: list[str] = []
         for i, problem in enumerate(self.problems):
             labels = getattr(problem, "clusters", None)
@@ -110,7 +110,7 @@ class WeightedSum:
 
     @property
     def cost(self) -> Cost:
-        """What all problems have spent together: a mask costs 1 for each."""
+        """Cost of all problems together: a mask costs 1 for each."""
         return Cost(sum(problem.cost.forward_equivalents for problem in self.problems))
 
     @property
@@ -120,7 +120,7 @@ class WeightedSum:
 
     @property
     def drawn(self) -> str:
-        """Of each problem's held-out pairs those that judge, in words; empty where they all do."""
+        """The held-out pairs of each problem that judge, in words; empty where they all do."""
         return "; ".join(f"{p.task}: {said}" for p in self.problems if (said := getattr(p, "drawn", "")))
 
     @property
@@ -194,11 +194,11 @@ class WeightedSum:
         return total
 
     def side_values(self, masks: Float[Tensor, "*mask n"]) -> Float[Tensor, "*mask side"]:
-        """No constraints: no columns."""
+        """Return no columns: there are no constraints."""
         return torch.zeros(*torch.as_tensor(masks).shape[:-1], 0)
 
     def _scale(self, i: int) -> float:
-        """What an effect of problem i is multiplied with."""
+        """Return the factor of an effect of problem i."""
         return self._signs[i] * self.shares[i] * self.size / self.problems[i].size
 
     def _split(self, examples: Examples) -> list[tuple[int, list[int] | None]]:
@@ -220,7 +220,7 @@ class WeightedSum:
         raise InputError(f"examples must be indices from 0 to {self.size - 1}")
 
     def _order(self, examples: Any) -> list[int]:
-        """Where each example asked for stands among those sorted by problem."""
+        """Return the place of each example asked for among those sorted by problem."""
         given = [self._place(int(example))[0] for example in examples]
         by_problem = sorted(range(len(given)), key=given.__getitem__)
         return sorted(range(len(given)), key=by_problem.__getitem__)

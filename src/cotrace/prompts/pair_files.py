@@ -30,9 +30,9 @@ ELSEWHERE = {
     **dict.fromkeys(("choices", "options", "continuations", "candidates"), "answers"),
     **dict.fromkeys(("answerKey", "answer_index", "correct", "gold"), "target"),
 }
-"""What other formats (MIB, auto-circuit, question sets) call a field -> its name here."""
+"""Name of a field in other formats (MIB, auto-circuit, question sets) -> its name here."""
 EXACT = 2**53
-"""From here on a float is no longer every whole number."""
+"""Smallest whole number above which floats skip some."""
 QUOTE_LIMIT = 160
 """The most characters of a value that an error quotes."""
 

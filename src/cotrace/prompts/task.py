@@ -101,7 +101,7 @@ def _prompts(pair: PromptPair) -> tuple[str, ...]:
 
 
 def groups(pairs: Sequence[PromptPair], by: str | None = None) -> list[str]:
-    """What each pair stays together with: its value of the field, or itself where it has none and none is asked for.
+    """Return the group of each pair: its value of the field, or itself where it has none and none is asked for.
 
     Raises InputError where a pair lacks the field that was asked for.
     """

@@ -41,12 +41,12 @@ class Card:
     read: Read
     written: Written
     direct: float | None
-    """What its swap does to the metric with every later layer as in the base run; None where that is not known."""
+    """Effect of its swap with every later layer as in the base run; None where that is not known."""
     direct_interval: Interval | None
     acting: tuple[Acting, ...] = ()
     ov: Ov | None = None
     feature: Feature | None = None
-    """What the feature is; None for another member, or where it is not known."""
+    """The feature's description; None for another member, or where it is not known."""
     known: tuple[str, ...] = ()
     """Roles that others have given it."""
     words: str = ""
@@ -60,7 +60,7 @@ class Card:
 
     @property
     def roles(self) -> tuple[Acting, ...]:
-        """Where it acts, by role: the strongest first."""
+        """Effects of its swap by role, the strongest first."""
         return tuple(sorted((a for a in self.acting if not is_single(a.where)), key=lambda a: -abs(a.effect)))
 
     @property
@@ -92,7 +92,7 @@ class Card:
 
 @runtime_checkable
 class Explained(Protocol):
-    """What words, diagrams and files take from an explanation."""
+    """The part of an explanation that words, diagrams and files use."""
 
     @property
     def model(self) -> str:
@@ -124,11 +124,11 @@ class Explained(Protocol):
 
     @property
     def paths(self) -> Paths:
-        """Who feeds whom."""
+        """The arrows between members."""
 
     @property
     def arrows(self) -> tuple[Arrow, ...]:
-        """Those that are more than next to nothing."""
+        """Return the arrows that are more than next to nothing."""
 
     @property
     def logit_difference(self) -> float | None:
@@ -190,7 +190,7 @@ def looks_of(card: Card) -> list[Look]:
 
 
 def look_words(one: Look) -> str:
-    """Such as ``last to subject 0.82, 0.79``: of the base run and of the donor run."""
+    """Return words such as ``last to subject 0.82, 0.79``: of the base run and of the donor run."""
     if not one.key:
         return f"{one.query} {one.base:.3g}"
     return f"{one.query} to {one.key} {one.base:.2f}" + ("" if one.donor is None else f", {one.donor:.2f}")
@@ -323,7 +323,7 @@ def _into(arrow: Arrow) -> str:
 
 
 def _part(arrow: Arrow) -> str:
-    """By which input of the head, where one alone does nearly all of it."""
+    """Return the input of the head that does nearly all of it alone, if one does."""
     named = [
         part
         for part, effect in arrow.parts.items()

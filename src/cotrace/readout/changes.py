@@ -50,14 +50,14 @@ class Changes:
 
     @classmethod
     def of(cls, problem: LanguageProblem, name: str, progress: Progress = quiet) -> Changes:
-        """On the held-out pairs, or those of the training."""
+        """Return the changes on the held-out pairs, or the training pairs."""
         part = problem.counted_parts[{"held-out": "heldout"}.get(name, name)]
         strata = part.strata if isinstance(part, SetProblem) else None
         weight = part.weights.double().cpu().numpy()
         return cls(part, Units.made(part.size, weight, problem.groups_of(part.ids), strata), name, progress)
 
     def on(self, seen_by: Callable[[Scorer], Scorer]) -> Changes:
-        """On the same pairs, by other scorers; nothing is known yet."""
+        """Return the changes on the same pairs by other scorers; nothing is known yet."""
         return Changes(self.part, self.units, self.name, self.progress, seen_by)
 
     def measure(self, what: str, runs: Sequence[Run]) -> None:

@@ -34,12 +34,12 @@ MOST_GROUPS = 24
 CAPTURES = 6
 """Forward-equivalents of captures and random tokens, at most."""
 CARDS = 2
-"""Of looking for features in the prompts of both runs."""
+"""Cost of looking for features in the prompts of both runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExplanationPlan:
-    """What an explanation will cost, before it is made."""
+    """Predicted cost of an explanation."""
 
     components: tuple[str, ...]
     pairs: str
@@ -235,7 +235,7 @@ class _Explainer:
         return reads, examples, ov
 
     def _features(self) -> dict[str, Feature]:
-        """What the members that are features of dictionaries are, on the prompts of both runs."""
+        """Describe the members that are features of dictionaries, on the prompts of both runs."""
         pairs = self.changes.part.scorer.pairs
         pairs = pairs[:: -(-len(pairs) // MOST_PAIRS)]
         prompts = dict.fromkeys(tuple(ids) for pair in pairs for ids in (pair.prompt, pair.donor or ()) if ids)
@@ -251,7 +251,7 @@ class _Explainer:
         return {card.component: _feature(card) for card in cards}
 
     def _written(self) -> tuple[list[Written], Direct, Contributions | None]:
-        """What members write, the direct part of their effects, and the table of contributions."""
+        """Measure what members write, the direct part of their effects, and the table of contributions."""
         writer = writer_of(self.problem.model)
         self.writer = None if isinstance(writer, str) else writer
         if isinstance(writer, str):
@@ -279,8 +279,8 @@ class _Explainer:
         return torch.stack(made).mean(0).double().cpu().numpy()
 
     def _paths(self, effects: Direct) -> tuple[Paths, list[tuple[float | None, Interval | None]]]:
-        """Who feeds whom, and the direct effects with their intervals, which hold together with those of the arrows."""
-        known = np.isfinite(effects.reshape(len(effects), -1)).all(axis=1, keepdims=True)[:, 0]
+        """Measure who feeds whom, and the direct effects; the intervals of both hold together."""
+        known = np.isfinite(effects.reshape(len(effects), -1).sum(1))
         paths, intervals = follow(
             self.changes, self.chooses, self.members, effects[known] if effects.ndim == 2 else None
         )

@@ -35,7 +35,7 @@ FORMATS = ("json", "graphml", "csv")
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """What the members of a set read and write, where they act, and who feeds whom. ``print`` it for the words."""
+    """Roles of a set's members: reads, writes, positions, and who feeds whom. ``print`` it for the words."""
 
     model: str
     task: str
@@ -52,7 +52,7 @@ class Explanation:
     """Everything that is added to the stream and its mean part in the logit difference, of which they are the sum."""
     examples: tuple[Example, ...] = ()
     notes: tuple[str, ...] = ()
-    """What is left out, and why."""
+    """Figures that are left out, and why."""
     forward_equivalents: float = 0.0
     contributions: Any = field(default=None, compare=False, repr=False)
     """``Contributions``: the parts for each pair. None where they are not known, or it was read from a file."""
@@ -72,7 +72,7 @@ class Explanation:
         return {card.component: card for card in self.cards}
 
     def card(self, component: str) -> Card:
-        """What is known of one member, by its name. Raises InputError."""
+        """Return the card of one member, by its name. Raises InputError."""
         check_kind("Explanation.card", "component", component, str)
         if component not in self._cards:
             raise InputError(f"{component} is not explained here: it is one of {', '.join(self.components)}")
@@ -80,13 +80,13 @@ class Explanation:
 
     @property
     def arrows(self) -> tuple[Arrow, ...]:
-        """Those that are more than next to nothing, the strongest first."""
+        """Arrows that are more than next to nothing, the strongest first."""
         listed = [arrow for arrow in self.paths.arrows if arrow.evidence]
         return tuple(sorted(listed, key=lambda arrow: -abs(arrow.effect)))
 
     @property
     def summary(self) -> str:
-        """What the whole set does, in one line."""
+        """Effect of the whole set, in one line."""
         interval = f" ({interval_text(self.paths.together_interval)})" if self.paths.together_interval else ""
         moves = f"move the {self.metric.replace('_', ' ')} by {self.paths.together:+.3g}{interval}"
         return f"Swapped together the {self.k} {moves} on {self.pairs}, donors {self.donors}."
@@ -116,7 +116,7 @@ class Explanation:
         return Table(title, columns, rows, frozenset({4, 5})).without_empty()
 
     def reads(self) -> Table:
-        """What each member reads: looks, tokens and behaviours."""
+        """Table of what each member reads: looks, tokens and behaviours."""
         rows = [
             (
                 card.component,
@@ -130,7 +130,7 @@ class Explanation:
         return Table("What they read", columns, rows, frozenset({1, 2, 3})).without_empty()
 
     def writes(self) -> Table:
-        """What each member writes: its part in the logit difference, and the tokens that it raises and lowers."""
+        """Table of what each member writes: its part in the logit difference, and tokens that it raises and lowers."""
         rows = [
             (
                 card.component,
@@ -147,7 +147,7 @@ class Explanation:
         return Table(f"What they write{whole}", columns, rows, frozenset({6, 7})).without_empty()
 
     def maps(self) -> Table:
-        """What each member's weights make of what they are given: a head's OV map, or an output row."""
+        """Table of each member's weights by themselves: a head's OV map, or an output row."""
         rows = [
             (
                 card.component if i == 0 else "",
@@ -164,7 +164,7 @@ class Explanation:
         return Table(title, ("component", "given", "raises", "lowers", "copies"), rows, frozenset({1, 2, 3}))
 
     def positions(self, *, single: bool = False) -> Table:
-        """Where each member acts, by role or (``single``) by position from the end."""
+        """Table of each member's effect by role or (``single``) by position from the end."""
         per = [card.single if single else card.roles for card in self.cards]
         where = list(dict.fromkeys(one.where for acting in per for one in acting))
         rows = []
@@ -175,7 +175,7 @@ class Explanation:
         return Table(title, ("component", *where), rows)
 
     def feeds(self, *, every: bool = False) -> Table:
-        """Who feeds whom: the arrows that are more than next to nothing, or ``every`` one."""
+        """Table of who feeds whom: the arrows that are more than next to nothing, or ``every`` one."""
         arrows = self.paths.arrows if every else self.arrows
         rows = [
             (
@@ -194,7 +194,7 @@ class Explanation:
         return Table(title, columns, rows, frozenset({5, 6})).without_empty()
 
     def features(self) -> Table:
-        """What each feature of a dictionary is: where it is active, what its direction promotes, and its page."""
+        """Table of the features of dictionaries: where each is active, what its direction promotes, and its page."""
         rows = [
             (
                 card.component,

@@ -67,7 +67,7 @@ def graph(found: Explained) -> networkx.MultiDiGraph:
 
 
 def _known(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What GraphML can hold: no value is no attribute."""
+    """Return the attributes that GraphML can hold: an empty value is left out."""
     return {n: visible(v) if isinstance(v, str) else v for n, v in row.items() if v is not None}
 
 

@@ -27,7 +27,7 @@ from cotrace.problem.passes import Replan, release
 from cotrace.problem.scorer import Scorer
 
 Part = Literal["all", "query", "key", "value"]
-"""What of a component is held: all that it gives, or what a head makes of another query, key or value."""
+"""The part of a component that is held: its whole output, or a head's output with another query, key or value."""
 PARTS: tuple[Part, ...] = ("query", "key", "value")
 Swapped = frozenset[Component]
 
@@ -113,15 +113,14 @@ class HeldRuns:
         return table
 
     def parts(self, member: Component) -> tuple[Part, ...]:
-        """What of a head can be held by itself, where its family's attention can be called again; a pattern has no
-        value."""
+        """Return the parts of a head that can be held alone: a pattern has no value, other attention has none."""
         if member.site is Site.ATTENTION_PATTERN:
             return PARTS[:2]
         heads = member.site in (Site.HEAD_OUTPUT, Site.KV_GROUP)
         return PARTS if heads and self.place(member).tap == "attention" else ()
 
     def place(self, member: Component) -> Place:
-        """Where a component lives."""
+        """Return the place of a component."""
         if member not in self._places:
             self._places[member] = self.scorer.model.places(member.site)[member.layer]
         return self._places[member]
@@ -184,7 +183,7 @@ def _first(run: Run, taken: Iterable[Component] = ()) -> int:
 
 
 class _Attending:
-    """What is done with the queries, keys and values of attention modules, if anything."""
+    """Changes of the queries, keys and values of attention modules, if any."""
 
     def __init__(self, held: HeldRuns, copies: int) -> None:
         self.held, self.copies = held, copies
@@ -198,7 +197,7 @@ class _Attending:
         return [tap for one in self.noted.values() for tap in one.taps]
 
     def at(self, place: Place) -> Place:
-        """Where a place's value is changed; of a dictionary's parts, where it writes, and its values are noted."""
+        """Return the place whose value is changed; for a dictionary's parts the one it writes, and note its values."""
         placed = place.dictionary
         if placed is None:
             return place
@@ -207,7 +206,7 @@ class _Attending:
         return write
 
     def attention(self) -> AbstractContextManager[None]:
-        """In force while the model runs."""
+        """Put the changes in force while the model runs."""
         scorer = self.held.scorer
         if not self.heads:
             return nullcontext()
@@ -218,7 +217,7 @@ class _Attending:
         raise NotImplementedError
 
     def _of(self, member: Component, count: int) -> slice:
-        """What a head, or a group of them, has of so many queries' heads, or shares with others of fewer keys'."""
+        """Return the slice of a head or group among so many query heads, or among the fewer key heads."""
         unit, units = member.unit or 0, self.held.place(member).units
         return slice(unit * count // units, -(-(unit + 1) * count // units))
 
@@ -293,7 +292,7 @@ class _Holder(_Attending):
         ]
 
     def _add(self, place: Place, entries: Sequence[tuple[int, Key]]) -> Edit:
-        """Of a feature or an error: what it adds to the place's value, from its own to the other value."""
+        """Add the change of a feature or an error to the place's value."""
 
         def add(own: Tensor) -> Tensor:
             noted, changed = self.noted[place.dictionary], _own(own)
@@ -341,7 +340,7 @@ class _Holder(_Attending):
 
 
 def by_unit(place: Place, value: Tensor, copies: int) -> Float[Tensor, "copy unit ..."]:
-    """What stands at a place by copy and unit: [token, width] of each, of a pattern [row, query, key].
+    """Return the value at a place by copy and unit: [token, width] of each, of a pattern [row, query, key].
 
     A view where the value is contiguous.
     """

@@ -41,18 +41,18 @@ THROUGH_HEADS = (Site.ATTENTION_PATTERN, Site.HEAD_OUTPUT, Site.KV_GROUP)
 
 @dataclass(frozen=True)
 class Points:
-    """Where of one forward pass each pair's answers are told apart, and by which tokens."""
+    """Positions of one forward pass at which each pair's answers are told apart, and by which tokens."""
 
     examples: list[int]
     at: Int[Tensor, "point"]
     """Flat positions (row * T + pos)."""
     right: list[int]
     wrong: list[list[int]]
-    """No tokens where there is no other answer."""
+    """Tokens of the other answers; empty where there is none."""
 
     @classmethod
     def of(cls, scorer: Scorer, layout: Layout) -> Points:
-        """Of those pairs whose right answer this pass scores and whose answers' tokens differ somewhere."""
+        """Return the points of pairs whose right answer this pass scores and whose answers' tokens differ somewhere."""
         found = cls([], torch.zeros(0, dtype=torch.int64), [], [])
         positions = []
         for local, example in enumerate(layout.examples):
@@ -142,7 +142,7 @@ class Writer:
         return self.host(member)
 
     def host(self, member: Component) -> Place:
-        """Where a member lives; of a feature or an error, the place whose value it is a part of."""
+        """Return the place of a member; of a feature or an error, the place whose value it is a part of."""
         place = self.model.places(member.site)[member.layer]
         return place if place.dictionary is None else place.dictionary.write
 
@@ -151,12 +151,12 @@ class Writer:
         return self.host(member).site if member.site in OF_DICTIONARIES else member.site
 
     def needs(self, member: Component) -> list[Place]:
-        """What must be kept of the base run to tell what the member writes. Raises UnsupportedSite."""
+        """Return the places whose base values tell what the member writes. Raises UnsupportedSite."""
         placed = self.model.places(member.site)[member.layer].dictionary
         return [self.place(member), *(() if placed is None else placed.hosts)]
 
     def joint(self, layer: int) -> Place:
-        """Where a layer's experts are summed up: what the norm behind them takes, or what is added to the stream."""
+        """Return the place where a layer's experts are summed: the next norm's input, or the addition to the stream."""
         place = self.added[layer, Site.MLP_OUTPUT]
         norm = post_norm(place)
         return place if norm is None else replace(place, module=norm, tap="input")
@@ -179,7 +179,7 @@ class Frozen:
     """Layer -> what enters it [point, d_model]."""
 
     def at(self, place: Place) -> Float[Tensor, "point feature"]:
-        """What the base run has there."""
+        """Return the base run's value there."""
         return self.kept.values[place][0]
 
     @cached_property
@@ -192,7 +192,7 @@ class Frozen:
 
     @cached_property
     def directions(self) -> Float[Tensor, "point d_model"]:
-        """Of each pair's right answer against the others, at the output head."""
+        """Return the direction of each pair's right answer against the others, at the output head."""
         weight, points, ends = self.writer.unembedding.weight, self.points, self.writer.unembedding
         rows = [
             weight[right] - (weight[wrong].mean(0) if wrong else weight.mean(0))
@@ -207,7 +207,7 @@ class Frozen:
 
     @property
     def bias(self) -> Float[Tensor, "point"]:
-        """What the final norm and the output head add to the difference themselves."""
+        """Return the part of the difference that the final norm and the output head add themselves."""
         ends, points = self.writer.unembedding, self.points
         every = torch.arange(len(ends.weight))
         own = [
@@ -245,7 +245,7 @@ class Frozen:
         return slope, rest + own
 
     def own(self, member: Component) -> Float[Tensor, "point feature"]:
-        """What the base run has of a member at its place: the place's value, or of a dictionary's parts the part."""
+        """Return a member's value in the base run: its place's value, or the part of a dictionary."""
         place = self.writer.place(member)
         placed = self.writer.model.places(member.site)[member.layer].dictionary
         if placed is None:
@@ -263,7 +263,7 @@ class Frozen:
         return self.own(member) + values - self.at(self.writer.place(member))
 
     def vector(self, member: Component, values: Tensor) -> Float[Tensor, "point d_model"]:
-        """What a member with these values adds to the stream."""
+        """Return the addition of a member with these values to the stream."""
         writer, place, site = self.writer, self.writer.place(member), self.writer.site(member)
         if site in THROUGH_HEADS or site is Site.MLP_NEURON:
             only = torch.zeros_like(values)

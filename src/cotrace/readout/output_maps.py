@@ -1,4 +1,4 @@
-"""What a member's weights alone write: OV maps of heads, output rows of neurons, coordinates and experts.
+"""Weights of a member alone: the tokens that a head's OV map, or another member's output row, raises and lowers.
 
 A head that attends wholly to one token writes the token's value through its output matrix (Elhage et al. 2021, A
 Mathematical Framework for Transformer Circuits). Where that raises the token's own logit most, the head copies. An
@@ -43,7 +43,7 @@ def ov_maps(
     pairs: Sequence[EncodedPair],
     looked: Mapping[str, Sequence[str]],
 ) -> dict[str, Ov]:
-    """Of those heads whose values can be seen and go as they are into the output matrix; ``looked``: tokens of each."""
+    """Return OV maps of heads whose values go straight into the output matrix; ``looked``: tokens of each."""
     pairs = pairs[:: -(-len(pairs) // PAIRS)]
     values = _Values(scorer, writer, heads)
     return {
@@ -69,7 +69,7 @@ class _Values:
 
     @torch.no_grad()
     def run(self, pairs: Sequence[EncodedPair]) -> dict[Component, Float[Tensor, "token d_head"]]:
-        """Of the heads whose output goes as it is into the matrix behind them."""
+        """Run the heads whose output goes as it is into the matrix behind them."""
         model, eager = self.scorer.model, self.scorer.eager
         layers = sorted({head.layer for head in self.heads})
         taps = [(self.places[layer], self._keep(layer)) for layer in layers]
@@ -133,7 +133,7 @@ def _map(
 def _logits(
     writer: Writer, member: Component, made: Float[Tensor, "token d_model"]
 ) -> Iterator[Float[Tensor, "vocabulary"]]:
-    """What is made of each vector behind the norms that it passes, but for their scales."""
+    """Return the logits of each vector behind the norms that it passes, without their scales."""
     ends, place = writer.unembedding, writer.added[member.layer, ADDER[member.site]]
     anything = torch.randn(made.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)[None]
     if member.site is Site.MLP_COORDINATE:  # one of what is added, behind the layer's norm
@@ -149,9 +149,9 @@ def _logits(
 def output_rows(
     writer: Writer, members: Sequence[Component], mean: Mapping[str, Float[Tensor, "d_model"]] = MappingProxyType({})
 ) -> dict[str, Ov]:
-    """What one unit more of each neuron or coordinate writes, and of an expert what its output matrix writes most.
+    """Return the tokens that one more unit of each neuron or coordinate raises, and an expert's output matrix most.
 
-    Of those whose layer's output is seen in the stream. ``mean``: what each expert writes on the data.
+    Members whose layer's output is not seen in the stream are left out. ``mean``: what each expert writes on the data.
     """
     found = {}
     for member in members:
@@ -169,7 +169,7 @@ def output_rows(
 
 
 def _expert_row(writer: Writer, member: Component, mean: Float[Tensor, "d_model"]) -> Ov | None:
-    """Of an expert's output matrix the leading direction, on the side of what the expert writes on the data."""
+    """Return the leading direction of an expert's output matrix, on the side of what the expert writes on the data."""
     place = writer.place(member)
     matrix = expert_output(place.module, member.unit or 0)
     if matrix is None or not bool(mean.any()):
@@ -181,7 +181,7 @@ def _expert_row(writer: Writer, member: Component, mean: Float[Tensor, "d_model"
 
 
 def leading(matrix: Float[Tensor, "row column"]) -> tuple[Float[Tensor, "column"], float]:
-    """A matrix's first right singular vector, and its share of the sum of squares."""
+    """Return a matrix's first right singular vector, and its share of the sum of squares."""
     rows, columns = matrix.shape
     values, vectors = torch.linalg.eigh(matrix @ matrix.T if rows < columns else matrix.T @ matrix)
     first = matrix.T @ vectors[:, -1] if rows < columns else vectors[:, -1]

@@ -1,4 +1,4 @@
-"""Where members act, and who feeds whom: effects by position, and of one member through another.
+"""Effects of members by position, and of one member through another: who feeds whom.
 
 Every position is in one group: a span that the pair names, the words that differ from the donor prompt, the first and
 the last token, or the rest.
@@ -124,7 +124,7 @@ def active(pair: EncodedPair) -> set[int]:
 def acting_groups(
     pairs: Sequence[EncodedPair], groups: Sequence[Groups], most: int
 ) -> dict[str, list[tuple[int, ...]]]:
-    """Where -> its positions in each pair: the roles, then single positions from the end, at most so many in all."""
+    """Return group -> its positions in each pair: roles, then single positions from the end, at most so many in all."""
     there = [active(pair) for pair in pairs]
     roles = list(dict.fromkeys(name for one in groups for name in one))[:MOST_ROLES]
     found = {role: [_within(one.get(role, ()), act) for one, act in zip(groups, there, strict=True)] for role in roles}
@@ -337,7 +337,7 @@ class _Follower:
             yield Alone(component=str(one), effect=effect, interval=interval, inhibits=against, **more)
 
     def _beside(self, one: Component, partner: Component) -> dict[str, Any]:
-        """What a member does once its partner is swapped; nothing where these pairs do not bear it out."""
+        """Measure a member's effect once its partner is swapped; empty where these pairs do not bear it out."""
         gain: Signed = [(1, swap(one, partner)), (-1, swap(partner))]
         extra = self.changes.value(*gain) - self.changes.value((1, swap(one)))
         if covers(self.changes.intervals([[*gain, (-1, swap(one))]])[0]):

@@ -1,4 +1,4 @@
-"""What each member reads: where a head looks, by role and token, and how much it behaves like the heads that are known.
+"""Reads of each member: where a head looks, by role and token, and how much it behaves like the known kinds of heads.
 
 The behaviours are those of Olsson et al. 2022 (In-context Learning and Induction Heads, arXiv 2209.11895) and Wang et
 al. 2022 (arXiv 2211.00593): a head's mean attention to the tokens that such a head looks at.
@@ -38,7 +38,7 @@ EXAMPLES, LONGEST = 4, 48
 def read(
     problem: LanguageProblem, members: Sequence[Component], pairs: Sequence[EncodedPair]
 ) -> tuple[list[Read], list[Example], dict[str, str]]:
-    """What the members read on these pairs; some patterns to show; and of which member's pattern there is none, why."""
+    """Measure what the members read on these pairs; with patterns to show, and reasons where a member has none."""
     pairs = pairs[:: -(-len(pairs) // MOST_PAIRS)]
     lacking = {}
     for member in members:

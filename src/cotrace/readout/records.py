@@ -1,4 +1,4 @@
-"""What an explanation is made of, as plain records: numbers and words, no model."""
+"""Records that an explanation is made of: numbers and words, no model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHANGED, FIRST, OTHER = "changed", "first", "other"
 EARLIER = "earlier"
 Kind = Literal["", "inhibiting", "redundant"]
 Evidence = Literal["", "size alone", "interval"]
-"""What says that a number is not nothing: an interval without 0, or its size where there is no interval; or nothing."""
+"""The evidence that a number is not 0: an interval without 0, or its size where there is no interval; else empty."""
 Token = tuple[str, float]
 """Text, and the logit above the vocabulary's mean."""
 
@@ -40,7 +40,7 @@ class Look:
     """How much a head attends from one group of positions to another; of another member, how active it is there."""
 
     query: str
-    """Where it looks from; of a member without attention, where it is active."""
+    """Positions that it looks from; of a member without attention, where it is active."""
     key: str
     """Empty where the member does not attend."""
     base: float
@@ -54,15 +54,15 @@ class Behaviour:
 
     name: str
     random: float | None
-    """On random tokens that are repeated once; None where the model's prompts are too short for them."""
+    """Score on random tokens that are repeated once; None where the model's prompts are too short for them."""
     base: float | None
-    """On the base prompts; None where they have no such token."""
+    """Score on the base prompts; None where they have no such token."""
     donor: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Read:
-    """What one member reads."""
+    """The reads of one member."""
 
     component: str
     attends: bool
@@ -111,8 +111,9 @@ class Contributions:
     """``embeddings``, each head and MLP, and the biases."""
     table: Float[np.ndarray, "part pair"]
     logit_difference: Float[np.ndarray, "pair"]
-    """Of the right answer against the others' mean, where their tokens first differ; of an only answer against the
-    mean of the vocabulary. Before a cap on logits, where the model has one."""
+    """Logit of the right answer less the others' mean, where their tokens first differ; of an only answer against the
+    mean of the vocabulary. Before a cap on logits, where the model has one.
+    """
     capped: bool = False
     """Whether the model does more to its logits than scale them: then this is of the logits before that."""
 
@@ -126,7 +127,7 @@ class Contributions:
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """What one member writes; numbers that the model does not allow are None, and the explanation says why."""
+    """The writes of one member; numbers that the model does not allow are None, and the explanation says why."""
 
     component: str
     base: float | None = None
@@ -139,7 +140,7 @@ class Written:
 
     @property
     def difference(self) -> float | None:
-        """What a swap does to its part."""
+        """Change of its part under a swap."""
         return None if self.base is None or self.donor is None else self.donor - self.base
 
 
@@ -155,7 +156,7 @@ class Active:
 
 @dataclass(frozen=True, kw_only=True)
 class Feature:
-    """What a member is that is a feature of a dictionary, over all tokens of the prompts that figures are of."""
+    """Description of a dictionary's feature, over all tokens of the prompts that are measured."""
 
     dictionary: str
     hook: str
@@ -163,7 +164,7 @@ class Feature:
     active_share: float
     """Share of the prompts' tokens on which it is active."""
     active: tuple[Active, ...] = ()
-    """Where it is most active, the strongest first, one of a prompt."""
+    """Tokens where it is most active, the strongest first, one of each prompt."""
     promoted: tuple[Token, ...] = ()
     """Tokens that its direction promotes straight through the final norm, by how many logits at activation 1."""
     suppressed: tuple[Token, ...] = ()
@@ -173,32 +174,32 @@ class Feature:
 
 @dataclass(frozen=True, kw_only=True)
 class Moved:
-    """What a head writes when it attends to one token alone; or another member, by its output row."""
+    """Tokens that a head moves when it attends to one token alone; or another member, by its output row."""
 
     token: str
     """Empty of an output row."""
     raises: tuple[str, ...]
     """Tokens whose logits that raises most, strongest first."""
     lowers: tuple[str, ...] = ()
-    """Those that it lowers most."""
+    """Tokens that it lowers most."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ov:
-    """What a member's weights make of what they are given: a head's OV map, or an output row."""
+    """A member's weights by themselves: a head's OV map, or an output row."""
 
     copies: float | None
     """Share of the prompts' tokens (without the first) whose own logit attending to them raises among the five most;
     None where the member does not attend."""
     moved: tuple[Moved, ...] = ()
-    """Of the tokens that it attends to most; one of an output row."""
+    """One entry for each of the tokens that it attends to most; one for an output row."""
     share: float | None = None
     """Of an expert, which has a row for each of its neurons: how much of their sum of squares lies along the direction
     in which they write most, which is then taken for its row; None of all others."""
 
     @property
     def row(self) -> str:
-        """What an output row is, in words."""
+        """Say in words what its output row is."""
         return (
             "its output row" if self.share is None else f"the leading direction of its rows ({self.share:.0%} of them)"
         )
@@ -206,7 +207,7 @@ class Ov:
 
 @dataclass(frozen=True, kw_only=True)
 class Acting:
-    """What a member's swap does at some positions alone."""
+    """Effect of a member's swap at some positions alone."""
 
     component: str
     where: str
@@ -214,12 +215,12 @@ class Acting:
     effect: float
     interval: Interval | None
     pairs: int
-    """In how many pairs there is such a position with a donor's value."""
+    """Number of pairs with such a position and a donor's value there."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arrow:
-    """What one member does through a later one."""
+    """Effect of one member through a later one."""
 
     source: str
     target: str
@@ -229,7 +230,7 @@ class Arrow:
     """Over pairs, together with those of all other arrows; None where there are too few, or the metric has no effect of
     each."""
     share: float | None
-    """Of what the source does in all, under the same condition; None where that is next to nothing."""
+    """Share of the source's whole effect, under the same condition; None where that is next to nothing."""
     given: str | None = None
     """The member that is swapped throughout, because source or target stands in for it; None for the base run."""
     parts: dict[str, float] = field(default_factory=dict)
@@ -247,14 +248,14 @@ class Arrow:
 
     @property
     def mark(self) -> str:
-        """What it is, in a few words: ``inhibiting``, ``redundant, with L1.head0 swapped, no interval``."""
+        """Mark in a few words: ``inhibiting``, ``redundant, with L1.head0 swapped, no interval``."""
         said = [self.kind, f"with {self.given} swapped" if self.given else "", NO_INTERVAL if not self.interval else ""]
         return ", ".join(filter(None, said))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Alone:
-    """What swapping one member does."""
+    """Effect of swapping one member."""
 
     component: str
     effect: float
@@ -262,7 +263,7 @@ class Alone:
     partner: str | None = None
     """The member once which is swapped this one does much more; None where there is none."""
     with_partner: float | None = None
-    """What this one then does."""
+    """Effect of this member then."""
     partner_interval: Interval | None = None
     taken_back: bool = False
     """Whether it does more then because the partner takes back what it does, and not because they are redundant."""
@@ -281,7 +282,7 @@ class Paths:
     arrows: tuple[Arrow, ...]
     """Every ordered pair, in order of layers, those with a condition last."""
     pairs: str
-    """Such as ``24 held-out pairs``."""
+    """The pairs in words, such as ``24 held-out pairs``."""
     partial: tuple[str, ...] = ()
     """Members whose query, key and value are not told apart, because their family's attention is not called so."""
 

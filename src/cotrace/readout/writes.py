@@ -1,4 +1,4 @@
-"""What a member writes on the data: its part in the answers, the tokens that it raises, and its direct effect."""
+"""Writes of a member on the data: its part in the answers, the tokens that it raises, and its direct effect."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOKENS = 6
 
 @dataclass(eq=False)
 class Writes:
-    """What the members of a set write on a scorer's pairs. A base run, and for each member a swapped and a direct one.
+    """Writes of the members of a set on a scorer's pairs. A base run, and for each member a swapped and a direct one.
 
     ``direct`` holds the scores where only what the member itself adds is changed, behind all later layers.
     """
@@ -235,7 +235,7 @@ class Writes:
         )
 
     def member(self, i: int, weight: Float[Tensor, "pair"]) -> Written:
-        """What a member writes, weighted over the pairs."""
+        """Return what a member writes, weighted over the pairs."""
         name, own = str(self.members[i]), self._own[:, i]
         there = torch.isfinite(own).all(0)
         if self.nonlinear or not bool(there.any()) or not bool(weight[there].sum() > 0):

@@ -37,7 +37,7 @@ COLUMN, PAGE = 3.3, 7.0
 NARROW = 5.0
 """Panels stand below each other in what is narrower."""
 POINTS = 72
-"""Of an inch: Vega's pixels are points."""
+"""Points of an inch: Vega's pixels are points."""
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
 LEGEND = "blue: chosen; the number is the size k from which on the component is always in the best set"
 FORMS = ("pdf", "png", "svg")
@@ -327,7 +327,7 @@ def _rows(panels: Sequence[Spec], columns: int) -> Iterator[Sequence[Spec]]:
 
 
 def _sizes(size: int) -> Spec:
-    """What differs from the page: fonts that every machine draws alike, at the sizes of a paper, on white."""
+    """Return the differences from the page: fonts that every machine draws alike, at the sizes of a paper, on white."""
     axis = {**charts.CONFIG["axis"], "labelFontSize": size, "titleFontSize": size, "titlePadding": 5}
     title = {"anchor": "start", "fontSize": size + 2, "subtitleFontSize": size, "color": "var(--ink)", "offset": 8}
     legend = {"labelFontSize": size, "titleFontSize": size, "labelColor": "var(--ink)", "labelLimit": 0}

@@ -109,7 +109,7 @@ class HardFigure:
 
     @property
     def words(self) -> str:
-        """Such as ``0.1667 -> 0.3333``."""
+        """Return words such as ``0.1667 -> 0.3333``."""
         return f"{self.before:.4g} -> {self.after:.4g}"
 
     @property
@@ -129,13 +129,13 @@ class Bound:
     """A side value must lie in [lower, upper]; while searching, by ``margin`` inside of it."""
 
     name: str
-    """What is bounded, in words."""
+    """The bounded quantity, in words."""
     lower: float | None
     """None where the value may fall as it likes."""
     upper: float | None
     margin: float = 0.0
     price: float = 1.0
-    """What a search charges for one unit beyond the bound, in units of the effect."""
+    """Price of one unit beyond the bound, in units of the effect."""
 
     def __post_init__(self) -> None:
         if self.price <= 0 or self.margin < 0:

@@ -34,7 +34,7 @@ class Frontier:
     """Name of the search, such as ``pursuit``."""
     mode: Mode
     direction: Direction
-    """What the search preferred; effects are signed changes whatever it is."""
+    """The direction that the search preferred; effects are signed changes whatever it is."""
     metric: str
     task: str
     model: str = ""
@@ -44,12 +44,12 @@ class Frontier:
     align: str = ""
     positions: str = ""
     split: str = ""
-    """What was held out, as options (``holdout=0.3, seed=0``)."""
+    """The split, as options (``holdout=0.3, seed=0``)."""
     space: ComponentSpace = field(repr=False)
     selections: tuple[Selection, ...] = field(repr=False)
     """One per k, ascending; a search may leave sizes out."""
     forward_equivalents: float
-    """What the search cost: one mask on all training pairs is 1, a gradient is 2."""
+    """Cost of the search: one mask on all training pairs is 1, a gradient is 2."""
     full_effect: float
     """The model level: effect of all components at once on the training pairs (swap: all swapped; keep: all kept)."""
     full_effect_heldout: float | None = None
@@ -70,7 +70,7 @@ class Frontier:
     infeasible_sizes: tuple[int, ...] = ()
     """Sizes of which sets were evaluated, none of which keeps the constraints."""
     cost_weights: Mapping[str, float] = field(default_factory=dict)
-    """What one component of each site counts in ``weighted_cost``; empty where each counts 1."""
+    """Weight of one component of each site in ``weighted_cost``; empty where each counts 1."""
     by_cost: tuple[Selection, ...] = field(default=(), repr=False)
     """Sets of any size by ascending weighted cost, each better than all cheaper ones; empty without weights."""
     effects: EffectTable | None = field(default=None, repr=False, compare=False)
@@ -117,7 +117,7 @@ class Frontier:
         return self._by_size[k]
 
     def _missing(self, k: int) -> str:
-        """What is said of a size that has no selection."""
+        """Return a message for a size that has no selection."""
         below = [size for size in self.sizes if size <= k]
         remedy = f"; the nearest below is {below[-1]}, and best({k}) is the best of at most {k}" if below else ""
         return f"{self.search} found no selection of exactly {k}: sizes are {ranges(self.sizes)}{remedy}"
@@ -363,7 +363,7 @@ def _hard(frontier: Frontier, selection: Selection, heldout: bool) -> str:
 
 
 def _gaps(frontier: Frontier) -> str:
-    """What is said of sizes without a feasible set."""
+    """Return a sentence on sizes without a feasible set."""
     sizes = ranges(list(frontier.infeasible_sizes))
     return f"; no set found that keeps the constraints at k = {sizes}" if frontier.infeasible_sizes else ""
 

@@ -44,7 +44,7 @@ def save_frontier(frontier: Mapping[str, Any], tables: Tables, path: str | Path)
 
 
 def load_frontier(path: str | Path, make: Callable[[dict[str, Any], Tables], Made]) -> Made:
-    """What is made of the plain data and tables that ``save_frontier`` wrote. Raises InputError."""
+    """Rebuild a frontier from the plain data and tables that ``save_frontier`` wrote. Raises InputError."""
     source = Path(path)
     if source.is_dir():
         raise InputError(f"{source} is a folder: ct.open_run(FOLDER).frontier is that of a run")

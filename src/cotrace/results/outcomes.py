@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Harm = Literal["rise", "fall", "change"]
-"""What counts as harm in a side effect: a relative rise (of a loss), a fall (of an accuracy), or any change."""
+"""Kind of harm in a side effect: a relative rise (of a loss), a fall (of an accuracy), or any change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +114,7 @@ class Tradeoff:
     """Which way the traced metric should move: maximise, minimise, or zero."""
     points: tuple[EditPoint, ...]
     harms: tuple[str, ...] = ()
-    """What each harm is, in words."""
+    """Each kind of harm in words."""
     constraints: tuple[str, ...] = ()
     unseen: bool = True
     """Whether the pairs that are called held out here are others than those that the sets were chosen by."""

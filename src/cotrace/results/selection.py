@@ -64,7 +64,7 @@ class Selection:
     moved_share: float | None = None
     """Share of the held-out pairs that move the way the search prefers."""
     forward_equivalents: float | None = None
-    """What the search had cost when it found this set."""
+    """Cost of the search when it found this set, in forward-equivalents."""
     reported: float | None = None
     """The metric's own level as people read it, where the search followed a surrogate (soft accuracy, nearness)."""
     reported_heldout: float | None = None
@@ -125,7 +125,7 @@ class Selection:
         return len(mine & theirs) / len(mine | theirs) if mine | theirs else 1.0
 
     def __str__(self) -> str:
-        """Such as ``L4.head0, L4.head2: +5.50 (held out +5.40)``; numbers that are not known are left out."""
+        """Text such as ``L4.head0, L4.head2: +5.50 (held out +5.40)``; numbers that are not known are left out."""
         names = ", ".join(self.components) or "no components"
         effect = "" if self.effect is None else f": {self.effect:+#.3g}"
         heldout = "" if self.effect_heldout is None else f" (held out {self.effect_heldout:+#.3g})"

@@ -59,7 +59,7 @@ class Run:
     evaluation: Evaluation | None
     """How the first search's result was judged; None where it was not."""
     explanation: Explanation | None = None
-    """What the members of one of its sets do; None where that was not asked."""
+    """Explanation of one of its sets; None where none was made."""
 
     @property
     def frontier(self) -> Frontier:
@@ -188,7 +188,7 @@ def _examples(folder: Path) -> Examples | None:
 
 
 def _read(folder: Path, name: str, read: Callable[[str, str], T]) -> T | None:
-    """What a file of the run says; None where it is not there."""
+    """Return the content of a file of the run; None where it is not there."""
     return read(read_text(folder / name), str(folder / name)) if holds(folder, name) else None
 
 

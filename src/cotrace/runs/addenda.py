@@ -1,4 +1,4 @@
-"""What is added to a finished run, and the evidence that evaluations of it start from."""
+"""Additions to a finished run, and the evidence that evaluations of it start from."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from cotrace.text.escape import visible_json
 from cotrace.text.files import clipped, parse_json, read_text
 
 NO_SUCH_TYPE = (KeyError, TypeError, AttributeError)
-"""What the library raises for number types that numpy lacks, such as bfloat16."""
+"""Errors of the library for number types that numpy lacks, such as bfloat16."""
 
 
 def arrays_of(content: bytes) -> dict[str, Any]:
@@ -50,7 +50,7 @@ HASHED = (
     ("donor", "donor_file"),
     ("dictionaries", "dictionaries"),
 )
-"""What the record has a hash of, and under which key."""
+"""Inputs that the record has a hash of, and its key."""
 AUDIT = "evaluation-audit.json"
 """Its being there says that the audit pairs have been used."""
 

@@ -62,7 +62,7 @@ class Cell:
     """One run of a campaign."""
 
     name: str
-    """Of its folder: the points in words, and a part of the hash of its question."""
+    """Name of its folder: the points in words, and a part of the hash of its question."""
     at: Mapping[str, str]
     """Axis -> its point in words."""
     config: RunConfig
@@ -170,7 +170,7 @@ STYLE = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What has become of a cell."""
+    """The outcome of a cell."""
 
     cell: Cell
     failure: str = ""
@@ -241,7 +241,7 @@ class Campaign:
         return (self.path(cell) / CONFIG).is_file() and not self.is_done(cell)
 
     def outcome(self, cell: Cell, failure: str = "") -> Outcome:
-        """What has become of it. Raises InputError, DamagedRun for a run that cannot be read."""
+        """Return the outcome of a cell. Raises InputError, DamagedRun for a run that cannot be read."""
         if failure or not self.is_done(cell):
             return Outcome(cell, failure or "not run yet")
         stored = StoredRun.read(self.path(cell))
@@ -295,7 +295,7 @@ def tables(outcomes: Sequence[Outcome]) -> Iterator[Table]:
 
 
 def _returning(done: Sequence[Outcome]) -> list[tuple[str, ...]]:
-    """For questions that differ in the seed and the model's revision alone, how often each component was chosen."""
+    """Count how often each component was chosen, over questions that differ in seed and revision alone."""
     chosen: dict[str, list[list[str]]] = defaultdict(list)
     for outcome in done:
         assert outcome.frontier is not None

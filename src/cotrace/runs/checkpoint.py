@@ -35,7 +35,7 @@ class RunState:
     """Enough to go on from as if the run had never stopped, and nothing that is code."""
 
     frontiers: tuple[Frontier, ...] = ()
-    """Of the searches that are done, in order."""
+    """Frontiers of the searches that are done, in order."""
     steps: tuple[Step, ...] = ()
     """The rows of history.csv so far."""
     search: SearchState | None = None
@@ -51,7 +51,7 @@ class RunState:
         return not self.steps
 
     def to_data(self) -> dict[str, Any]:
-        """What JSON holds of it."""
+        """Return the part that JSON holds."""
         return {
             "frontiers": [frontier.to_dict() for frontier in self.frontiers],
             "steps": [list(asdict(step).values()) for step in self.steps],
@@ -140,7 +140,7 @@ def note(folder: Path, plan: Mapping[str, Any] | None) -> str | None:
 
 
 def words(plan: Mapping[str, Any]) -> str:
-    """What became of the batches when memory ran out."""
+    """The change of the batches when memory ran out, in words."""
     last = plan["events"][-1]
     again = ", activations computed again in the backward pass" if last["checkpointing"] else ""
     was, now = plan["batch_tokens"], last["batch_tokens"]

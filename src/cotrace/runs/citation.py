@@ -217,7 +217,7 @@ DATA = "dataset_of_this_run"
 
 @dataclass(frozen=True)
 class Citation:
-    """What to write about a run, and what to cite."""
+    """Methods paragraph and references of a run."""
 
     paragraph: str
     entries: tuple[str, ...]
@@ -312,7 +312,7 @@ def _numbers(config: RunConfig) -> str:
 
 
 def _looked(run: StoredRun, record: Mapping[str, Any]) -> str:
-    """On how many pairs the searches looked."""
+    """Return the number of pairs that the searches saw."""
     searched = record["pairs_searched"]
     training = record.get("pairs_training", searched)
     some = "" if searched == training else f" (of {training} for training, drawn by the seed; effects are of all)"

@@ -83,9 +83,10 @@ class RunConfig:
     task_options: Annotated[dict[str, Any], TASK_OPTIONS] = field(default_factory=dict)
     """The task's own settings, as in --task-option.size 100."""
     sites: Annotated[tuple[str, ...], SITES] = ()
-    """What to choose components from: kinds of place, such as head_output,mlp_output or head_output@last, components
+    """Components to choose from: kinds of place, such as head_output,mlp_output or head_output@last, components
     (L4.head2, L4.*, L*.head2), or the folder of another run, whose sets are the shortlist (runs/a:20: its best of at
-    most 20). Default: the task's own."""
+    most 20). Default: the task's own.
+    """
     layers: Annotated[str | None, QUESTION] = None
     """Layers to choose from, such as 8..16 (both included) or 0,3,8..16. Default: all."""
     dictionaries: Annotated[str | None, QUESTION] = None
@@ -97,7 +98,7 @@ class RunConfig:
     """Where the values that are swapped in come from, such as counterfactual, noise=0.6, mean=task or vector=FILE.
     Default: the task's own."""
     metric: Annotated[str | None, QUESTION] = None
-    """What is measured, such as log_odds. Default: the task's own."""
+    """Metric, such as log_odds. Default: the task's own."""
     mode: Annotated[Mode, QUESTION] = "swap"
     """swap: the chosen take the donor's value. keep: the chosen keep running, all others take it."""
     direction: Annotated[str | None, QUESTION] = None
@@ -108,17 +109,18 @@ class RunConfig:
     roles: Annotated[tuple[str, ...], SITES] = ()
     """Split each component by position, such as last,subject or a span that the pairs name. Default: all positions."""
     positions: Annotated[Literal["prompt", "prompt+answer"], QUESTION] = "prompt"
-    """Where donors act: on the prompt, or on the answers as well."""
+    """Positions at which donors act: the prompt, or the answers as well."""
     prepend_bos: Annotated[Literal["auto", "yes", "no"], QUESTION] = "auto"
     """A token for the beginning in front of prompts: as the tokenizer does, always, or never."""
     constraints: Annotated[tuple[str, ...], CONSTRAINTS] = ()
-    """What must stay as it is, by commas: TASK:METRIC<=AMOUNT (may rise by so much), >=-AMOUNT (may fall), +-AMOUNT
-    (either), as in 'neutral<=1%' (perplexity of a neutral text) or 'demo_agreement:accuracy+-0.01'."""
+    """Constraints, by commas: TASK:METRIC<=AMOUNT (may rise by so much), >=-AMOUNT (may fall), +-AMOUNT (either), as in
+    'neutral<=1%' (perplexity of a neutral text) or 'demo_agreement:accuracy+-0.01'.
+    """
     plus: Annotated[tuple[str, ...], SITES] = ()
     """Further questions over the same components, whose values are added with a weight: WEIGHT*TASK:METRIC, by commas,
     with :maximise or :minimise behind it. TASK is a name, a file, or `own`, the run's own pairs."""
     template_options: Annotated[dict[str, Any], TEMPLATE] = field(default_factory=dict)
-    """What the chat template is told, as in --template-option.enable_thinking false."""
+    """Arguments of the chat template, as in --template-option.enable_thinking false."""
     holdout: Annotated[float, QUESTION] = 0.3
     """Share of the pairs that the search never sees."""
     audit: Annotated[float, QUESTION] = 0.0
@@ -250,7 +252,7 @@ def literal(value: Any) -> Any:
 
 
 IDENTITY_WORKERS = ("workers", "ray", "worker_gpus", "max_restarts")
-"""Who computes: results are the same whoever does."""
+"""Fields that say who computes: results are the same whoever does."""
 NOT_IN_IDENTITY = (
     *("out", "threads", "batch_tokens", "checkpoint_every_s", "trust_remote_code", "offload_folder"),
     *IDENTITY_WORKERS,

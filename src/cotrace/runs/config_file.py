@@ -28,7 +28,7 @@ NOT_FROM_FILES = {
     "ray": "say which cluster is joined: take the line out, and type --ray yourself",
     "offload_folder": "say where a model's weights are written: take the line out, and type --offload-folder yourself",
 }
-"""What only the user may ask for, and what a file that does so cannot do."""
+"""Options that only the user may set, and the reason why a file may not."""
 NOT_STORED = ("out", *NOT_FROM_FILES, *IDENTITY_WORKERS)
 """A config lies in the folder that it would name; who computes is in the record, and changes no result."""
 PATHS = ("model", "task", "data", "dictionaries", "donors", "metric")
@@ -78,7 +78,7 @@ def read_run_config(folder: Path) -> tuple[RunConfig, Mapping[str, Any]]:
 
 
 def read_record(path: str | Path) -> Mapping[str, Any]:
-    """What a run noted in its config.yaml; nothing where there is no record, or where the file was changed since."""
+    """Return the record in a run's config.yaml; empty where there is none, or where the file was changed since."""
     text = _text(Path(path))
     found = _load(Path(path), text)[0].get(RECORD) if text_is_whole(text) else None
     return found if isinstance(found, dict) else {}

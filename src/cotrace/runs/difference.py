@@ -50,7 +50,7 @@ class PairedEffects:
 
 
 def paired(one: StoredRun, other: StoredRun) -> Iterator[PairedEffects]:
-    """For every search that both runs have. Raises DamagedRun, InputError for a file that is not what a run writes."""
+    """Compare every search that both runs have. Raises DamagedRun, InputError for a file that no run writes."""
     theirs = {frontier.search: frontier for frontier in other.frontiers}
     for frontier in one.frontiers:
         if frontier.search in theirs and frontier.mode == theirs[frontier.search].mode:
@@ -178,17 +178,17 @@ class Agreement:
     sizes: int
     """Sizes that both have."""
     same_sets: int
-    """Of these, how many have the same selection."""
+    """Number of these sizes with the same selection."""
     first_change: int | None
     """The smallest size with another selection."""
     largest_difference: float
-    """Of the effects, on pairs searched and held out, at sizes that both have."""
+    """Largest difference of the effects, on pairs searched and held out, at sizes that both have."""
     scale: float
     """The largest effect."""
 
     @property
     def words(self) -> str:
-        """What it comes to."""
+        """The comparison in one sentence."""
         if not self.sizes:
             return "no size is in both runs"
         if self.same_sets < self.sizes:
@@ -201,7 +201,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class RunDifference:
-    """What differs between two runs."""
+    """Differences between two runs."""
 
     changes: tuple[Change, ...]
     agreements: tuple[Agreement, ...]
@@ -230,7 +230,7 @@ class RunDifference:
         return "The results differ."
 
     def tables(self) -> Iterator[Table]:
-        """What was asked and recorded differently; then the results of each search."""
+        """Tables of the differing settings and records, then of the results of each search."""
         if self.changes:
             rows = [(change.entry, change.one, change.other) for change in self.changes]
             yield Table("What differs", ("entry", "first", "second"), rows, frozenset({0, 1, 2}))

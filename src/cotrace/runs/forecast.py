@@ -1,4 +1,4 @@
-"""What a run will do and cost: from the model's configuration before it is loaded, and from its problem after."""
+"""Forecast of a run's work and cost: from the model's configuration before it is loaded, and from its problem after."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TOKENS_PER_WORD = 1.4
 WITHIN = 3
 """The time may be this many times longer or shorter: passes are not measured yet."""
 OVER_PRODUCTS = 1.6
-"""What a pass takes, in units of its matrix products alone."""
+"""Time of a pass, in units of its matrix products alone."""
 PROBE_ROWS, PROBE_S = 256, 0.2
 PER_LAYER = {Site.ATTENTION_OUTPUT, Site.MLP_OUTPUT, Site.RESIDUAL}
 
@@ -68,18 +68,18 @@ class Shape:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a run will do, as far as its configuration shows."""
+    """The work of a run as far as its configuration shows."""
 
     pairs: int
     components: int
     tokens: int
     forward_equivalents: float
     seconds: float | None
-    """None on a device that is not timed."""
+    """Predicted seconds; None on a device that is not timed."""
 
     @property
     def words(self) -> str:
-        """In one line."""
+        """Return the forecast in one line."""
         from cotrace.text.progress_bar import duration
 
         long = "" if self.seconds is None else f", very roughly {duration(self.seconds)} once the model is loaded"
@@ -90,7 +90,7 @@ class Outlook:
 
 
 def outlook(config: RunConfig, task: Task, searches: Sequence[Search]) -> Outlook | None:
-    """What the run will do; None where the model's configuration does not show it. Raises ModelError."""
+    """Return the work of a run; None where the model's configuration does not show it. Raises ModelError."""
     if config.dictionaries:  # how many features are active only the model shows
         return None
     trusted = config.trust_remote_code or TRUSTED.get()
@@ -152,12 +152,12 @@ GRADIENT_SHARE: Mapping[str, float] = {
 """Share of a search's forward-equivalents that gradients take; all others only evaluate."""
 FEWEST_MASKS = 4
 QUICK_S, REPEATS = 0.3, 3
-"""What takes less is timed several times."""
+"""Seconds below which a pass is timed several times."""
 
 
 @dataclass(frozen=True)
 class SearchForecast:
-    """What one search will take."""
+    """Predicted cost and time of one search."""
 
     forward_equivalents: float
     at_most: float
@@ -166,7 +166,7 @@ class SearchForecast:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run will take."""
+    """Predicted cost, time and memory of a run."""
 
     searches: Mapping[str, SearchForecast]
     evaluation: float
@@ -251,7 +251,7 @@ def _largest(scorer: Scorer) -> tuple[Sequence[int], float]:
 
 
 def _cells(scorer: Scorer) -> int:
-    """What one forward pass over all pairs costs, in tokens."""
+    """Return the cost of one forward pass over all pairs, in tokens."""
     return sum(layout.cost for layout in scorer.all_layouts)
 
 

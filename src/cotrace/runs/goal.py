@@ -34,7 +34,7 @@ class Side:
     """Another question over the same components; its data are read, no model is."""
 
     words: str
-    """As it was typed."""
+    """The bound as it was typed."""
     task: Task
     suits: bool
     """Whether the task is the neutral text, of those that ship, that the model knows better."""

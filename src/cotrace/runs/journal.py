@@ -38,7 +38,7 @@ FOLDER = "evaluation"
 EVERY_S = 10.0
 """Seconds between writes, at least."""
 LARGEST_BYTES = 1 << 26
-"""What is larger, such as logits, is computed again."""
+"""Largest table that is kept; a larger one, such as logits, is computed again."""
 DIGITS = 32
 
 
@@ -56,13 +56,13 @@ class Journal:
 
     @property
     def elsewhere(self) -> bool:
-        """As the one that runs them."""
+        """Whether batches run elsewhere, as the inner executor says."""
         return self.inner.elsewhere
 
     def scores(
         self, scorer: Scorer, masks: Float[Tensor, "mask n"], layouts: Sequence[Layout], measure: Measure | None = None
     ) -> Iterator[tuple[Layout, Float[Tensor, "mask example ..."]]]:
-        """Those that are known, then the others as they come; of a measure that has no name, none is kept."""
+        """Yield known scores, then the others as they come; of a measure that has no name, none is kept."""
         mark = _measure_mark(measure)
         if mark is None:
             yield from self.inner.scores(scorer, masks, layouts, measure)
@@ -82,7 +82,7 @@ class Journal:
     def slopes(
         self, scorer: Scorer, z: Float[Tensor, "n"], loss: BatchLoss, layouts: Sequence[Layout]
     ) -> Iterator[Float[Tensor, "n"]]:
-        """In the order of the plan; of a loss with an objective of its own, which has no name, none is kept."""
+        """Yield gradients in plan order; of a loss with an objective of its own, which has no name, none is kept."""
         mark = _loss_mark(loss)
         if mark is None:
             yield from self.inner.slopes(scorer, z, loss, layouts)
@@ -170,7 +170,7 @@ def problems_of(problem: Problem) -> Iterator[LanguageProblem]:
 
 
 def scorers_of(problem: LanguageProblem) -> Iterator[Scorer]:
-    """Of all parts that are built, and all draws of their donors."""
+    """Return the scorers of all parts that are built, and of all draws of their donors."""
     inside = problem.inside
     audit = vars(inside).get("audit")
     others = [] if audit is None else [audit]
@@ -225,7 +225,7 @@ def _tensor_mark(tensor: Tensor) -> bytes:
 
 
 def _measure_mark(measure: Measure | None) -> bytes | None:
-    """What a measure is known by beside its scorer, whose base run it compares with; None where nothing names it."""
+    """Return the key of a measure beside its scorer and base run; None where nothing names it."""
     if measure is None:
         return b""
     return f"{measure.what} of {measure.metric.name}".encode() if isinstance(measure, Reading) else None
@@ -261,7 +261,7 @@ def _digest(content: bytes) -> str:
 
 
 def _stored(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """What files in the folder hold; one that is not as it was written is left out, with a warning."""
+    """Return the content of the folder's files; one that has changed since is left out with a warning."""
     for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else ():
         content = path.read_bytes()
         try:

@@ -65,19 +65,19 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What identifies the content of a file."""
+    """Size and hash of a file."""
 
     size_bytes: int
     sha256: str
 
     @classmethod
     def of(cls, content: bytes) -> Fingerprint:
-        """That of a content in memory."""
+        """Return the fingerprint of a content in memory."""
         return cls(len(content), hashlib.sha256(content).hexdigest())
 
     @classmethod
     def of_file(cls, path: Path) -> Fingerprint:
-        """That of a file. Raises OSError."""
+        """Return the fingerprint of a file. Raises OSError."""
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         return cls(path.stat().st_size, digest)
@@ -93,7 +93,7 @@ class Manifest:
 
     @classmethod
     def of(cls, folder: Path) -> Manifest:
-        """Of the files that are there now."""
+        """Return the manifest of the files that are there now."""
         files = (path for path in sorted(folder.iterdir()) if path.is_file() and not is_leftover(path))
         return cls(folder, {path.name: Fingerprint.of_file(path) for path in files if path.name != MANIFEST})
 
@@ -118,7 +118,7 @@ class Manifest:
         write_atomically(self.folder / MANIFEST, seal({"schema": SCHEMA, "cotrace": __version__, "files": files}))
 
     def damage(self, name: str) -> str | None:
-        """What is wrong with a file that is listed here, in words; None where it is as it was written."""
+        """Return the damage of a listed file in words; None where it is as it was written."""
         path, entry = self.folder / name, self.files[name]
         try:
             found = Fingerprint.of_file(path)
@@ -150,7 +150,7 @@ class Manifest:
 
 
 def remedy(folder: Path) -> str:
-    """What to do about a finished run that is damaged."""
+    """Return the remedy for a finished run that is damaged."""
     return f"restore it, or delete {folder / MANIFEST} and let `cotrace resume {folder}` compute the run again"
 
 
@@ -234,7 +234,7 @@ def git_state(path: Path) -> dict[str, Any]:
 
 
 def _git(path: Path, *arguments: str) -> str | None:
-    """What git says in the file's folder; None without git, outside a repository, or where it says nothing in time."""
+    """Return git's answer in the file's folder; None without git, outside a repository, or after the time limit."""
     program = shutil.which("git")
     if program is None:
         return None

@@ -1,4 +1,4 @@
-"""From a RunConfig to the problem and the searches: every name is checked before anything large is loaded."""
+"""Preparing a run: its problem and searches; every name is checked before anything large is loaded."""
 
 from __future__ import annotations
 
@@ -53,22 +53,22 @@ class Prepared:
     """All that a run needs, ready to search."""
 
     config: RunConfig
-    """As asked for, with defaults and local paths filled in."""
+    """The configuration with defaults and local paths filled in."""
     task: Task
     model: LanguageModel
     problem: LanguageProblem
     searches: tuple[Search, ...]
     other: Problem | None = None
-    """The sum or the constrained problem that is searched in the stead of ``problem``."""
+    """The sum or the constrained problem that is searched in place of ``problem``."""
 
     workers: Workers | None = None
-    """Who runs the batches; None where this process does."""
+    """Workers that run the batches; None where this process does."""
     kept: bool = False
     """Whether the workers go on when this run has ended."""
 
     @property
     def goal(self) -> Problem:
-        """What is searched and judged."""
+        """Return the goal that is searched and judged."""
         return self.other or self.problem
 
     def __enter__(self) -> Prepared:
@@ -133,8 +133,6 @@ def check_workers(config: RunConfig) -> None:
     from cotrace.workers.cluster import check_address, ray_module
     from cotrace.workers.workers import MAX_RESTARTS, check_asked
 
-    if config.dictionaries:
-        raise InputError("workers hold no dictionaries: leave workers out, or dictionaries and the sites made of them")
     restarts = MAX_RESTARTS if config.max_restarts is None else config.max_restarts
     check_asked(config.workers or 0, config.worker_gpus or 0, restarts)
     ray = ray_module()
@@ -255,7 +253,7 @@ def listed_sites(sites: Sequence[str]) -> tuple[str, ...]:
 
 
 def _listed(site: str) -> list[str]:
-    """What is named; of the folder of a run the components of its sets, or of its best of at most k (``RUN:k``)."""
+    """Return the entries named; for a run's folder the members of its sets, or of its best of at most k (``RUN:k``)."""
     folder, colon, k = site.rpartition(":") if site.rpartition(":")[2].isdecimal() else (site, "", "")
     if site in list(Site) or not ("/" in folder or Path(folder).is_dir()):
         return [site]

@@ -65,22 +65,22 @@ def record(prepared: Prepared) -> dict[str, Any]:
 
 
 def _dictionaries_record(held: Sequence[PlacedDictionary]) -> dict[str, Any]:
-    """What identifies each dictionary: where it is, its size, and the hash of its weight file; nothing without any."""
+    """Return the identity of each dictionary: place, size and hash of its weight file; empty without any."""
     return {"dictionaries": [placed.about for placed in held]} if held else {}
 
 
 def determinism(device: torch.device) -> str:
-    """What repeats bit for bit on this device, in words."""
+    """Return in words what repeats bit for bit on this device."""
     return REPEATS if device.type == "cpu" else MAY_DIFFER.format(device=device.type)
 
 
 def versions() -> dict[str, str]:
-    """Of cotrace, Python and the libraries that compute."""
+    """Return the versions of cotrace, Python and the libraries that compute."""
     return {"cotrace": __version__, "python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
 
 
 def model_record(asked: RunConfig, model: LanguageModel) -> dict[str, str | None]:
-    """What identifies the weights: the hub's commit, and the hash of the weight files."""
+    """Return the identity of the weights: the hub's commit, and the hash of the weight files."""
     config, folder = model.module.config, weights_folder(asked, model)
     return {
         "architecture": type(model.module).__name__,

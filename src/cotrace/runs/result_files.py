@@ -112,7 +112,7 @@ SELECTION = "selection.json"
 
 @dataclass(frozen=True)
 class StoredRun:
-    """What a run directory says, nothing loaded or computed."""
+    """Content of a run directory; nothing is loaded or computed."""
 
     path: Path
     config: RunConfig

@@ -50,7 +50,7 @@ class Recomputed:
 
 @dataclass(frozen=True)
 class Verification:
-    """What verifying a run found."""
+    """Outcome of verifying a run."""
 
     files: int
     """Files whose hash was checked; all are as they were written."""
@@ -221,7 +221,7 @@ def _outcome(difference: float, scale: float, tolerance: float) -> Outcome:
 
 
 def _elsewhere(run: StoredRun) -> Iterator[str]:
-    """Where this machine's versions are not the run's."""
+    """Return the packages whose versions here are not the run's."""
     then = read_run_config(run.path)[1].get("versions") or {}
     for name, now in versions().items():
         if then.get(name) != now:

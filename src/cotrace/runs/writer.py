@@ -193,7 +193,7 @@ class Begun:
 
     @property
     def checkpoints(self) -> Checkpoints:
-        """Those of this run."""
+        """Checkpoints of this run."""
         return Checkpoints(self.folder, identity(self.config))
 
     def prepared(self, state: RunState) -> Prepared:

@@ -49,7 +49,7 @@ class Surrogate:
 
     @classmethod
     def start(cls, function: SetFunction) -> Surrogate:
-        """No corrections yet; takes the gradient half way."""
+        """Start without corrections; takes the gradient half way."""
         blank = torch.zeros(function.n)
         return cls(blank, blank.clone(), function.soft_gradient(torch.full((function.n,), 0.5)))
 
@@ -63,7 +63,7 @@ class Surrogate:
         return cls(*(tensors[name].clone() for name in ("joining", "leaving", "halfway")))
 
     def slopes(self, chosen: Bool[Tensor, "n"], gradient: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
-        """What adding (or having) each component is predicted to be worth."""
+        """Return the predicted worth of adding (or having) each component."""
         return gradient + torch.where(chosen, self.leaving, self.joining) + TIE * self.halfway
 
     def learn(
@@ -168,7 +168,7 @@ def budget(costs: Float[Tensor, "n"], step: int) -> float:
 
 
 def spend(function: SetFunction, surrogate: Surrogate, costs: Float[Tensor, "n"], step: int, most: int) -> None:
-    """From the best set that the last stop could pay for, evaluate what the gradient proposes for this one's cost."""
+    """Evaluate what the gradient proposes for this stop's cost, from the best set that the last stop could pay for."""
     rows = function.archive.by_cost(costs) if step else []
     known = [entry for cost, entry in rows if cost <= budget(costs, step - 1) + 1e-9]
     chosen = chosen_of(known[-1].key, function.n) if known else function.empty()

@@ -68,7 +68,7 @@ class Visit(NamedTuple):
 
 @dataclass(frozen=True)
 class Itinerary:
-    """Where a pursuit of n components goes."""
+    """Stops of a pursuit of n components."""
 
     n: int
     most: int

@@ -25,7 +25,7 @@ class Entry(NamedTuple):
     spent: float
     """Forward-equivalents spent when it was found."""
     penalty: float = 0.0
-    """What the score is reduced by for breaking constraints; 0 for a feasible set."""
+    """Amount taken off the score for broken constraints; 0 for a feasible set."""
     side: tuple[float, ...] = ()
     """The values that constraints bound."""
     effects: bytes = b""
@@ -194,12 +194,12 @@ VARIABLE = "variable."
 
 @dataclass(frozen=True, kw_only=True)
 class SearchState:
-    """Where a search stands after a step: enough to go on from, nothing that is code."""
+    """State of a search after a step: enough to go on from, nothing that is code."""
 
     search: str
     """Name of the search."""
     phase: str = "start"
-    """What the search does, in a word."""
+    """Phase of the search, in a word."""
     step: int = 0
     """Steps done."""
     total: int = 0

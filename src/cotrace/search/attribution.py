@@ -138,7 +138,7 @@ class Attribution:
             yield function.state("nested sets", len(path) + 1, len(path) + 1, numbers, {"slopes": slopes})
 
     def _points(self, function: SetFunction) -> list[Float[Tensor, "n"]]:
-        """Where gradients are taken."""
+        """Return the points where gradients are taken."""
         if self.at != "dropped":
             return [torch.full((function.n,), t) for t in self._path()]
         layers = torch.tensor([component.layer for component in function.problem.space])

@@ -34,7 +34,7 @@ STARTS = ("zero", "integrated", "inputs")
 POINTS = 5
 """Midpoints of the gradients that scores may start from."""
 HALVINGS = 60
-"""Of the interval that holds the threshold: to within rounding of double precision."""
+"""Halvings of the interval that holds the threshold: to within rounding of double precision."""
 REACH = 40.0
 """Temperatures beyond the lowest and the highest score at which a sigmoid is 0 or 1 to within rounding."""
 
@@ -56,16 +56,16 @@ class Matryoshka:
     """Steps of Adam."""
     lr: float = 0.05
     temperature: float = 0.5
-    """Of the sigmoid in the first step, in units of the scores."""
+    """Temperature of the sigmoid in the first step, in units of the scores."""
     final_temperature: float | None = None
-    """Of the sigmoid in the last step, reached geometrically; None keeps the first."""
+    """Temperature of the sigmoid in the last step, reached geometrically; None keeps the first."""
     budgets: str = "uniform"
     """How k is drawn from 1 to the largest: ``uniform``, or ``log`` (small ones as often as large ones)."""
     start: str = "zero"
     """Scores before the first step: ``zero``, or ``integrated`` gradients (along masks, or along ``inputs``: EAP-IG),
     scaled to a deviation of 1."""
     seed: int = 0
-    """Of the sizes drawn."""
+    """Seed of the sizes drawn."""
 
     name: ClassVar[str] = "matryoshka"
 
@@ -124,7 +124,7 @@ class Matryoshka:
         return float(most**u) if self.budgets == "log" else 1 + (most - 1) * u
 
     def _temperature(self, step: int) -> float:
-        """From the first temperature to the last, geometrically."""
+        """Return the temperature of a step, from the first to the last geometrically."""
         if self.final_temperature is None or self.updates == 1:
             return self.temperature
         share = step / (self.updates - 1)

@@ -190,11 +190,11 @@ class PGBCT:
         return None if c is None else (c, c)
 
     def _unit(self, problem: Problem, loss: Loss) -> float:
-        """What penalties are multiplied with."""
+        """Return the unit of the penalties."""
         return penalty_unit(problem, loss, self.epochs) if self._in_units else 1.0
 
     def _advice(self, problem: Problem, loss: Loss, runs: list[Run], unit: float) -> str:
-        """What to do about penalties that select nothing, or everything; empty where they select something else."""
+        """Return a hint for penalties that select nothing or everything; else empty."""
         n = len(problem.space)
         sizes = {size for _, _, size in runs}
         if sizes not in ({0}, {n}):

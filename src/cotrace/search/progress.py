@@ -19,7 +19,7 @@ Shown = Progress | bool | None
 
 @runtime_checkable
 class Costed(Protocol):
-    """What a bar needs to know of a search."""
+    """The facts of a search that a bar shows."""
 
     name: ClassVar[str]
 
@@ -40,7 +40,7 @@ def share_done(state: SearchState, predicted: float) -> float:
 
 @contextmanager
 def followed(search: Costed, problem: Problem, shown: Shown) -> Iterator[Progress | None]:
-    """What is called after every step of a search: the function given, a bar, or nothing."""
+    """Return the callback of every step: the function given, a bar, or nothing."""
     if shown is None:
         shown = is_watched()
     if not isinstance(shown, bool):

@@ -57,7 +57,7 @@ class Pursuit:
     gradient_share: float = 1.0
     """Share of the pairs that a gradient is taken on, drawn anew for each; evaluations are always on all."""
     seed: int = 0
-    """Of that draw, which is the only one."""
+    """Seed of that draw; nothing else is drawn."""
 
     name: ClassVar[str] = "pursuit"
 
@@ -158,7 +158,7 @@ class Pursuit:
 
 
 def opened(surrogate: Surrogate, near: Neighbourhood, size: int) -> list[Proposal]:
-    """What the gradient half way ranks first: near both ends a saturated component's own slope is flat."""
+    """Return the sets that the gradient half way ranks first: near both ends a saturated slope is flat."""
     halfway = Neighbourhood(near.chosen, surrogate.halfway, near.score)
     return [*halfway.nested(size), *halfway.alternates(size, SECOND)]
 

@@ -71,7 +71,7 @@ class Random:
 
 @dataclass(frozen=True)
 class Spread:
-    """What the sets of one size were like."""
+    """Statistics of random sets of one size."""
 
     k: int
     draws: int

@@ -30,7 +30,7 @@ _MEASURED: WeakKeyDictionary[EffectTable, ref[Problem]] = WeakKeyDictionary()
 
 
 def remember(problem: Problem, *tables: EffectTable | None) -> None:
-    """These effects are of this problem. One that takes no weak references (``__slots__``) is not remembered."""
+    """Remember the problem of these effects, unless it takes no weak references (``__slots__``)."""
     try:
         known = ref(problem)
     except TypeError:
@@ -129,7 +129,7 @@ def solve(
 
 
 def searched(problem: Problem) -> Problem:
-    """What searches see of a problem: itself, or the same on some of its pairs."""
+    """Return the problem that searches see: itself, or the same on some of its pairs."""
     seen: Problem = getattr(problem, "searched", problem)
     return seen
 

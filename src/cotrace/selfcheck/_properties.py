@@ -73,7 +73,7 @@ class Probe:
         return torch.cat([found[example] for example in sorted(found)], 1)
 
     def frequencies(self, prompts: Sequence[Prompt]) -> FrequencyLimit | None:
-        """Where rows as long as these change each other's RoPE."""
+        """Return the lengths of rows that change each other's RoPE."""
         return frequency_limit(self.model, max(map(len, prompts))) if len(prompts) > 1 else None
 
 
@@ -169,7 +169,8 @@ def _gradient_finding(probe: Probe, donors: Mapping[Place, Tensor], site: Site) 
 
 
 def _slope_error(probe: Probe, donors: Mapping[Place, Tensor], at: float, step: float) -> float | None:
-    """By how much backpropagation misses the difference of two runs, relative to it; None where it drowns in rounding.
+    """Return the relative error of backpropagation against the difference of two runs; None where it drowns in
+    rounding.
 
     It is asked for the slope of the very combination of logits that the two runs say moves, which must be 1.
     """
@@ -220,7 +221,7 @@ def _patch(place: Place, donor: Tensor) -> PlainPatch:
 
 
 def _values(probe: Probe, places: Mapping[Place, Place], prompt: tuple[int, ...], eager: bool) -> dict[Place, Tensor]:
-    """What stands at these places (given by where they are read) in an unpatched run."""
+    """Return the values at these places (given by where they are read) in an unpatched run."""
     seen: dict[Place, Tensor] = {}
     with torch.no_grad():
         probe.run([prompt], [(reader, _keep(seen, place)) for place, reader in places.items()], eager=eager)

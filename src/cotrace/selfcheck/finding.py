@@ -1,4 +1,4 @@
-"""What a self-check found: one line per property, with the measured error and where it is largest."""
+"""Findings of the self-check: one line per property, with the measured error and where it is largest."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class CheckReport:
 
     @property
     def reason(self) -> str:
-        """What broke, where and by how much, in one line."""
+        """Describe in one line what broke, where and by how much."""
         return f"{self.model} failed the self-check: {'; '.join(finding.words for finding in self.failures)}"
 
     @property

@@ -27,7 +27,7 @@ Statistic = Callable[[Sequence[np.ndarray]], np.ndarray]
 
 
 def interval_text(interval: Interval | None, form: str = "+.3g") -> str:
-    """Such as ``+0.12 .. +0.34``; empty where there is none."""
+    """Return text such as ``+0.12 .. +0.34``; empty where there is none."""
     return "" if interval is None else f"{interval[0]:{form}} .. {interval[1]:{form}}"
 
 

@@ -30,14 +30,13 @@ class Units:
     unit: Int[np.ndarray, "example"]
     """Number of the unit of each example, from 0."""
     part: Int[np.ndarray, "example"] | None = None
-    """In a sum of problems the number of the problem of each example: a mean is then the sum of the parts' means."""
+    """Number of each example's problem in a sum of problems: a mean is then the sum of the parts' means."""
     stratum: Int[np.ndarray, "example"] | None = None
     """Kind of each example where every resample must hold as many of each (groups that a gap compares)."""
 
     @classmethod
     def of(cls, problem: Any) -> Units:
-        """From anything with a ``size`` that may say ``weights``, ``clusters``, ``parts`` and ``strata`` of its
-        examples."""
+        """Build units from ``size`` and any ``weights``, ``clusters``, ``parts`` and ``strata`` of examples."""
         weights, parts = getattr(problem, "weights", None), getattr(problem, "parts", None)
         made = cls.made(
             problem.size,
@@ -72,7 +71,7 @@ class Units:
 
     @property
     def words(self) -> str:
-        """Such as ``48 pairs in 6 groups``."""
+        """Return words such as ``48 pairs in 6 groups``."""
         pairs = f"{len(self.unit)} pairs"
         return f"{pairs} in {self.count} groups" if self.clustered else pairs
 

@@ -1,4 +1,4 @@
-"""What benchmark tasks share: their description, reading of files, the hub, and generation by seed."""
+"""Shared parts of benchmark tasks: their description, reading of files, the hub, and generation by seed."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class TaskInfo:
     about: str
     """One line: what is asked of the model."""
     source: str
-    """Where it comes from, with the paper."""
+    """Origin of the task, with the paper."""
     licence: str = "none stated"
     size: str
     """How many pairs."""
     metric: str
     """The metric it is judged by unless the user asks for another."""
     data: str = ""
-    """What the data folder must hold and where to get it; empty where the task takes none."""
+    """Files that the data folder must hold and where to get them; empty where the task takes none."""
     data_use: Literal["needed", "optional", "none"] = "none"
     splits: tuple[str, ...] = ()
     """The benchmark's own parts, the default first."""

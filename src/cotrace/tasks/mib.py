@@ -19,7 +19,7 @@ from cotrace.validation import checked
 
 
 class Form(NamedTuple):
-    """What tells a task's rows, and the counterfactual that its circuits are judged by."""
+    """The fields that mark a task's rows, and the counterfactual that its circuits are judged by."""
 
     field: str
     counterfactual: str

@@ -37,7 +37,7 @@ def demo_bias() -> Task:
 
 
 def demo_agreement() -> Task:
-    """Is or are after a subject and a distracting noun, in the words of the demo model."""
+    """*Is* or *are* after a subject and a distracting noun, in the words of the demo model."""
     return _demo("agreement")
 
 
@@ -99,7 +99,7 @@ def text(path: str | Path | None = None, *, most: int | None = None, model: Any 
     scored. ``path`` is a UTF-8 file with one passage a line. Without it one of the two texts that ship is taken: with
     ``model`` the one of which that model's loss is lower, else the toy text, which only the model that ships knows.
     ``most`` takes the first lines. The metric is ``nll`` per token; there is no counterfactual, so donors need a source
-    of their own (docs/goals.md). Raises InputError.
+    of their own (docs/metrics.md). Raises InputError.
     """
     if path is None and model is not None:
         return suited(model, most=most)

@@ -79,7 +79,7 @@ def loads(text: str, *, finite: bool = False, nan: bool = False) -> Any:
 
 
 def why(error: json.JSONDecodeError) -> str:
-    """What is wrong in a sentence of its own: the place, with which Python's goes on, stands elsewhere."""
+    """Return the error as a sentence of its own, without the place that Python adds."""
     return error.msg.removesuffix(" at").removesuffix(" starting")
 
 

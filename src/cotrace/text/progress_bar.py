@@ -1,4 +1,4 @@
-"""What goes on, shown while it does: one line in a terminal, a bar without widgets in a notebook, nothing elsewhere."""
+"""Progress: one line in a terminal, a bar without widgets in a notebook, nothing elsewhere."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def duration(seconds: float) -> str:
 
 
 def drawer() -> Draw:
-    """What draws here."""
+    """Return the function that draws here."""
     return _notebook_display() if in_notebook() else _terminal_line
 
 
@@ -82,7 +82,7 @@ def _terminal_line(done: float | None, words: str) -> None:
 
 @contextmanager
 def stepping(name: str, shown: Steps | bool | None) -> Iterator[Steps]:
-    """What is called before every step: the function given, a line that is written over, or nothing.
+    """Return the callback before every step: the function given, a line that is written over, or nothing.
 
     ``shown``: a function, True for the line, False for none, None for one where somebody may be looking.
     """

@@ -27,7 +27,7 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Needs:
-    """What the workers take of a cluster."""
+    """Resources that the workers take of a cluster."""
 
     workers: int
     cpus: int

@@ -16,7 +16,7 @@ from cotrace.workers.worker import versions
 from cotrace.workers.workers import MAX_RESTARTS, cause_of, check_asked, check_versions, first_line, first_ready
 
 Job = Callable[[], str]
-"""What is run: it answers with a line of what went wrong, empty where nothing did."""
+"""Function to run: it answers with a line of what went wrong, empty where nothing did."""
 TRIES = 3
 """Times that a job's process may be lost before the job itself is taken for the reason."""
 
@@ -29,7 +29,7 @@ class Side:
     ray_address: str | None = None
     max_restarts: int = MAX_RESTARTS
     threads: int = 1
-    """Of each, at most."""
+    """Most threads of each job."""
 
 
 def side_by_side(jobs: Mapping[str, Job], side: Side, folder: Path) -> Iterator[tuple[str, str]]:
@@ -61,7 +61,7 @@ def side_by_side(jobs: Mapping[str, Job], side: Side, folder: Path) -> Iterator[
 
 
 def _answer(ray: Any, ref: Any, name: str, lost: Counter[str], side: Side) -> str | None:
-    """What a job answered; None where its process was lost and it is to be run again. Raises WorkersError."""
+    """Return a job's answer; None where its process was lost and it is to be run again. Raises WorkersError."""
     try:
         return str(ray.get(ref))
     except ray.exceptions.RayTaskError as error:

@@ -12,7 +12,7 @@ from cotrace.problem.goals import Constrained, Constraint
 from cotrace.problem.language import LanguageProblem
 from cotrace.problem.protocol import Problem
 from cotrace.problem.scored import PairProblem
-from cotrace.problem.scorer import Scorer, check_travels
+from cotrace.problem.scorer import Scorer
 from cotrace.problem.set_metric import SetProblem
 from cotrace.problem.weighted import WeightedSum
 from cotrace.validation import checked
@@ -59,7 +59,6 @@ def check_distributable(problem: Problem) -> None:
             "sum or constraint of some"
         )
     else:
-        check_travels(problem.space)
         for own in problem.inside.counted_parts.values():
             check_sendable(own.scorer)
 

@@ -17,11 +17,12 @@ from cotrace.batches import EncodedPair, Layout, Packing, donor_layouts, donor_t
 from cotrace.batches.packing import donor_offsets, prefix_offsets
 from cotrace.components import ComponentSpace, Site
 from cotrace.donors import Donors, DonorSource, RecordedDonors
+from cotrace.donors.features import FeatureValues, JointDonors
 from cotrace.donors.recorded import ConstantDonors, PositionDonors, RecomputedDonors, ScaledDonors, recorded_bytes
 from cotrace.errors import InputError
 from cotrace.metrics.metric import Reads
 from cotrace.models import LanguageModel, Place
-from cotrace.problem.builder import RECORDED, records_alone
+from cotrace.problem.builder import recorded_elsewhere
 from cotrace.problem.language import LanguageProblem
 from cotrace.problem.logprobs import Slots
 from cotrace.problem.passes import Checkpointing
@@ -53,12 +54,12 @@ class Shared:
 
     @classmethod
     def of(cls, donors: ConstantDonors | PositionDonors | ScaledDonors) -> Shared:
-        """These values."""
+        """Return these values."""
         if isinstance(donors, ScaledDonors):
             return cls(donors)
         return cls(None, type(donors), _unplaced(donors.values))
 
-    def at(self, places: Sequence[Place]) -> Donors:
+    def at(self, places: Sequence[Place], model: LanguageModel) -> Donors:
         """The same at the places of another replica of the model."""
         if self.donors is not None:
             return self.donors
@@ -76,11 +77,12 @@ class Given:
 
     @classmethod
     def of(cls, donors: RecordedDonors) -> Given:
-        """These values."""
+        """Return these values."""
         return cls(_unplaced(donors.values), _unplaced(donors.patterns), donors.lengths, donors.starts)
 
-    def at(self, places: Sequence[Place], device: torch.device) -> RecordedDonors:
+    def at(self, places: Sequence[Place], model: LanguageModel) -> RecordedDonors:
         """The same at the places of another replica of the model."""
+        device = model.device
         found = {place: (place.site, place.layer) for place in places}
         values = {place: self.values[key].to(device) for place, key in found.items() if key in self.values}
         patterns = {place: self.patterns[key].to(device) for place, key in found.items() if key in self.patterns}
@@ -91,20 +93,43 @@ class Given:
         return sum(one.numel() * one.element_size() for one in (*self.values.values(), *self.patterns.values()))
 
 
+@dataclass(frozen=True, eq=False)
+class GivenFeatures:
+    """Features of some pairs, made by the driver, in the order of the model's dictionaries, and what is beside them."""
+
+    plain: Given | Shared | None
+    features: Mapping[int, FeatureValues]
+
+    @classmethod
+    def of(
+        cls, donors: JointDonors, plain: Given | Shared | None, tokens: Tensor, model: LanguageModel
+    ) -> GivenFeatures:
+        """The values of these donor tokens."""
+        here = torch.device("cpu")
+        found = {model.dictionaries.index(one): it.of_tokens(tokens).to(here) for one, it in donors.features.items()}
+        return cls(plain, found)
+
+    def at(self, places: Sequence[Place], model: LanguageModel) -> JointDonors:
+        """The same at the places of another replica of the model."""
+        plain = [place for place in places if place.dictionary is None]
+        beside = None if self.plain is None else self.plain.at(plain, model)
+        return JointDonors(beside, {model.dictionaries[i]: it.to(model.device) for i, it in self.features.items()})
+
+
 def _unplaced(values: Mapping[Place, Tensor]) -> dict[tuple[Site, int], Tensor]:
     return {(place.site, place.layer): value.cpu() for place, value in values.items()}
 
 
-def is_shared(donors: Donors) -> TypeGuard[ConstantDonors | PositionDonors | ScaledDonors]:
+def is_shared(donors: Donors | None) -> TypeGuard[ConstantDonors | PositionDonors | ScaledDonors]:
     """Whether these are the same for all pairs."""
     return isinstance(donors, (ConstantDonors, PositionDonors, ScaledDonors))
 
 
 def check_sendable(scorer: Scorer) -> None:
     """Raise InputError for donor values of a kind of the user's own, which cannot be sent in parts."""
-    if records_alone(scorer.source) or is_shared(scorer.donors):  # type: ignore[arg-type]
+    if recorded_elsewhere(scorer.source, scorer.space) or is_shared(scorer.donors):
         return
-    if not isinstance(scorer.donors, RecordedDonors | RecomputedDonors):
+    if not isinstance(scorer.donors, RecordedDonors | RecomputedDonors | JointDonors):
         raise _not_sendable(scorer, scorer.donors)
 
 
@@ -117,16 +142,16 @@ def _not_sendable(scorer: Scorer, donors: Donors) -> InputError:
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """What all batches of a scorer have in common."""
+    """Data that all batches of a scorer share."""
 
     model: Sent
     space: ComponentSpace
     source: DonorSource | None
     """Records donor values on the worker; None where they come from here."""
     shared: Shared | None
-    """Those that are the same for all pairs; others that come from here are with their batch."""
+    """Values that are the same for all pairs; others that come from here are with their batch."""
     packing: Packing
-    """As the donor runs were cut."""
+    """Packing of the donor runs."""
     mean: bool
     reads: Reads
     columns: int
@@ -151,7 +176,7 @@ class Batch:
     layout: Layout
     donors: tuple[tuple[Sent, ...], Picks]
     prefixes: tuple[tuple[Sent, ...], Picks]
-    given: Given | None = None
+    given: Given | GivenFeatures | None = None
     """Donor values that were made here."""
 
 
@@ -176,7 +201,7 @@ class Cut:
 
     def __init__(self, scorer: Scorer, packing: Packing, put: Put) -> None:
         self._pairs, self._put, self._scorer, self._packing = scorer.pairs, put, scorer, packing
-        recorded = scorer.source is not None and records_alone(scorer.source)
+        recorded = recorded_elsewhere(scorer.source, scorer.space)
         self._gives = not recorded and not is_shared(scorer.donors)
 
         def tokens(pairs: Sequence[EncodedPair]) -> Sequence[int]:
@@ -188,7 +213,7 @@ class Cut:
         self._batches: WeakKeyDictionary[Layout, Sent] = WeakKeyDictionary()
 
     def batch(self, layout: Layout) -> Sent:
-        """What a worker needs to run it; put in the store once."""
+        """The batch's data for a worker; put in the store once."""
         if layout not in self._batches:
             self._batches[layout] = self._put(self._made(layout))
         return self._batches[layout]
@@ -199,14 +224,25 @@ class Cut:
         given = self._given(layout, pairs) if self._gives else None
         return Batch(pairs, own, self._runs(layout, self._donors), self._runs(layout, self._prefixes), given)
 
-    def _given(self, layout: Layout, pairs: Sequence[EncodedPair]) -> Given:
+    def _given(self, layout: Layout, pairs: Sequence[EncodedPair]) -> Given | GivenFeatures:
         """The donor values of these pairs. Raises InputError for values of another kind than recorded ones."""
-        donors, picks = self._scorer.donors, [(0, e) for e in layout.examples]
+        donors, examples, offsets = self._scorer.donors, tuple(layout.examples), self._donors.offsets
         if isinstance(donors, RecomputedDonors):
-            donors, picks = donors.make(pairs), [(0, i) for i in range(len(pairs))]
+            donors, examples, offsets = donors.make(pairs), tuple(range(len(pairs))), self._donors.own_offsets(pairs)
+        if not isinstance(donors, JointDonors):
+            return self._recorded(donors, examples, pairs)
+        plain, beside = donors.plain, None
+        if plain is not None:
+            beside = Shared.of(plain) if is_shared(plain) else self._recorded(plain, examples, pairs)
+        counts = [donor_tokens(pair, self._packing.patch_answers) for pair in pairs]
+        tokens = [torch.arange(offsets[e], offsets[e] + n) for e, n in zip(examples, counts, strict=True)]
+        return GivenFeatures.of(donors, beside, torch.cat(tokens), self._scorer.model)
+
+    def _recorded(self, donors: Donors, examples: Sequence[int], pairs: Sequence[EncodedPair]) -> Given:
         if not isinstance(donors, RecordedDonors):
             raise _not_sendable(self._scorer, donors)
         places = (*donors.values, *donors.patterns)
+        picks = [(0, example) for example in examples]
         return Given.of(joined_donors([donors], picks, pairs, places, answers=self._packing.patch_answers))
 
     def _local(self, layout: Layout, pairs: Sequence[EncodedPair], kind: _Kind) -> Layout:
@@ -277,11 +313,11 @@ STORED_FLOATS = 4
 
 @dataclass(frozen=True)
 class Costs:
-    """What a run takes with so many workers."""
+    """Time, memory and traffic of a run with so many workers."""
 
     workers: int
     seconds: float
-    """With all of them as fast as this process, none lost."""
+    """Seconds, with all workers as fast as this process and none lost."""
     share_s: float
     """Share of the time of one process that is left: what the last round of batches leaves idle is counted."""
     worker_bytes: int
@@ -289,11 +325,11 @@ class Costs:
     store_bytes: int
     """Tokens of all batches and of their donor runs; of a model that was made in memory, its weights too."""
     round_bytes: int
-    """What one gradient sends and brings, all batches together."""
+    """Bytes that one gradient sends and brings, all batches together."""
 
 
 def costs(problem: LanguageProblem, seconds: float, workers: int) -> Costs:
-    """From the plan and the seconds of one process; nothing is run and no worker begun."""
+    """Predict the costs from the plan and the seconds of one process; nothing is run and no worker begun."""
     scorers = list(_scorers(problem))
     batches = len(problem.training.scorer.all_layouts)
     share = math.ceil(batches / workers) / batches
@@ -314,14 +350,14 @@ def _scorers(problem: LanguageProblem) -> Sequence[Scorer]:
 
 
 def _donor_bytes(model: LanguageModel, space: ComponentSpace, scorer: Scorer) -> int:
-    if not isinstance(scorer.source, RECORDED):
+    if not recorded_elsewhere(scorer.source, space):
         return scorer.donors.nbytes
     places = tuple(dict.fromkeys(place for place, _ in Slots.of(model, space).spots))
     return recorded_bytes(scorer.pairs, places, scorer.packing, model.dtype)
 
 
 def _stored_bytes(scorer: Scorer) -> int:
-    """Of all batches of a scorer: each is put in the store once, and fetched by who runs it."""
+    """Return the stored bytes of all batches of a scorer: each is put in the store once, and fetched by who runs it."""
     total, numbers = 0, count()
 
     def put(value: Batch | Runs) -> Sent:
@@ -336,7 +372,7 @@ def _stored_bytes(scorer: Scorer) -> int:
 
 
 def layout_bytes(layout: Layout) -> int:
-    """Of the tensors of a layout and of those beside it."""
+    """Return the bytes of the tensors of a layout and of those beside it."""
     own = [getattr(layout, field.name) for field in fields(layout)]
     tensors = [*(one for one in own if isinstance(one, Tensor)), *layout.roles.values()]
     return sum(one.numel() * one.element_size() for one in tensors) + sum(map(layout_bytes, layout.beside))

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from cotrace import __version__
 from cotrace.batches import EncodedPair
+from cotrace.dictionaries import Dictionary
+from cotrace.dictionaries.placed import placed
 from cotrace.donors import Donors, RecordedDonors, Setting
 from cotrace.errors import ModelError
 from cotrace.interventions import PrefixCache, keep_prefixes
@@ -27,7 +29,7 @@ from cotrace.problem.scorer import Scorer
 from cotrace.workers.shares import Batch, Picks, Question, Runs, Sent, joined_donors
 
 ALIKE = ("cotrace", "torch", "transformers")
-"""What must be of one version everywhere, or bytes may differ."""
+"""Packages that must have one version everywhere, or bytes may differ."""
 MODELS = 2
 """Replicas that a worker holds: a campaign goes through many models, a sum of problems has two."""
 SENT_MASKS = 4
@@ -35,7 +37,7 @@ SENT_MASKS = 4
 
 
 def versions() -> dict[str, str]:
-    """Of what computes, here."""
+    """Return the versions of the packages that compute here."""
     return {name: __version__ if name == "cotrace" else version(name) for name in ALIKE}
 
 
@@ -45,14 +47,14 @@ class ModelSource:
 
     name: str
     arguments: Mapping[str, Any] | None
-    """Of ``load_model``; None where the model was made in memory."""
+    """Arguments of ``load_model``; None where the model was made in memory."""
     model: LanguageModel | None
     fingerprints: Mapping[str, str]
 
     @classmethod
     def of(cls, model: LanguageModel) -> ModelSource:
-        """Of a model that is here. Tokens are made by the driver, so the tokenizer stays."""
-        held = None if model.loaded else replace(model, tokenizer=None)
+        """Build the source of a model that is here. Tokens are made by the driver, so the tokenizer stays."""
+        held = None if model.loaded else replace(model, tokenizer=None, dictionaries=())
         return cls(model.name, model.loaded, held, fingerprints(model))
 
     def placed(self, gpus: float) -> dict[str, Any]:
@@ -88,15 +90,38 @@ class ModelSource:
             ) from None
 
 
+@dataclass(frozen=True, eq=False)
+class Holding:
+    """A model that is known already, with dictionaries, of each the features that are told apart."""
+
+    plain: Sent
+    dictionaries: tuple[tuple[Dictionary, Tensor | None], ...]
+
+    @classmethod
+    def of(cls, model: LanguageModel, plain: Sent) -> Holding:
+        """Of a model that is here. Whose dictionaries they are has been checked, so the name stays."""
+        here = torch.device("cpu")
+        held = [
+            (replace(p.dictionary.to(here, model.compute_dtype), model_name=""), p.active) for p in model.dictionaries
+        ]
+        return cls(plain, tuple((one, None if some is None else some.cpu()) for one, some in held))
+
+    def made(self, plain: LanguageModel) -> LanguageModel:
+        """The same of a replica."""
+        held = placed(plain, [one for one, _ in self.dictionaries])
+        active = [None if some is None else some.to(plain.device) for _, some in self.dictionaries]
+        return plain.holding(tuple(replace(one, active=some) for one, some in zip(held, active, strict=True)))
+
+
 class Kept:
-    """What was made, the latest used last; the oldest go once more bytes are held than allowed."""
+    """Cache in order of use; the oldest entries go once more bytes are held than allowed."""
 
     def __init__(self) -> None:
         self._held: OrderedDict[str, tuple[Any, int]] = OrderedDict()
         self.nbytes = 0
 
     def get(self, key: str, budget: int, make: Callable[[], tuple[Any, int]]) -> Any:
-        """What has that key, made now unless it is held; what is asked for stays, however large."""
+        """Return the entry of that key, made now unless it is held; it stays, however large."""
         if key in self._held:
             self._held.move_to_end(key)
             return self._held[key][0]
@@ -117,12 +142,14 @@ class Replica:
         torch.set_num_threads(threads)
         self._gpus, self._neighbours, self._fetch = gpus, neighbours, fetch or _from_store
         self._models: dict[str, LanguageModel] = {}
+        self._holding: dict[str, LanguageModel] = {}
+        """Those models with dictionaries."""
         self._questions: dict[str, Question] = {}
         self._sent, self._made = Kept(), Kept()
         self._budgets: dict[str, int] = {}
 
     def begin(self) -> dict[str, Any]:
-        """What the driver wants to know first."""
+        """Return the facts that the driver asks for first."""
         return {"versions": versions(), "node": platform.node(), "pid": os.getpid()}
 
     def scores(
@@ -151,7 +178,7 @@ class Replica:
         return scorer.batch_slope(point, loss, local.layout), scorer.batching.events
 
     def _got(self, sent: Sent) -> Any:
-        """What lies in the store, fetched once."""
+        """Return an object of the store, fetched once."""
         return self._sent.get(sent.key, SENT_MASKS, lambda: (self._fetch(sent.ref), 1))
 
     def _question(self, sent: Sent) -> Question:
@@ -160,11 +187,17 @@ class Replica:
         return self._questions[sent.key]
 
     def _model(self, sent: Sent) -> LanguageModel:
+        if sent.key in self._holding:
+            return self._holding[sent.key]
         if sent.key not in self._models:
+            source = self._fetch(sent.ref)
+            if isinstance(source, Holding):
+                self._holding[sent.key] = source.made(self._model(source.plain))
+                return self._holding[sent.key]
             if len(self._models) >= MODELS:  # what was made of it goes with the oldest
                 self._models.pop(next(iter(self._models)))
-                self._made, self._budgets = Kept(), {}
-            self._models[sent.key] = self._fetch(sent.ref).made(self._gpus)
+                self._holding, self._made, self._budgets = {}, Kept(), {}
+            self._models[sent.key] = source.made(self._gpus)
         return self._models[sent.key]
 
     def _scorer(self, question: Sent, batch: Sent, now: Event) -> tuple[Scorer, Batch]:
@@ -204,9 +237,9 @@ class Replica:
 
     def _donors(self, question: Question, setting: Setting, batch: Batch, budget: int) -> Donors:
         if question.shared is not None:
-            return question.shared.at(setting.places)
+            return question.shared.at(setting.places, setting.model)
         if batch.given is not None:
-            return batch.given.at(setting.places, setting.model.device)
+            return batch.given.at(setting.places, setting.model)
         source = question.source
         assert source is not None, "donor values are recorded or shared"
 

@@ -6,7 +6,7 @@ import math
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -19,14 +19,14 @@ from torch import Tensor
 from cotrace.batches import Layout
 from cotrace.errors import CotraceError, InputError, WorkersError
 from cotrace.models import LanguageModel
-from cotrace.problem.builder import records_alone
+from cotrace.problem.builder import recorded_elsewhere
 from cotrace.problem.losses import BatchLoss, Measure
 from cotrace.problem.passes import Event
 from cotrace.problem.scorer import Scorer
 from cotrace.validation import guarded
 from cotrace.workers.cluster import Cluster, Needs, join, ray_module
 from cotrace.workers.shares import Cut, Question, Sent, Shared, check_sendable, is_shared
-from cotrace.workers.worker import ALIKE, ModelSource, Replica, versions
+from cotrace.workers.worker import ALIKE, Holding, ModelSource, Replica, versions
 
 MAX_RESTARTS = 10
 """Workers that may be lost and begun again in a run, unless the user says otherwise."""
@@ -61,7 +61,7 @@ class _Worker:
 
 
 class _Queue:
-    """What is left to do: each worker takes first what it has run before, then what is new, then of another's."""
+    """Work that is left: each worker takes first what it has run before, then what is new, then of another's."""
 
     def __init__(self, units: Sequence[Unit], home: Mapping[str, int]) -> None:
         self._of: dict[int | None, deque[Unit]] = {}
@@ -133,14 +133,14 @@ class Workers:
 
     @property
     def words(self) -> str:
-        """Where they stand: workers that run, batches a second, and how many were lost."""
+        """Return the state of the workers: workers that run, batches a second, and how many were lost."""
         rate = self.batches / self._busy_s if self._busy_s else 0.0
         lost = f", {self.restarts} lost and begun again" if self.restarts else ""
         return f"{len(self._workers)} of {self.count} workers, {rate:.3g} batches/s{lost}"
 
     @property
     def record(self) -> dict[str, Any]:
-        """What a run notes of them."""
+        """Record of the workers for a run."""
         own = {"count": self.count, "gpus": self.gpus, "threads": self._threads, "max_restarts": self.max_restarts}
         return own | {"nodes": self.cluster.nodes, "ray": ray_module().__version__}
 
@@ -210,11 +210,11 @@ class Workers:
             return Sent(str(next(self._keys)), ray.put(value))
 
     def _asked(self, scorer: Scorer) -> tuple[Sent, Cut]:
-        """What a scorer's batches have in common, sent once, and how its plan is cut."""
+        """Return the data that a scorer's batches share, sent once, and how its plan is cut."""
         if scorer not in self._questions:
             check_sendable(scorer)
             packing, source, donors = scorer.packing, scorer.source, scorer.donors
-            recorded = source is not None and records_alone(source)
+            recorded = recorded_elsewhere(source, scorer.space)
             question = Question(
                 model=self._model(scorer.model),
                 space=scorer.space,
@@ -231,9 +231,14 @@ class Workers:
         return self._questions[scorer]
 
     def _model(self, model: LanguageModel) -> Sent:
-        if model.module not in self._models:
-            self._models[model.module] = self._put(ModelSource.of(model))
-        return self._models[model.module]
+        plain = self._once(model.module, lambda: ModelSource.of(model))
+        return self._once(model, lambda: Holding.of(model, plain)) if model.dictionaries else plain
+
+    def _once(self, known: Any, make: Callable[[], Any]) -> Sent:
+        """What belongs to something that lives here, sent once in its life."""
+        if known not in self._models:
+            self._models[known] = self._put(make())
+        return self._models[known]
 
     def _run(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, Any]]:
         """The results of these, in the order in which they come. Raises what a batch raises; WorkersError."""
@@ -258,7 +263,7 @@ class Workers:
                 worker.flying = 0
 
     def _hand_out(self, queue: _Queue, flying: dict[Any, tuple[_Worker, Unit]]) -> None:
-        """To each worker that is free, as long as there is something: the one with the least to do first."""
+        """Hand a batch to each free worker, as long as there is one: to the worker with the least to do first."""
         while len(queue):
             free = [worker for worker in self._workers.values() if worker.flying < AHEAD]
             if not free:
@@ -358,7 +363,7 @@ class Workers:
 
 
 def first_ready(ray: Any, refs: Sequence[Any]) -> list[Any]:
-    """What is done first; nothing where that takes longer than a worker may take to begin."""
+    """Return the batches that finish first; empty where that takes longer than a worker may take to begin."""
     try:
         ready, _ = ray.wait(refs, num_returns=1, timeout=START_S)
     except SystemError as error:  # a signal that came while Ray waited: what its handler raised is the cause
@@ -409,7 +414,7 @@ def _store_full(error: BaseException) -> WorkersError:
 
 
 def cause_of(error: Any) -> BaseException:
-    """What a batch raised, as it would have been raised here."""
+    """Return the error of a batch as it would have been raised here."""
     cause, ray = getattr(error, "cause", None), ray_module()
     if isinstance(cause, (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError)):
         return _store_full(cause)

@@ -16,7 +16,7 @@ from cotrace.report.page.inputs import Material
 from cotrace.statistics import Interval
 
 MOST_UNITS, MOST_CELLS = 64, 4096
-"""What has more units in a layer, or more cells, is shown as the number chosen in each layer."""
+"""Limits of a map's units and cells; above them the number chosen in each layer is shown."""
 UNIT_WORD = {"pattern": "head", "head": "head", "neuron": "neuron", "coord": "coordinate"}
 
 
@@ -49,7 +49,7 @@ class Panel:
         return grid(list(self.layers), list(self.units), self.unit_word, about, cells)
 
     def data(self) -> dict[str, Any]:
-        """What the page's script needs of it."""
+        """Data for the page's script."""
         return {"id": self.id, "kind": self.kind, "blocks": list(self.blocks), "title": self.title}
 
 

@@ -19,7 +19,7 @@ PLACES = {
     "disk": "on disk",
     "recomputed": "computed anew for each batch",
 }
-"""Where donor values are kept, as the plan counts their bytes."""
+"""Places where donor values are kept, as the plan counts their bytes."""
 CHECKPOINTING = {
     "auto": "activations are computed again where memory runs out",
     "on": "activations are computed again",
@@ -124,7 +124,7 @@ def short_name(name: str) -> str:
 
 
 def parts_words(material: Material) -> str:
-    """What the components are, in words."""
+    """The kinds of components, in words."""
     words = list(dict.fromkeys(UNIT_WORDS[site.value] for site in material.first.space.sites))
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
@@ -205,7 +205,7 @@ def _plain(value: object) -> object:
 
 
 def _counts(found: Mapping[str, Any]) -> str:
-    """Such as ``40 for training (16 of them searched), 17 held out``; empty where the run has no counts."""
+    """Return words such as ``40 for training (16 of them searched), 17 held out``; empty without counts."""
     searched = found.get("pairs_searched")
     training = found.get("pairs_training", searched)
     if training is None:
@@ -231,7 +231,7 @@ def config_text(material: Material) -> str:
 
 
 def commands(material: Material) -> tuple[str, ...]:
-    """What replays the run: from its folder, and as it was typed, or as it would be."""
+    """Commands that replay the run: from its folder, and as it was typed, or would be."""
     if not material.config:
         return ()
     typed = material.record.get("command")

@@ -45,7 +45,7 @@ class Stops:
 
     @property
     def words(self) -> str:
-        """What was left out; empty where nothing was."""
+        """Note on rows that were left out; empty where none were."""
         left = len(self.frontier) - len(self.selections)
         if not left:
             return ""
@@ -281,7 +281,7 @@ class Effects:
 
     @property
     def words(self) -> str:
-        """What was left out; empty where nothing was."""
+        """Note on rows that were left out; empty where none were."""
         if len(self.shown) == self.total:
             return ""
         parts = " and ".join(PART_WORDS[part] for part in self.tables)
@@ -297,7 +297,7 @@ def _length(example: Example) -> int:
 
 
 def _span(values: Float[np.ndarray, "value"]) -> tuple[float, float]:
-    """From the first to the last but half a per cent on either side, 0 within."""
+    """Return the range from the first to the last but half a per cent on either side, 0 within."""
     low, high = np.percentile(values, [0.5, 99.5])
     low, high = min(0.0, float(low)), max(0.0, float(high))
     return (low, high) if high > low else (-1.0, 1.0)

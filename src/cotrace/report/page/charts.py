@@ -28,7 +28,7 @@ NAMED = ("pursuit", "pgbct", "greedy", "topk", "random")
 DIVERGING = tuple(f"var(--d{step})" for step in range(7))
 """Seven steps from orange (below 0) over the paper to blue (above)."""
 CUTS = (-0.6, -0.3, -0.05, 0.05, 0.3, 0.6)
-"""Where a step of the diverging colours ends, as shares of the largest value."""
+"""Upper ends of the steps of the diverging colours, as shares of the largest value."""
 LOG_FROM = 100
 """Largest size from which on sizes are on a logarithmic axis."""
 

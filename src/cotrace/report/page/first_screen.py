@@ -1,4 +1,4 @@
-"""The first screen: the question, the answer, how sure it is and what it does not say, for who does not programme."""
+"""The first screen: the question, the answer, how sure it is and what it does not say, for non-programmers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def plain_of_chosen(material: Material) -> Plain | None:
 
 
 def parts_words(material: Material, words: Mapping[str, str]) -> str:
-    """What components are called: heads, or parts of several kinds."""
+    """The name of the components: heads, or parts of several kinds."""
     sites = [site.value for site in material.first.space.sites]
     return words.get(f"parts_{sites[0]}", words["parts_other"]) if len(sites) == 1 else words["parts_other"]
 

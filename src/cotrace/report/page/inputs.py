@@ -1,4 +1,4 @@
-"""What the report is made of: results, examples with their texts, and the words for both."""
+"""Inputs of the report: results, examples with their texts, and the words for both."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def heading(frontier: Frontier) -> str:
 
 
 def level(frontier: Frontier) -> str:
-    """What the model level is in this mode."""
+    """Effect at model level in this mode."""
     return "model level: all swapped" if frontier.mode == "swap" else "model level: all kept"
 
 
@@ -75,7 +75,7 @@ class Piece:
 
     text: str
     cuts: tuple[int, ...] = ()
-    """Where each token ends, in characters, ascending; the tokens together are the text."""
+    """End of each token, in characters, ascending; the tokens together are the text."""
     changed: tuple[int, ...] = ()
     """Indices of the tokens that the other prompt does not have, or that the donor's noise falls on."""
 
@@ -252,7 +252,7 @@ class Material:
     examples: Examples | None = None
     tradeoff: Tradeoff | None = None
     explanation: Explanation | None = None
-    """What a set of the run does."""
+    """Explanation of a set of the run."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """The run's config.yaml, with its record."""
     hashes: Mapping[str, str] = field(default_factory=dict)
@@ -262,9 +262,9 @@ class Material:
     plain: Plain | None = None
     """Shares of answers and rates by group, before and under the set that is judged."""
     edited: Edited | None = None
-    """What the last edit of the run's selection did."""
+    """Effect and cost of the last edit of the run's selection."""
     language: str = "en"
-    """That of the first screen."""
+    """Language of the first screen."""
 
     def __post_init__(self) -> None:
         sentences(self.language)
@@ -311,7 +311,7 @@ class Material:
 
     @property
     def record(self) -> Mapping[str, Any]:
-        """What was found out by running: versions, hashes, sizes."""
+        """Record of the run: versions, hashes, sizes."""
         found = self.config.get("record") or {}
         return found if isinstance(found, Mapping) else {}
 
@@ -373,7 +373,7 @@ class Material:
         return {}
 
     def places(self, selection: Selection) -> Places:
-        """Where a selection's members are on the page; looked up once, as large sets take a while."""
+        """Return the places of a selection's members on the page; looked up once, as large sets take a while."""
         key = id(selection)
         if key not in self._places:
             self._places[key] = np.array(self.space.indices(selection.members), np.int64)

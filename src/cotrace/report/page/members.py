@@ -1,4 +1,4 @@
-"""What a set does, for the page: a card for each member, with the patterns that its reader may look through."""
+"""The explanation of a set on the page: a card for each member, with the patterns that its reader may look through."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHOWN = 4
 LEAST = 0.2
 """Score from which a behaviour is mentioned."""
 DIGITS = 2
-"""Of attention weights in the page."""
+"""Decimals of attention weights in the page."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class MemberCard:
     attends: bool
     """Whether its attention can be looked at."""
     page: str | None = None
-    """Where a feature is shown at Neuronpedia."""
+    """Address of a feature's page at Neuronpedia."""
 
 
 def member_cards(found: Explanation) -> list[MemberCard]:

@@ -124,7 +124,7 @@ def _context(material: Material) -> dict[str, Any]:
 
 
 def _explained(material: Material) -> dict[str, Any]:
-    """What the set does, where that was measured."""
+    """Return the explanation of the set, where there is one."""
     found = material.explanation
     if found is None:
         return {"explained": None}
@@ -199,7 +199,7 @@ def _legend(material: Material) -> list[dict[str, Any]]:
 
 
 def _thinned(stops: Sequence[Stops], effects: Effects, rows: int, missing: int) -> Iterator[str]:
-    """What this page leaves out so that it stays small; the run's files hold all of it."""
+    """Return notes on what the page leaves out so that it stays small; the run's files hold all of it."""
     yield from (one.words for one in stops if one.words)
     if effects.words:
         yield effects.words

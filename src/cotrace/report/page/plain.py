@@ -184,7 +184,7 @@ class _Both:
         return any(len(pair.answers) < 2 for pair in self.pairs)
 
     def answers(self) -> Iterator[AnswerShift]:
-        """By their words where pairs offer the same, else that of the target."""
+        """Return shares by the answers' words where pairs offer the same, else that of the target."""
         words = list(dict.fromkeys(answer for pair in self.pairs for answer in pair.answers))
         shares = [self._shares(table) for table in (self.before, self.after)]
         targets = [pair.answers[pair.target] for pair in self.pairs]
@@ -257,12 +257,12 @@ def _at(table: Table, index: Sequence[int]) -> Values:
 
 
 EDIT = "edit.json"
-"""What the last edit of a run's selection did: name of the file in the run's folder."""
+"""File of the last edit's effect and cost in the run's folder."""
 
 
 @dataclass(frozen=True)
 class Edited:
-    """What the last edit did and cost."""
+    """Effect and cost of the last edit."""
 
     k: int
     donor: str
