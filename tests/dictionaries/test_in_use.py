@@ -309,7 +309,7 @@ def test_bad_files_end_in_one_line_before_the_model_is_loaded(
     endless = save_dictionary(scaled(one, bias=torch.full((32,), torch.inf)), tmp_path / "endless")
     head = save_dictionary(one, tmp_path / "head")
     cfg = json.loads((head / "cfg.json").read_text())
-    (head / "cfg.json").write_text(json.dumps(cfg | {"hook_head_index": 3}))
+    (head / "cfg.json").write_text(json.dumps(cfg | {"hook_head_index": "all"}))
     asked = [
         "trace",
         "--model",
@@ -323,7 +323,7 @@ def test_bad_files_end_in_one_line_before_the_model_is_loaded(
     for folder, words in (
         (pickled, "may be a pickle, which can run code when it is read: convert it with python -c"),
         (endless, "bias holds values that are not finite"),
-        (head, "it reads head 3 alone; use one of all heads of a layer (hook_z)"),
+        (head, "hook_head_index is 'all' in its cfg.json; give a head's number from 0"),
     ):
         assert run([*asked, "--dictionaries", str(folder)]) == 2
         said = capsys.readouterr().err

@@ -136,9 +136,11 @@ def features_of_heads(model: LanguageModel, heads: Iterable[str | Component], *,
         if layer not in held:
             raise InputError(f"{model.name} has no dictionary of the heads of layer {layer} (hook_z): load one")
         place, rows = held[layer].write, held[layer].dictionary.decoder
-        if max(units) >= place.units:
-            raise InputError(f"{model.name} has no L{layer}.head{max(units)}; its layer has {place.units}")
-        squares = rows.square().reshape(len(rows), place.units, place.width).sum(2)
+        count = place.units if place.head is None else place.head.heads
+        if max(units) >= count:
+            raise InputError(f"{model.name} has no L{layer}.head{max(units)}; its layer has {count}")
+        rows = rows if place.head is None else place.head.padded(rows)
+        squares = rows.square().reshape(len(rows), count, -1).sum(2)
         inside = squares[:, units].sum(1) >= share * squares.sum(1)
         found += [Component(held[layer].feature_site, layer, unit) for unit in torch.nonzero(inside).flatten().tolist()]
     return found
@@ -291,6 +293,7 @@ def added_by(model: LanguageModel, placed: PlacedDictionary, row: Float[Tensor, 
     Raises UnsupportedSite where that matrix is not found.
     """
     place = placed.write
+    row = row if place.head is None else place.head.padded(row)
     if placed.site is Site.MLP_NEURON:
         matrix: nn.Module | None = place.module
     elif placed.site is Site.HEAD_OUTPUT:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from cotrace.components import PARTS_OF, Site
@@ -26,6 +27,39 @@ from cotrace.models.attention_interface import (
 )
 
 Tap = Literal["input", "output", "attention", "pattern", "experts"]
+Edit = Callable[[Tensor], Any]
+"""Tensor at a place -> what goes on in its stead. Attention outputs come as [row, pos, head, d_head], patterns as
+[row, head, query, key] (there only the change may be given), everything else as [row, pos, feature]."""
+
+
+@dataclass(frozen=True)
+class OneHead:
+    """One head among those of its layer."""
+
+    unit: int
+    width: int
+    heads: int
+    """How many heads the layer has."""
+
+    @property
+    def where(self) -> slice:
+        """Its numbers among those of all heads side by side."""
+        return slice(self.unit * self.width, (self.unit + 1) * self.width)
+
+    def padded(self, values: Float[Tensor, "*token d_head"]) -> Float[Tensor, "*token d"]:
+        """Return the values with zeros for all other heads."""
+        return pad(values, (self.where.start, self.heads * self.width - self.where.stop))
+
+    def alone(self, edit: Edit, tap: Tap) -> Edit:
+        """Let an edit see and change this head's values only."""
+        axis, part = (-2, slice(self.unit, self.unit + 1)) if tap == "attention" else (-1, self.where)
+
+        def apply(own: Tensor) -> Tensor:
+            mine = own.narrow(axis, part.start, part.stop - part.start)
+            changed: Tensor = edit(mine)
+            return own if changed is mine else own.slice_scatter(changed, axis, part.start, part.stop)
+
+        return apply
 
 
 @dataclass(frozen=True)
@@ -51,6 +85,8 @@ class Place:
     """
     dictionary: PlacedDictionary | Any = None
     """The dictionary whose features, or whose error, are the components; None where values are taken as they are."""
+    head: OneHead | None = None
+    """The head whose numbers alone are the tensor, of a place of heads; None for all."""
 
     def __str__(self) -> str:
         return f"L{self.layer} {self.site}"
@@ -210,9 +246,6 @@ class PatternChange:
         return output.flatten(0, 1).index_add(0, flat.flatten(), moved.flatten(0, 1)).reshape(output.shape)
 
 
-Edit = Callable[[Tensor], Any]
-"""Tensor at a place -> what goes on in its stead. Attention outputs come as [row, pos, head, d_head], patterns as
-[row, head, query, key] (there only the change may be given), everything else as [row, pos, feature]."""
 MODULE_TAPS = ("input", "output", "experts")
 TapList = Sequence[tuple[Place, Edit]]
 
@@ -233,7 +266,10 @@ def tapped(model: PreTrainedModel, taps: TapList, eager: bool = False) -> Iterat
 
         return apply
 
-    edits = [(place, counted(i, edit)) for i, (place, edit) in enumerate(taps)]
+    edits = [
+        (place, counted(i, edit if place.head is None else place.head.alone(edit, place.tap)))
+        for i, (place, edit) in enumerate(taps)
+    ]
     with ExitStack() as stack:
         _hook_modules(stack, [(p, e) for p, e in edits if p.tap in MODULE_TAPS])
         _hook_attention(stack, model, [(p, e) for p, e in edits if p.tap not in MODULE_TAPS], eager)
