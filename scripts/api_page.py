@@ -13,19 +13,15 @@ HEAD = """# Python reference
 Every public name, from its docstring. `import cotrace as ct`; names are loaded when they are first used. Whatever
 stands in no list here is private and may change without notice. This page is written by `python scripts/api_page.py`.
 """
-ROOMS = ("search", "tasks", "donors", "metrics", "editing", "interchange", "report", "evaluation", "known", "errors")
-"""Modules whose names are used as ``ct.ROOM.NAME``."""
 
 
 def page() -> str:
-    """The page."""
-    top = [name for name in cotrace.__all__ if not isinstance(getattr(cotrace, name), ModuleType) and name[0] != "_"]
-    return HEAD + _section("ct", "cotrace", top) + "".join(map(_room, ROOMS))
-
-
-def _room(name: str) -> str:
-    module = getattr(cotrace, name)
-    return _section(f"ct.{name}", module.__name__, list(names_of(module)))
+    """The page: the names of the package, then those of each of its rooms."""
+    rooms = {name: getattr(cotrace, name) for name in cotrace.__all__}
+    rooms = {name: room for name, room in rooms.items() if isinstance(room, ModuleType)}
+    top = [name for name in cotrace.__all__ if name not in rooms and name[0] != "_"]
+    parts = (_section(f"ct.{name}", room.__name__, list(names_of(room))) for name, room in rooms.items())
+    return HEAD + _section("ct", "cotrace", top) + "".join(parts)
 
 
 def names_of(module: ModuleType) -> Iterator[str]:

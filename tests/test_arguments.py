@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from jaxtyping import config
 
 import cotrace as ct
 import cotrace.donors
@@ -27,7 +26,7 @@ from cotrace.problem.set_metric import SetProblem
 from cotrace.results.outcomes import Tradeoff
 from cotrace.search import SEARCHES, Limits, Random, SearchState
 from cotrace.validation import checked, guarded
-from tests import tiny
+from tests import shapes, tiny
 from tests.problems import ClosedForm, modular
 
 TASK = ct.tasks.demo_bias()
@@ -39,9 +38,8 @@ MODEL: Any = tiny.model("llama")
 @pytest.fixture(autouse=True)
 def _as_users_run_it() -> Iterator[None]:
     """Without the type checks of the test suite, which users do not have."""
-    config.update("jaxtyping_disable", True)
-    yield
-    config.update("jaxtyping_disable", False)
+    with shapes.unchecked():
+        yield
 
 
 def wrong(call: str) -> tuple[str, Callable[[], Any], str]:

@@ -1,8 +1,10 @@
 from . import dictionaries as dictionaries
+from . import donors as donors
 from . import editing as editing
 from . import errors as errors
 from . import evaluation as evaluation
 from . import interchange as interchange
+from . import metrics as metrics
 from . import readout as readout
 from . import report as report
 from . import search as search

@@ -42,32 +42,49 @@ class Transfer:
     source: str
     """Task that the set was found on; empty where that is not known."""
     source_model: str
+    """Model that the set was found on."""
     target: str
+    """Task that it is judged on."""
     target_model: str
+    """Model that it is judged on."""
     metric: str
+    """The target's metric."""
     mode: str
+    """``swap`` or ``keep``."""
     direction: str
+    """``maximise`` or ``minimise``, the target's."""
     judged_on: str
     """``held-out`` or ``training``: the target's pairs that the figures are of."""
     pairs: int
+    """Number of pairs that the figures are of."""
     k: int
+    """Size of the set."""
     components: tuple[str, ...]
+    """Names of its members."""
     effect: float
+    """Effect of the set on the target."""
     interval: Interval | None
+    """Its bootstrap interval; None with too few pairs."""
     full_effect: float
+    """Effect of everything in the space."""
     full_interval: Interval | None
     """Interval of the effect of everything in the space."""
     own_components: tuple[str, ...]
     """The set of size k that a search of the target finds on its training pairs."""
     own_effect: float
+    """Effect of the target's own set."""
     own_interval: Interval | None
+    """Its bootstrap interval."""
     difference: Interval | None
     """Paired interval of how much more it does than the target's own set; above 0 is better, whatever the direction."""
     overlap: float
     """Jaccard index of both sets."""
     control_mean: float
+    """Mean effect of the random sets."""
     control_best: float
+    """Largest effect of the random sets, in the target's direction."""
     controls: int
+    """Number of random sets."""
     composition: str
     """Property that random sets share with the set."""
     p_value: float
@@ -146,6 +163,11 @@ def transfer(
     ``k`` picks a selection of a frontier (default: the smallest with 90 % of its best effect). The target's own set is
     what ``search`` (default: ``Pursuit(effort="fast")`` up to k) finds on its training pairs; all figures are of its
     held-out pairs, where it has some. Raises InputError, also for components that the target's space lacks.
+
+    Args:
+        result: The set, or a frontier to take it from.
+        controls: Number of random sets of the same composition.
+        seed: Seed of the random sets.
     """
     check_kind("ct.transfer", "result", result, Frontier | Selection)
     check_seed("ct.transfer", seed)

@@ -154,7 +154,11 @@ class Component:
 
     @classmethod
     def parse(cls, text: str) -> Component:
-        """Inverse of ``str``; ``9.6``, ``L9H6`` and ``a9.h6`` are read as ``L9.head6``. Raises InputError."""
+        """Inverse of ``str``; ``9.6``, ``L9H6`` and ``a9.h6`` are read as ``L9.head6``. Raises InputError.
+
+        Args:
+            text: Name of a component, with ``@role`` behind it or not.
+        """
         check_kind("Component.parse", "text", text, str)
         if short := _SHORT_HEAD.fullmatch(text):
             layer, head = short["l1"] or short["l2"], short["h1"] or short["h2"]
@@ -201,7 +205,12 @@ class ComponentSpace(Sequence[Component]):
 
     @classmethod
     def build(cls, units: Mapping[Site, Mapping[int, int]], roles: Sequence[str] = ("all",)) -> ComponentSpace:
-        """Space over whole layers: for each site, in order, the number of units in each layer (1 for a whole layer)."""
+        """Space over whole layers: for each site, in order, the number of units in each layer (1 for a whole layer).
+
+        Args:
+            units: Site -> layer -> number of units there.
+            roles: Position roles; each component comes once for each role.
+        """
         return cls(
             tuple(
                 Component(site, layer, unit if site.has_units else None, role)
@@ -249,6 +258,7 @@ class ComponentSpace(Sequence[Component]):
 
     @property
     def names(self) -> list[str]:
+        """Names of the components, in order."""
         return [str(component) for component in self.components]
 
     def indices(self, components: Iterable[Component]) -> tuple[int, ...]:

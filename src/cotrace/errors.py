@@ -74,7 +74,14 @@ class WorkersError(CotraceError):
 
 
 def unknown(kind: str, name: object, options: Iterable[str], meant: str | None = None) -> UnknownName:
-    """The error for a name that is not known: with the one that is ``meant``, or a close match, and the whole list."""
+    """The error for a name that is not known: with the one that is ``meant``, or a close match, and the whole list.
+
+    Args:
+        kind: The kind of thing, such as ``search``.
+        name: The name that was given.
+        options: All known names.
+        meant: The name that is meant; None for a close match.
+    """
     listed = sorted(options)
     close = [meant] if meant else get_close_matches(str(name), listed, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""

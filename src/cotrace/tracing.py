@@ -35,6 +35,14 @@ def trace(
     The selections carry intervals and p-values of a ``quick`` evaluation, at most 143 forward-equivalents more;
     ``none`` leaves them out, and ``ct.evaluate`` says more. What cannot be judged is warned about.
     ``progress`` shows a bar (True; by default in terminals and notebooks), or is called after every step.
+
+    Args:
+        model: The model, from ``load_model`` or ``wrap``.
+        task: The prompt pairs.
+        search: Name of the search, such as ``pursuit`` or ``greedy``.
+        search_options: Hyperparameters of the search; None for its defaults.
+        evaluation: ``quick`` or ``none``.
+        problem_options: Keywords of ``LanguageProblem``, such as ``sites`` or ``holdout``.
     """
     sized = {} if max_size is None else {"max_size": max_size}  # pgbct has none: its penalties decide
     chosen = named(search, **sized, **(search_options or {}))

@@ -190,7 +190,7 @@ def test_nothing_scrolls_sideways(opened: OpenReport, request: pytest.FixtureReq
 
 
 @pytest.mark.parametrize("name", ["report", "hostile"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_axe_finds_no_serious_violation(
     opened: OpenReport, request: pytest.FixtureRequest, name: str, scheme: str
 ) -> None:
@@ -288,6 +288,7 @@ def test_page_without_scripts_still_says_the_verdict(browser: Browser, report: P
     context.close()
 
 
+@pytest.mark.slow
 def test_large_run_opens_quickly(browser: Browser, tmp_path: Path) -> None:
     path = tmp_path / "large.html"
     with path.open("wb") as file:  # a process of its own, without the tests' run-time type checks

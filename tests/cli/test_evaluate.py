@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,19 +20,31 @@ from cotrace.runs.result_files import StoredRun
 from tests.conftest import records, write_lines
 
 
-@pytest.fixture
-def asked(tiny_folder: Path, tmp_path: Path) -> list[str]:
+def question(model: Path, folder: Path) -> list[str]:
     """A trace over 48 pairs in 16 groups, some sealed."""
     rows = [{**row, "id": f"{row['id']}-{i}", "meta": {"job": row["id"]}} for i in range(4) for row in records()]
-    pairs = write_lines(tmp_path / "pairs.jsonl", rows)
+    pairs = write_lines(folder / "pairs.jsonl", rows)
     options = ["--holdout", "0.4", "--audit", "0.3", "--search", "topk", "--seed", "1", "--direction", "minimise"]
-    return ["trace", "--model", str(tiny_folder), "--task", str(pairs), *options, "--out", str(tmp_path / "run")]
+    return ["trace", "--model", str(model), "--task", str(pairs), *options, "--out", str(folder / "run")]
 
 
 @pytest.fixture
-def traced(asked: list[str], tmp_path: Path) -> Path:
-    assert run([*asked, "--quiet"]) == 0
-    return tmp_path / "run"
+def asked(tiny_folder: Path, tmp_path: Path) -> list[str]:
+    return question(tiny_folder, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def kept(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished run and its pairs, made once."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    assert run([*question(tiny_folder, folder), "--quiet"]) == 0
+    return folder
+
+
+@pytest.fixture
+def traced(kept: Path, tmp_path: Path) -> Path:
+    """A copy of the run, to be written into."""
+    return Path(shutil.copytree(kept / "run", tmp_path / "run"))
 
 
 def stored(folder: Path, name: str = "evaluation.json") -> ct.Evaluation:
@@ -145,39 +158,43 @@ def test_searching_again_costs_no_more_than_is_said(tmp_path: Path, capfd: pytes
     assert folds / 9 < found["cross_fit"]["forward_equivalents"] <= folds
 
 
-@pytest.mark.parametrize("further", [[], ["--dry-run"], ["--json"]])
 def test_too_few_pairs_for_intervals_that_are_asked_for(
-    asked: list[str], further: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    asked: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked[asked.index("--holdout") + 1] = "0.1"
     assert run([*asked, "--quiet"]) == 0
     traced = tmp_path / "run"
     kept = (traced / "evaluation.json").read_bytes()
-    capsys.readouterr()
-    assert run(["evaluate", str(traced), "--intervals", "--quiet", *further]) == 2
-    shown = capsys.readouterr()
     expected = r"cotrace: an interval needs at least 10 pairs, and these are [1-9]: give more, or hold out more\n"
-    assert shown.out == ""
-    assert re.fullmatch(expected, shown.err)
-    assert (traced / "evaluation.json").read_bytes() == kept
+    for further in ([], ["--dry-run"], ["--json"]):
+        capsys.readouterr()
+        assert run(["evaluate", str(traced), "--intervals", "--quiet", *further]) == 2
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        assert re.fullmatch(expected, shown.err)
+        assert (traced / "evaluation.json").read_bytes() == kept
 
 
 def test_changed_data_or_model_are_refused(
-    traced: Path, asked: list[str], tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+    traced: Path, kept: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights = tiny_folder / "model.safetensors"
-    kept = weights.read_bytes()
+    own = weights.read_bytes()
     tensors = load_file(weights)
     save_file({name: tensor * 1.01 for name, tensor in tensors.items()}, weights, metadata={"format": "pt"})
     try:
         assert run(["evaluate", str(traced)]) == 2
         assert "weights_sha256" in capsys.readouterr().err
     finally:
-        weights.write_bytes(kept)
-    data = Path(asked[4])
-    data.write_text(data.read_text().replace('"target": 0', '"target": 1', 1))
-    assert run(["evaluate", str(traced)]) == 2
-    assert "the data differ" in capsys.readouterr().err
+        weights.write_bytes(own)
+    data = kept / "pairs.jsonl"
+    whole = data.read_text()
+    data.write_text(whole.replace('"target": 0', '"target": 1', 1))
+    try:
+        assert run(["evaluate", str(traced)]) == 2
+        assert "the data differ" in capsys.readouterr().err
+    finally:
+        data.write_text(whole)
 
 
 @pytest.mark.parametrize(

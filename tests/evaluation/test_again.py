@@ -11,7 +11,7 @@ from cotrace.search import Greedy, Pursuit, Search, TopK
 from tests.evaluation.problems import Judged, judged
 from tests.problems import pairwise
 
-N = 40
+N = 16
 SEARCHES = [
     Pursuit(max_size=4),
     Pursuit(sizes=(1, 3, 5)),

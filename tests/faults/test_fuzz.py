@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -24,6 +25,13 @@ JSON_READERS = ["json_lines", "selection_files", "counterfact", "ioi", "auto_cir
 DRAWN = ["run_evaluation.json", "run_tradeoff.json", "run_examples.json"]
 """What is taken is drawn as a report, which takes a while."""
 JSON_READERS += DRAWN
+
+
+def quickly(names: list[str]) -> list[Any]:
+    """The names; those whose content is drawn are slow."""
+    return [pytest.param(name, marks=pytest.mark.slow if name in DRAWN else ()) for name in names]
+
+
 ODD = [
     b"",
     b"\x00",
@@ -77,7 +85,7 @@ def by_name() -> dict[str, Reader]:
     return found
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", quickly(NAMES))
 def test_bytes_changed_at_random_never_crash_a_reader(by_name: dict[str, Reader], name: str) -> None:
     reader = by_name[name]
     taken: list[bool] = []
@@ -96,7 +104,7 @@ def test_bytes_changed_at_random_never_crash_a_reader(by_name: dict[str, Reader]
     assert not all(taken), "no input was refused, so no check of the reader was reached"
 
 
-@pytest.mark.parametrize("name", JSON_READERS)
+@pytest.mark.parametrize("name", quickly(JSON_READERS))
 def test_well_formed_json_with_values_of_other_kinds_never_crashes_a_reader(
     by_name: dict[str, Reader], name: str
 ) -> None:

@@ -14,6 +14,7 @@ from tests.faults.harness import SAME, Commands, Kills, check_readable
 KILLS = 20
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments_change_no_byte(kills: Kills) -> None:
     """300 of them: python -m benchmarks.kills, counted in docs/runs.md."""
     kills.go(KILLS)
@@ -32,7 +33,14 @@ def begun(commands: Commands, kills: Kills, out: Path, checkpoints: int) -> int:
     return process
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+    ],
+)
 def test_a_polite_end_says_how_to_go_on(
     commands: Commands, kills: Kills, tmp_path: Path, number: int, code: int
 ) -> None:

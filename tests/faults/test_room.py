@@ -15,7 +15,9 @@ from cotrace.runs.config_file import read_config
 from tests.faults.harness import SAME, Commands, Kills, check_readable
 
 
-@pytest.mark.parametrize("most_bytes", [500, 5_000, 20_000, 40_000])
+@pytest.mark.parametrize(
+    "most_bytes", [500, *(pytest.param(size, marks=pytest.mark.slow) for size in (5_000, 20_000, 40_000))]
+)
 def test_a_full_disk_is_one_line_and_the_run_goes_on(
     commands: Commands, kills: Kills, tmp_path: Path, most_bytes: int
 ) -> None:
@@ -44,7 +46,7 @@ def refuse(error: Exception) -> None:
     raise error
 
 
-@pytest.mark.parametrize("who", WORDS)
+@pytest.mark.parametrize("who", ["torch", *(pytest.param(who, marks=pytest.mark.slow) for who in list(WORDS)[1:])])
 def test_memory_that_runs_out_is_one_line_and_the_run_goes_on_with_smaller_batches(
     kills: Kills, tmp_path: Path, who: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -56,7 +56,7 @@ def asked(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[s
     pairs = tmp_path_factory.mktemp("data") / "pairs.jsonl"
     write_lines(pairs, records())
     named = ["trace", "--model", str(tiny_folder), "--task", str(pairs), "--holdout", "0.25"]
-    space = ["--sites", "mlp_neuron", "--max-size", "4"]
+    space = ["--sites", "mlp_coordinate", "--max-size", "4"]
     return [*named, *space, "--checkpoint-every-s", "0", "--quiet", "--evaluation", "none"]
 
 
@@ -64,7 +64,7 @@ def asked(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[s
 def halved(asked: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was short of memory from the middle of its search on."""
     folder = tmp_path_factory.mktemp("runs") / "halved"
-    with pytest.MonkeyPatch.context() as patched, short_of_memory(patched, after=60, most=20):
+    with pytest.MonkeyPatch.context() as patched, short_of_memory(patched, after=40, most=20):
         assert run([*asked, "--out", str(folder)]) == 0
     assert plan(folder)["events"]
     assert "memory ran out" in (folder / "log.txt").read_text()
@@ -99,7 +99,7 @@ def stopped(asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         if found is not None and found["events"]:
             raise KeyboardInterrupt
 
-    with short_of_memory(monkeypatch, after=60, most=20), monkeypatch.context() as patched:
+    with short_of_memory(monkeypatch, after=40, most=20), monkeypatch.context() as patched:
         patched.setattr(Keeper, "step", stopping)
         assert run([*asked, "--out", str(folder)]) == 130
     assert plan(folder)["events"] == [], "so far the checkpoints alone know"
@@ -110,7 +110,7 @@ def test_a_resumed_run_goes_on_with_the_batches_it_had(
     halved: Path, stopped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It does not run out of memory again, and says what happened before it was stopped."""
-    with short_of_memory(monkeypatch, after=60, most=20):
+    with short_of_memory(monkeypatch, after=40, most=20):
         assert run(["resume", str(stopped), "--quiet"]) == 0
     assert plan(stopped) == plan(halved)
     assert_agree(halved, stopped)

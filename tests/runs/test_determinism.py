@@ -55,6 +55,7 @@ def first(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return home / "first"
 
 
+@pytest.mark.slow
 def test_another_clock_locale_and_folder_change_no_byte(first: Path, tmp_path: Path) -> None:
     """In a process of its own: hours behind and at thrice the pace, Turkish, no UTF-8, other hashes of text."""
     elsewhere = tmp_path / "elsewhere"
@@ -128,6 +129,7 @@ print("as before")
 """
 
 
+@pytest.mark.slow
 def test_the_global_random_state_is_left_as_it_was(tiny_folder: Path, pairs_file: Path, tmp_path: Path) -> None:
     """In a process of its own: the checks of types that tests run under draw from Python's own stream."""
     asked = [str(tiny_folder), str(pairs_file), str(tmp_path / "run")]

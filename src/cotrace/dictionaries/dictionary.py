@@ -115,14 +115,19 @@ class Dictionary:
     hook_out: str
     """The place that it writes; the one that it reads, unless it is a transcoder."""
     encoder: Float[Tensor, "feature d_in"] = field(repr=False)
+    """Encoder rows [feature, d_in]."""
     bias: Float[Tensor, "feature"] = field(repr=False)
+    """Encoder bias [feature]."""
     decoder: Float[Tensor, "feature d_out"] = field(repr=False)
+    """Decoder rows [feature, d_out]."""
     offset: Float[Tensor, "d_out"] = field(repr=False)
     """Constant part of a reconstruction: the decoder's bias."""
     shift: Float[Tensor, "d_in"] | None = field(default=None, repr=False)
     """Vector that is subtracted from the normed input first."""
     threshold: Float[Tensor, "feature"] | None = field(default=None, repr=False)
+    """JumpReLU threshold of each feature [feature]; None for 0."""
     k: int | None = None
+    """Most features active on a token; None for no bound."""
     skip: Float[Tensor, "d_out d_in"] | None = field(default=None, repr=False)
     """A transcoder's linear way past its features."""
     norm: Norm = "none"
@@ -130,6 +135,7 @@ class Dictionary:
     head: int | None = None
     """The one head of ``hook`` that it is of; None where it is of all that stands there."""
     architecture: str = "standard"
+    """Architecture in SAELens' words, such as ``topk``."""
     model_name: str | None = None
     """The model that it was trained on."""
     neuronpedia: str | None = None
@@ -190,7 +196,12 @@ class Dictionary:
         return {name: value for name, value in found.items() if isinstance(value, Tensor)}
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Dictionary:
-        """The same with weights there and of that type."""
+        """The same with weights there and of that type.
+
+        Args:
+            device: Device of the weights.
+            dtype: Number type of the weights.
+        """
         moved: dict[str, Any] = {name: tensor.detach().to(device, dtype) for name, tensor in self.tensors.items()}
         return replace(self, **moved)
 
@@ -208,7 +219,11 @@ class Dictionary:
         return replace(found, value=value)
 
     def activations(self, values: Float[Tensor, "*token d_in"]) -> Float[Tensor, "*token feature"]:
-        """Activations of all features of each token, as SAELens' ``encode`` gives them."""
+        """Activations of all features of each token, as SAELens' ``encode`` gives them.
+
+        Args:
+            values: Values at the place that it reads [*token, d_in].
+        """
         return self.encode(values).dense(self.size).reshape(*values.shape[:-1], self.size)
 
     def decode(
@@ -240,7 +255,11 @@ class Dictionary:
         return found + values.mean(-1, keepdim=True) if self.norm == "layer_norm" else found
 
     def size_of(self, values: Float[Tensor, "*token d_in"]) -> Float[Tensor, "*token 1"]:
-        """Return the factor of each token's decoded features over the decoder's rows: the norm of its input."""
+        """Return the factor of each token's decoded features over the decoder's rows: the norm of its input.
+
+        Args:
+            values: Values at the place that it reads [*token, d_in].
+        """
         if self.norm == "none" or self.is_transcoder:
             return values.new_ones(*values.shape[:-1], 1)
         if self.norm == "constant_norm_rescale":

@@ -319,6 +319,11 @@ def save_dictionary(dictionary: Dictionary, folder: str | Path, **about: Any) ->
 
     What ``architecture`` it is follows from its rule; further keywords go into the file's ``metadata``. Raises
     OSError.
+
+    Args:
+        dictionary: The dictionary.
+        folder: New folder.
+        about: Entries of the file's ``metadata``.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -34,7 +34,12 @@ MOST = 64
 
 @guarded("ct.Dictionaries", fields=False)
 class Dictionaries(Sequence[Dictionary]):
-    """Dictionaries of one model, one of a place; ``LanguageProblem`` takes them, ``on`` puts them into a model."""
+    """Dictionaries of one model, one of a place; ``LanguageProblem`` takes them, ``on`` puts them into a model.
+
+    Args:
+        dictionaries: The dictionaries, one of a place.
+        trained_on: A name that the files may have for the model, beside its own.
+    """
 
     def __init__(self, dictionaries: Sequence[Dictionary], *, trained_on: str | None = None) -> None:
         self._held = tuple(dictionaries)
@@ -75,6 +80,10 @@ def load_dictionaries(
     it, and says where one belongs whose files do not. ``trained_on`` is the model that they were trained on, where
     that is another name for yours or a model that yours was made from. An id may go on with a folder:
     ``owner/name/layer_5``. Raises InputError, UnknownName, NonFiniteError.
+
+    Args:
+        folder_or_id: A folder, or an id of the hub.
+        revision: Branch, tag or commit of the hub; None for the default branch.
     """
     path = Path(folder_or_id)
     here = path.exists() or path.suffix in PICKLES

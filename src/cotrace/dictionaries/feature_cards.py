@@ -45,8 +45,11 @@ class FeatureCard:
     """Description of one feature."""
 
     component: str
+    """Name of the feature, such as ``L5.feature1203``."""
     dictionary: str
+    """Name of its dictionary."""
     hook: str
+    """The place that its dictionary writes."""
     active_share: float
     """Share of the tokens on which it is active."""
     active_on: tuple[ActiveOn, ...]
@@ -54,6 +57,7 @@ class FeatureCard:
     promoted: tuple[tuple[str, float], ...]
     """Tokens whose logits it raises most, straight through the final norm, by how much at activation 1."""
     suppressed: tuple[tuple[str, float], ...]
+    """Tokens whose logits it lowers most."""
     link: str | None = None
     """Its page at Neuronpedia, where the dictionary names one; nothing is fetched."""
 
@@ -124,7 +128,13 @@ def link_of(placed: PlacedDictionary, unit: int) -> str | None:
 @checked("ct.dictionaries.features_of_heads")
 def features_of_heads(model: LanguageModel, heads: Iterable[str | Component], *, share: float = 0.5) -> list[Component]:
     """The features that write to these heads: of dictionaries of ``head_output``, those of whose decoder row at least
-    this ``share`` (of its squared length) lies in the heads' numbers. Raises InputError where a layer has none."""
+    this ``share`` (of its squared length) lies in the heads' numbers. Raises InputError where a layer has none.
+
+    Args:
+        model: The model, with dictionaries in it.
+        heads: Names of heads, or components.
+        share: Least share of a decoder row's squared length.
+    """
     chosen: dict[int, list[int]] = {}
     for head in _parsed(heads):
         if head.site is not Site.HEAD_OUTPUT:

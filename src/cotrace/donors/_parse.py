@@ -26,6 +26,9 @@ _NAMED = "with a tensor for each component, named as L9.head6"
 def donor_source(donors: str | DonorSource) -> DonorSource:
     """The source of that name: counterfactual, noise=0.6, noise=3x@subject,draws=8,seed=1, noise=FILE, zero, mean=task,
     mean=position, resample, resample=SEED, scale=0.2, vector=FILE (.safetensors). Raises UnknownName, InputError.
+
+    Args:
+        donors: A name, or a source, which is given back.
     """
     if not isinstance(donors, str):
         return donors
@@ -36,7 +39,11 @@ def donor_source(donors: str | DonorSource) -> DonorSource:
 
 
 def donor_words(donors: str | DonorSource) -> str:
-    """A source as text: as ``donor_source`` reads it, with what it cannot say (tensors, draws) in words behind it."""
+    """A source as text: as ``donor_source`` reads it, with what it cannot say (tensors, draws) in words behind it.
+
+    Args:
+        donors: A name or a source.
+    """
     match donors:
         case str():
             return donors
@@ -175,7 +182,11 @@ def _check_numbers(donors: str, name: str, tensor: Tensor) -> None:
 
 
 def donor_file(donors: str | None) -> tuple[str, str] | None:
-    """``vector`` or ``noise`` and the file that holds the tensors; None where donors come from no file."""
+    """``vector`` or ``noise`` and the file that holds the tensors; None where donors come from no file.
+
+    Args:
+        donors: A name, or None.
+    """
     name, _, value = (donors or "").partition("=")
     return (name, value) if value and (name == "vector" or (name == "noise" and value.endswith(SUFFIX))) else None
 

@@ -45,7 +45,7 @@ class FeatureValues:
         return DonorFeatures(None, self.entries, self.whole, self.factor)
 
     def of_tokens(self, tokens: Int[Tensor, "token"]) -> FeatureValues:
-        """Those of some donor tokens, in their order; values that do not go by donor tokens are the same."""
+        """Return the values of some donor tokens, in their order; values that do not go by donor tokens stay."""
         if self.rows != "source":
             return self
         entries = None if self.entries is None else self.entries.rows(tokens)
@@ -100,6 +100,11 @@ def donors_of(source: DonorSource, setting: Setting, pairs: Sequence[EncodedPair
     """The donor values of these pairs, computed now: of plain places as the source gives them, of features encoded.
 
     Raises InputError for a source of the user's own that records no run.
+
+    Args:
+        source: The donor source.
+        setting: Model, space and places.
+        pairs: The pairs, as tokens.
     """
     plain = tuple(place for place in setting.places if place.dictionary is None)
     held: list[PlacedDictionary] = list(dict.fromkeys(p.dictionary for p in setting.places if p.dictionary is not None))

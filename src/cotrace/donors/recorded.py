@@ -32,7 +32,12 @@ class Donors(Protocol):
         """Memory that the values take, in bytes."""
 
     def patches(self, layout: Layout, spots: Sequence[Spot]) -> dict[Spot, Patch]:
-        """The donor's part in a layout, for each spot."""
+        """The donor's part in a layout, for each spot.
+
+        Args:
+            layout: A batch of the plan.
+            spots: Places with a position role.
+        """
 
 
 def patched_tokens(layout: Layout, role: str) -> Int[Tensor, "token"]:
@@ -45,6 +50,7 @@ class RecordedDonors:
     """The values of donor runs, token by token without padding. They do not depend on z."""
 
     values: Mapping[Place, Float[Tensor, "token feature"]]
+    """Place -> values of all tokens [token, feature]."""
     patterns: Mapping[Place, Float[Tensor, "entry head"]]
     """Attention weights, one row for each (query, key) of each prompt: prompt by prompt, query-major."""
     lengths: Int[Tensor, "prompt"]
@@ -89,7 +95,11 @@ class RecordedDonors:
         return PatternPatch(place, donor.permute(0, 3, 1, 2).contiguous(), patched_, queries)
 
     def entries(self, layout: Layout) -> Int[Tensor, "row query key"]:
-        """Row of the pattern table for each (query, key) of one prompt, kept keys first; -1 for all others."""
+        """Row of the pattern table for each (query, key) of one prompt, kept keys first; -1 for all others.
+
+        Args:
+            layout: A batch of the plan.
+        """
         prompt = torch.searchsorted(self.starts, layout.source.clamp(min=0), right=True) - 1
         square = torch.cumsum(self.lengths**2, 0) - self.lengths**2
         query = layout.source - self.starts[prompt]
@@ -179,6 +189,13 @@ def record(
     """The values of the pairs' donor runs at these places, in the room that ``keep`` gives. Raises NoRoom.
 
     ``layouts``: the batches of those runs, where they were cut for more pairs than these.
+
+    Args:
+        model: The model.
+        pairs: The pairs, as tokens.
+        places: Places whose values are recorded.
+        packing: How pairs share rows.
+        perturb: Change of the token embeddings; None for none.
     """
     store = _empty_store(model, pairs, places, packing, keep)
     for layout in _passes(donor_layouts(pairs, packing) if layouts is None else layouts):

@@ -38,9 +38,13 @@ class Setting:
     """Inputs of every donor source."""
 
     model: LanguageModel
+    """The model."""
     space: ComponentSpace
+    """The components."""
     places: tuple[Place, ...]
+    """Places whose values are recorded."""
     packing: Packing
+    """How pairs share rows."""
     keep: Keep = in_memory
     """Gives the room that recorded values are kept in."""
     errors: frozenset[PlacedDictionary] = frozenset()
@@ -49,7 +53,12 @@ class Setting:
     """The batches of the donor runs, where they were cut for more pairs than are given; None: cut for those."""
 
     def record(self, pairs: Sequence[EncodedPair], perturb: Perturb | None = None) -> RecordedDonors:
-        """The values of the pairs' donor runs."""
+        """The values of the pairs' donor runs.
+
+        Args:
+            pairs: The pairs, as tokens.
+            perturb: Change of the token embeddings; None for none.
+        """
         layouts = self.layouts
         return record(self.model, pairs, self.places, self.packing, perturb, keep=self.keep, layouts=layouts)
 
@@ -74,13 +83,26 @@ class DonorSource(Protocol):
         """Source and pairs with what the source takes from other pairs: from those that searches see, by id.
 
         Nothing of a held-out pair may enter the run of another one. Raises AlignmentError where no pair is left.
+
+        Args:
+            encoding: All pairs, as tokens.
+            training: Ids of the pairs that searches see.
         """
 
     def prefix(self, pair: EncodedPair) -> int:
-        """Leading prompt tokens at which base and donor run agree in every value."""
+        """Leading prompt tokens at which base and donor run agree in every value.
+
+        Args:
+            pair: A pair, as tokens.
+        """
 
     def donors(self, setting: Setting, pairs: Sequence[EncodedPair]) -> Donors:
-        """The donor values of these pairs, computed now."""
+        """The donor values of these pairs, computed now.
+
+        Args:
+            setting: Model, space and places.
+            pairs: The pairs, as tokens.
+        """
 
 
 class _Alone:
@@ -146,7 +168,13 @@ class Noise(_Alone):
         return setting.record(pairs, self.perturb(setting.model, pairs, setting.packing))
 
     def perturb(self, model: LanguageModel, pairs: Sequence[EncodedPair], packing: Packing) -> Perturb:
-        """Return the noise on the embeddings of these pairs' donor runs, tokens counted as ``donor_layouts`` does."""
+        """Return the noise on the embeddings of these pairs' donor runs, tokens counted as ``donor_layouts`` does.
+
+        Args:
+            model: The model.
+            pairs: The pairs, as tokens.
+            packing: How pairs share rows.
+        """
         std = self.std if self.std is not None else (self.multiple or 0) * embedding_std(model)
         for pair in pairs if self.tensors is not None else ():
             self._noise(pair, model, std)  # what was given is looked at before the first pass
@@ -236,6 +264,7 @@ class Mean(_NoPrefix):
     reference: Sequence[EncodedPair] | None = None
     """Encoded reference prompts; None takes the base prompts that searches see, for held-out pairs too."""
     per_position: bool = False
+    """One mean for each position rather than one for all tokens."""
 
     name = "mean"
     paired = False
@@ -253,12 +282,22 @@ class Mean(_NoPrefix):
         return ConstantDonors({place: value[0] for place, value in means.items()})
 
     def recorded(self, setting: Setting, pairs: Sequence[EncodedPair]) -> RecordedDonors:
-        """The values that are averaged. Raises InputError where a position has none."""
+        """The values that are averaged. Raises InputError where a position has none.
+
+        Args:
+            setting: Model, space and places.
+            pairs: The pairs, as tokens.
+        """
         reference, packing = self.runs(setting.packing, pairs)
         return record(setting.model, reference, setting.places, packing)
 
     def runs(self, packing: Packing, pairs: Sequence[EncodedPair]) -> tuple[Sequence[EncodedPair], Packing]:
-        """The prompts that are averaged over, and how they are run. Raises InputError where a position has no value."""
+        """The prompts that are averaged over, and how they are run. Raises InputError where a position has no value.
+
+        Args:
+            packing: How pairs share rows.
+            pairs: The pairs, as tokens.
+        """
         reference = self.reference or pairs
         if self.per_position and packing.patch_answers:
             raise InputError(
@@ -330,6 +369,7 @@ class Vector(_Alone, _NoPrefix):
     """A tensor of the user's own for each component: [width], the numbers that the component has at one position."""
 
     values: Mapping[str, Tensor]
+    """Name of a component -> its tensor [width]."""
 
     name = "vector"
     paired = False
@@ -369,7 +409,13 @@ class Scale(_Alone, _NoPrefix):
 
 
 def check_sites(source: DonorSource, space: ComponentSpace, align: str) -> None:
-    """Raises UnsupportedSite for a donor that cannot act at a site (the donor x site table of the docs)."""
+    """Raises UnsupportedSite for a donor that cannot act at a site (the donor x site table of the docs).
+
+    Args:
+        source: The donor source.
+        space: The components.
+        align: ``exact``, ``ends`` or ``spans``.
+    """
     if Site.ATTENTION_PATTERN not in space.sites:
         return
     if not source.patterns:

@@ -135,6 +135,12 @@ def folded(
     ``zero`` and ``scale`` go into the columns of the projection that heads or neurons enter, or into the rows of the
     one that a whole layer or coordinate leaves; ``mean`` and ``vector`` go into its bias as well. Raises
     UnsupportedSite with the reason where that is not exact; ``apply`` does the same without touching weights.
+
+    Args:
+        model: The model; it is not changed.
+        selection: Components to edit: a Selection or names.
+        donor: Donor that stands alone: ``zero``, ``scale=0.2``, ``mean=task``, ``vector=FILE``, or a source.
+        reference: Task over whose base prompts ``mean`` is taken; needed for it alone.
     """
     return fold_changes(model, changes(model, selection_of("ct.editing.folded", selection), donor, reference))
 

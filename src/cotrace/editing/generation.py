@@ -67,10 +67,15 @@ class Continuation:
     """One prompt continued twice."""
 
     prompt: str
+    """The prompt."""
     base: str
+    """Continuation by the base model."""
     edited: str
+    """Continuation by the edited model."""
     base_score: float | None = None
+    """The judge's number for ``base``; None without a judge."""
     edited_score: float | None = None
+    """The same for ``edited``."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ class Continuations:
     """Every prompt continued by both models."""
 
     rows: tuple[Continuation, ...]
+    """One for each prompt and sample."""
     samples: int = 1
     """Continuations of each prompt, which stand one behind the other."""
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -173,13 +179,16 @@ class Sampling:
     """How continuations are drawn."""
 
     max_new_tokens: int = 20
+    """Most new tokens of each continuation."""
     temperature: float = 0.0
     """0 takes the likeliest token each time, whatever the model's own generation_config says; above 0 its top_k, top_p,
     penalties and the like are kept, and the result's ``settings`` name them."""
     samples: int = 1
     """Continuations of each prompt."""
     seed: int = 0
+    """Seed of the random numbers."""
     batch_size: int = 16
+    """Prompts in a batch."""
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "samples", "batch_size"):
@@ -205,6 +214,14 @@ def generate(
     """Continuations of each prompt by the base model and by the edited one, drawn with the same random numbers.
 
     ``judge(prompts, texts)`` gives each text a number; ``module:function`` or ``file.py:function`` names one.
+
+    Args:
+        model: The base model.
+        prompts: The prompts as text.
+        selection: Components to edit: a Selection or names.
+        donor: Donor that stands alone, such as ``zero`` or ``scale=0.2``.
+        reference: Task over whose base prompts ``mean`` is taken; needed for it alone.
+        sampling: Settings of the sampling; None for 20 tokens at temperature 0.
     """
     sampling, prompts = sampling or Sampling(), names_of("ct.editing.generate", "prompts", prompts)
     base = continuations(model, prompts, sampling)
@@ -250,7 +267,13 @@ def _configured(model: LanguageModel, sampling: Sampling) -> Iterator[None]:
 
 
 def continuations(model: LanguageModel, prompts: Sequence[str], sampling: Sampling) -> list[str]:
-    """``samples`` texts for each prompt, as the model is now. The global random state is left as it was."""
+    """``samples`` texts for each prompt, as the model is now. The global random state is left as it was.
+
+    Args:
+        model: The model, edited or not.
+        prompts: The prompts as text.
+        sampling: Settings of the sampling.
+    """
     if not prompts:
         raise InputError("there are no prompts to continue: give at least one")
     tokenizer = model.require_tokenizer()

@@ -50,6 +50,14 @@ def measure_edit(
     training pairs, as the search took it. Without it ``ids`` names the pairs that are measured (held-out ones; all
     where None), ``reference`` what ``mean=task`` is taken over (default: the pairs not measured; all where all are),
     and ``clusters`` (id -> label) which pairs intervals resample together, by default those of one ``split_group``.
+
+    Args:
+        model: The base model.
+        task: The traced task.
+        selection: Components to edit: a Selection or names.
+        donor: Donor that stands alone, such as ``zero`` or ``scale=0.2``.
+        metric: The traced metric; None for the task's.
+        sides: Tasks that should stay as they are.
     """
     if parts is not None:
         parts = Parts.settled(parts, task, 0.0, 0)
@@ -103,7 +111,9 @@ class Rescored:
     """Effects of selections as they were found, and under donors that stand alone."""
 
     metric: str
+    """Name of the metric."""
     task: str
+    """Name of the task."""
     rows: tuple[Row, ...]
     """(k, donor, effect on the pairs searched, on held-out pairs)."""
 
@@ -136,6 +146,13 @@ def rescore(
     ``parts`` is the problem that was searched. Without it the whole task is split by ``holdout`` and ``seed``, which is
     the search's split only where that refused no pair and was given neither ``split_by`` nor ``audit``. Raises
     CotraceError.
+
+    Args:
+        model: The base model.
+        task: The traced task.
+        selections: A frontier, a selection, or several.
+        donors: Donors that stand alone.
+        metric: The metric; None for the task's.
     """
     chosen = [selections] if isinstance(selections, Selection) else [s for s in selections if s.k]
     if not chosen:
@@ -179,6 +196,15 @@ def harness(
     """Every metric that the harness reports for these tasks, before and after, with its own standard errors.
 
     ``options`` go to ``lm_eval.simple_evaluate``. Raises InputError where lm-eval is not installed.
+
+    Args:
+        model: The base model.
+        selection: Components to edit: a Selection or names.
+        donor: Donor that stands alone, such as ``zero`` or ``scale=0.2``.
+        tasks: Names of the harness's tasks.
+        limit: Most examples of each task; None for all.
+        batch_size: Examples in a batch.
+        reference: Task over whose base prompts ``mean`` is taken; needed for it alone.
     """
     evaluate = _evaluator()
     asked = {"tasks": list(tasks), "limit": limit, "batch_size": batch_size, **(options or {})}

@@ -43,6 +43,13 @@ def save(
     """Write weights, configuration, tokenizer, model card (README.md), record and further files.
 
     The folder appears when it is complete. Raises OutputExists, InputError.
+
+    Args:
+        model: The model whose weights are written.
+        out: New folder.
+        card: The model card, as Markdown.
+        record: Data about the edit, written beside it.
+        files: Further files: name -> content.
     """
     path = check_free(out)
     path.absolute().parent.mkdir(parents=True, exist_ok=True)

@@ -44,8 +44,11 @@ class Side:
     name: str
     """Name in constraints."""
     task: Task
+    """Its prompt pairs."""
     metric: str
+    """Name of its metric."""
     harm: Harm
+    """Kind of change that counts as harm: ``rise``, ``fall`` or ``change``."""
     suits: bool = False
     """Whether the task is to be the neutral text, of those that ship, that the model knows better."""
     most: int | None = None
@@ -72,12 +75,22 @@ def neutral(path: str | Path | None = None, *, most: int | None = None) -> Side:
     """The next-token loss on a neutral text: a file with one passage a line, or the one that suits the model.
 
     Without ``path`` it is the one of the two texts that ship which the edited model knows better.
+
+    Args:
+        path: Text file with one passage a line.
+        most: Most lines; None for all.
     """
     return Side(name=NEUTRAL, task=text(path, most=most), metric="nll", harm="rise", suits=path is None, most=most)
 
 
 def second_task(task: Task, *, metric: str = "accuracy", harm: Harm = "fall") -> Side:
-    """Another task: by default the share of pairs whose right answer (the label, or else the target) is on top."""
+    """Another task: by default the share of pairs whose right answer (the label, or else the target) is on top.
+
+    Args:
+        task: Its prompt pairs.
+        metric: Name of its metric.
+        harm: Kind of change that counts as harm.
+    """
     return Side(name=task.name, task=task, metric=metric, harm=harm)
 
 
@@ -86,11 +99,17 @@ class Limit:
     """The most harm that an edit may do to one side."""
 
     name: str
+    """Name of the side, such as ``neutral``."""
     most: float
+    """Most harm, as a share."""
 
     @classmethod
     def parse(cls, words: str) -> Limit:
-        """``neutral<=1%`` or ``demo_agreement<=0.02``: a share. Raises InputError."""
+        """``neutral<=1%`` or ``demo_agreement<=0.02``: a share. Raises InputError.
+
+        Args:
+            words: A name, ``<=`` and a share or per cent.
+        """
         match = _BOUND.fullmatch(words)
         if match is None:
             raise InputError(f"constraint {words!r}: write NAME<=SHARE, as in neutral<=1% or demo_agreement<=0.02")
@@ -171,6 +190,15 @@ def sweep(
 
     ``parts`` is the problem that was searched. Without it the whole task is split by ``holdout`` and ``seed``, which is
     the search's split only where that refused no pair and was given neither ``split_by`` nor ``audit``.
+
+    Args:
+        model: The base model.
+        task: The traced task.
+        selection: Components to damp.
+        factors: Factors of the own value, from -1 to 2.
+        metric: The metric; None for the task's.
+        aim: Wanted change: ``maximise``, ``minimise`` or ``zero``; None for the default of ``tradeoff``.
+        sides: Tasks that should stay as they are.
     """
     donors = [Scale(checked_factor(factor)) for factor in factors]
     parts = Parts.settled(parts, task, holdout, seed)
@@ -199,6 +227,17 @@ def tradeoff(
     within its limit on both halves of the side's own data; where there are limits, factors between an allowed and a
     stronger one are tried too.
     Raises CotraceError.
+
+    Args:
+        model: The base model.
+        task: The traced task.
+        selections: Sets to edit.
+        donors: Donors that stand alone.
+        metric: The metric; None for the task's.
+        sides: Tasks that should stay as they are.
+        limits: Bounds on the harm in sides.
+        seed: Seed of the resamples and halves.
+        progress: Function that is called with one line before every edit.
     """
     check_limits(limits, sides)
     if not selections or not donors:

@@ -262,7 +262,12 @@ def _every(n: int, k: int) -> Iterator[Chosen]:
 
 
 def applied(frontier: Frontier, evaluation: Evaluation) -> Frontier:
-    """The frontier with intervals and p-values filled in; the p-values are those adjusted for all sizes tested."""
+    """The frontier with intervals and p-values filled in; the p-values are those adjusted for all sizes tested.
+
+    Args:
+        frontier: The frontier that was judged.
+        evaluation: Its evaluation.
+    """
     rows: Mapping[int, SizeEvidence] = {row.k: row for row in evaluation.sizes}
     unseen = evaluation.judged_on == "held-out"
     return replace(

@@ -18,7 +18,11 @@ STATUSES = ("needed", "can leave", "undecided")
 
 
 def with_verdict(found: Evaluation) -> Evaluation:
-    """The evaluation with what its numbers say, in sentences."""
+    """The evaluation with what its numbers say, in sentences.
+
+    Args:
+        found: The evaluation.
+    """
     return replace(found, verdict=tuple(sentences(found)))
 
 

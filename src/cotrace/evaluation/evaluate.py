@@ -57,8 +57,11 @@ class Foreign:
     """A set from elsewhere, with the roles of its components where it has some."""
 
     name: str
+    """Name of the set."""
     members: tuple[Component, ...]
+    """Its components."""
     roles: Roles | None = None
+    """Role -> its components; None where it has none."""
 
 
 def evaluate(
@@ -86,6 +89,16 @@ def evaluate(
     error, ``smallest_p`` asks for as many controls as that p-value needs, ``every_size`` for random sets at every size
     rather than at some. ``judge_pairs`` judges on other held-out pairs than the problem was built with: at most so
     many, or ``"all"``. Raises InputError.
+
+    Args:
+        problem: The problem that the result is of.
+        result: A frontier, several, or a set.
+        level: ``quick``, ``standard`` or ``full``.
+        pairs: ``heldout``, or ``audit`` (once).
+        foreign: Sets from elsewhere to compare with.
+        side: Problems over the same components, for side effects.
+        seed: Seed of resamples and random sets.
+        progress: Function of (what, done, of how many) that is called before every part; None for none.
     """
     asked: dict[str, Any] = {
         "level": level,

@@ -35,23 +35,33 @@ class Evaluation:
     """One result, judged. Prints as a verdict in words and a table; parts that a level leaves out are None."""
 
     level: str
+    """``quick``, ``standard`` or ``full``."""
     search: str
+    """Name of the search that is judged."""
     metric: str
+    """Name of the metric."""
     task: str
+    """Name of the task."""
     mode: str
+    """``swap`` or ``keep``."""
     direction: str
+    """``maximise`` or ``minimise``."""
     judged_on: str
     """Which pairs: ``held-out``, ``audit``, or ``training`` where nothing is held out."""
     pairs: int
+    """Number of pairs that judge."""
     units: str
     """The resampled units, in words."""
     k: int
     """Size of the selection that is judged in detail; fixed on the training pairs unless given."""
     components: tuple[str, ...]
+    """Names of the selection's members."""
     full_effect: float
     """Effect of everything together on these pairs."""
     full_interval: Interval | None
+    """Its interval; None with too few pairs."""
     sizes: tuple[SizeEvidence, ...]
+    """One record for each size of the frontier."""
     full_is_clear: bool = True
     """Whether these pairs show by themselves that everything together moves the metric, beyond rounding and chance."""
     full_is_clear_training: bool = True
@@ -63,17 +73,29 @@ class Evaluation:
     median_interval: Interval | None = None
     """Interval of the chosen selection's median effect."""
     training_effect: float | None = None
+    """Effect of the selection on the pairs searched."""
     controls: Controls | None = None
+    """Random sets of the same composition."""
     minimality: Minimality | None = None
+    """Loss when each member leaves."""
     completeness: Completeness | None = None
+    """Effect of everything outside the selection."""
     stability: tuple[Stability, ...] = ()
+    """How often components are chosen again: by archive bootstrap, and by searching again."""
     alternatives: tuple[Alternative, ...] = ()
+    """Other sets of the same size that do about as well."""
     interactions: Interactions | None = None
+    """Effects of pairs of members, and Shapley values."""
     faithfulness: Faithfulness | None = None
+    """Curve of the effect kept by size, with CPR and CMD."""
     side_effects: tuple[SideEffect, ...] = ()
+    """Changes where nothing should change."""
     differences: tuple[Difference, ...] = ()
+    """Paired differences to the other searches."""
     foreign: tuple[ForeignSet, ...] = ()
+    """Figures of sets from elsewhere."""
     certificate: Certificate | None = None
+    """The optimum of that size, or a bound."""
     off_manifold: tuple[OffManifold, ...] = ()
     """Sizes at which single pairs move further than under the full swap."""
     forward_equivalents: float = 0.0
@@ -134,7 +156,11 @@ class Evaluation:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Evaluation:
-        """Inverse of ``to_dict``."""
+        """Inverse of ``to_dict``.
+
+        Args:
+            data: The mapping that ``to_dict`` gave, or the JSON of ``evaluation.json``.
+        """
         from pydantic import TypeAdapter
 
         return TypeAdapter(cls).validate_python(data)

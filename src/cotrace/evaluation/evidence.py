@@ -67,6 +67,14 @@ def evaluate(
     ``intervals`` makes too few pairs for them an error. ``judge_pairs`` (a number, ``"all"``) judges on other held-out
     pairs than those that the problem was built with, which are 1,000 at most unless it was told.
     Raises InputError.
+
+    Args:
+        problem: The problem that the result is of, with held-out pairs or without.
+        k: Size that is judged in detail; None for the smallest with 90 % of the best effect on the pairs searched.
+        pairs: ``heldout``, or ``audit`` (once).
+        smallest_p: p-value that the random sets must be able to reach; None for as many as the level has.
+        seed: Seed of resamples, random sets and drawn pairs.
+        progress: Function of (what, done, of how many) that is called before every part; None for none.
     """
     asked: dict[str, Any] = {
         "level": level,

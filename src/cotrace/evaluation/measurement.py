@@ -146,6 +146,13 @@ def measure(
     of one ``split_group`` together (of a group metric within groups), empty below 10 of them. ``progress`` shows how
     far it is: True, False, or a function of what is done next, how many passes are done, and of how many; by default
     in terminals and notebooks. Raises CotraceError.
+
+    Args:
+        model: The model, from ``load_model`` or ``wrap``.
+        task: The prompt pairs.
+        metric: Name, metric or function of your own; None for the task's.
+        confidence: Level of the intervals, between 0 and 1.
+        batch_tokens: Most tokens in one forward pass; None for as many as suit the model.
     """
     if not 0 < confidence < 1:
         raise InputError(f"confidence is {confidence}: give a share between 0 and 1, such as 0.95")

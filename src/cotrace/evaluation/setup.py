@@ -94,7 +94,9 @@ class EvaluationPlan:
     """The plan of an evaluation. Prints as a table."""
 
     level: str
+    """``quick``, ``standard`` or ``full``."""
     steps: tuple[Step, ...]
+    """The steps with their cost."""
 
     def __repr__(self) -> str:
         return f"EvaluationPlan({self.level}, at most {self.forward_equivalents:,} forward-equivalents)"
@@ -233,7 +235,17 @@ def predict(
     smallest_p: float | None = None,
     every_size: bool = False,
 ) -> EvaluationPlan:
-    """Predict the steps and cost of an evaluation without running it: of the audit pairs nothing is known before."""
+    """Predict the steps and cost of an evaluation without running it: of the audit pairs nothing is known before.
+
+    Args:
+        problem: The problem that the result is of.
+        result: A frontier or a set.
+        level: ``quick``, ``standard`` or ``full``.
+        k: Size that is judged in detail; None for the smallest with 90 % of the best effect.
+        pairs: ``heldout`` or ``audit``.
+        smallest_p: p-value that the random sets must be able to reach.
+        every_size: Whether random sets test every size.
+    """
     given = result_of(problem, result)
     first = given if isinstance(given, Frontier | Selection) else given[0]
     frontier = frontier_of(problem, first) if isinstance(first, Selection) else first

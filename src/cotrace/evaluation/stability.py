@@ -101,6 +101,14 @@ def search_again(
     """Search again on random parts of the training pairs, groups kept whole, with another seed each time.
 
     Raises InputError where there are too few groups of pairs to take parts of.
+
+    Args:
+        problem: The problem that is searched again.
+        search: The search.
+        k: Size of the sets.
+        runs: Number of searches.
+        seed: Seed of the parts and of the searches.
+        progress: Function of (what, done, of how many); None for none.
     """
     units = Units.of(problem)
     if units.count < 3:
@@ -176,7 +184,15 @@ def alternatives_known(
 def alternatives_searched(
     problem: Problem, judge: Evaluator, search: Search, chosen: Bool[np.ndarray, "n"], runs: int
 ) -> Iterator[Alternative]:
-    """The best set of this size found without the members of every set before, so many times."""
+    """The best set of this size found without the members of every set before, so many times.
+
+    Args:
+        problem: The problem that is searched again.
+        judge: The pairs that judge.
+        search: The search.
+        chosen: Indicator of the selection [n].
+        runs: Number of searches.
+    """
     forbidden: dict[Component, None] = {}
     current, k = chosen, int(chosen.sum())
     for _ in range(runs):
@@ -227,7 +243,18 @@ def stability_cost(
     pairs: Pairs = "heldout",
     seed: int = 0,
 ) -> float:
-    """Forward-equivalents of searching so often on parts of the pairs, and for other sets, at most."""
+    """Forward-equivalents of searching so often on parts of the pairs, and for other sets, at most.
+
+    Args:
+        problem: The problem that is searched again.
+        frontier: The frontier that is judged.
+        search: The search.
+        runs: Number of searches.
+        level: ``quick``, ``standard`` or ``full``.
+        k: Size of the sets; None for the one that is judged in detail.
+        pairs: ``heldout`` or ``audit``.
+        seed: Seed of the parts.
+    """
     case, units = case_of(problem, frontier, level=level, k=k, pairs=pairs), Units.of(problem)
     parts = sum(len(part_of(units, seed + run)) for run in range(runs)) / problem.size
     return parts * most_cost(search, len(problem.space)) + _alternatives_cost(case, search, runs)
@@ -247,7 +274,13 @@ def _alternatives_cost(case: Case, search: Search, runs: int) -> float:
 
 
 def folds_cost(problem: Problem, search: Search, count: int) -> float:
-    """Forward-equivalents of cross-fitting, at most: each fold searches all pairs but its own and judges on its own."""
+    """Forward-equivalents of cross-fitting, at most: each fold searches all pairs but its own and judges on its own.
+
+    Args:
+        problem: The problem whose pairs are divided.
+        search: The search.
+        count: Number of folds.
+    """
     n = len(problem.space)
     whole = most_cost(search, n)
     sizes = min(getattr(search, "max_size", None) or n, n)
@@ -273,10 +306,15 @@ class CrossFit:
     """One row for each size that every fold found."""
 
     folds: int
+    """Number of folds."""
     search: str
+    """Name of the search."""
     pairs: int
+    """Number of pairs judged."""
     rows: tuple[CrossFitted, ...]
+    """One for each size."""
     forward_equivalents: float
+    """Cost of all searches and figures."""
 
     def table(self) -> Table:
         """The rows for people."""
@@ -307,6 +345,13 @@ def cross_fit(
     """Search without each fold in turn and judge on it. Costs (folds - 1) searches, and the sets on each fold.
 
     Raises InputError for fewer than 2 folds, or fewer groups of pairs than folds.
+
+    Args:
+        problem: The problem whose pairs are divided.
+        search: The search.
+        count: Number of folds, at least 2.
+        seed: Seed of the division.
+        progress: Function of (what, done, of how many); None for none.
     """
     units = Units.of(problem)
     if count < 2 or units.count < count:

@@ -27,12 +27,19 @@ class About:
     model: str
     """Hugging Face id, folder or name of the model."""
     revision: str | None = None
+    """Commit of the model; None where it is not known."""
     task: str = ""
+    """Name of the task."""
     metric: str = ""
+    """Name of the metric."""
     mode: Mode = "swap"
+    """``swap`` or ``keep``."""
     direction: Direction = "maximise"
+    """``maximise`` or ``minimise``."""
     donors: str = "counterfactual"
+    """Donor source, as on the command line."""
     align: str = "exact"
+    """Alignment of the prompts: ``exact``, ``ends`` or ``spans``."""
     positions: str = "prompt"
     """Positions at which donors act: on the prompt, or ``prompt+answer``."""
     split: str = ""
@@ -67,6 +74,9 @@ class About:
         """The components that take the donor's value: the members in ``swap`` mode, the rest of the space in ``keep``.
 
         Raises InputError for ``keep`` without a space.
+
+        Args:
+            selection: The selection.
         """
         if self.mode == "swap":
             return selection.members
@@ -81,7 +91,11 @@ class About:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> About:
-        """Inverse of ``to_dict``; fields may be left out."""
+        """Inverse of ``to_dict``; fields may be left out.
+
+        Args:
+            data: The mapping that ``to_dict`` gave.
+        """
         names = {item.name for item in fields(cls)}
         space = tuple(map(Component.parse, data.get("space", ())))
         return cls(**{name: value for name, value in data.items() if name in names} | {"space": space})
@@ -91,7 +105,14 @@ SCHEMA = "selection.schema.json"
 
 
 def document(selection: Selection, about: About, *, search: str = "", rule: str = "") -> dict[str, Any]:
-    """A selection as the JSON document of the schema."""
+    """A selection as the JSON document of the schema.
+
+    Args:
+        selection: The selection.
+        about: Its question.
+        search: Name of the search.
+        rule: How the selection was picked, in words.
+    """
     words = {name: text for name, text in (("search", search), ("rule", rule)) if text}
     return {"schema": 1, "about": about.to_dict(), "chosen": words | selection.to_dict()}
 

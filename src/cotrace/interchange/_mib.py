@@ -40,8 +40,11 @@ class Shape:
     """The numbers of MIB's ``cfg``."""
 
     n_layers: int
+    """Number of layers."""
     n_heads: int
+    """Number of query heads in a layer."""
     d_model: int
+    """Width of the residual stream."""
     parallel_attn_mlp: bool
     """Whether a layer's MLP reads what its attention read, not what that added."""
 
@@ -60,7 +63,12 @@ class Shape:
         )
 
     def check(self, name: str, components: Iterable[Component]) -> None:
-        """Raise InputError for a component that a model of this shape has not."""
+        """Raise InputError for a component that a model of this shape has not.
+
+        Args:
+            name: Name of the selection in messages.
+            components: Its components.
+        """
         for component in components:
             if component.layer >= self.n_layers or (component.unit or 0) >= self.n_heads:
                 size = f"{self.n_layers} layers of {self.n_heads} heads"
@@ -114,6 +122,11 @@ def circuit(
 
     ``scores`` rank the nodes of the space (``ranking``); nodes outside it have none, which the benchmark takes as
     always in. Raises InputError for a component that is no node.
+
+    Args:
+        selection: The selection.
+        about: Its question.
+        shape: The model's numbers, from ``Shape.of``.
     """
     space = about.space or selection.members
     searched = {node_of(component): component for component in space}
@@ -267,9 +280,11 @@ class MibScore:
     cmd: float
     """Area between the faithfulness and 1."""
     shares: tuple[float, ...]
+    """Shares of the nodes that are kept, ascending."""
     sizes: tuple[int, ...]
     """Components kept at each share."""
     faithfulness: tuple[float, ...]
+    """Faithfulness at each share."""
 
 
 def mib_score(problem: Problem, frontier: Frontier) -> MibScore:

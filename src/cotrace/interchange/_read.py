@@ -37,6 +37,9 @@ def read_selection(path: str | Path) -> Selection:
     """The selection in a file: cotrace's JSON, MIB's circuit format, a snippet that cotrace wrote, or component names.
 
     Names stand in a JSON list, in an object under ``components``, or as words with ``#`` comments. Raises InputError.
+
+    Args:
+        path: The file.
     """
     where = str(path)
     check_no_pickle(path)

@@ -145,7 +145,12 @@ DONORS = ("counterfactual", "zero")
 
 
 def transformer_lens(selection: Selection, about: About) -> str:
-    """A module with ``answer_scores`` under the intervention. Raises InputError for what its hooks do not reach."""
+    """A module with ``answer_scores`` under the intervention. Raises InputError for what its hooks do not reach.
+
+    Args:
+        selection: The selection.
+        about: Its question.
+    """
     _check(about)
     rows: dict[str, list[int] | None] = {}
     for component in sorted(about.changed(selection), key=lambda c: (c.layer, list(HOOKS).index(_site(c)))):
@@ -156,7 +161,12 @@ def transformer_lens(selection: Selection, about: About) -> str:
 
 
 def nnsight(selection: Selection, about: About, columns: Sequence[Columns]) -> str:
-    """The same with nnsight; ``columns`` are those of ``columns_of(model, about.changed(selection))``."""
+    """The same with nnsight; ``columns`` are those of ``columns_of(model, about.changed(selection))``.
+
+    Args:
+        selection: The selection.
+        about: Its question.
+    """
     _check(about)
     rows = [(column.path, column.side, list(column.units), column.width) for column in columns]
     return _filled("nnsight", about, selection, "".join(f"    {row!r},\n" for row in rows))

@@ -16,17 +16,27 @@ class Circuit:
     """A circuit as its authors published it."""
 
     name: str
+    """Name of the circuit, as ``--known`` takes it."""
     model: str
+    """Name of the model."""
     task: str
+    """The task that it was found on."""
     source: str
     """The publication."""
     roles: Mapping[str, tuple[Component, ...]] = field(repr=False)
+    """Role -> its components."""
     note: str = ""
+    """Remarks."""
     config: Mapping[str, object] = field(default_factory=dict, repr=False)
     """Entries of that model's configuration; empty where any model fits."""
 
     def check(self, model: str, config: object) -> None:
-        """Raise InputError where a model's configuration is not that of the model whose circuit this is."""
+        """Raise InputError where a model's configuration is not that of the model whose circuit this is.
+
+        Args:
+            model: Name of the model.
+            config: Its transformers configuration.
+        """
         found = {name: getattr(config, name, None) for name in self.config}
         if found != self.config:
             expected = ", ".join(f"{name} {value}" for name, value in self.config.items())
@@ -46,7 +56,11 @@ class Circuit:
         return Selection(members=self.members)
 
     def role(self, name: str) -> Selection:
-        """The components of one role. Raises UnknownName."""
+        """The components of one role. Raises UnknownName.
+
+        Args:
+            name: Name of a role.
+        """
         if name not in self.roles:
             raise unknown("role", name, self.roles)
         return Selection(members=self.roles[name])

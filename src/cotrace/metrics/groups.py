@@ -52,7 +52,12 @@ def selection_rates(scores: Tensor, answers: Answers, form: Form = "hard") -> Fl
 
 def selection_rate_ratio(scores: Tensor, answers: Answers) -> Float[Tensor, "*mask"]:
     """Smallest selection rate / largest, in [0, 1]; 0 / 0 is nan. Below 0.8 it fails the four-fifths rule (29 CFR
-    1607.4 D)."""
+    1607.4 D).
+
+    Args:
+        scores: log p of each answer, under each mask.
+        answers: Facts of the answers.
+    """
     by_group = selection_rates(scores, answers)
     return by_group.amin(-1) / by_group.amax(-1)
 

@@ -22,6 +22,7 @@ class Answers:
     exists: Bool[Tensor, "example answer"]
     """False in the columns that an example with fewer answers leaves empty."""
     weight: Float[Tensor, "example"]
+    """Weight of each example."""
     label: Int[Tensor, "example"]
     """Index of the gold answer."""
     favourable: Int[Tensor, "example"]
@@ -35,7 +36,12 @@ class Answers:
 
     @classmethod
     def of(cls, pairs: Sequence[PromptPair], dtype: torch.dtype) -> Answers:
-        """Build the table from prompt pairs; it has as many columns as the pair with most answers."""
+        """Build the table from prompt pairs; it has as many columns as the pair with most answers.
+
+        Args:
+            pairs: The prompt pairs.
+            dtype: Number type of the weights.
+        """
         columns = max(len(pair.answers) for pair in pairs)
         groups = sorted({pair.group for pair in pairs if pair.group is not None})
         return cls(
@@ -57,18 +63,31 @@ class Answers:
         return torch.where(self.label >= 0, self.label, self.target)
 
     def take(self, examples: Int[Tensor, "some"]) -> Answers:
-        """The same for some of the examples."""
+        """The same for some of the examples.
+
+        Args:
+            examples: Indices of the examples.
+        """
         tensors = ("target", "exists", "weight", "label", "favourable", "group")
         return replace(self, **{name: getattr(self, name)[examples] for name in tensors})
 
     def drawn(self, counts: Any) -> Answers:
-        """The same with each example counting as often as each row [draw, example] says."""
+        """The same with each example counting as often as each row [draw, example] says.
+
+        Args:
+            counts: Rows [draw, example].
+        """
         return replace(self, counts=torch.as_tensor(counts, dtype=self.weight.dtype).reshape(-1, len(self)))
 
     def means(
         self, values: Float[Tensor, "*mask example"], weight: Float[Tensor, "group example"]
     ) -> Float[Tensor, "*set group"]:
-        """Weighted mean of the values in each group, of each mask (and draw); not a number where a draw has none."""
+        """Weighted mean of the values in each group, of each mask (and draw); not a number where a draw has none.
+
+        Args:
+            values: One number for each example, under each mask.
+            weight: Weight of each example in each group.
+        """
         if self.counts is None:
             return (values[..., None, :] * weight).sum(-1) / weight.sum(-1)
         return ((values[..., None, :] * weight) @ self.counts.mT).mT / (self.counts @ weight.mT)
@@ -136,12 +155,18 @@ def alike(answers: Answers) -> Int[Tensor, "example"]:
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A level of each example, and how its change against the base run is expressed."""
+    """A level of each example, and how its change against the base run is expressed.
+
+    Its functions take ``scores`` (of answers, or logits) under the masks, ``base``: the same of the base run, and
+    ``answers``: targets, labels, groups and weights of the examples.
+    """
 
     name: str
+    """Name of the metric."""
     formula: str
     """The effect, in words that go into tables and reports."""
     lower: float = -torch.inf
+    """Smallest effect."""
     upper: float = torch.inf
     """Range of the effect."""
     inner: Level
@@ -153,7 +178,9 @@ class Metric:
     hard: Level | None = None
     """The level that is reported where ``level`` is a soft surrogate that searches can follow."""
     level_range: tuple[float, float] = REAL
+    """Smallest and largest level."""
     reads: Reads = "answers"
+    """``answers``: scores of answers; ``logits``: logits after the prompt."""
     check: Check = anything
     """Raises InputError where the pairs lack what the metric needs."""
 
@@ -185,11 +212,16 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class SetMetric:
-    """One number for the whole set of pairs: there is no effect of each example."""
+    """One number for the whole set of pairs: there is no effect of each example. Its functions take what Metric's do:
+    ``scores``, ``base`` and ``answers``.
+    """
 
     name: str
+    """Name of the metric."""
     formula: str
+    """The number, in words that go into tables and reports."""
     lower: float = -torch.inf
+    """Smallest effect."""
     upper: float = torch.inf
     """Range of the effect."""
     soft_level: Aggregate
@@ -197,7 +229,9 @@ class SetMetric:
     reported: Aggregate
     """The number that people read."""
     level_range: tuple[float, float] = REAL
+    """Smallest and largest level."""
     reads: Reads = "answers"
+    """``answers``: scores of answers; ``logits``: logits after the prompt."""
     check: Check = anything
     """Raises InputError where the pairs lack what the metric needs."""
     rates: Level | None = None

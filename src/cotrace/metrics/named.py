@@ -215,6 +215,9 @@ def own_metric(function: Callable[..., Any], name: str | None = None) -> Metric:
 
     A first parameter named ``logits`` gets the logits [mask, example, token] at the last prompt position in their
     place. It returns the level [mask, example]; the effect is its change. Raises InputError about the signature.
+
+    Args:
+        name: Name of the metric in results.
     """
     called = name or str(getattr(function, "__name__", type(function).__name__))
     reads = _reads(function, called)

@@ -246,6 +246,12 @@ def wrap(
     """Use a Hugging Face decoder that is already in memory. Raises ModelError for anything else.
 
     A model inside another library's wrapper is taken out of it where it is the very same model.
+
+    Args:
+        model: A decoder of transformers, or another library's wrapper around one.
+        tokenizer: Its tokenizer; None for the wrapper's own.
+        name: Name in results; None for the configuration's own.
+        revision: Branch, tag or commit, for the record.
     """
     model = unwrapped(model)
     if model.config.is_encoder_decoder or model.get_output_embeddings() is None:

@@ -167,6 +167,9 @@ def load_model(
     and disk (``offload_folder``: a temporary one unless given); it needs accelerate. Donors and masks follow each
     layer's device. ``gguf_file`` is the name of a GGUF file in the local folder ``name``: its weights, whatever bits it
     keeps them in, are read as floating point of type ``dtype``; it needs gguf and accelerate.
+
+    Args:
+        revision: Branch, tag or commit of the hub; None for the default branch.
     """
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}  # unsaid, transformers would ask at the terminal
     options |= {"revision": revision} if revision else {}

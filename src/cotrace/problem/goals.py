@@ -55,6 +55,13 @@ class Constraint:
 
     While searching it must keep ``margin`` inside (default a fifth of eps). ``multiplier`` weighs the violation, in
     units of |effect of everything on A| / |effect of everything on B|.
+
+    Args:
+        problem: The side problem, over the same components, in ``swap`` mode.
+        eps: The bound, in units of the side problem's metric; above 0.
+        sides: ``both`` (default), ``above`` or ``below``.
+        margin: Distance from the bound that is kept while searching; None for a fifth of eps.
+        multiplier: Price of a violation; larger finds more feasible sizes, smaller finds better sets.
     """
 
     @checked("ct.Constraint")
@@ -104,6 +111,12 @@ class Constrained:
     """Problem A subject to constraints on other problems: every search keeps only sets whose side values are within.
 
     ``value`` and ``effects`` are those of A. ``gradient`` is that of A less the price times that of the violation.
+
+    Args:
+        problem: Problem A, whose effect is searched.
+        side: The constraints, at least one.
+        bounds: The bounds with their prices, where they are known already; None to measure them.
+        full: A's effect of everything, where it is known already; None to measure it.
     """
 
     @checked("ct.Constrained")
@@ -186,11 +199,19 @@ class Constrained:
         return self if seen is self.problem else self._on_pairs(seen, self.side)
 
     def side_values(self, masks: Float[Tensor, "*mask n"]) -> Float[Tensor, "*mask side"]:
-        """The effect of each mask on each side problem."""
+        """The effect of each mask on each side problem.
+
+        Args:
+            masks: One mask [n] or several [mask, n].
+        """
         return torch.stack([constraint.problem.value(masks).double() for constraint in self.side], -1)
 
     def feasible(self, masks: Float[Tensor, "*mask n"]) -> Bool[Tensor, "*mask"]:
-        """Whether each mask keeps every bound by its margin, on the training pairs."""
+        """Whether each mask keeps every bound by its margin, on the training pairs.
+
+        Args:
+            masks: One mask [n] or several [mask, n].
+        """
         values = self.side_values(masks)
         return self._violations(values).sum(-1) == 0
 
@@ -200,6 +221,11 @@ class Constrained:
         """Gradient of A's value less, or of its loss plus, price x violation. ``examples`` are A's; sides take all.
 
         A loss moves by about one where the value moves by what everything together does, so prices are in that unit.
+
+        Args:
+            z: Soft mask [n], from 0 to 1.
+            objective: Function of A's effects whose mean is differentiated; None for the reported value.
+            examples: Indices of A's training pairs; None for all.
         """
         slope = self.problem.gradient(z, objective, examples).double()
         unit = -self.sign if objective is None else 1 / max(self._full, 1e-12)
@@ -254,6 +280,13 @@ def side_problem(
     Donors that are the same for all prompts (zeros, a mean, vectors, a factor) are the problem's own. Else pairs with
     a counterfactual take its run. Text without one takes, at all its tokens, the mean value over the
     base runs of ``problem``'s training pairs, and its name says so.
+
+    Args:
+        problem: Problem A, whose masks are applied.
+        task: The pairs whose change is measured.
+        metric: Name, metric or function of your own; None for the task's.
+        holdout: Share of the pairs that no search sees.
+        seed: Seed of the holdout.
     """
     paired = all(pair.counterfactual or pair.counterfactual_messages for pair in task.pairs)
     donors: DonorSource = Counterfactual()

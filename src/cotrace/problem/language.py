@@ -58,25 +58,40 @@ FEATURES = (Site.FEATURE,)
 class LanguageProblem:
     """Which components of a language model, together, drive a metric? See ``problem.protocol.Problem``.
 
-    ``sites`` names what may be chosen: whole sites (``head_output``), one at a position role (``head_output@last``),
-    components (``L4.head2``), several (``L4.head*``, ``L*.head2``; ``L4.*`` are the layer's heads and its MLP), or a
-    shortlist: the components of a Selection, or of all sets of another run's Frontier. ``layers`` narrows it: a range,
-    numbers, or text (``8..16``, both included).
-    ``holdout`` is the share of pairs that no search sees (0 keeps all in), ``audit`` a third share that nothing touches
-    until the final figures; pairs with one value of the field ``split_by`` (default ``split_group``) stay together.
-    The direction defaults to the sign of the full swap; a gap between groups is minimised. Where the full swap is
-    within rounding or its interval covers 0 there is none, and whatever needs one (searches, ``evaluate``, sums,
-    constraints) asks for ``direction``; effects do not. Donor values and base scores are computed once, here.
-    ``pack=False`` gives every answer a row of its own and keeps no prefixes: slower, for checking.
-    ``search_pairs`` lets searches see that many training pairs only, drawn by seed; the frontier is of all.
-    ``judge_pairs`` is how many held-out pairs judge (``heldout``): whole groups drawn by seed; 1,000 unless told, or
-    ``"all"``.
-    ``memory`` (``"4GB"``, ``0.5`` of what is free) bounds donor values and kept prefixes: what goes beyond it is on
-    disk, or computed anew. A size also bounds what a forward pass holds, by fewer tokens in each.
-    ``checkpointing`` (``auto``: when memory runs out) computes activations again in the backward pass. ``dictionaries``
-    (``ct.load_dictionaries``) make the sites ``feature``, the features that are active in the base or donor run of a
-    training pair (``features`` says how many), and ``error``, all that they leave; they are in ``model`` from then on.
-    Raises CotraceError subclasses for bad input.
+    Donor values and base scores are computed once, here. Raises CotraceError subclasses for bad input.
+
+    Args:
+        model: From ``load_model`` or ``wrap``.
+        task: The prompt pairs, with their metric.
+        sites: What may be chosen: sites (``head_output``, ``head_output@last``), components (``L4.head2``,
+            ``L4.head*``, ``L*.head2``; ``L4.*`` are the layer's heads and its MLP), a ComponentSpace, or a shortlist:
+            the components of a Selection, or of all sets of another run's Frontier. None for the task's.
+        layers: Layers to keep: a range, numbers, or text (``8..16``, both included); None for all.
+        dictionaries: From ``load_dictionaries``. They make the sites ``feature``, the features that are active in the
+            base or donor run of a training pair, and ``error``, all that they leave; ``model`` has them from then on.
+        donors: Where the values that are swapped in come from, such as ``noise=0.6``; None for the task's.
+        metric: Name, metric or function of your own; None for the task's.
+        mode: ``swap``: the chosen take the donor's value; ``keep``: the chosen keep running, all others take it.
+        direction: ``maximise``, ``minimise`` or ``target=NUMBER``. None for the sign of the full swap; a gap is
+            minimised. Where the full swap is within rounding or its interval covers 0 there is none, and whatever needs
+            one (searches, ``evaluate``, sums, constraints) asks for it; effects do not.
+        holdout: Share of the pairs that no search sees; 0 keeps all in.
+        audit: A third share, which nothing touches until the final figures.
+        split_by: Field whose pairs of one value stay on one side of the split; None for ``split_group``.
+        seed: Seed of the split and of the pairs that are drawn.
+        align: ``exact``, ``ends`` (common head and tail) or ``spans`` (cut at the spans that the pairs name).
+        roles: Position roles by which each component is split: ``all``, ``last``, ``subject``, spans.
+        positions: ``prompt``, or ``prompt+answer``: donors act on answers as well.
+        prepend_bos: Token for the beginning in front of prompts: ``auto``, ``yes`` or ``no``.
+        template_arguments: Arguments of the model's chat template.
+        batch_tokens: Most tokens in one forward pass; None for as many as suit the model.
+        pack: False gives every answer a row of its own and keeps no prefixes: slower, for checking.
+        search_pairs: Training pairs that searches see, drawn by seed; the frontier is of all. None for all.
+        judge_pairs: Held-out pairs that judge, whole groups drawn by seed; None for 1,000, ``"all"`` for all.
+        memory: Bound of donor values and kept prefixes (``"4GB"``, ``0.5`` of what is free): the rest is on disk, or
+            computed anew. A size also bounds the tokens of a forward pass. None for half of what is free.
+        checkpointing: Activations computed again in the backward pass: ``auto`` (when memory runs out), ``on`` or
+            ``off``.
     """
 
     @checked("ct.LanguageProblem")
@@ -195,7 +210,7 @@ class LanguageProblem:
             full_swap=full_swap(parts.training, labels),
             **vars(parts),
         )
-        """What the problem is built of, for who judges and stores it; not kept stable."""
+        """The parts that the problem is built of, for those who judge and store it; not kept stable."""
         self._direction = wanted or preferred(self.inside.full_swap, mode, chosen)
         if mode == "keep":
             _ = parts.training.swing
@@ -259,28 +274,53 @@ class LanguageProblem:
         return f"{moves}. Looking for the {aim} effect {what} k of {self.space.outline}."
 
     def scores(self, masks: Any, examples: Examples = None) -> Float[Tensor, "*mask example answer"]:
-        """log p(answer | prompt) of every answer, under one mask or several."""
+        """log p(answer | prompt) of every answer, under one mask or several.
+
+        Args:
+            masks: One set (a mask [n], a Selection or component names) or several ([mask, n], or a list).
+            examples: Indices of training pairs; None for all, in file order.
+        """
         return self.inside.training.scores(masks, examples)
 
     def effects(self, masks: Any, examples: Examples = None) -> Float[Tensor, "*mask example"]:
         """Per-example effect of one set (a mask [n], a Selection or component names) or several ([mask, n], or a list).
 
-        ``examples``: indices of training pairs; None for all, in file order. Raises InputError.
+        Raises InputError.
+
+        Args:
+            masks: A mask from 0 (own value) to 1 (donor's value), or names of the chosen.
+            examples: Indices of training pairs; None for all, in file order.
         """
         return self.inside.training.effects(masks, examples)
 
     def value(self, masks: Any) -> Float[Tensor, "*mask"]:
-        """The reported aggregate on all training pairs."""
+        """The reported aggregate on all training pairs.
+
+        Args:
+            masks: One set (a mask [n], a Selection or component names) or several ([mask, n], or a list).
+        """
         return self.inside.training.value(masks)
 
     def gradient(
         self, z: Float[Tensor, "n"], objective: Loss | None = None, examples: Examples = None
     ) -> Float[Tensor, "n"]:
-        """Exact gradient of the mean of ``objective(effects)``, or of the reported aggregate where None."""
+        """Exact gradient of the mean of ``objective(effects)``, or of the reported aggregate where None.
+
+        Args:
+            z: Soft mask [n], from 0 to 1.
+            objective: Differentiable function of the effects; None for the reported aggregate.
+            examples: Indices of training pairs; None for all.
+        """
         return self.inside.training.gradient(z, objective, examples)
 
     def breakdown(self, masks: Any, by: str = "group", *, heldout: bool = False) -> Breakdown:
-        """The effect of one mask, Selection or list of names on each subgroup: ``by`` is a field of the pairs."""
+        """The effect of one mask, Selection or list of names on each subgroup: ``by`` is a field of the pairs.
+
+        Args:
+            masks: One mask [n], Selection or list of names.
+            by: Field of the pairs, or key of their ``meta``.
+            heldout: On held-out pairs rather than training pairs.
+        """
         part = self.inside.held if heldout else self.inside.training
         if part is None:
             raise InputError("nothing is held out, so there is no held-out breakdown: build the problem with holdout")
@@ -320,11 +360,18 @@ class LanguageProblem:
 
         Any component of the model; a pattern is [query, key]. The position role in a name says where it is swapped, and
         narrows nothing here. ``pairs``, ``run`` and ``out`` (tensors ``ID/NAME``) as in ``attention``.
+
+        Args:
+            names: Names of components, or one.
         """
         return activations(self.inside, names, pairs, run, out)
 
     def side_values(self, masks: Any) -> Float[Tensor, "*mask side"]:
-        """Values that constraints bound; no columns where there are none."""
+        """Values that constraints bound; no columns where there are none.
+
+        Args:
+            masks: One mask [n] or several [mask, n].
+        """
         return self.inside.training.side_values(masks)
 
     def __getattr__(self, name: str) -> Any:

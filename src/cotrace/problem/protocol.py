@@ -86,18 +86,35 @@ class Problem(Protocol):
         """The same problem on unseen pairs; None where nothing is held out."""
 
     def effects(self, masks: Float[Tensor, "*mask n"], examples: Examples = None) -> Float[Tensor, "*mask example"]:
-        """Per-example effect of one mask [n] or several [mask, n], in file order."""
+        """Per-example effect of one mask [n] or several [mask, n], in file order.
+
+        Args:
+            masks: One mask [n] or several [mask, n], from 0 to 1.
+            examples: Indices of training pairs; None for all.
+        """
 
     def value(self, masks: Float[Tensor, "*mask n"]) -> Float[Tensor, "*mask"]:
-        """The reported aggregate on all training pairs, for one mask or several."""
+        """The reported aggregate on all training pairs, for one mask or several.
+
+        Args:
+            masks: One mask [n] or several [mask, n].
+        """
 
     def gradient(
         self, z: Float[Tensor, "n"], objective: Loss | None = None, examples: Examples = None
     ) -> Float[Tensor, "n"]:
-        """Gradient of the mean of ``objective(effects)``, or of the reported aggregate; exact over ``examples``."""
+        """Gradient of the mean of ``objective(effects)``, or of the reported aggregate; exact over ``examples``.
+
+        Args:
+            z: Soft mask [n].
+        """
 
     def side_values(self, masks: Float[Tensor, "*mask n"]) -> Float[Tensor, "*mask side"]:
-        """Values that constraints bound, one column each; no columns where there are none."""
+        """Values that constraints bound, one column each; no columns where there are none.
+
+        Args:
+            masks: One mask [n] or several [mask, n].
+        """
 
 
 MASK_ELEMENTS = 1 << 22

@@ -26,6 +26,9 @@ class WeightedSum:
     problem's own) so that their mean by ``weights``, those of the pairs, is the value. This leaves them as they are
     where sizes and weights are equal and weights add up to 1. ``shares`` are the problems' weights. Metrics of the
     whole set have no effects; then only value and gradient are given.
+
+    Args:
+        parts: (weight, problem) of each, at least two; weights are finite and above 0.
     """
 
     direction: Direction = "maximise"
@@ -140,7 +143,11 @@ class WeightedSum:
         return self if same else WeightedSum(list(zip(self.shares, seen, strict=True)))
 
     def value(self, masks: Float[Tensor, "*mask n"]) -> Float[Tensor, "*mask"]:
-        """The weighted sum of values."""
+        """The weighted sum of values.
+
+        Args:
+            masks: One mask [n] or several [mask, n].
+        """
         values = [problem.value(masks).double() for problem in self.problems]
         return torch.stack([w * s * v for w, s, v in zip(self.shares, self._signs, values, strict=True)]).sum(0)
 
@@ -158,7 +165,11 @@ class WeightedSum:
         return sum(w * s * p.reported_base for w, s, p in self._terms)  # type: ignore[attr-defined]
 
     def reported(self, masks: Float[Tensor, "*mask n"]) -> Float[Tensor, "*mask"]:
-        """The same under one mask or several."""
+        """The same under one mask or several.
+
+        Args:
+            masks: One mask [n] or several [mask, n].
+        """
         levels = [w * s * p.reported(masks).double() for w, s, p in self._terms]  # type: ignore[attr-defined]
         return torch.stack(levels).sum(0)
 
@@ -170,6 +181,10 @@ class WeightedSum:
         """Scaled effects of all problems' examples; their mean by ``weights`` is the value.
 
         Raises InputError where a metric has none.
+
+        Args:
+            masks: One mask [n] or several [mask, n].
+            examples: Indices into the examples of all problems, one problem after another; None for all.
         """
         found = []
         for i, part in self._split(examples):
@@ -181,7 +196,13 @@ class WeightedSum:
     def gradient(
         self, z: Float[Tensor, "n"], objective: Loss | None = None, examples: Examples = None
     ) -> Float[Tensor, "n"]:
-        """Gradient of the mean of ``objective(effects)``, or of the value."""
+        """Gradient of the mean of ``objective(effects)``, or of the value.
+
+        Args:
+            z: Soft mask [n], from 0 to 1.
+            objective: Differentiable function of the effects; None for the value.
+            examples: Indices into the examples of all problems; None for all.
+        """
         parts = self._split(examples)
         count = self.size if examples is None else sum(len(part or ()) for _, part in parts)
         total = torch.zeros(len(self.space), dtype=torch.float64)
@@ -194,7 +215,11 @@ class WeightedSum:
         return total
 
     def side_values(self, masks: Float[Tensor, "*mask n"]) -> Float[Tensor, "*mask side"]:
-        """Return no columns: there are no constraints."""
+        """Return no columns: there are no constraints.
+
+        Args:
+            masks: One mask [n] or several [mask, n].
+        """
         return torch.zeros(*torch.as_tensor(masks).shape[:-1], 0)
 
     def _scale(self, i: int) -> float:

@@ -22,6 +22,7 @@ class PromptPair:
     """A base prompt, its counterfactual, and answers; the fields are those of the JSON Lines format."""
 
     id: str
+    """Name of the pair in tables and errors; no two of a task agree."""
     base: str = ""
     """Empty only for a chat (``messages``) that the model's template has not rendered yet."""
     counterfactual: str | None = None
@@ -29,24 +30,31 @@ class PromptPair:
     messages: tuple[Mapping[str, Any], ...] = ()
     """A chat in place of ``base``: mappings of role and content, rendered with the model's own template."""
     counterfactual_messages: tuple[Mapping[str, Any], ...] = ()
+    """The chat in place of ``counterfactual``."""
     answers: tuple[str, ...]
     """Continuations as they follow the prompt, usually with a leading space."""
     target: int = 0
     """Index of the answer that is right (or stereotypical) for ``base``."""
     target_counterfactual: int | None = None
+    """Index of the answer that is right for ``counterfactual``; None where it is not given."""
     label: int | None = None
     """Index of the gold answer."""
     favourable: int | None = None
     """Index of the favourable answer, for group metrics."""
     group: str | None = None
+    """Subgroup, for breakdowns and group metrics."""
     split_group: str | None = None
     """Pairs with the same value stay on one side of the holdout."""
     spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Role -> [start, end) in characters of ``base``."""
     counterfactual_spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Role -> [start, end) in characters of ``counterfactual``."""
     subject: str | None = None
+    """A piece of ``base``, which becomes the span ``subject``."""
     weight: float = 1.0
+    """Weight of the pair in means, at least 0."""
     meta: Mapping[str, Any] = field(default_factory=dict)
+    """Anything else; kept, and usable for breakdowns."""
 
     def __post_init__(self) -> None:
         check_fields(f"pair {self.id}", self)

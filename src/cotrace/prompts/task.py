@@ -143,7 +143,9 @@ class Task:
     """Prompt pairs with a metric: all that a problem needs to know about the data."""
 
     name: str
+    """Name of the task in tables and files."""
     pairs: tuple[PromptPair, ...] = field(repr=False)
+    """The prompt pairs, in the order of the file."""
     metric: str = "log_odds"
     """Name of the metric that the task is judged by unless the user asks for another."""
     score: Score = "sum"
@@ -199,14 +201,25 @@ class Task:
     def from_records(
         cls, records: Iterable[Mapping[str, Any]] | pd.DataFrame, *, name: str = "records", metric: str = "log_odds"
     ) -> Task:
-        """Task from dicts or a DataFrame with the JSON Lines format's fields. Raises InputError naming the record."""
+        """Task from dicts or a DataFrame with the JSON Lines format's fields. Raises InputError naming the record.
+
+        Args:
+            records: Mappings of fields to values, one a pair, or a DataFrame with a column for each field.
+            name: Name of the task.
+            metric: Name of the metric that it is judged by.
+        """
         from cotrace.prompts.pair_files import pairs_from_records
 
         return cls(name=name, pairs=pairs_from_records(records), metric=metric, source=name)
 
     @classmethod
     def from_jsonl(cls, path: str | Path, *, metric: str = "log_odds") -> Task:
-        """Task from a JSON Lines file; each line is checked, errors name the line. Raises InputError."""
+        """Task from a JSON Lines file; each line is checked, errors name the line. Raises InputError.
+
+        Args:
+            path: The file; ``.csv`` and ``.tsv`` are read as tables.
+            metric: Name of the metric that it is judged by.
+        """
         from cotrace.prompts.pair_files import read_pairs
 
         check_kind("Task.from_jsonl", "path", path, str | Path)

@@ -37,19 +37,27 @@ class Card:
     """All that is known of one member."""
 
     component: str
+    """Name of the member."""
     alone: Alone
+    """Effect of swapping it."""
     read: Read
+    """Its reads."""
     written: Written
+    """Its writes."""
     direct: float | None
     """Effect of its swap with every later layer as in the base run; None where that is not known."""
     direct_interval: Interval | None
+    """Interval of ``direct``."""
     acting: tuple[Acting, ...] = ()
+    """Effects of its swap at some positions alone."""
     ov: Ov | None = None
+    """Its weights by themselves; None where they do not say it."""
     feature: Feature | None = None
     """The feature's description; None for another member, or where it is not known."""
     known: tuple[str, ...] = ()
     """Roles that others have given it."""
     words: str = ""
+    """The card in sentences."""
 
     @property
     def direct_share(self) -> float | None:

@@ -42,6 +42,7 @@ class ExplanationPlan:
     """Predicted cost of an explanation."""
 
     components: tuple[str, ...]
+    """Names of the members."""
     pairs: str
     """Which pairs the figures will be of."""
     groups: int
@@ -58,7 +59,13 @@ class ExplanationPlan:
 
 @checked("ct.readout.predict")
 def predict(problem: LanguageProblem, selection: Any, *, k: int | None = None) -> ExplanationPlan:
-    """Return what ``explain`` will do and cost; nothing is run. Raises InputError as ``explain`` does."""
+    """Return what ``explain`` will do and cost; nothing is run. Raises InputError as ``explain`` does.
+
+    Args:
+        problem: The problem of the selection.
+        selection: A frontier, a Selection, or names.
+        k: Size to take from a frontier; None for the smallest with 90 % of the best effect.
+    """
     members = _members(problem, selection, k)
     most, groups = _cost(members)
     judged = "heldout" if problem.heldout is not None else "training"

@@ -38,22 +38,29 @@ class Explanation:
     """Roles of a set's members: reads, writes, positions, and who feeds whom. ``print`` it for the words."""
 
     model: str
+    """Name of the model."""
     task: str
+    """Name of the task."""
     metric: str
+    """Name of the metric."""
     donors: str
+    """Donor source, as on the command line."""
     pairs: str
     """The pairs that all figures are of, such as ``24 held-out pairs``."""
     cards: tuple[Card, ...]
     """One for each member, in the order of layers."""
     paths: Paths
+    """Effects of members and of one through another."""
     logit_difference: float | None = None
     """Mean over pairs, of the right answer against the others; None where contributions are not known."""
     parts: tuple[tuple[str, float], ...] = ()
     """Everything that is added to the stream and its mean part in the logit difference, of which they are the sum."""
     examples: tuple[Example, ...] = ()
+    """Attention patterns of some pairs."""
     notes: tuple[str, ...] = ()
     """Figures that are left out, and why."""
     forward_equivalents: float = 0.0
+    """Cost of the explanation."""
     contributions: Any = field(default=None, compare=False, repr=False)
     """``Contributions``: the parts for each pair. None where they are not known, or it was read from a file."""
 
@@ -72,7 +79,11 @@ class Explanation:
         return {card.component: card for card in self.cards}
 
     def card(self, component: str) -> Card:
-        """Return the card of one member, by its name. Raises InputError."""
+        """Return the card of one member, by its name. Raises InputError.
+
+        Args:
+            component: Name of a member.
+        """
         check_kind("Explanation.card", "component", component, str)
         if component not in self._cards:
             raise InputError(f"{component} is not explained here: it is one of {', '.join(self.components)}")
@@ -211,7 +222,11 @@ class Explanation:
         return Table("What the features are", columns, rows, frozenset({2, 3, 4, 5})).without_empty()
 
     def added(self, most: int = 12) -> Table:
-        """The largest parts of the logit difference, members or not, and the sum of all."""
+        """The largest parts of the logit difference, members or not, and the sum of all.
+
+        Args:
+            most: Most rows, the largest parts first.
+        """
         check_kind("Explanation.added", "most", most, int)
         largest = sorted(self.parts, key=lambda part: -abs(part[1]))[:most]
         rows = [(name, figure(value)) for name, value in largest]
@@ -243,7 +258,11 @@ class Explanation:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Explanation:
-        """Inverse of ``to_dict``. Raises pydantic's ValidationError."""
+        """Inverse of ``to_dict``. Raises pydantic's ValidationError.
+
+        Args:
+            data: The mapping that ``to_dict`` gave, or the JSON of ``explanation.json``.
+        """
         from pydantic import TypeAdapter
 
         known = {name: value for name, value in data.items() if name not in ("schema", "words")}

@@ -44,6 +44,7 @@ class Look:
     key: str
     """Empty where the member does not attend."""
     base: float
+    """Mean attention (or activation) in the base run."""
     donor: float | None
     """None where donor values are no run of a prompt."""
 
@@ -53,11 +54,13 @@ class Behaviour:
     """A head's mean attention to the tokens that a head of some kind looks at."""
 
     name: str
+    """Kind of head, such as ``induction``."""
     random: float | None
     """Score on random tokens that are repeated once; None where the model's prompts are too short for them."""
     base: float | None
     """Score on the base prompts; None where they have no such token."""
     donor: float | None
+    """Score on the donor prompts; None where there are none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +68,16 @@ class Read:
     """The reads of one member."""
 
     component: str
+    """Name of the member."""
     attends: bool
+    """Whether it is a head whose attention is known."""
     looks: tuple[Look, ...] = ()
     """Strongest first."""
     tokens: tuple[Token, ...] = ()
     """Most attended tokens from the last position, with their mean weight; of another member those where it is most
     active, with its mean size there."""
     behaviours: tuple[Behaviour, ...] = ()
+    """How much it behaves like known kinds of heads."""
 
     @property
     def behaviour(self) -> Behaviour | None:
@@ -87,7 +93,11 @@ class Read:
         return max(named, key=lambda one: one.random or 0.0, default=None)
 
     def look(self, query: str = LAST) -> Look | None:
-        """The strongest look from there."""
+        """The strongest look from there.
+
+        Args:
+            query: Group of positions that it looks from.
+        """
         return next((one for one in self.looks if one.query == query), None)
 
 
@@ -96,8 +106,11 @@ class Example:
     """One pair's attention patterns, to be shown."""
 
     pair: str
+    """Id of the pair."""
     run: str
+    """``base`` or ``donor``."""
     tokens: tuple[str, ...]
+    """Tokens of the prompt."""
     patterns: Mapping[str, tuple[tuple[float, ...], ...]]
     """Head -> [query, key], rounded."""
 
@@ -107,9 +120,11 @@ class Contributions:
     """The logit difference between each pair's answers as a sum over all that is added to the stream."""
 
     pairs: tuple[str, ...]
+    """Ids of the pairs."""
     names: tuple[str, ...]
     """``embeddings``, each head and MLP, and the biases."""
     table: Float[np.ndarray, "part pair"]
+    """Parts by pairs."""
     logit_difference: Float[np.ndarray, "pair"]
     """Logit of the right answer less the others' mean, where their tokens first differ; of an only answer against the
     mean of the vocabulary. Before a cap on logits, where the model has one.
@@ -130,6 +145,7 @@ class Written:
     """The writes of one member; numbers that the model does not allow are None, and the explanation says why."""
 
     component: str
+    """Name of the member."""
     base: float | None = None
     """Its part in the logit difference of the base run, mean over pairs."""
     donor: float | None = None
@@ -137,6 +153,7 @@ class Written:
     promoted: tuple[Token, ...] = ()
     """Tokens whose logits what it writes on these pairs raises most."""
     suppressed: tuple[Token, ...] = ()
+    """Tokens whose logits it lowers most."""
 
     @property
     def difference(self) -> float | None:
@@ -149,9 +166,13 @@ class Active:
     """A token on which a feature is active, with the text around it."""
 
     before: str
+    """Text before the token."""
     token: str
+    """The token."""
     after: str
+    """Text after the token."""
     activation: float
+    """Activation there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +180,7 @@ class Feature:
     """Description of a dictionary's feature, over all tokens of the prompts that are measured."""
 
     dictionary: str
+    """Name of its dictionary."""
     hook: str
     """The place that its dictionary writes."""
     active_share: float
@@ -168,6 +190,7 @@ class Feature:
     promoted: tuple[Token, ...] = ()
     """Tokens that its direction promotes straight through the final norm, by how many logits at activation 1."""
     suppressed: tuple[Token, ...] = ()
+    """Tokens that its direction lowers most."""
     link: str | None = None
     """Its page at Neuronpedia, where its dictionary names one; nothing is fetched."""
 
@@ -210,10 +233,13 @@ class Acting:
     """Effect of a member's swap at some positions alone."""
 
     component: str
+    """Name of the member."""
     where: str
     """A role, or how many tokens from the end (``-1`` is the last, ``earlier`` all before those named)."""
     effect: float
+    """Change of the metric."""
     interval: Interval | None
+    """Its 95 % interval; None with too few pairs."""
     pairs: int
     """Number of pairs with such a position and a donor's value there."""
 
@@ -223,7 +249,9 @@ class Arrow:
     """Effect of one member through a later one."""
 
     source: str
+    """Name of the earlier member."""
     target: str
+    """Name of the later member."""
     effect: float
     """Change of the metric when the target alone takes the value that it has when the source is swapped."""
     interval: Interval | None
@@ -236,6 +264,7 @@ class Arrow:
     parts: dict[str, float] = field(default_factory=dict)
     """The same where only the target head's ``query``, ``key`` or ``value`` changes; they need not add up."""
     part_intervals: dict[str, Interval | None] = field(default_factory=dict)
+    """Interval of each part."""
     kind: Kind = ""
     """``inhibiting``: takes back some of what the source does otherwise. ``redundant``: seen only with ``given``."""
 
@@ -258,13 +287,17 @@ class Alone:
     """Effect of swapping one member."""
 
     component: str
+    """Name of the member."""
     effect: float
+    """Change of the metric when it alone is swapped."""
     interval: Interval | None
+    """Its 95 % interval; None with too few pairs."""
     partner: str | None = None
     """The member once which is swapped this one does much more; None where there is none."""
     with_partner: float | None = None
     """Effect of this member then."""
     partner_interval: Interval | None = None
+    """Interval of ``with_partner``."""
     taken_back: bool = False
     """Whether it does more then because the partner takes back what it does, and not because they are redundant."""
     inhibits: bool = False
@@ -278,7 +311,9 @@ class Paths:
     together: float
     """The metric's change when the whole set is swapped."""
     together_interval: Interval | None
+    """Its 95 % interval; None with too few pairs."""
     members: tuple[Alone, ...]
+    """Effect of each member."""
     arrows: tuple[Arrow, ...]
     """Every ordered pair, in order of layers, those with a condition last."""
     pairs: str
@@ -287,7 +322,13 @@ class Paths:
     """Members whose query, key and value are not told apart, because their family's attention is not called so."""
 
     def arrow(self, source: str, target: str, given: str | None = None) -> Arrow | None:
-        """The arrow between two members; None where the first is not before the second."""
+        """The arrow between two members; None where the first is not before the second.
+
+        Args:
+            source: Name of the earlier member.
+            target: Name of the later member.
+            given: Member that is swapped throughout; None for the base run.
+        """
         return next((a for a in self.arrows if (a.source, a.target, a.given) == (source, target, given)), None)
 
     def to_dict(self) -> dict[str, Any]:

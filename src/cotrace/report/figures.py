@@ -78,6 +78,10 @@ def compare(frontiers: Frontier | Sequence[Frontier], *, width: float = PAGE) ->
     """The frontiers on held-out pairs, and their best effect against what the search had cost when it found the set.
 
     Raises InputError where the frontiers answer different questions.
+
+    Args:
+        frontiers: Frontiers of the same question.
+        width: Width in inches.
     """
     material = _material(frontiers)
     panels = [_frontier_panel(material, material.parts[0], width)]
@@ -90,6 +94,9 @@ def head_map(frontier: Frontier, k: int, *, width: float | None = None) -> Figur
 
     The number in a cell is the smallest size from which on the component is in every selection up to k. ``width`` in
     inches, as wide as the cells need where None; maps stand below each other where it is narrow.
+
+    Args:
+        frontier: The frontier.
     """
     selection, entries = frontier.at(k), entry_sizes(frontier, k)
     effects = f"effect {figure_of(selection.effect)} of {figure_of(frontier.full_effect)} ({level(frontier)})"
@@ -187,13 +194,23 @@ def _cell(component: Component, came: int | None, k: int) -> Spec:
 
 
 def layers(frontier: Frontier, k: int, *, width: float = PAGE) -> Figure:
-    """Components chosen in each layer, sites stacked. Raises InputError where the search found no set of exactly k."""
+    """Components chosen in each layer, sites stacked. Raises InputError where the search found no set of exactly k.
+
+    Args:
+        frontier: The frontier.
+        width: Width in inches.
+    """
     title = f"Where the set of k = {k} lies ({frontier.search})"
     return _figure([charts.layers(frontier, k)], title, [heading(frontier)], width)
 
 
 def interactions(evaluation: Evaluation | None, *, width: float = PAGE) -> Figure:
-    """Members x members; blue does more together, orange less. Raises InputError where they were not measured."""
+    """Members x members; blue does more together, orange less. Raises InputError where they were not measured.
+
+    Args:
+        evaluation: An evaluation of level ``standard`` or above.
+        width: Width in inches.
+    """
     spec = charts.interactions(evaluation, legend=True)
     if evaluation is None or spec is None:
         raise InputError(
@@ -209,6 +226,9 @@ def tradeoff(found: Tradeoff) -> Figure:
     """Strength against harm on held-out pairs, one panel for each side effect, the Pareto set joined and labelled.
 
     Raises InputError where no side effect was measured.
+
+    Args:
+        found: Edits, from ``ct.editing.tradeoff``.
     """
     if not found.harms:
         raise InputError("this trade-off has no side effect to draw: measure one, such as the loss on a neutral text")
@@ -235,7 +255,13 @@ OF_ONE_SIZE = ("map", "layers")
 
 
 def draw(material: Material, kind: str, *, k: int | None = None, width: str = "page") -> Figure:
-    """The figure of that name; ``k`` defaults to the size that was judged. Raises InputError, UnknownName."""
+    """The figure of that name; ``k`` defaults to the size that was judged. Raises InputError, UnknownName.
+
+    Args:
+        material: The results of a run.
+        kind: ``frontier``, ``map``, ``layers``, ``interactions`` or ``compare``.
+        width: ``column`` (3.3 inches) or ``page`` (7).
+    """
     if kind not in KINDS:
         raise unknown("kind of figure", kind, KINDS)
     if width not in WIDTHS:
@@ -246,12 +272,25 @@ def draw(material: Material, kind: str, *, k: int | None = None, width: str = "p
 
 
 def drawn(material: Material, kind: str, form: str, *, k: int | None = None, width: str = "page") -> bytes:
-    """The same as the bytes of a file: png, svg or pdf. Raises InputError, UnknownName."""
+    """The same as the bytes of a file: png, svg or pdf. Raises InputError, UnknownName.
+
+    Args:
+        material: The results of a run.
+        kind: Name of the figure, as in ``draw``.
+        form: ``png``, ``svg`` or ``pdf``.
+        k: Size that is drawn; None for the one that was judged.
+        width: ``column`` or ``page``.
+    """
     return to_bytes(draw(material, kind, k=k, width=width), form)
 
 
 def to_png(figure: Figure, dpi: int = 160) -> bytes:
-    """The figure as PNG."""
+    """The figure as PNG.
+
+    Args:
+        figure: A figure of this room.
+        dpi: Dots per inch.
+    """
     return to_bytes(figure, "png", dpi)
 
 
@@ -259,6 +298,11 @@ def to_bytes(figure: Figure, form: str, dpi: int = 300) -> bytes:
     """The figure as png, as svg with its words as text and a title that is read out, or as pdf with its fonts.
 
     The same figure gives the same bytes. Raises UnknownName for another format.
+
+    Args:
+        figure: A figure of this room.
+        form: ``png``, ``svg`` or ``pdf``.
+        dpi: Dots per inch of a png.
     """
     if form not in FORMS:
         raise unknown("format", form, FORMS)

@@ -34,6 +34,10 @@ def write(
     With the problem the pairs' texts are shown (ids alone where ``redact``), with an evaluation the verdict, with a
     trade-off the edits, with an explanation what the members do. ``language`` is that of the first screen: en or de.
     Raises UnknownName, InputError where the frontiers answer different questions, or the path is no place for a file.
+
+    Args:
+        frontier: The frontier, or several of one question.
+        tradeoff: Edits, from ``ct.editing.tradeoff``; None for none.
     """
     check_kind("ct.report.write", "frontier", frontier, Frontier | Sequence[Frontier])
     check_kind("ct.report.write", "path", path, str | Path)

@@ -33,19 +33,25 @@ class Frontier:
     search: str
     """Name of the search, such as ``pursuit``."""
     mode: Mode
+    """``swap`` or ``keep``."""
     direction: Direction
     """The direction that the search preferred; effects are signed changes whatever it is."""
     metric: str
+    """Name of the metric."""
     task: str
+    """Name of the task."""
     model: str = ""
     """Name of the model; empty, as the four below, where it is not known, as in files that an earlier cotrace wrote."""
     donors: str = ""
     """Where the swapped values came from, as on the command line."""
     align: str = ""
+    """Alignment of the prompts: ``exact``, ``ends`` or ``spans``."""
     positions: str = ""
+    """Positions at which donors act: ``prompt`` or ``prompt+answer``."""
     split: str = ""
     """The split, as options (``holdout=0.3, seed=0``)."""
     space: ComponentSpace = field(repr=False)
+    """All components that could be chosen."""
     selections: tuple[Selection, ...] = field(repr=False)
     """One per k, ascending; a search may leave sizes out."""
     forward_equivalents: float
@@ -53,16 +59,20 @@ class Frontier:
     full_effect: float
     """The model level: effect of all components at once on the training pairs (swap: all swapped; keep: all kept)."""
     full_effect_heldout: float | None = None
+    """The same on held-out pairs; None where nothing is held out."""
     full_is_clear: bool = True
     """Whether the pairs show that everything at once moves the metric, beyond rounding and chance: else no share of it
     is told."""
     full_is_clear_heldout: bool = True
+    """The same of the held-out pairs."""
     reported_before: float | None = None
     """Level of the base run as people read it, where the search followed a soft form; ``selection.reported`` after."""
     reported_before_heldout: float | None = None
+    """The same on held-out pairs."""
     target: float | None = None
     """The level that the search comes near to, where it was given one."""
     elapsed_s: float | None = None
+    """Seconds of the search; None where they were not measured."""
     summary: str = ""
     """The question in words, with the direction and the full swap."""
     bounds: tuple[Bound, ...] = ()
@@ -163,7 +173,12 @@ class Frontier:
         return sign_of(self.direction)
 
     def share(self, selection: Selection, *, heldout: bool = False) -> float | None:
-        """A selection's effect as a share of the full swap's; None where that is not shown to be anything but 0."""
+        """A selection's effect as a share of the full swap's; None where that is not shown to be anything but 0.
+
+        Args:
+            selection: A selection of this frontier.
+            heldout: Of the held-out effects rather than those on the pairs searched.
+        """
         effect = selection.effect_heldout if heldout else selection.effect
         full = self.full_effect_heldout if heldout else self.full_effect
         clear = self.full_is_clear and (self.full_is_clear_heldout or not heldout)
@@ -172,7 +187,12 @@ class Frontier:
         return effect / full
 
     def hard(self, selection: Selection, *, heldout: bool = False) -> HardFigure | None:
-        """The metric as people read it before and under a selection; None where searches see it itself."""
+        """The metric as people read it before and under a selection; None where searches see it itself.
+
+        Args:
+            selection: A selection of this frontier.
+            heldout: On held-out pairs rather than those searched.
+        """
         before = self.reported_before_heldout if heldout else self.reported_before
         after = selection.reported_heldout if heldout else selection.reported
         effect = selection.effect_heldout if heldout else selection.effect
@@ -189,7 +209,11 @@ class Frontier:
 
     @classmethod
     def load(cls, path: str | Path) -> Frontier:
-        """Inverse of ``save``. Raises InputError for another file."""
+        """Inverse of ``save``. Raises InputError for another file.
+
+        Args:
+            path: A ``.safetensors`` or ``.json`` file that ``save`` wrote.
+        """
 
         def made(data: dict[str, Any], tables: Tables) -> Frontier:
             found = cls.from_dict(data)
@@ -236,7 +260,11 @@ class Frontier:
         return effects_frame(self, ids, heldout=heldout)
 
     def table(self, most: int | None = None) -> Table:
-        """k, effect, held-out effect, interval and the components that came (+) and went (-) since the row above."""
+        """k, effect, held-out effect, interval and the components that came (+) and went (-) since the row above.
+
+        Args:
+            most: Most rows, spread over the sizes; None for all.
+        """
         return frontier_table(self, most)
 
     def _repr_html_(self) -> str:

@@ -55,6 +55,7 @@ class Selection:
     effect: float | None = None
     """Aggregate effect on the pairs that the search saw; signed, as the metric is defined."""
     effect_heldout: float | None = None
+    """Aggregate effect on held-out pairs."""
     interval: tuple[float, float] | None = None
     """Bootstrap interval of the held-out effect."""
     p_value: float | None = None
@@ -68,9 +69,11 @@ class Selection:
     reported: float | None = None
     """The metric's own level as people read it, where the search followed a surrogate (soft accuracy, nearness)."""
     reported_heldout: float | None = None
+    """The same on held-out pairs."""
     side: tuple[float, ...] | None = None
     """The values that constraints bound, one for each bound of the frontier."""
     side_heldout: tuple[float, ...] | None = None
+    """The same on held-out pairs."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "members", tuple(self.members))
@@ -120,7 +123,11 @@ class Selection:
         return Selection(members=tuple(member for member in self.members if member not in theirs))
 
     def overlap(self, other: AnySet) -> float:
-        """Share of the members of either set that both have (Jaccard index), 0 to 1; 1 of two empty sets."""
+        """Share of the members of either set that both have (Jaccard index), 0 to 1; 1 of two empty sets.
+
+        Args:
+            other: A Selection, component names or a mask.
+        """
         mine, theirs = set(self.members), set(members_of("Selection.overlap", "other", other))
         return len(mine & theirs) / len(mine | theirs) if mine | theirs else 1.0
 
@@ -137,7 +144,11 @@ class Selection:
         return [str(member) for member in self.members]
 
     def weighted_cost(self, weights: Mapping[str, float]) -> float:
-        """Sum over the members of the weight of their site; 1 for a site without one."""
+        """Sum over the members of the weight of their site; 1 for a site without one.
+
+        Args:
+            weights: Site -> weight of one component.
+        """
         return sum(weights.get(member.site.value, 1.0) for member in self.members)
 
     def to_frame(self) -> pd.DataFrame:

@@ -52,6 +52,7 @@ class Run:
     """A finished run: what was asked, and what was found."""
 
     path: Path
+    """The run's folder."""
     config: RunConfig
     """The question as options; ``direction`` is the one that the run took."""
     frontiers: tuple[Frontier, ...]

@@ -65,7 +65,12 @@ __all__ = [
 
 
 def named(name: str, **options: Any) -> Search:
-    """The search of that name with these hyperparameters. Raises UnknownName, InputError for an option it has not."""
+    """The search of that name with these hyperparameters. Raises UnknownName, InputError for an option it has not.
+
+    Args:
+        name: Name of the search, such as ``pursuit``.
+        options: Its hyperparameters.
+    """
     if name not in SEARCHES:
         raise unknown("search", name, SEARCHES)
     fields = SEARCHES[name].__dataclass_fields__

@@ -226,7 +226,12 @@ class SearchState:
 
     @classmethod
     def from_arrays(cls, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SearchState:
-        """Inverse of ``to_arrays``."""
+        """Inverse of ``to_arrays``.
+
+        Args:
+            data: Plain data, as JSON holds it.
+            tensors: Name -> tensor.
+        """
         own = {name.removeprefix(VARIABLE): tensor for name, tensor in tensors.items() if name.startswith(VARIABLE)}
         archive = Archive.from_tensors(data["n"], tensors)
         return cls(**{name: data[name] for name in PLAIN}, archive=archive, numbers=data["numbers"], tensors=own)

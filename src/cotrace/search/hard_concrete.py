@@ -45,12 +45,15 @@ class HardConcrete:
     lambdas: tuple[float, ...] = (0.3, 1.0, 3.0)
     """Weights of the L0 penalty, in units of |J(all) - J(none)| / N, J the mean loss g."""
     lr: float = 0.1
+    """Learning rate of Adam."""
     epochs: int = 30
+    """Passes over the training pairs for each lambda."""
     batch_size: int = 32
     """Pairs in a batch."""
     transformation: str | None = None
     """Name of the metric transformation g; None takes the metric's own."""
     seed: int = 0
+    """Seed of batches and gates."""
 
     name: ClassVar[str] = "hardconcrete"
 

@@ -55,6 +55,7 @@ class Matryoshka:
     updates: int = 500
     """Steps of Adam."""
     lr: float = 0.05
+    """Learning rate of Adam."""
     temperature: float = 0.5
     """Temperature of the sigmoid in the first step, in units of the scores."""
     final_temperature: float | None = None

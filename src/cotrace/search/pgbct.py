@@ -95,7 +95,9 @@ class PGBCT:
     path: int | None = None
     """Ignore l1 and l2, and try this many normalised penalties, each halving the widest gap between sizes found."""
     lr: float = 0.1
+    """Learning rate of Adam."""
     epochs: int = 3
+    """Passes over the training pairs."""
     batch_size: int = 32
     """Pairs in a batch."""
     order: Sequence[Sequence[int]] | None = None
@@ -103,6 +105,7 @@ class PGBCT:
     transformation: str | None = None
     """Name of the metric transformation g; None takes the metric's own."""
     seed: int = 0
+    """Seed of the batches."""
 
     name: ClassVar[str] = "pgbct"
 
@@ -132,7 +135,11 @@ class PGBCT:
         return list(zip(l1 * (count // len(l1)), l2 * (count // len(l2)), strict=True))
 
     def predicted_cost(self, n: int) -> float:
-        """Forward-equivalents, whatever the number of components."""
+        """Forward-equivalents, whatever the number of components.
+
+        Args:
+            n: Number of components.
+        """
         runs = self.path or len(self.penalties)
         return runs * (2.0 * self.epochs + 1) + (2 if self._in_units else 0)
 

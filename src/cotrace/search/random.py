@@ -35,6 +35,7 @@ class Random:
     nested: bool = False
     """Draw chains, each set inside the next, rather than sets of their own."""
     seed: int = 0
+    """Seed of the sets."""
 
     name: ClassVar[str] = "random"
 
@@ -74,11 +75,15 @@ class Spread:
     """Statistics of random sets of one size."""
 
     k: int
+    """Size of the sets."""
     draws: int
     """Distinct sets."""
     mean: float
+    """Mean effect."""
     std: float
+    """Standard deviation of the effects."""
     best: float
+    """Best effect."""
 
 
 def spread(archive: Archive) -> list[Spread]:

@@ -53,7 +53,12 @@ class Search(Protocol):
     name: ClassVar[str]
 
     def steps(self, problem: Problem, state: SearchState | None = None) -> Iterator[SearchState]:
-        """The states of the search, one after each step; goes on from ``state`` as if it had never stopped."""
+        """The states of the search, one after each step; goes on from ``state`` as if it had never stopped.
+
+        Args:
+            problem: The problem that is searched.
+            state: State to go on from; None to begin.
+        """
 
     def predicted_cost(self, n: int) -> float:
         """Forward-equivalents that a search of n components will cost, or at most cost."""
@@ -67,7 +72,9 @@ class Limits:
     """When to stop; checked after every step, so the last step is always finished."""
 
     forward_equivalents: float | None = None
+    """Stop once so much is spent; None for no bound."""
     elapsed_s: float | None = None
+    """Stop once so many seconds have passed; None for no bound."""
     effect: float | None = None
     """Stop once a set of any size reaches this effect, in the direction that the problem prefers."""
 
@@ -80,7 +87,13 @@ class Limits:
             raise InputError(f"Limits: effect is {self.effect}; give a finite number")
 
     def reached(self, state: SearchState, elapsed_s: float, sign: float) -> bool:
-        """Whether the search has come to one of the limits."""
+        """Whether the search has come to one of the limits.
+
+        Args:
+            state: State of the search.
+            elapsed_s: Seconds since its start.
+            sign: 1 where larger effects are preferred, else -1.
+        """
         over_cost = self.forward_equivalents is not None and state.spent >= self.forward_equivalents
         over_time = self.elapsed_s is not None and elapsed_s >= self.elapsed_s
         return over_cost or over_time or (self.effect is not None and _peak(state.archive) >= sign * self.effect)
@@ -104,6 +117,11 @@ def solve(
 
     Where a problem lets searches see some of its pairs only (``searched``), the sets that they find are evaluated on
     all. Raises InputError for a start from another space, NonFiniteError, DegenerateError where no set was selected.
+
+    Args:
+        search: The search.
+        problem: The problem.
+        limits: Where to stop; None for the search's own end.
     """
     check_kind(search.name, "problem", problem, Problem)
     began, sign = time.perf_counter(), sign_of(problem.direction)
@@ -182,6 +200,13 @@ def frontier(
 
     Where the state is of a search on some of the problem's pairs, its best sets are evaluated on all of them here.
     Raises DegenerateError.
+
+    Args:
+        problem: The problem that was searched.
+        state: State of the search.
+        max_size: Largest size; None for all.
+        sizes: The only sizes; None for all.
+        elapsed_s: Seconds of the search, for the record.
     """
     most = max_size or len(problem.space)
     visited = [size for size in state.archive.sizes if 1 <= size <= most and (sizes is None or size in sizes)]

@@ -49,9 +49,13 @@ class CheckReport:
     """Every property of a model that was checked. Prints as a table."""
 
     model: str
+    """Name of the model."""
     dtype: str
+    """Number type of its weights, such as ``float32``."""
     sites: tuple[str, ...]
+    """Sites that were checked."""
     findings: tuple[Finding, ...]
+    """One for each property, in the order of checking."""
     layers: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """Site -> the layers that were checked, of sites that were narrowed; the others were in all layers that they have.
     """
@@ -72,6 +76,7 @@ class CheckReport:
 
     @property
     def failures(self) -> tuple[Finding, ...]:
+        """Findings that are broken properties."""
         return tuple(finding for finding in self.findings if not finding.ok)
 
     @property

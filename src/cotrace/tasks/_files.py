@@ -21,11 +21,13 @@ class TaskInfo:
     """A line of ``cotrace tasks``, and the function that loads the task."""
 
     name: str
+    """Name on the command line."""
     about: str
     """One line: what is asked of the model."""
     source: str
     """Origin of the task, with the paper."""
     licence: str = "none stated"
+    """Licence of the data."""
     size: str
     """How many pairs."""
     metric: str
@@ -33,14 +35,17 @@ class TaskInfo:
     data: str = ""
     """Files that the data folder must hold and where to get them; empty where the task takes none."""
     data_use: Literal["needed", "optional", "none"] = "none"
+    """Whether the task's data have to be given."""
     splits: tuple[str, ...] = ()
     """The benchmark's own parts, the default first."""
     conventions: bool = False
     """Whether it can follow the paper's code (``paper``) as well as its corrected form."""
     load: Callable[..., Task]
+    """Function that loads the task."""
 
     @property
     def needs_data(self) -> bool:
+        """Whether the user has to bring the task's data."""
         return self.data_use == "needed"
 
 

@@ -67,6 +67,11 @@ def load(
     """The task of that name or of a file (JSON Lines, CSV, TSV, auto-circuit's JSON); ``data`` is a benchmark's folder.
 
     ``options`` are the task function's own. One that it does not have is refused, never passed over. Raises InputError.
+
+    Args:
+        name_or_path: Name of a task, or a file.
+        split: The benchmark's own part; None for its first.
+        conventions: ``corrected`` or ``paper``; None for the task's default.
     """
     name = str(name_or_path)
     if is_file(name):
@@ -124,6 +129,9 @@ def preview(
     """The first ``most`` pairs; with a tokenizer as tokens set apart by |, chats rendered, and how they align.
 
     Raises InputError.
+
+    Args:
+        task: The task.
     """
     from cotrace.batches import ALIGNMENTS
     from cotrace.results.table import Table

@@ -50,6 +50,9 @@ def counterfact(
     ``path`` is the folder with counterfact.json, or None for the hub's table. With one answer the odds are
     1 / p(answer), so the effect is p_base / p_z - 1. ``corrected`` gives the answer its leading space, ``paper`` does
     not; ``leading_space`` overrides either. Records that lack a field are listed in ``skipped``. Raises InputError.
+
+    Args:
+        conventions: ``corrected`` or ``paper``.
     """
     chosen = checked_conventions(conventions)
     space = chosen == "corrected" if leading_space is None else leading_space
@@ -284,6 +287,10 @@ def factual_gender(*, size: int = 120, seed: int = 0) -> Task:
     The odds are p(wrong pronoun) / p(right pronoun). As a constraint or a side task it says what a set that moves a
     gender *bias* does to plain knowledge: ``ct.Constraint(ct.side_problem(problem, ct.tasks.factual_gender()), 0.5)``.
     ``group`` is the word's gender. Raises InputError.
+
+    Args:
+        size: Number of pairs.
+        seed: Seed of the pairs.
     """
     sentences = distinct("factual_gender", size, seed, _sentence)
     pairs = tuple(_factual_gender_pair(sentence, f"{i:04d}") for i, sentence in enumerate(sentences))

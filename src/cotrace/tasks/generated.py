@@ -61,6 +61,10 @@ def agreement(*, size: int = 200, seed: int = 0) -> Task:
 
     The counterfactual has the subject in the other number, so the answers change places. The odds are p(wrong form) /
     p(right form). ``group`` is the subject's number; ``meta`` says whether the distractor agrees. Raises InputError.
+
+    Args:
+        size: Number of pairs.
+        seed: Seed of the pairs.
     """
     phrases = distinct("agreement", size, seed, _phrase)
     pairs = tuple(_agreement_pair(phrase, f"{i:04d}") for i, phrase in enumerate(phrases))
@@ -129,6 +133,10 @@ def greater_than(*, size: int = 200, seed: int = 0) -> Task:
 
     In the counterfactual the start year lies below both. The odds are p(below) / p(above). Hanna et al. sum over all
     two-digit years; one of each kind keeps the answers' number the same for every tokenizer. Raises InputError.
+
+    Args:
+        size: Number of pairs.
+        seed: Seed of the pairs.
     """
     periods = distinct("greater_than", size, seed, lambda random, _: _period(random))
     pairs = tuple(_greater_than_pair(period, f"{i:04d}") for i, period in enumerate(periods))
@@ -209,6 +217,11 @@ def binding(*, desideratum: str = "value", size: int = 200, seed: int = 0) -> Ta
     into the counterfactual's: maximise. ``operation`` (operation invariance): same values, other operation; the answer
     should stay: hold the effect near 0. The odds are p(counterfactual's answer) / p(base's answer); the two differ in
     their first digit, over which the pairs are balanced for each operation. Raises InputError.
+
+    Args:
+        desideratum: ``value`` or ``operation``.
+        size: Number of pairs.
+        seed: Seed of the pairs.
     """
     if desideratum not in DESIDERATA:
         raise unknown("desideratum", desideratum, DESIDERATA)

@@ -35,6 +35,10 @@ def auto_circuit(path: str | Path, *, several: str = "refuse", metric: str = "lo
     The right answer is the target, the wrong ones are the others. cotrace's odds have one target: a prompt with
     ``several`` right answers is listed in ``skipped`` (``refuse``), or keeps its ``first`` right answer and has the
     rest in ``meta``. Raises InputError.
+
+    Args:
+        path: The JSON file.
+        metric: Name of the metric that the task is judged by.
     """
     if several not in SEVERAL:
         raise unknown("value of several", several, SEVERAL)
@@ -171,6 +175,10 @@ def ioi(path: str | Path | None = None, *, size: int = 200, seed: int = 0, count
     The counterfactual lets the other person give (``flip``: the answers change places), or names three other people
     (``new_names``). With ``path``, the folder with auto-circuit's JSON, its own corrupt prompts are taken and the other
     arguments have no say. The odds are p(the giver) / p(the receiver). Raises InputError.
+
+    Args:
+        size: Number of pairs.
+        seed: Seed of the pairs.
     """
     if path is not None:
         return _from_file(find(path, [FILE], SOURCE))

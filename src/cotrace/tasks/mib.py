@@ -41,6 +41,9 @@ def mib(path: str | Path, *, counterfactual: str | None = None, operator: str | 
     counterfactual. ``counterfactual`` names another of the rows' counterfactuals (default: the one that MIB's own
     evaluation takes); ``operator`` keeps one kind of arithmetic, ``+`` or ``-``. Rows without that counterfactual are
     listed in ``skipped``. Raises InputError.
+
+    Args:
+        path: JSON Lines of one data set.
     """
     rows = _rows(Path(path))
     kind = _kind(rows[0], str(path))

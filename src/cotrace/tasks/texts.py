@@ -24,6 +24,10 @@ def jsonl(path: str | Path, *, metric: str = "log_odds", score: Score = "sum", e
 
     ``score``: an answer's tokens summed (``sum``) or averaged (``mean``). ``encoding``: its tokens are what prompt and
     answer together add (``joint``), its own (``alone``), or both are one text (``text``).
+
+    Args:
+        path: The file; ``.csv`` and ``.tsv`` are read as tables.
+        metric: Name of the metric that the task is judged by.
     """
     for kind, given, options in (("score", score, get_args(Score)), ("encoding", encoding, get_args(Encoding))):
         if given not in options:

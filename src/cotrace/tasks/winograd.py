@@ -64,6 +64,10 @@ def winobias(path: str | Path, split: str = "dev", *, conventions: str = "correc
     no [him], and both the same text before a pronoun of the same case. The odds are p(the male-stereotyped occupation's
     continuation) / p(the female one's) after "she" (base) or "he" (counterfactual); ``corrected`` writes her/his in
     possessive pairs. Raises InputError.
+
+    Args:
+        split: ``dev`` or ``test``.
+        conventions: ``corrected`` or ``paper``.
     """
     chosen = checked_conventions(conventions)
     if split not in SPLITS:
@@ -214,6 +218,9 @@ def winogender(path: str | Path, *, conventions: str = "corrected", statistics: 
     the occupation's is the female one where more than half of the occupation are women: 22 items by ``bls``
     (``corrected``'s default), 9 by ``bergsma`` (``paper``'s). ``paper`` writes she and he also where the sentence asks
     for her and his. Raises InputError.
+
+    Args:
+        conventions: ``corrected`` or ``paper``.
     """
     chosen = checked_conventions(conventions)
     statistics = DEFAULT_STATISTICS[chosen] if statistics is None else statistics

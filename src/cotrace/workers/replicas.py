@@ -37,6 +37,11 @@ def distributed(
     is a number of them, or a ``ct.Workers`` that problems share; those of a number end with the problem. ``0`` gives
     the problem itself. Sums and constraints have each of their problems distributed. The other arguments are those of
     ``ct.Workers``. Raises InputError, WorkersError.
+
+    Args:
+        ray_address: ``HOST:PORT`` of a cluster, or ``auto``; None begins Ray on this machine.
+        gpus: GPUs of each worker; 0.25 puts four on one, 2 spreads a model over two.
+        max_restarts: Lost workers that are begun again, in all.
     """
     if workers == 0:
         return problem

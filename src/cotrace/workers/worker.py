@@ -99,7 +99,7 @@ class Holding:
 
     @classmethod
     def of(cls, model: LanguageModel, plain: Sent) -> Holding:
-        """Of a model that is here. Whose dictionaries they are has been checked, so the name stays."""
+        """Describe the dictionaries of a model that is here; whose they are has been checked, so the name stays."""
         here = torch.device("cpu")
         held = [
             (replace(p.dictionary.to(here, model.compute_dtype), model_name=""), p.active) for p in model.dictionaries
@@ -143,7 +143,7 @@ class Replica:
         self._gpus, self._neighbours, self._fetch = gpus, neighbours, fetch or _from_store
         self._models: dict[str, LanguageModel] = {}
         self._holding: dict[str, LanguageModel] = {}
-        """Those models with dictionaries."""
+        """Models with dictionaries in them."""
         self._questions: dict[str, Question] = {}
         self._sent, self._made = Kept(), Kept()
         self._budgets: dict[str, int] = {}

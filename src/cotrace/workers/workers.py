@@ -147,7 +147,14 @@ class Workers:
     def scores(
         self, scorer: Scorer, masks: Float[Tensor, "mask n"], layouts: Sequence[Layout], measure: Measure | None = None
     ) -> Iterator[tuple[Layout, Float[Tensor, "mask example ..."]]]:
-        """The scores of each layout's examples under all masks, or what is measured of them, as they come."""
+        """The scores of each layout's examples under all masks, or what is measured of them, as they come.
+
+        Args:
+            scorer: The pairs, the model and their donors.
+            masks: Masks [mask, n].
+            layouts: Batches of the plan.
+            measure: Function of the scores that is evaluated on the worker; None for the scores themselves.
+        """
         question, cut = self._asked(scorer)
         now = Event(scorer.batching.tokens, scorer.batching.checkpointing)
         given = self._given(masks)
@@ -181,7 +188,14 @@ class Workers:
     def slopes(
         self, scorer: Scorer, z: Float[Tensor, "n"], loss: BatchLoss, layouts: Sequence[Layout]
     ) -> Iterator[Float[Tensor, "n"]]:
-        """The gradient of each layout's loss, in the order of the plan."""
+        """The gradient of each layout's loss, in the order of the plan.
+
+        Args:
+            scorer: The pairs, the model and their donors.
+            z: Soft mask [n].
+            loss: Function of a batch's scores that is differentiated.
+            layouts: Batches of the plan.
+        """
         question, cut = self._asked(scorer)
         now = Event(scorer.batching.tokens, scorer.batching.checkpointing)
         given = self._given(z)
@@ -235,7 +249,7 @@ class Workers:
         return self._once(model, lambda: Holding.of(model, plain)) if model.dictionaries else plain
 
     def _once(self, known: Any, make: Callable[[], Any]) -> Sent:
-        """What belongs to something that lives here, sent once in its life."""
+        """Data of something that lives here, sent once in its life."""
         if known not in self._models:
             self._models[known] = self._put(make())
         return self._models[known]

@@ -21,7 +21,11 @@ __all__ = [
 
 
 def report_html(material: Material) -> bytes:
-    """The report, without texts where it would be too large with them. Raises InputError where it still is."""
+    """The report, without texts where it would be too large with them. Raises InputError where it still is.
+
+    Args:
+        material: The results of a run.
+    """
     from cotrace.report.page.page import page_of  # the chart library takes a while to load, and most commands draw none
 
     return page_of(material)

@@ -250,7 +250,9 @@ class Material:
     evaluations: tuple[Any, ...] = ()
     """``Evaluation`` records; the first judges in detail."""
     examples: Examples | None = None
+    """The pairs with their texts and effects; None where the run kept none."""
     tradeoff: Tradeoff | None = None
+    """The edits that were chosen among; None where there are none."""
     explanation: Explanation | None = None
     """Explanation of a set of the run."""
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -348,12 +350,22 @@ class Material:
         return tuple(Example(f"{PART_WORDS[part].removesuffix('s')} {i}") for i in range(1, count + 1))
 
     def weights(self, part: str, count: int) -> Float[np.ndarray, "example"]:
-        """How much each pair counts."""
+        """How much each pair counts.
+
+        Args:
+            part: ``training`` or ``heldout``.
+            count: Number of pairs.
+        """
         known = self.examples.of(part) if self.examples is not None else ()
         return np.array([one.weight for one in known]) if len(known) == count else np.ones(count)
 
     def table(self, frontier: Frontier, part: str) -> EffectTable | None:
-        """Per-example effects of the sets that were evaluated on a part; None where there are none."""
+        """Per-example effects of the sets that were evaluated on a part; None where there are none.
+
+        Args:
+            frontier: A frontier of this run.
+            part: ``training`` or ``heldout``.
+        """
         found = frontier.effects if part == "training" else frontier.effects_heldout
         return found if found is not None and found.n == len(frontier.space) else None
 
@@ -380,7 +392,12 @@ class Material:
         return self._places[key]
 
     def example_effects(self, places: Places, part: str) -> Float[np.ndarray, "example"] | None:
-        """The effects of the set at these places on each pair; None where no search kept them."""
+        """The effects of the set at these places on each pair; None where no search kept them.
+
+        Args:
+            places: Places of the set's members in the space.
+            part: ``training`` or ``heldout``.
+        """
         chosen = np.zeros(len(self.space), bool)
         chosen[self.order[places]] = True
         key = np.packbits(chosen).tobytes()
@@ -391,7 +408,11 @@ class Material:
         return None
 
     def mean_effect(self, places: Places) -> float | None:
-        """The weighted mean of a set's effects on the pairs searched; None where no search evaluated it."""
+        """The weighted mean of a set's effects on the pairs searched; None where no search evaluated it.
+
+        Args:
+            places: Places of the set's members in the space.
+        """
         found = self.example_effects(places, "training")
         return None if found is None else float(np.average(found, weights=self.weights("training", len(found))))
 

@@ -149,6 +149,11 @@ def plain_of(problem: LanguageProblem, frontier: Frontier, selection: Selection)
 
     None where the metric reads something else than scores of answers, and for several draws of noise, whose effects
     are averaged but whose scores are not.
+
+    Args:
+        problem: The problem of the frontier.
+        frontier: The frontier.
+        selection: One of its selections.
     """
     inside = problem.inside
     part, name = (inside.training, "training") if inside.held is None else (inside.held, "heldout")
