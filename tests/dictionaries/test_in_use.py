@@ -209,6 +209,17 @@ def test_the_features_of_heads_are_those_whose_rows_lie_in_them() -> None:
         features_of_heads(held, ["L2.head0"])
 
 
+def test_features_are_looked_for_in_chats_as_the_template_renders_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = MODEL.require_tokenizer()
+    monkeypatch.setattr(words, "chat_template", "w7 {% for m in messages %}{{ m.content }} {% endfor %}w9")
+    said, other = ({"role": "user", "content": text} for text in ("w3 w14 w15", "w3 w28 w15"))
+    pair = ct.PromptPair(id="c", messages=(said,), counterfactual_messages=(other,), answers=(" w3", " w4"))
+    chat = replace(TASK, pairs=(pair,))
+    found = describe(HELD, ["L1.feature8", "L2.feature5"], chat)
+    assert found == describe(HELD, ["L1.feature8", "L2.feature5"], ["w7 w3 w14 w15 w9", "w7 w3 w28 w15 w9"])
+    assert any(card.active_share > 0 for card in found)
+
+
 def test_what_cannot_be_described_is_refused() -> None:
     assert describe(HELD, ["L0.head1"], TEXTS) == []
     with pytest.raises(InputError, match=r"has no L0.feature1"):

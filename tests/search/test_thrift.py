@@ -83,6 +83,24 @@ def test_filled_by_hand() -> None:
     assert filled(nothing, worth, costs, 9.0, 1).tolist() == [True, False, False, False]
 
 
+def test_weights_as_text_are_those_of_a_mapping() -> None:
+    found = Pursuit(cost_weights="mlp_neuron=0.1, head_output=2")(problem())
+    assert found == Pursuit(cost_weights={"mlp_neuron": 0.1, "head_output": 2})(problem())
+    assert found.cost_weights == {"head_output": 2.0, "mlp_neuron": 0.1}
+    for text in ("mlp_neuron=cheap", "mlp_neuron", "=", "mlp_neuron=nan"):
+        with pytest.raises(InputError, match="cost weight"):
+            Pursuit(cost_weights=text)
+    with pytest.raises(UnknownName, match="did you mean"):
+        Pursuit(cost_weights="mlp_neurn=1")
+
+
+def test_a_weight_of_features_is_of_those_of_every_place() -> None:
+    names = ["L0.attn.feature1", "L0.mlp.feature2", "L0.mlp.error", "L1.head0"]
+    space = ComponentSpace.parse(names)
+    found = settled("pursuit", space, "feature=0.1,mlp_feature=0.3,error=5")
+    assert found == {"attention_feature": 0.1, "mlp_feature": 0.3, "mlp_error": 5.0, "head_output": 1.0}
+
+
 @pytest.mark.parametrize(
     ("weights", "message"),
     [

@@ -93,6 +93,11 @@ def prepare(
     """
     config = settled(config, searches)
     built = tuple(build_search(config, name) for name in config.searches)
+    if config.cost_weights and not any(hasattr(one, "cost_weights") for one in built):
+        raise InputError(
+            f"cost weights are taken by pursuit, and the run is of {', '.join(config.searches)}: name it too, or leave "
+            "them out"
+        )
     check_memory(config.memory)
     check_threads(config.threads)
     if config.workers:
@@ -285,7 +290,8 @@ def build_search(config: RunConfig, name: str) -> Search:
     own = {key: checked(name, key, value, kinds.get(key, Any)) for key, value in config.options_of(name).items()}
     if name == "pgbct" and not {"l1", "l2", "path"} & own.keys():
         own["path"] = PATH_POINTS
-    common = {"max_size": config.max_size, "seed": config.seed}
+    common: dict[str, Any] = {"max_size": config.max_size, "seed": config.seed}
+    common |= {} if config.cost_weights is None else {"cost_weights": config.cost_weights}
     return search.named(name, **{key: value for key, value in common.items() if key in kinds} | own)
 
 
