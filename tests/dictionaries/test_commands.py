@@ -80,7 +80,7 @@ def test_costs_of_features_and_heads_are_asked_for_on_the_command_line(
     capsys.readouterr()
     assert run([*asked, "--search", "greedy", "--out", str(tmp_path / "no")]) == 2
     assert "cost weights are taken by pursuit, and the run is of greedy" in capsys.readouterr().err
-    assert run([*asked, "--cost-weights", "feature=cheap", "--out", str(tmp_path / "no")]) == 2
+    assert run([*asked[:-1], "feature=cheap", "--out", str(tmp_path / "no")]) == 2
     assert "write them as in feature=0.1,head_output=1" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
 
