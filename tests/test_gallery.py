@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cotrace import models
 from cotrace.cli.main import run
 from cotrace.errors import CotraceError, InputError
 from cotrace.prompts.pair_files import read_pairs
@@ -55,7 +56,7 @@ def test_every_command_comes_as_far_as_the_model(
     def arrived(*_: Any, **options: Any) -> Any:
         raise CotraceError(f"the model is asked for, {options['gguf_file']}")
 
-    monkeypatch.setattr(prepare, "load_model", arrived)
+    monkeypatch.setattr(models, "load_model", arrived)
     monkeypatch.setattr(prepare, "outlook", lambda *_: None)  # which reads the configuration
     asked = command(audit, given(tmp_path, full=full, gguf="small.gguf"), tmp_path / "run")
     assert run(asked) == 2
@@ -119,7 +120,7 @@ def test_known_facts_are_asked_as_facts_are(
         for name, i in words
     ]
     monkeypatch.setattr(gallery, "known_facts", lambda *_: rows)
-    monkeypatch.setattr(prepare, "load_model", arrived)
+    monkeypatch.setattr(models, "load_model", arrived)
     monkeypatch.setattr(prepare, "outlook", lambda *_: None)  # which reads the configuration
     assert run(command(facts, given(tmp_path), tmp_path / "run")) == 2
     assert "the model is asked for" in capsys.readouterr().err

@@ -12,7 +12,7 @@ import pytest
 
 from cotrace.cli import main
 from cotrace.cli.main import build, run
-from cotrace.results.result_forms import COLUMNS
+from cotrace.results.frontier_file import COLUMNS
 from cotrace.runs import RunConfig
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +31,15 @@ def test_the_command_line_page_names_every_option(command: str, capsys: pytest.C
     shown = options_of(command, capsys) - {"--help"}
     assert len(shown) >= len(fields(RunConfig)), "every field is an option"
     assert {option for option in shown if f"`{option}" not in page} == set()
+
+
+def test_the_table_of_options_is_the_list_of_a_run_s(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each row is an option of ``RunConfig`` or of the two commands, and none is missing."""
+    page = (ROOT / "docs" / "cli.md").read_text()
+    table = page.partition("## Options of `trace` and `compare`")[2].partition("\n\n")[0]
+    listed = re.findall(r"`(--[a-z][a-z-]+)[^`]*`", "\n".join(row.split(" | ")[0] for row in table.splitlines()))
+    assert len(listed) == len(set(listed))
+    assert {*listed} == options_of("trace", capsys) - {"--help"}
 
 
 def test_the_command_line_page_names_every_command_and_column() -> None:
@@ -62,6 +71,14 @@ def test_the_quickstart_uses_no_name_that_it_has_not_made() -> None:
     names = [node for node in ast.walk(ast.parse("\n".join(blocks))) if isinstance(node, ast.Name)]
     made = {node.id for node in names if isinstance(node.ctx, ast.Store)} | {"ct"}
     assert {node.id for node in names} - made - set(dir(builtins)) == set()
+
+
+def test_contributing_names_files_that_are_there() -> None:
+    """A pair's way and a mask's way go through files as they are now."""
+    named = re.findall(r"`([\w/]+\.py)`", (ROOT / "CONTRIBUTING.md").read_text())
+    assert len(named) > 10
+    for path in named:
+        assert (ROOT / "src" / "cotrace" / path).is_file() or (ROOT / path).is_file(), path
 
 
 def test_every_exit_code_is_in_the_table() -> None:

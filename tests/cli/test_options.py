@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
+from functools import wraps
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from cotrace import tasks
+from cotrace import models, tasks
 from cotrace.batches import ALIGNMENTS
 from cotrace.cli import campaigns as again
 from cotrace.cli import campaigns as campaign
@@ -19,10 +20,10 @@ from cotrace.cli import inspection as task_commands
 from cotrace.cli import readings as carry
 from cotrace.cli import readings as explaining
 from cotrace.cli.main import COMMANDS, run
-from cotrace.cli.options import Hands, Source
 from cotrace.errors import CotraceError
 from cotrace.prompts import PromptPair, Task
 from cotrace.runs import RunConfig, prepare
+from cotrace.runs.config import SourceOptions, WorkerOptions
 from tests import tiny
 
 
@@ -100,8 +101,8 @@ def test_every_field_of_a_configuration_is_tried() -> None:
     hands = {name.replace("-", "_") for name in HANDS}
     tried = {"model", "task", *PROBLEM, *MODEL, *TASK, *SEARCH, *FEATURES, *hands}
     assert {field.name for field in fields(RunConfig)} == tried
-    assert {field.name for field in fields(Hands)} == hands
-    assert {field.name for field in fields(Source)} == {*MODEL, *TASK} - {"task_options"}
+    assert {field.name for field in fields(WorkerOptions)} == hands
+    assert {field.name for field in fields(SourceOptions)} == {*MODEL, *TASK} - {"task_options"}
 
 
 def test_the_command_line_has_every_alignment() -> None:
@@ -121,6 +122,7 @@ def test_what_is_asked_of_a_run_arrives(
         given.update(options, task=name)
         return task
 
+    @wraps(models.load_model)
     def load_model(source: str, **options: Any) -> Any:
         given.update(options, model=source)
         return tiny.model("gpt2")
@@ -129,9 +131,8 @@ def test_what_is_asked_of_a_run_arrives(
         given.update(options)
         raise Arrived("the problem is posed")
 
-    monkeypatch.setattr(prepare.tasks, "load", load_task)
-    monkeypatch.setattr(prepare, "outlook", lambda *_: None)
-    monkeypatch.setattr(prepare, "load_model", load_model)
+    monkeypatch.setattr(tasks, "load", load_task)
+    monkeypatch.setattr(models, "load_model", load_model)
     monkeypatch.setattr(prepare, "outlook", lambda *_: None)  # which reads the model's configuration
     monkeypatch.setattr(prepare, "LanguageProblem", problem)
     monkeypatch.setattr(prepare.torch, "set_num_threads", lambda count: given.setdefault("threads", count))
@@ -387,18 +388,13 @@ def test_what_is_asked_of_an_evaluation_arrives(
 def test_a_figure_is_drawn_as_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     given: dict[str, Any] = {}
 
-    def drawn(material: Any, kind: str, form: str, **asked: Any) -> bytes:
-        given.update(asked, material=material, kind=kind, form=form)
+    def drawn(inputs: Any, kind: str, form: str, **asked: Any) -> bytes:
+        given.update(asked, inputs=inputs, kind=kind, form=form)
         return b"drawn"
 
-    monkeypatch.setattr(handing_out, "material_of", lambda run, *, search: (run, search))
+    monkeypatch.setattr(handing_out, "report_inputs", lambda run, *, search: (run, search))
     monkeypatch.setattr(handing_out.reports, "drawn", drawn)
     out = tmp_path / "f.svg"
     handing_out.figure("r", kind="map", form="svg", k=4, search="s", width="column", out=str(out), quiet=True)
-    assert given == {"material": ("r", "s"), "kind": "map", "form": "svg", "k": 4, "width": "column"}
+    assert given == {"inputs": ("r", "s"), "kind": "map", "form": "svg", "k": 4, "width": "column"}
     assert out.read_bytes() == b"drawn"
-
-
-def test_a_source_becomes_its_configuration() -> None:
-    source = Source(**{name: own for name, (_, own) in (MODEL | TASK).items() if name != "task_options"})
-    assert asdict(source).items() <= asdict(source.config(model="m", task="t")).items()

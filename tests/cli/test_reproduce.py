@@ -65,7 +65,7 @@ def test_every_setting_has_the_paper_s_pairs_and_sites() -> None:
     assert asked.names == tuple(SETTINGS) == ("winobias", "winogender", "professions", "counterfact", "binding")
     for name in asked.names:
         config = asked.config(name)
-        task = campaigns.load_task(config)
+        task = config.load_task()
         assert task.pairs
         assert config.sites[0] in ("attention_pattern", "mlp_coordinate", "head_output")
         assert (config.conventions == "paper") == SETTINGS[name].needs_data

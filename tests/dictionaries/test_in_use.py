@@ -13,12 +13,12 @@ import yaml
 from torch import Tensor
 
 import cotrace as ct
+from cotrace import models
 from cotrace.cli.main import run
 from cotrace.dictionaries import Dictionary, describe, features_of_heads, save_dictionary
 from cotrace.dictionaries.placed import with_dictionaries
 from cotrace.errors import InputError, UnsupportedSite
 from cotrace.interchange import About
-from cotrace.runs import prepare
 from tests import tiny
 from tests.dictionaries.toy import ALL, FEATURES, MODEL, TASK, by_hand, dense, dictionary
 
@@ -312,7 +312,7 @@ def test_bad_files_end_in_one_line_before_the_model_is_loaded(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr(prepare, "load_model", never)
+    monkeypatch.setattr(models, "load_model", never)
     one = ct.load_dictionaries(both_signs)[0]
     pickled = tmp_path / "pickled"
     pickled.mkdir()

@@ -14,6 +14,7 @@ import yaml
 from safetensors.torch import save_file
 
 import cotrace as ct
+from cotrace import models
 from cotrace.cli.main import run
 from cotrace.donors import Noise, Vector, donor_source
 from cotrace.errors import InputError
@@ -172,7 +173,7 @@ def test_a_file_that_is_no_donor_is_one_line_before_the_model_is_loaded(
         file.write_bytes(content)
     elif content is not None:
         save_file(content, file)
-    monkeypatch.setattr(prepare, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(models, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     with pytest.raises(InputError, match=words) as caught:
         prepare.prepare(RunConfig(model="shipped", task="demo_bias", donors=f"vector={file}"))
     assert str(file) in str(caught.value)

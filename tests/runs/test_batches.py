@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import nn
 
 from cotrace.cli.main import run
 from cotrace.models import LanguageModel
+from cotrace.runs import RunConfig
 from cotrace.runs.config_file import read_run_config
 from cotrace.runs.result_files import Step
 from cotrace.runs.writer import Keeper
@@ -33,16 +33,15 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch, after: int, most: int) -> I
         if passes > after and given[0].shape[0] * given[0].shape[1] > most:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    prepare = import_module("cotrace.runs.prepare")
-    own = prepare.load
+    own = RunConfig.load_model
 
-    def load(*given: Any) -> LanguageModel:
-        model = own(*given)
+    def load(config: RunConfig) -> LanguageModel:
+        model = own(config)
         model.layers[-1].module.register_forward_pre_hook(refuse)
         return model
 
     with monkeypatch.context() as patched:
-        patched.setattr(prepare, "load", load)
+        patched.setattr(RunConfig, "load_model", load)
         yield
 
 

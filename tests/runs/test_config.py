@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import tempfile
-from dataclasses import fields
+from dataclasses import fields, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cotrace.errors import InputError
+from cotrace.problem import LanguageProblem
 from cotrace.runs import RunConfig
-from cotrace.runs.config import literal
-from cotrace.runs.config_file import LIMIT_BYTES, read_config, write_config
+from cotrace.runs.config import identity, literal
+from cotrace.runs.config_file import LIMIT_BYTES, options_in, read_config, read_run_config, write_config
+from cotrace.runs.manifest import LINE, seal_text
 from cotrace.runs.result_files import enough, frontier_csv, masks
 from tests.report.frontiers import SETS, frontier
 
@@ -55,6 +58,33 @@ def test_every_field_is_stored_but_where_it_lies_and_trust() -> None:
     stored = yaml.safe_load(write_config(config, {}))
     left_out = {"out", "trust_remote_code", "offload_folder", "workers", "ray", "worker_gpus", "max_restarts"}
     assert set(stored) == {field.name for field in fields(RunConfig)} - left_out | {"schema", "record"}
+
+
+def test_the_problem_is_given_every_option_that_it_has(tiny_folder: Path, pairs_file: Path) -> None:
+    """Every argument of ``LanguageProblem`` comes from a run's options, but two: the dictionaries are in the model."""
+    config = RunConfig(model=str(tiny_folder), task=str(pairs_file), sites=("mlp_output",), holdout=0.25, seed=6)
+    asked = config.problem()
+    assert {*asked} == {*signature(LanguageProblem).parameters} - {"dictionaries", "pack"}
+    problem = LanguageProblem(**asked | {"direction": "maximise"})
+    assert (problem.size, problem.space.names) == (9, ["L0.mlp", "L1.mlp"])
+    assert (problem.division.seed, problem.division.holdout) == (6, 0.25)
+
+
+def test_options_that_came_later_do_not_change_the_question_of_a_run() -> None:
+    """The hash is the one that cotrace 0.1.0 gave; for a run begun before there was an option it is the one of then."""
+    config = RunConfig(model="m", task="t", seed=3, searches=("greedy",))
+    assert identity(config) == "c345ff9079dcc81bc60799c69dda151de0f2bce46138ff9cd8b56eb6d47f0fba"
+    before = {field.name for field in fields(RunConfig)} - {"judge_pairs"}
+    assert identity(config, before) == identity(replace(config, judge_pairs="all"), before) != identity(config)
+    assert identity(config, before) != identity(replace(config, seed=4), before)
+
+
+def test_a_run_of_before_pairs_were_drawn_is_judged_by_all(tmp_path: Path) -> None:
+    for record, judged in (({}, "all"), ({"pairs_judged": 4}, None)):
+        text = write_config(RunConfig(model="m", task="t"), record).replace(b"judge_pairs: null\n", b"").decode()
+        (tmp_path / "config.yaml").write_bytes(seal_text(text.rpartition(LINE)[0]))
+        assert read_run_config(tmp_path)[0].judge_pairs == judged
+        assert options_in(tmp_path) == {*yaml.safe_load(text)} - {"schema", "record"}
 
 
 @pytest.mark.parametrize("value", ["true", "false"])

@@ -30,7 +30,7 @@ from cotrace.shipped import MODEL
 def test_a_wrong_name_is_said_before_the_model_is_loaded(
     asked: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cotrace.runs.prepare.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(RunConfig, "load_model", lambda _: pytest.fail("the model was loaded"))
     with pytest.raises(CotraceError) as caught:
         prepare(RunConfig(**{"model": "shipped", "task": "demo_bias"} | asked))
     assert said in str(caught.value)
@@ -55,7 +55,7 @@ def test_more_threads_than_a_machine_can_begin_are_refused_before_anything_is_lo
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    monkeypatch.setattr("cotrace.runs.prepare.load_task", lambda _: pytest.fail("data were read"))
+    monkeypatch.setattr(RunConfig, "load_task", lambda _: pytest.fail("data were read"))
     with pytest.raises(InputError, match="threads is 100000: this machine has 2 processors; give at most 256"):
         prepare(RunConfig(model="shipped", task="demo_conflict", threads=100_000))
     check_threads(256)

@@ -15,12 +15,12 @@ from cotrace.errors import CotraceError, InputError, is_out_of_memory, unknown
 from cotrace.report import drawn
 from cotrace.results import Frontier
 from cotrace.results.table import number
-from cotrace.run_folder.folder import material_of
+from cotrace.run_folder.folder import report_inputs
 from cotrace.runs import RunDirectory
 from cotrace.runs.campaign import REPORT, SUMMARY, Campaign, Cell, Outcome, read_grid, tables
 from cotrace.runs.config import RunConfig
 from cotrace.runs.directory import CONFIG, locked, write_atomically
-from cotrace.runs.prepare import check_names, load_task, one_crew, prepare
+from cotrace.runs.prepare import check_names, one_crew, prepare
 from cotrace.runs.result_files import StoredRun
 from cotrace.runs.writer import Begun
 from cotrace.tasks import named
@@ -84,8 +84,8 @@ def _all(campaign: Campaign, left: Sequence[Cell], workers: dict[str, Any], scre
 
 def _side_by_side(campaign: Campaign, left: Sequence[Cell], workers: dict[str, Any], screen: Screen) -> dict[str, str]:
     """Run as many cells at a time as there are workers, each in a process of its own."""
+    from cotrace.workers.cluster import MAX_RESTARTS
     from cotrace.workers.jobs import Side, side_by_side
-    from cotrace.workers.workers import MAX_RESTARTS
 
     restarts = workers.get("max_restarts")
     side = Side(
@@ -203,11 +203,12 @@ class Asked:
     def config(self, name: str) -> RunConfig:
         """The run of one setting. Raises InputError where its data are not there."""
         setting = SETTINGS[name]
-        options: dict[str, Any] = {**self.model, **setting.own, "task": setting.task, "sites": setting.sites}
-        if setting.needs_data:
-            options["data"] = str(self._folder(name))
+        data = str(self._folder(name)) if setting.needs_data else None
+        options: dict[str, Any] = {**self.model, "data": data, "split": None, "conventions": None, **setting.own}
         return RunConfig(
             **options,
+            task=setting.task,
+            sites=setting.sites,
             searches=self.methods or METHODS,
             search_pairs=self.search_pairs,
             max_size=self.max_size,
@@ -232,13 +233,13 @@ def reproduce(asked: Asked, *, quiet: bool = False, as_json: bool = False) -> No
     """Run every setting that is not finished, each in a folder of its own, and write the page. Raises CotraceError."""
     configs = {name: asked.config(name) for name in asked.names}
     for config in configs.values():  # every name and file is seen before the first model is loaded
-        check_names(config, load_task(config))
+        check_names(config, config.load_task())
     screen = Screen(quiet, as_json)
     for name, config in configs.items():
         folder = Path(str(config.out))
         screen.say(f"\n{name}: {SETTINGS[name].about}")
         one(config, folder, quiet=quiet or as_json)
-        write_atomically(folder.parent / f"{name}.svg", drawn(material_of(str(folder)), "compare", "svg"))
+        write_atomically(folder.parent / f"{name}.svg", drawn(report_inputs(str(folder)), "compare", "svg"))
         write_atomically(folder.parent / PAGE, page(asked).encode())
     written = Path(asked.out) / PAGE
     screen.say(f"\nWritten to {written}")

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from cotrace.cli.replies import reply
 from cotrace.errors import InputError
 from cotrace.runs.directory import write_atomically
 from cotrace.text.escape import visible, visible_json
@@ -135,6 +134,8 @@ def write_figures(path: str | None, data: Any, screen: Screen, command: str = ""
     if path == STDOUT:
         screen.data(command, lambda: data)
     elif path is not None:
+        from cotrace.cli.replies import reply
+
         _write(Path(path).resolve(), (json.dumps(reply(command, data) if command else data, indent=1) + "\n").encode())
 
 

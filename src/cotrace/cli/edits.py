@@ -35,11 +35,7 @@ from cotrace.runs.manifest import add_files
 from cotrace.runs.prepare import (
     Prepared,
     check_metric,
-    chosen_by_model,
-    load,
-    load_task,
     pose,
-    suited_task,
     use_threads,
 )
 from cotrace.runs.provenance import versions
@@ -69,9 +65,9 @@ class Reopened:
     @cached_property
     def task(self) -> Task:
         """The run's task, from its data."""
-        task = load_task(self.config)
-        if chosen_by_model(self.config):
-            return suited_task(self.config, task, self.model)
+        task = self.config.load_task()
+        if self.config.leaves_text_to_model:
+            return self.config.suited_task(task, self.model)
         if not self.other_model:
             check_same_data(self.run.path, task)
         return task
@@ -79,7 +75,7 @@ class Reopened:
     @cached_property
     def model(self) -> LanguageModel:
         """The run's model, by its hashes, or the other that was named. Raises InputError."""
-        model = load(self.config)
+        model = self.config.load_model()
         if not self.other_model:
             check_same_model(self.run.path, self.config, model)
         use_threads(self.config, model)

@@ -18,7 +18,7 @@ from cotrace.cli.options import in_options
 from cotrace.cli.replies import TaskInfoReply, schemas
 from cotrace.errors import InputError, NotReproduced
 from cotrace.evaluation.measurement import measure as measure_task
-from cotrace.models.named_space import entries_of
+from cotrace.models.places import entries_of
 from cotrace.prompts import PromptPair, Task
 from cotrace.prompts.pair import chat_words, values_of
 from cotrace.prompts.pair_files import record_of
@@ -27,7 +27,7 @@ from cotrace.runs.addenda import check_same_data
 from cotrace.runs.citation import cite
 from cotrace.runs.config import RunConfig
 from cotrace.runs.difference import difference
-from cotrace.runs.prepare import check_metric, listed_sites, load, load_task, prepare, suited_task, use_threads
+from cotrace.runs.prepare import check_metric, listed_sites, prepare, use_threads
 from cotrace.runs.result_files import StoredRun
 from cotrace.runs.verification import check_consistent, check_examples, check_hashes, verify
 from cotrace.selfcheck import CheckFailed, CheckReport, check_reading
@@ -122,7 +122,7 @@ def check(config: RunConfig, *, row: bool, json_path: str | None, quiet: bool = 
     check_figures(json_path)
     screen = Screen(quiet, as_json=json_path == STDOUT)
     quiet_libraries()
-    task = load_task(config) if config.task else None
+    task = config.load_task() if config.task else None
     reading = {"data": config.data, "split": config.split, "conventions": config.conventions}
     if not config.task and (given := [name for name, value in reading.items() if value is not None]):
         raise InputError(f"--{given[0]} says how the pairs of a task are read: give --task as well")
@@ -130,9 +130,9 @@ def check(config: RunConfig, *, row: bool, json_path: str | None, quiet: bool = 
     entries_of(asked)
     check_reading(task, config.donors, config.align)
     screen.note(f"loading {config.model}")
-    model = load(config)
+    model = config.load_model()
     use_threads(config, model)
-    task = task and suited_task(config, task, model)
+    task = task and config.suited_task(task, model)
     sites = ", ".join(config.sites or [site.value for site in model.sites])
     where = f" in layers {config.layers}" if config.layers else ""
     screen.note(f"to do: each property of the model and of {sites}{where}, on prompts of random tokens")
@@ -176,7 +176,7 @@ def measure(config: RunConfig, *, by: Sequence[str], json_path: str | None, quie
     check_figures(json_path)
     screen = Screen(quiet, as_json=json_path == STDOUT)
     quiet_libraries()
-    task = load_task(config)
+    task = config.load_task()
     check_metric(config.metric, task)
     fields = list(by) or None
     for field in fields or ():
@@ -184,8 +184,8 @@ def measure(config: RunConfig, *, by: Sequence[str], json_path: str | None, quie
     twice = " and their counterfactuals" if any(pair.counterfactual for pair in task.pairs) else ""
     screen.note(f"to do: {len(task):,} prompts{twice}, each once, without any intervention")
     screen.note(f"loading {config.model}")
-    model = load(config)
-    task = suited_task(config, task, model)
+    model = config.load_model()
+    task = config.suited_task(task, model)
     with steps(screen) as step:
         found = measure_task(
             model, task, metric=config.metric, by=fields, batch_tokens=config.batch_tokens, progress=step

@@ -30,7 +30,6 @@ from cotrace.evaluation.evidence import Sets, evaluate
 from cotrace.evaluation.published import inside_of
 from cotrace.interchange import circuits as known
 from cotrace.interchange import read_selection
-from cotrace.models import model_config
 from cotrace.prompts import Task
 from cotrace.results import Frontier, Selection
 from cotrace.runs.addenda import (
@@ -41,7 +40,7 @@ from cotrace.runs.addenda import (
     store_evaluation,
     with_effects,
 )
-from cotrace.runs.config import TRUSTED, RunConfig
+from cotrace.runs.config import RunConfig
 from cotrace.runs.config_file import read_run_config
 from cotrace.runs.directory import MANIFEST
 from cotrace.runs.journal import forget, journaling
@@ -237,11 +236,7 @@ def check_foreign(sets: Sets, frontier: Frontier) -> None:
 
 def check_circuit(circuit: known.Circuit, config: RunConfig) -> None:
     """Raise InputError where a published circuit is of another model: by its configuration, weights are not loaded."""
-    trusted = config.trust_remote_code or TRUSTED.get()
-    circuit.check(
-        config.model,
-        model_config(config.model, revision=config.revision, trust_remote_code=trusted, gguf_file=config.gguf),
-    )
+    circuit.check(config.model, config.model_config())
 
 
 def check_audit(stored: StoredRun) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from cyclopts import Group, Parameter, Token
 
 from cotrace.errors import InputError
-from cotrace.runs.config import FLAG, MODEL, QUESTION, WORKERS, RunConfig
+from cotrace.runs.config import RunConfig, SourceOptions, WorkerOptions
 
 TASK_OPTIONS = ("several", "leading_space", "statistics")
 """Arguments of tasks that errors name."""
@@ -56,72 +56,12 @@ SAID, SHOWN = Said(), Show()
 """Defaults shown in the help where the field itself has none."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """The weights and the data of a command that looks before any search; the fields are RunConfig's own."""
-
-    revision: Annotated[str | None, MODEL] = None
-    """Branch, tag or commit of the model."""
-    dtype: Annotated[Literal["float32", "float64", "bfloat16", "float16"], MODEL] = "float32"
-    """Number type of the weights."""
-    device: Annotated[str, MODEL] = "cpu"
-    """Where the model runs, such as cpu or cuda:0."""
-    device_map: Annotated[str | None, MODEL] = None
-    """auto spreads the layers over devices, main memory and disk (needs accelerate)."""
-    offload_folder: Annotated[str | None, MODEL] = None
-    """Folder for the weights that device_map leaves on disk. Default: a temporary one."""
-    quantise: Annotated[Literal["8bit", "4bit"] | None, MODEL] = None
-    """Keep the weights in 8 or 4 bits (needs bitsandbytes); activations stay of type dtype."""
-    gguf: Annotated[str | None, MODEL] = None
-    """Name of a GGUF file in the model's folder: its weights, read as floating point (needs gguf and accelerate)."""
-    trust_remote_code: Annotated[bool, FLAG] = False
-    """Run the code that comes with the model. Only for code that you have read."""
-    data: Annotated[str | None, QUESTION] = None
-    """File or folder with the task's own data."""
-    split: Annotated[str | None, QUESTION] = None
-    """The benchmark's own part, such as dev or test."""
-    conventions: Annotated[Literal["corrected", "paper"] | None, QUESTION] = None
-    """How a benchmark is read and scored: corrected or paper."""
-
-    @property
-    def of_model(self) -> dict[str, Any]:
-        """Return the options of the model, without those of the data."""
-        return {name: value for name, value in asdict(self).items() if name not in ("data", "split", "conventions")}
-
-    def config(self, **asked: Any) -> RunConfig:
-        """The configuration of a run that asks this."""
-        return RunConfig(**asdict(self), **asked)
-
-
-PLAIN = Source()
-"""Defaults of the options of weights and data."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hands:
-    """Options of who computes; the fields are RunConfig's own."""
-
-    workers: Annotated[int | None, WORKERS] = None
-    """Run the batches on so many Ray workers. Default: in this process."""
-    ray: Annotated[str | None, WORKERS] = None
-    """Cluster that the workers run on, as HOST:PORT of its head, or auto. Default: Ray is begun on this machine."""
-    worker_gpus: Annotated[float | None, WORKERS] = None
-    """GPUs of each worker: 0.25 puts four on one, 2 spreads a model over two. Default: none."""
-    max_restarts: Annotated[int | None, WORKERS] = None
-    """Workers that may be lost and begun again in all. Default: 10."""
-
-    @property
-    def asked(self) -> dict[str, Any]:
-        """Return the options of workers that were given; empty where none were."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
-
-
-ALONE = Hands()
-"""Defaults of the options of workers."""
+PLAIN, ALONE = SourceOptions(), WorkerOptions()
+"""Defaults of the options of weights and data, and of workers."""
 
 Flat = Parameter(name="*")
-Handed = Annotated[Hands, Flat]
-Sourced = Annotated[Source, Flat]
+Handed = Annotated[WorkerOptions, Flat]
+Sourced = Annotated[SourceOptions, Flat]
 Options = Annotated[RunConfig, Flat]
 Showing = Annotated[Show, Flat]
 Saying = Annotated[Said, Flat]

@@ -24,7 +24,7 @@ from cotrace.results import Frontier, Selection
 from cotrace.runs.addenda import prepare_again
 from cotrace.runs.config import RunConfig
 from cotrace.runs.manifest import add_files
-from cotrace.runs.prepare import check_names, load, load_task, pose, settled, use_threads
+from cotrace.runs.prepare import check_names, pose, settled, use_threads
 from cotrace.runs.result_files import StoredRun, enough
 from cotrace.selfcheck import ensure
 from cotrace.tasks.catalogue import is_file
@@ -121,7 +121,7 @@ def transfer(run: str, asked: Asked, *, json_path: str | None, quiet: bool = Fal
     frontier = stored.frontier(asked.search)
     chosen = selection_of(frontier, asked.k)
     targets = {target: settled(aimed(stored, frontier, target, asked), ("pursuit",)) for target in asked.to}
-    data = {target: load_task(config) for target, config in targets.items()}
+    data = {target: config.load_task() for target, config in targets.items()}
     for target, config in targets.items():
         check_names(config, data[target])
     screen = Screen(quiet, as_json=json_path == STDOUT)
@@ -132,7 +132,7 @@ def transfer(run: str, asked: Asked, *, json_path: str | None, quiet: bool = Fal
         key = (config.model, str(config.revision))
         if key not in models:
             screen.note(f"loading {config.model}")
-            models = {key: load(config)}
+            models = {key: config.load_model()}
         use_threads(config, models[key])
         problem = pose(replace(config, donors=config.donors or data[target].donors), models[key], data[target])
         ensure(models[key], problem.space.sites)

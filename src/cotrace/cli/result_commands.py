@@ -91,7 +91,7 @@ def evaluate(
             side_tasks=side,
             smallest_p=smallest_p,
             judge_pairs=judge_pairs,
-            workers=hands.asked,
+            workers=hands.of_workers,
             every_size=every_size,
             intervals=intervals,
         )

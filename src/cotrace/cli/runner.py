@@ -50,7 +50,7 @@ def answer(
     quiet_libraries()
     prepared = prepare(replace(config, **ALONE) if dry_run else config, searches, say=screen.note)
     if dry_run:
-        prepared = replace(prepared, config=replace(prepared.config, **of_workers(config)))
+        prepared = replace(prepared, config=replace(prepared.config, **config.of_workers))
         screen.say(prepared.goal.summary)
         for table in dry_run_tables(prepared):
             screen.say(table)
@@ -59,11 +59,6 @@ def answer(
     with prepared:
         screen.note_workers(prepared.workers)
         run(prepared, directory or RunDirectory.next_free(f"runs/{name_of(prepared)}"), screen)
-
-
-def of_workers(config: RunConfig) -> dict[str, Any]:
-    """Return the settings of workers in a configuration."""
-    return {name: getattr(config, name) for name in ALONE}
 
 
 @own_threads()

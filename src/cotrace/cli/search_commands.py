@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
@@ -21,6 +22,7 @@ from cotrace.cli.options import (
     Sourced,
     Trusting,
 )
+from cotrace.runs.config import RunConfig
 
 
 def demo(*, out: str | None = None, show: Showing = SHOWN) -> None:
@@ -113,7 +115,7 @@ def resume(
     from cotrace.runs.config import trusting
 
     with trusting(trust_remote_code):
-        go_on(run, batch_tokens=batch_tokens, quiet=show.quiet, as_json=show.as_json, workers=hands.asked)
+        go_on(run, batch_tokens=batch_tokens, quiet=show.quiet, as_json=show.as_json, workers=hands.of_workers)
 
 
 def sweep(
@@ -140,7 +142,7 @@ def sweep(
     """
     from cotrace.cli.campaigns import sweep as go
 
-    go(grid, out=out, workers=hands.asked, dry_run=dry_run, quiet=show.quiet, as_json=show.as_json)
+    go(grid, out=out, workers=hands.of_workers, dry_run=dry_run, quiet=show.quiet, as_json=show.as_json)
 
 
 def measure(
@@ -170,7 +172,7 @@ def measure(
     """
     from cotrace.cli import inspection as module
 
-    config = source.config(model=model, task=task, metric=metric)
+    config = RunConfig(**asdict(source), model=model, task=task, metric=metric)
     module.measure(config, by=by, json_path=json, quiet=show.quiet)
 
 
@@ -222,7 +224,7 @@ def reproduce(
         max_size=max_size,
         seed=seed,
         out=out,
-        model={"model": model} | source.of_model,
+        model=asdict(source) | {"model": model},
     )
     module.reproduce(asked, quiet=show.quiet, as_json=show.as_json)
 
@@ -264,7 +266,8 @@ def check(
     """
     from cotrace.cli import inspection as module
 
-    config = source.config(model=model, task=task, sites=sites, layers=layers, donors=donors, align=align)
+    where: dict[str, Any] = {"sites": sites, "layers": layers, "donors": donors, "align": align}
+    config = RunConfig(**asdict(source), **where, model=model, task=task)
     module.check(config, row=row, json_path=json, quiet=show.quiet)
 
 

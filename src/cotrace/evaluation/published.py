@@ -10,7 +10,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy import stats
 
 from cotrace.components import Component, ComponentSpace
 from cotrace.errors import InputError
@@ -131,6 +130,8 @@ def taken_in(frontier: Frontier) -> dict[Component, int]:
 
 def auroc(positive: Collection[float], negative: Collection[float]) -> float:
     """Chance that a positive scores above a negative, ties by half: U / (n m) of Mann and Whitney."""
+    from scipy import stats
+
     u = stats.mannwhitneyu(list(positive), list(negative), alternative="two-sided", method="asymptotic").statistic
     return float(u / (len(positive) * len(negative)))
 

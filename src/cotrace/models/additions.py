@@ -20,7 +20,8 @@ from transformers import PreTrainedModel
 
 from cotrace.components import Site
 from cotrace.errors import NonFiniteError
-from cotrace.models.hooks import PROBE_ROWS, PROBE_TOKENS, Layer, Place, Trace, probe_ids, tapped
+from cotrace.models.hooks import PROBE_ROWS, PROBE_TOKENS, Trace, probe_ids, tapped
+from cotrace.models.places import Layer, Place
 
 ADDED = (Site.ATTENTION_OUTPUT, Site.MLP_OUTPUT)
 SAME_TENSOR = {Site.MLP_OUTPUT: (Site.MLP_OUTPUT, Site.MLP_COORDINATE)}
@@ -247,9 +248,9 @@ class _Explained:
 
     def _of(self, plain: _Stream, before: _Stream, other: _Stream | None, size: float) -> tuple[int, _Stream] | None:
         terms = [before] if other is None else [before, other]
-        columns = torch.stack([term.rest for term in terms], 1)
-        weights = torch.linalg.lstsq(columns, plain.rest[:, None]).solution[:, 0]
-        error = float((plain.rest - columns @ weights).norm()) / size
+        weights = _fitted([term.rest for term in terms], plain.rest)
+        fit = sum(weight * term.rest for weight, term in zip(weights, terms, strict=True))
+        error = float((plain.rest - fit).norm()) / size
         if error > self.exact or abs(weights[0]) * before.rest.norm() <= FAINT * size:
             return None
         shares = plain.shares - sum(weight * term.shares for weight, term in zip(weights, terms, strict=True))
@@ -263,6 +264,14 @@ class _Explained:
             if abs(share) * float(part.norm()) > max(10 * error, FAINT) * size:
                 plain = abs(share - 1) <= FAINT or abs(share - kept) <= FAINT  # in the latter case all is rescaled
                 yield site, Sum(1.0 if plain else share, error)
+
+
+def _fitted(terms: Sequence[Tensor], whole: Tensor) -> Tensor:
+    """The weights of the terms in the sum nearest to the whole, by least squares; of one term in closed form."""
+    if len(terms) == 1:
+        return ((terms[0] @ whole) / (terms[0] @ terms[0]))[None]
+    weights: Tensor = torch.linalg.lstsq(torch.stack(list(terms), 1), whole[:, None]).solution[:, 0]
+    return weights
 
 
 def _only_norms(module: nn.Module) -> bool:

@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from scipy import stats
-
 from cotrace.batches import EncodedPair, Encoding, Refusal
 from cotrace.components import ComponentSpace
 from cotrace.prompts import PromptPair, Task
@@ -61,6 +59,8 @@ class Coverage:
         table = [[refused, pairs - refused] for pairs, refused in self.groups.values()]
         if len(table) < 2 or not any(row[0] for row in table) or not any(row[1] for row in table):
             return False
+        from scipy import stats  # half a second, which only refused pairs of several groups need
+
         test = stats.fisher_exact if len(table) == 2 else stats.chi2_contingency
         return bool(test(table).pvalue < UNEQUAL_P)
 

@@ -82,6 +82,12 @@ def _container() -> int | None:
     return int(limit) - int(used) if limit.isdigit() else None
 
 
+def kept_budget(given: str | float | int | None, model: LanguageModel, tokens: int) -> int:
+    """Bytes for donor values and kept prefixes: of a size what a pass of so many tokens leaves, half of it at least."""
+    most = memory_budget(given, model.device)
+    return most - min(most // 2, tokens * token_bytes(model)) if is_size(given) else most
+
+
 def check_budget(given: str | float | int, budget: int, least: int) -> None:
     """Raise InputError where a budget that was given is below what one forward pass needs."""
     if budget < least:
@@ -195,9 +201,10 @@ def choose_packing(
     fits = window is None or longest <= window
     limit = mask_length(model)
     fits = fits and (limit is None or longest_span(pairs) <= limit)
-    frequencies = frequency_limit(model, max(pair.fed for pair in (*pairs, *reference)))
-    packed = pack and fits and takes_packed_rows(model)
-    kept = packed and takes_kept_prefixes(model)
+    seen: Tried = {}
+    frequencies = frequency_limit(model, max(pair.fed for pair in (*pairs, *reference)), seen)
+    packed = pack and fits and takes_packed_rows(model, seen)
+    kept = packed and takes_kept_prefixes(model, seen)
     shortcuts = pack and takes_shortcuts(model)
     packing = Packing(packed, tokens, row_limit=limit, keep_prefix=kept, shortcuts=shortcuts, frequencies=frequencies)
     return packing.holding(tokens)
@@ -216,7 +223,11 @@ def check_frequencies(pairs: Sequence[EncodedPair], packing: Packing) -> None:
             )
 
 
-def frequency_limit(model: LanguageModel, longest: int) -> FrequencyLimit | None:
+Tried = dict[int, torch.Tensor | None]
+"""Length of a row -> the logits of its first tokens, where they were computed already: each costs a forward pass."""
+
+
+def frequency_limit(model: LanguageModel, longest: int, seen: Tried | None = None) -> FrequencyLimit | None:
     """Return the length from which a row's frequencies depend on the longest row beside it, for rows up to ``longest``;
     None: nowhere.
 
@@ -228,18 +239,18 @@ def frequency_limit(model: LanguageModel, longest: int) -> FrequencyLimit | None
     if known:
         after = min(limit for limit, _ in known)
         return FrequencyLimit(after, stepped=known == {(after, True)}) if after < longest else None
-    return _tried_limit(model, longest)
+    return _tried_limit(model, longest, {} if seen is None else seen)
 
 
-def _tried_limit(model: LanguageModel, longest: int) -> FrequencyLimit | None:
-    near = _near_logits(model, FEWEST_NEAR + 1)
-    if near is None or _same_near(model, near, longest):
+def _tried_limit(model: LanguageModel, longest: int, seen: Tried) -> FrequencyLimit | None:
+    near = _near_logits(model, FEWEST_NEAR + 1, seen)
+    if near is None or _same_near(model, near, longest, seen):
         return None
     low, high = FEWEST_NEAR + 1, longest  # the first is like the near one, the second is not
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if _same_near(model, near, middle) else (low, middle)
-    first, last = _near_logits(model, high), _near_logits(model, longest)
+        low, high = (middle, high) if _same_near(model, near, middle, seen) else (low, middle)
+    first, last = _near_logits(model, high, seen), _near_logits(model, longest, seen)
     if first is not None and last is not None and torch.equal(first, last) and high < longest:
         return FrequencyLimit(low, stepped=True)
     # A change that grows with length is seen late: nothing longer than a limit that is named shares a pass.
@@ -255,14 +266,20 @@ def named_lengths(model: LanguageModel) -> set[int]:
     return {value for table in tables for name in names if isinstance(value := table.get(name), int)}
 
 
-def _same_near(model: LanguageModel, near: torch.Tensor, length: int) -> bool:
-    found = _near_logits(model, length)
+def _same_near(model: LanguageModel, near: torch.Tensor, length: int, seen: Tried) -> bool:
+    found = _near_logits(model, length, seen)
     closest = NEAR_ROUNDINGS * torch.finfo(near.dtype).eps * near.abs().max().clamp(min=1.0)
     return found is not None and bool((found - near).abs().max() <= closest)
 
 
+def _near_logits(model: LanguageModel, length: int, seen: Tried) -> torch.Tensor | None:
+    if length not in seen:
+        seen[length] = _logits_of_first(model, length)
+    return seen[length]
+
+
 @torch.no_grad()
-def _near_logits(model: LanguageModel, length: int) -> torch.Tensor | None:
+def _logits_of_first(model: LanguageModel, length: int) -> torch.Tensor | None:
     """Logits of a few first tokens where the last token stands at the end of so long a row; None where it refuses."""
     if not model.takes("position_ids"):
         return None
@@ -316,7 +333,7 @@ def _is_causal(square: torch.Tensor) -> bool:
     return bool(seen.diagonal().all()) and not bool(seen.triu(1).any())
 
 
-def takes_packed_rows(model: LanguageModel) -> bool:
+def takes_packed_rows(model: LanguageModel, seen: Tried | None = None) -> bool:
     """Whether a row of two examples with branches gives the logits of plain rows, tried on a few tokens."""
     if any(layer.attention is None for layer in model.layers):
         return False
@@ -324,18 +341,18 @@ def takes_packed_rows(model: LanguageModel) -> bool:
         return False
     pairs = _probe_pairs(model)
     try:
-        packed, plain = (_probe_scores(model, pairs, packed=packed) for packed in (True, False))
+        packed, plain = (_probe_scores(model, pairs, seen, packed=packed) for packed in (True, False))
     except REFUSALS:
         return False
     return _agree(model, packed, plain)
 
 
-def takes_kept_prefixes(model: LanguageModel) -> bool:
+def takes_kept_prefixes(model: LanguageModel, seen: Tried | None = None) -> bool:
     """Whether rows that attend to kept keys and values give the logits of whole rows, tried on a few tokens."""
     pairs = _probe_pairs(model)
     shortened = [replace(pair, prefix=len(pair.prompt) - 1 - i) for i, pair in enumerate(pairs)]
     try:
-        return _agree(model, *(_probe_scores(model, some, packed=True) for some in (shortened, pairs)))
+        return _agree(model, *(_probe_scores(model, some, seen, packed=True) for some in (shortened, pairs)))
     except REFUSALS:
         return False
 
@@ -376,10 +393,12 @@ def _probe_pairs(model: LanguageModel) -> list[EncodedPair]:
 
 
 @torch.no_grad()
-def _probe_scores(model: LanguageModel, pairs: Sequence[EncodedPair], *, packed: bool) -> torch.Tensor:
+def _probe_scores(
+    model: LanguageModel, pairs: Sequence[EncodedPair], seen: Tried | None, *, packed: bool
+) -> torch.Tensor:
     """Log-probability of every scored token, by example, answer and place, whatever the rows."""
     total: list[torch.Tensor] = []
-    packing = Packing(packed, FEWEST_TOKENS, frequencies=frequency_limit(model, max(pair.fed for pair in pairs)))
+    packing = Packing(packed, FEWEST_TOKENS, frequencies=frequency_limit(model, max(pair.fed for pair in pairs), seen))
     kept = keep_prefixes(model, pairs, packing)
     layouts = answer_layouts(pairs, range(len(pairs)), packing)
     for layout in (layout for whole in layouts for layout in whole.passes):

@@ -22,8 +22,7 @@ from cotrace.donors.features import JointDonors
 from cotrace.errors import DegenerateError, InputError
 from cotrace.interventions import forward
 from cotrace.models import LanguageModel
-from cotrace.models.hooks import PlacedDictionary
-from cotrace.models.named_space import named_space
+from cotrace.models.places import PlacedDictionary, named_space
 from cotrace.results import Frontier, Selection
 
 

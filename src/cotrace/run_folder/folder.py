@@ -22,7 +22,7 @@ from cotrace.problem import LanguageProblem
 from cotrace.prompts import Task
 from cotrace.readout import Explanation
 from cotrace.readout.explanation_files import NAMES, contents
-from cotrace.report import Material
+from cotrace.report import ReportInputs
 from cotrace.report.page import EDIT, EXAMPLES, PLAIN, Edited, Examples, Plain
 from cotrace.results import Frontier, Table, Tradeoff
 from cotrace.runs import RunConfig, RunDirectory
@@ -134,14 +134,14 @@ def figures(
     first, examples = frontiers[0], report.examples_of(problem)
     judged = () if evaluation is None else (evaluation,)
     config = config_of(folder)
-    material = Material(tuple(frontiers), judged, examples=examples, explanation=explanation, config=config)
-    plain = report.plain_of(problem, first, material.chosen)
-    material = replace(material, plain=plain)
+    inputs = ReportInputs(tuple(frontiers), judged, examples=examples, explanation=explanation, config=config)
+    plain = report.plain_of(problem, first, inputs.chosen)
+    inputs = replace(inputs, plain=plain)
     return ({} if plain is None else {PLAIN: plain.to_json()}) | {
         EXAMPLES: examples.to_json(),
         "frontier.png": report.to_png(report.frontier(frontiers)),
         "map.png": report.to_png(report.head_map(first, enough(first).k)),
-        REPORT: report.report_html(material),
+        REPORT: report.report_html(inputs),
     }
 
 
@@ -152,12 +152,14 @@ def config_of(folder: Path) -> dict[str, Any]:
     return stored | {RECORD: dict(record)}
 
 
-def material_of(run: str | Path, *, search: str | None = None, redact: bool = False, language: str = "en") -> Material:
+def report_inputs(
+    run: str | Path, *, search: str | None = None, redact: bool = False, language: str = "en"
+) -> ReportInputs:
     """All that a stored run knows of itself; the search that is named comes first. Raises InputError, DamagedRun."""
     stored = StoredRun.read(run)
     first = stored.frontier(search)
     frontiers = (first, *(one for one in stored.frontiers if one is not first))
-    return Material(
+    return ReportInputs(
         tuple(with_effects(stored.path, one) for one in frontiers),
         tuple(_evaluations(stored.path, first.search)),
         examples=_examples(stored.path),
@@ -279,9 +281,10 @@ def _config(
     problem: LanguageProblem, frontiers: Sequence[Frontier], task: str, options: Mapping[str, Mapping[str, Any]]
 ) -> RunConfig:
     """The problem's question as options. Raises InputError for what has no name."""
-    question, manner, division, data = problem.question, problem.manner, problem.division, problem.source_task
-    target = problem.target
+    question, data, target = problem.question, problem.source_task, problem.target
+    own = {**problem.manner, **asdict(problem.division), "align": question["align"], "positions": question["positions"]}
     return RunConfig(
+        **{name: own[name] for name in own.keys() & RunConfig.__dataclass_fields__.keys()},
         model=_model_name(problem.model),
         revision=problem.model.revision,
         dtype=cast("Any", str(problem.model.dtype).removeprefix("torch.")),
@@ -293,18 +296,7 @@ def _config(
         metric=_named("metric", problem.metric_name, metric_named),
         mode=problem.mode,
         direction=frontiers[0].direction if target is None else f"target={target!r}",
-        align=question["align"],
-        positions=question["positions"],
-        prepend_bos=manner["prepend_bos"],
-        template_options=dict(manner["template_arguments"] or {}),
-        holdout=float(division.holdout),
-        audit=float(division.audit),
-        split_by=division.split_by,
-        search_pairs=division.search_pairs,
-        seed=division.seed,
-        batch_tokens=manner["batch_tokens"],
-        memory=manner["memory"],
-        checkpointing=manner["checkpointing"],
+        template_options=dict(own["template_arguments"] or {}),
         searches=tuple(one.search for one in frontiers if one.search in SEARCHES),
         search_options={name: dict(settings) for name, settings in options.items()},
         max_size=max(one.sizes[-1] for one in frontiers),

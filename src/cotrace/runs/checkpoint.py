@@ -21,8 +21,8 @@ from cotrace.errors import CotraceError, DamagedRun
 from cotrace.results import Frontier
 from cotrace.results.effects import EffectTable
 from cotrace.runs.config import RunConfig
-from cotrace.runs.config_file import read_run_config, write_config
-from cotrace.runs.directory import CHECKPOINTS, CONFIG, sweep, write_atomically
+from cotrace.runs.config_file import amend_config, read_run_config
+from cotrace.runs.directory import CHECKPOINTS, sweep, write_atomically
 from cotrace.runs.manifest import Fingerprint, seal, unseal
 from cotrace.runs.result_files import Step
 from cotrace.search import SearchState
@@ -133,9 +133,8 @@ def note(folder: Path, plan: Mapping[str, Any] | None) -> str | None:
     """Put the changes that came on the way into the record of the run; says them, where there were any."""
     if plan is None or not plan["events"]:
         return None
-    config, record = read_run_config(folder)
-    changed = dict(record) | {BATCH_PLAN: {**record[BATCH_PLAN], **plan}}
-    write_atomically(folder / CONFIG, write_config(config, changed))
+    before = read_run_config(folder)[1][BATCH_PLAN]
+    amend_config(folder, {}, {BATCH_PLAN: {**before, **plan}})
     return words(plan)
 
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, Literal
+from dataclasses import asdict, dataclass, field, fields
+from inspect import signature
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
 from cotrace.components import Mode, layers_of
 from cotrace.errors import InputError, unknown
 from cotrace.validation import check_seed
+
+if TYPE_CHECKING:
+    from cotrace.models import LanguageModel
+    from cotrace.prompts import Task
 
 COMMAND: ContextVar[Sequence[str]] = ContextVar("COMMAND", default=())
 """Its words; none where a run is made from Python."""
@@ -50,11 +55,9 @@ SIZE = Parameter(group=RUN.group, allow_leading_hyphen=True)  # -4GB is refused 
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """One question put to one model, and the searches that answer it."""
+class SourceOptions:
+    """The weights and the data: what a command that looks before any search takes of a run's options."""
 
-    model: Annotated[str, MODEL]
-    """Hugging Face id or folder of a decoder; `shipped` is the small model that comes with cotrace."""
     revision: Annotated[str | None, MODEL] = None
     """Branch, tag or commit of the model."""
     dtype: Annotated[Literal["float32", "float64", "bfloat16", "float16"], MODEL] = "float32"
@@ -71,15 +74,50 @@ class RunConfig:
     """Name of a GGUF file in the model's folder: its weights, read as floating point (needs gguf and accelerate)."""
     trust_remote_code: Annotated[bool, FLAG] = False
     """Run the code that comes with the model. Only for code that you have read."""
-
-    task: Annotated[str, QUESTION]
-    """Name of a task (see `cotrace tasks`), or a file of your own pairs (JSON Lines, CSV, TSV, auto-circuit's JSON)."""
     data: Annotated[str | None, QUESTION] = None
     """File or folder with the task's own data."""
     split: Annotated[str | None, QUESTION] = None
     """The benchmark's own part, such as dev or test."""
     conventions: Annotated[Literal["corrected", "paper"] | None, QUESTION] = None
     """How a benchmark is read and scored: corrected (the default), or as the paper's code does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerOptions:
+    """Who computes; results are the same whoever does."""
+
+    workers: Annotated[int | None, WORKERS] = None
+    """Run the batches on so many Ray workers, each with a replica of the model: the same results, sooner.
+    0 and the default: in this process."""
+    ray: Annotated[str | None, WORKERS] = None
+    """Cluster that the workers run on, as HOST:PORT of its head, or auto. Default: Ray is begun on this machine."""
+    worker_gpus: Annotated[float | None, WORKERS] = None
+    """GPUs of each worker: 0.25 puts four on one, 2 spreads a model over two. Default: none."""
+    max_restarts: Annotated[int | None, WORKERS] = None
+    """Workers that may be lost and begun again in all. Default: 10."""
+
+    @property
+    def of_workers(self) -> dict[str, Any]:
+        """What is said of workers; nothing where nothing is."""
+        return {name: value for name, value in _values(self, WorkerOptions).items() if value is not None}
+
+
+def _values(options: Any, kind: type[Any]) -> dict[str, Any]:
+    """The options that a class has, by name."""
+    return {field.name: getattr(options, field.name) for field in fields(kind)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(WorkerOptions, SourceOptions):
+    """One question put to one model, and the searches that answer it: the one list of a run's options.
+
+    The command line, ``config.yaml``, the documentation and ``LanguageProblem(**config.problem())`` are made from it.
+    """
+
+    model: Annotated[str, MODEL]
+    """Hugging Face id or folder of a decoder; `shipped` is the small model that comes with cotrace."""
+    task: Annotated[str, QUESTION]
+    """Name of a task (see `cotrace tasks`), or a file of your own pairs (JSON Lines, CSV, TSV, auto-circuit's JSON)."""
     task_options: Annotated[dict[str, Any], TASK_OPTIONS] = field(default_factory=dict)
     """The task's own settings, as in --task-option.size 100."""
     sites: Annotated[tuple[str, ...], SITES] = ()
@@ -158,15 +196,6 @@ class RunConfig:
     checkpoint_every_s: Annotated[float | None, RUN] = None
     """Seconds between checkpoints, which `cotrace resume` goes on from; 0 writes one at every step.
     Default: 10, or longer where one takes long to write."""
-    workers: Annotated[int | None, WORKERS] = None
-    """Run the batches on so many Ray workers, each with a replica of the model: the same results, sooner.
-    0 and the default: in this process."""
-    ray: Annotated[str | None, WORKERS] = None
-    """Cluster that the workers run on, as HOST:PORT of its head, or auto. Default: Ray is begun on this machine."""
-    worker_gpus: Annotated[float | None, WORKERS] = None
-    """GPUs of each worker: 0.25 puts four on one, 2 spreads a model over two. Default: none."""
-    max_restarts: Annotated[int | None, WORKERS] = None
-    """Workers that may be lost and begun again in all. Default: 10."""
     out: Annotated[str | None, RUN] = None
     """New folder for the results. Default: the next free one under runs/."""
 
@@ -221,6 +250,71 @@ class RunConfig:
         """The donors for people: a run's config.yaml always names them, one that was written by hand need not."""
         return self.donors or "the task's own"
 
+    def taken_by(self, function: Callable[..., Any]) -> dict[str, Any]:
+        """The options for which a function or class has a parameter of the same name."""
+        names = signature(function).parameters
+        return {name: value for name, value in _values(self, type(self)).items() if name in names}
+
+    def problem(self, model: LanguageModel | None = None, task: Task | None = None) -> dict[str, Any]:
+        """The arguments of the run's problem: ``LanguageProblem(**config.problem())``.
+
+        ``model`` and ``task``: loaded as the options name them where they are not given. Raises CotraceError.
+        """
+        from cotrace.problem.language import LanguageProblem
+
+        model = self.load_model() if model is None else model
+        task = self.suited_task(self.load_task(), model) if task is None else task
+        own = self.taken_by(LanguageProblem) | {"model": model, "task": task, "sites": list(self.sites_of(task))}
+        del own["dictionaries"]  # they are in the model
+        return own | {"roles": self.roles or ("all",), "template_arguments": self.template_options}
+
+    def load_model(self) -> LanguageModel:
+        """The model with its dictionaries. Raises ModelError, InputError."""
+        from cotrace import models
+        from cotrace.dictionaries import load_dictionaries
+
+        found = self.dictionaries and load_dictionaries(self.dictionaries, trained_on=self.dictionaries_of)
+        own = self.taken_by(models.load_model) | {"trust_remote_code": self.is_trusted, "gguf_file": self.gguf}
+        model = models.load_model(self.model, **own)
+        return found.on(model) if found else model
+
+    def model_config(self) -> Any:
+        """The model's own configuration; its weights are not loaded. Raises ModelError."""
+        from cotrace.models import model_config
+
+        trusted = self.is_trusted
+        return model_config(self.model, revision=self.revision, trust_remote_code=trusted, gguf_file=self.gguf)
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether the model's own code may be run: asked for here, or by who opens the run again."""
+        return self.trust_remote_code or TRUSTED.get()
+
+    def load_task(self) -> Task:
+        """The task. Raises InputError."""
+        from cotrace import tasks
+
+        own = {"data": self.data, "split": self.split, "conventions": self.conventions}
+        try:
+            return tasks.load(self.task, **own, **self.task_options)
+        except TypeError as error:
+            raise InputError(f"task {self.task}: {error}; check the values given with --task-option") from None
+
+    @property
+    def leaves_text_to_model(self) -> bool:
+        """Whether the data are the one of the neutral texts that ship which the model knows better."""
+        return self.task == "text" and self.data is None
+
+    def suited_task(self, task: Task, model: LanguageModel) -> Task:
+        """The task; where the model chooses among the neutral texts that ship, the one that suits it."""
+        from cotrace import tasks
+
+        return tasks.text(model=model, **self.task_options) if self.leaves_text_to_model else task
+
+    def sites_of(self, task: Task) -> Sequence[str]:
+        """The sites asked for; where none are, features if there are dictionaries, else the task's own."""
+        return self.sites or (("feature",) if self.dictionaries else task.sites)
+
     def options_of(self, search: str) -> dict[str, Any]:
         """The settings meant for this search."""
         return dict(self.search_options.get(search, {}))
@@ -254,7 +348,7 @@ def literal(value: Any) -> Any:
     return value
 
 
-IDENTITY_WORKERS = ("workers", "ray", "worker_gpus", "max_restarts")
+IDENTITY_WORKERS = tuple(field.name for field in fields(WorkerOptions))
 """Fields that say who computes: results are the same whoever does."""
 NOT_IN_IDENTITY = (
     *("out", "threads", "batch_tokens", "checkpoint_every_s", "trust_remote_code", "offload_folder"),
@@ -263,7 +357,12 @@ NOT_IN_IDENTITY = (
 """Fields that do not change the question."""
 
 
-def identity(config: RunConfig) -> str:
-    """Hash of the question: a checkpoint of another one is not taken up."""
-    asked = {name: value for name, value in asdict(config).items() if name not in NOT_IN_IDENTITY}
+def identity(config: RunConfig, names: Iterable[str] | None = None) -> str:
+    """Hash of the question: a checkpoint of another one is not taken up.
+
+    ``names``: the options that there were when a run was begun, by its config.yaml: those that came since have their
+    defaults, which do what was done before. Default: all.
+    """
+    known = set(NOT_IN_IDENTITY) if names is None else set(NOT_IN_IDENTITY) | set(_values(config, RunConfig)) - {*names}
+    asked = {name: value for name, value in asdict(config).items() if name not in known}
     return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()

@@ -14,6 +14,7 @@ import yaml
 from cotrace import shipped
 from cotrace.errors import DamagedRun, InputError, unknown
 from cotrace.runs.config import IDENTITY_WORKERS, RunConfig
+from cotrace.runs.directory import CONFIG, write_atomically
 from cotrace.runs.manifest import seal_text, text_is_whole
 from cotrace.tasks.catalogue import FORMATS
 from cotrace.text.escape import visible
@@ -43,11 +44,30 @@ HEADER = "# Replay with: cotrace trace --config THIS_FILE --out NEW_FOLDER\n"
 def write_config(config: RunConfig, record: dict[str, Any]) -> bytes:
     """config.yaml as bytes."""
     stored = {name: _plain(value) for name, value in asdict(config).items() if name not in NOT_STORED}
-    stored = {SCHEMA_KEY: SCHEMA} | stored | {RECORD: record}
+    return _written({SCHEMA_KEY: SCHEMA, "model": config.model, "task": config.task} | stored | {RECORD: record})
+
+
+def _written(stored: dict[str, Any]) -> bytes:
+    """The file with its hash."""
     text = yaml.safe_dump(stored, sort_keys=False, allow_unicode=True, width=120)
     if visible(text) != text:  # what would steer a terminal, as YAML's own escapes
         text = yaml.safe_dump(stored, sort_keys=False, width=120)
     return seal_text(HEADER + text)
+
+
+def amend_config(folder: Path, options: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    """Change options and entries of the record in a run's config.yaml; all else stays as it was written.
+
+    Only for who holds the run's lock. Raises DamagedRun, InputError.
+    """
+    path, data, _ = _sealed(folder)
+    stored = data | {name: _plain(value) for name, value in options.items()}
+    write_atomically(path, _written(stored | {RECORD: data[RECORD] | dict(record)}))
+
+
+def options_in(folder: Path) -> frozenset[str]:
+    """The options that a run's config.yaml says: those that there were when it was begun."""
+    return frozenset(_sealed(folder)[1]) - {SCHEMA_KEY, RECORD}
 
 
 def read_config(path: str | Path) -> RunConfig:
@@ -63,7 +83,14 @@ def read_config(path: str | Path) -> RunConfig:
 
 def read_run_config(folder: Path) -> tuple[RunConfig, Mapping[str, Any]]:
     """The RunConfig of a run and its record, exactly as the run wrote them. Raises DamagedRun, InputError."""
-    path = folder / "config.yaml"
+    path, data, lines = _sealed(folder)
+    record = data[RECORD]
+    return _parsed(path, data, lines), record
+
+
+def _sealed(folder: Path) -> tuple[Path, dict[str, Any], dict[str, int]]:
+    """A run's config.yaml, exactly as the run wrote it: its path, what it says, and on which lines."""
+    path = folder / CONFIG
     text = _text(path)
     if not text_is_whole(text):
         raise DamagedRun(
@@ -71,10 +98,9 @@ def read_run_config(folder: Path) -> tuple[RunConfig, Mapping[str, Any]]:
             f"`cotrace trace --config {path}`"
         )
     data, lines = _load(path, text)
-    record = data.get(RECORD)
-    if not isinstance(record, dict):
+    if not isinstance(data.get(RECORD), dict):
         raise InputError(f"{path} holds no record of the run: trace again")
-    return _parsed(path, data, lines), record
+    return path, data, lines
 
 
 def read_record(path: str | Path) -> Mapping[str, Any]:
@@ -98,7 +124,9 @@ def _check_whole(path: Path, text: str) -> None:
 def _parsed(path: Path, data: dict[str, Any], lines: Mapping[str, int]) -> RunConfig:
     from pydantic import ValidationError
 
-    data.pop(RECORD, None)
+    record = data.pop(RECORD, None)
+    if isinstance(record, dict) and "pairs_judged" not in record:  # of before there was a choice: all judged
+        data.setdefault("judge_pairs", "all")
     schema = data.pop(SCHEMA_KEY, SCHEMA)
     if schema != SCHEMA:
         raise InputError(f"{path}, line {lines[SCHEMA_KEY]}: schema {schema!r} is not {SCHEMA}: use the cotrace of it")

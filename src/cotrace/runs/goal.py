@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,7 +12,6 @@ from typing import Literal
 import torch
 
 from cotrace import tasks
-from cotrace.donors import donor_source
 from cotrace.errors import InputError
 from cotrace.metrics import Answers, metric_named
 from cotrace.problem import Constrained, Constraint, LanguageProblem, Problem, WeightedSum, side_problem
@@ -94,23 +93,11 @@ def goal_of(config: RunConfig, problem: LanguageProblem, sides: tuple[Sequence[S
 
 
 def _term(config: RunConfig, problem: LanguageProblem, term: Side) -> LanguageProblem:
-    own = term.task is problem.source_task
-    return LanguageProblem(
-        problem.model,
-        term.task,
-        sites=problem.space,
-        donors=donor_source(config.donors or term.task.donors) if own else None,
-        metric=term.metric,
-        direction=term.direction,
-        mode=config.mode,
-        holdout=config.holdout,
-        audit=config.audit,
-        split_by=config.split_by,
-        seed=config.seed,
-        positions=config.positions if own else "prompt",
-        align=config.align if own else "exact",
-        **problem.manner,
-    )
+    asked = config.problem(problem.model, term.task) | {"sites": problem.space, "layers": None}
+    asked |= {"metric": term.metric, "direction": term.direction, "search_pairs": None, "judge_pairs": None}
+    if term.task is not problem.source_task:
+        asked |= {"donors": None, "positions": "prompt", "align": "exact"}
+    return LanguageProblem(**asked | problem.manner)
 
 
 def _constraint(config: RunConfig, problem: LanguageProblem, bound: Side) -> Constraint:
@@ -125,28 +112,7 @@ def eps_of(bound: Side, side: LanguageProblem) -> float:
         return bound.amount
     if bound.metric == "nll":
         return math.log1p(bound.amount / 100)
-    level: float = abs(side.inside.reported_base)
+    level: float = abs(side.reported_base)
     if not level:
         raise InputError(f"{bound.words}: the level before is 0, of which there are no per cent; give the amount")
     return level * bound.amount / 100
-
-
-def problems_of(goal: Problem) -> Iterator[LanguageProblem]:
-    """The problems of language models that a goal is made of, each once."""
-    if isinstance(goal, LanguageProblem):
-        yield goal
-    for inner in getattr(goal, "problems", ()):
-        yield from problems_of(inner)
-    if isinstance(goal, Constrained):
-        yield from problems_of(goal.problem)
-        for constraint in goal.side:
-            yield from problems_of(constraint.problem)
-
-
-def ids_of(goal: Problem) -> list[str]:
-    """The pairs of a goal in the order of its effects; those of a sum behind the name of their task."""
-    if isinstance(goal, WeightedSum):
-        return [f"{one.task}: {name}" for one in goal.problems for name in ids_of(one)]
-    inner = goal.problem if isinstance(goal, Constrained) else goal
-    part = getattr(inner, "training", inner)
-    return list(part.ids)

@@ -13,25 +13,24 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from cotrace import search, shipped, tasks
+from cotrace import search, shipped
 from cotrace.batches import check_counterfactual, check_role
 from cotrace.components import OF_DICTIONARIES, ComponentSpace, Site
-from cotrace.dictionaries import load_dictionaries
 from cotrace.donors import Noise, check_sites, donor_file, donor_source
 from cotrace.errors import InputError, unknown
 from cotrace.metrics import Answers, AnyMetric, metric_named
-from cotrace.models import LanguageModel, load_model
-from cotrace.models.named_space import entries_of
+from cotrace.models import LanguageModel
+from cotrace.models.places import entries_of
 from cotrace.problem import Problem
 from cotrace.problem.full_swap import NoDirection
-from cotrace.problem.language import FEATURES, LanguageProblem
+from cotrace.problem.language import LanguageProblem
 from cotrace.problem.passes import check_memory
 from cotrace.problem.scorer import executing
 from cotrace.problem.set_metric import aim
 from cotrace.problem.spaces import shortlist, space_of
 from cotrace.prompts import Task
 from cotrace.prompts.task import groups, split_parts
-from cotrace.runs.config import TRUSTED, RunConfig
+from cotrace.runs.config import RunConfig
 from cotrace.runs.forecast import outlook
 from cotrace.runs.goal import goal_of, located, sides_of
 from cotrace.runs.result_files import StoredRun
@@ -102,19 +101,19 @@ def prepare(
     check_threads(config.threads)
     if config.workers:
         check_workers(config)
-    task = load_task(config)
+    task = config.load_task()
     config = replace(config, donors=config.donors or task.donors)
     check_names(config, task)
-    if check is not None and not chosen_by_model(config):
+    if check is not None and not config.leaves_text_to_model:
         check(task)
     sides = sides_of(config, task)
     if (ahead := outlook(config, task, built)) is not None:
         say(ahead.words)
     say(f"loading {config.model}")
-    model = load(config)
+    model = config.load_model()
     use_threads(config, model)
-    task = suited_task(config, task, model)
-    check_size(config, len(space_of(model, sites_of(config, task), config.roles or ("all",), config.layers)))
+    task = config.suited_task(task, model)
+    check_size(config, len(space_of(model, config.sites_of(task), config.roles or ("all",), config.layers)))
     workers = employ(config)
     with ExitStack() as undo, nullcontext() if workers is None else executing(workers):
         kept = CREW.get() is not None
@@ -135,8 +134,7 @@ def nothing() -> None:
 
 def check_workers(config: RunConfig) -> None:
     """Refuse workers that cannot be had, before anything is loaded. Raises InputError, WorkersError."""
-    from cotrace.workers.cluster import check_address, ray_module
-    from cotrace.workers.workers import MAX_RESTARTS, check_asked
+    from cotrace.workers.cluster import MAX_RESTARTS, check_address, check_asked, ray_module
 
     restarts = MAX_RESTARTS if config.max_restarts is None else config.max_restarts
     check_asked(config.workers or 0, config.worker_gpus or 0, restarts)
@@ -188,7 +186,7 @@ def _dismiss(crew: dict[Any, Workers]) -> None:
 
 def check_names(config: RunConfig, task: Task) -> None:
     """Refuse what no model could mend, before one is loaded. Raises InputError, UnknownName, UnsupportedSite."""
-    entries = entries_of(sites_of(config, task))
+    entries = entries_of(config.sites_of(task))
     sites = dict.fromkeys(site for entry in entries for site in entry.sites)
     if bool(config.dictionaries) == OF_DICTIONARIES.isdisjoint(sites):
         raise InputError(
@@ -216,11 +214,6 @@ def check_names(config: RunConfig, task: Task) -> None:
     parts = 1 + (config.holdout > 0) + (config.audit > 0)
     if len(set(groups(task.pairs, config.split_by))) < parts:  # more than that may be needed, which the split says
         split_parts(task.pairs, config.holdout, config.seed, audit=config.audit, by=config.split_by)
-
-
-def sites_of(config: RunConfig, task: Task) -> Sequence[str | Site]:
-    """The sites asked for; where none are, features if there are dictionaries, else the task's own."""
-    return config.sites or (FEATURES if config.dictionaries else task.sites)
 
 
 def check_metric(metric: str | None, task: Task) -> AnyMetric:
@@ -304,42 +297,6 @@ def checked(name: str, key: str, value: Any, kind: Any) -> Any:
         raise InputError(f"{name}: {key}: {reason}; it is {value!r}; see --option.{name}.{key}") from None
 
 
-def load_task(config: RunConfig) -> Task:
-    """The task that the configuration names. Raises InputError."""
-    own = config.task_options
-    try:
-        return tasks.load(config.task, data=config.data, split=config.split, conventions=config.conventions, **own)
-    except TypeError as error:
-        raise InputError(f"task {config.task}: {error}; check the values given with --task-option") from None
-
-
-def suited_task(config: RunConfig, task: Task, model: LanguageModel) -> Task:
-    """The task; where it is a neutral text and no file is named, the one of those that ship that suits the model."""
-    return tasks.text(model=model, **config.task_options) if chosen_by_model(config) else task
-
-
-def chosen_by_model(config: RunConfig) -> bool:
-    """Whether the data are the one of the neutral texts that ship which the model knows better."""
-    return config.task == "text" and config.data is None
-
-
-def load(config: RunConfig) -> LanguageModel:
-    """The model that the configuration names, with its dictionaries. Raises ModelError, InputError."""
-    found = config.dictionaries and load_dictionaries(config.dictionaries, trained_on=config.dictionaries_of)
-    model = load_model(
-        config.model,
-        dtype=config.dtype,
-        device=config.device,
-        device_map=config.device_map,
-        offload_folder=config.offload_folder,
-        revision=config.revision,
-        quantise=config.quantise,
-        trust_remote_code=config.trust_remote_code or TRUSTED.get(),
-        gguf_file=config.gguf,
-    )
-    return found.on(model) if found else model
-
-
 def check_threads(count: int | None) -> None:
     """Raise InputError for more threads than a machine like this can begin, with room for runs of a larger one."""
     most = max(MOST_THREADS, THREADS_PER_PROCESSOR * (os.cpu_count() or 1))
@@ -365,30 +322,7 @@ def free_threads(most: int) -> int:
 
 def pose(config: RunConfig, model: LanguageModel, task: Task) -> LanguageProblem:
     """The problem: model, pairs, donors and metric. Raises CotraceError, NoDirection where a run could search none."""
-    problem = LanguageProblem(
-        model,
-        task,
-        sites=list(sites_of(config, task)),
-        layers=config.layers,
-        donors=config.donors,
-        metric=config.metric,
-        mode=config.mode,
-        direction=config.direction,
-        holdout=config.holdout,
-        audit=config.audit,
-        split_by=config.split_by,
-        seed=config.seed,
-        align=config.align,
-        roles=config.roles or ("all",),
-        positions=config.positions,
-        prepend_bos=config.prepend_bos,
-        template_arguments=config.template_options,
-        batch_tokens=config.batch_tokens,
-        search_pairs=config.search_pairs,
-        judge_pairs=config.judge_pairs,
-        memory=config.memory,
-        checkpointing=config.checkpointing,
-    )
+    problem = LanguageProblem(**config.problem(model, task))
     try:
         _ = problem.direction
     except NoDirection as error:

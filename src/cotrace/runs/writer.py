@@ -15,8 +15,8 @@ from cotrace.results import Frontier
 from cotrace.runs.addenda import EFFECTS, EVALUATION, effects_safetensors, evaluation_json, prepare_again
 from cotrace.runs.checkpoint import Checkpoints, RunState, extended, going_on
 from cotrace.runs.config import RunConfig, identity
-from cotrace.runs.config_file import read_run_config, write_config
-from cotrace.runs.directory import CHECKPOINTS, CONFIG, TEMPORARY, Log, locked, sweep, write_atomically
+from cotrace.runs.config_file import amend_config, options_in, read_run_config
+from cotrace.runs.directory import CHECKPOINTS, CONFIG, TEMPORARY, Log, locked, sweep
 from cotrace.runs.manifest import Manifest, is_finished
 from cotrace.runs.prepare import Prepared
 from cotrace.runs.provenance import versions
@@ -177,15 +177,14 @@ class Begun:
 
         Warns: sums over other batches differ in their last digits.
         """
-        config = replace(self.config, batch_tokens=batch_tokens)
-        record = dict(self.record) | {"resumed_with": {"batch_tokens": batch_tokens}}
-        write_atomically(self.folder / CONFIG, write_config(config, record))
+        fewer = {"batch_tokens": batch_tokens}
+        amend_config(self.folder, fewer, {"resumed_with": fewer})
         warnings.warn(
             f"{self.folder} goes on with batches of {batch_tokens} tokens: last digits may differ from those of an "
             "uninterrupted run",
             stacklevel=2,
         )
-        return replace(self, config=config, record=record)
+        return Begun.read(self.folder).by(self.config.of_workers)
 
     def by(self, workers: Mapping[str, Any]) -> Begun:
         """The run gone on with by these workers, which changes no result; as it is where none are named."""
@@ -194,7 +193,7 @@ class Begun:
     @property
     def checkpoints(self) -> Checkpoints:
         """Checkpoints of this run."""
-        return Checkpoints(self.folder, identity(self.config))
+        return Checkpoints(self.folder, identity(self.config, options_in(self.folder)))
 
     def prepared(self, state: RunState) -> Prepared:
         """Model, data, problem and searches as the run had them there, with its number of threads and its batches.

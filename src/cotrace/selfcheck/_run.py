@@ -18,7 +18,7 @@ from cotrace.donors import DonorSource, Noise, donor_source
 from cotrace.errors import CotraceError, InputError, unknown
 from cotrace.models import LanguageModel, Place
 from cotrace.models.language_model import evaluating
-from cotrace.models.named_space import entries_of
+from cotrace.models.places import entries_of
 from cotrace.problem.passes import takes_packed_rows
 from cotrace.problem.spaces import shortlist, space_of
 from cotrace.prompts import Task

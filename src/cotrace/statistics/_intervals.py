@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import stats
+from scipy.special import ndtr, ndtri, stdtrit  # scipy.stats has the same functions, and takes a second to load
 
 from cotrace.statistics._resampling import FEWEST_UNITS, RESAMPLES, Effects, Units, blocks
 
@@ -26,9 +26,10 @@ Statistic = Callable[[Sequence[np.ndarray]], np.ndarray]
 """Sums [set, ...] of several columns -> a number [set, ...]."""
 
 
-def interval_text(interval: Interval | None, form: str = "+.3g") -> str:
-    """Return text such as ``+0.12 .. +0.34``; empty where there is none."""
-    return "" if interval is None else f"{interval[0]:{form}} .. {interval[1]:{form}}"
+def interval_text(interval: Interval | None, form: str | Callable[[float], str] = "+.3g", between: str = " .. ") -> str:
+    """Return text such as ``+0.12 .. +0.34``, each end written by ``form``; empty where there is none."""
+    show = form if callable(form) else lambda end: f"{end:{form}}"
+    return "" if interval is None else between.join(map(show, interval))
 
 
 def covers(interval: Interval | None, value: float = 0.0) -> bool:
@@ -64,8 +65,8 @@ def mean_intervals(
     found: list[Interval | None] = []
     for rows in np.array_split(effects, -(-effects.shape[0] * bottoms.shape[0] * units.count // TABLE)):
         above = list(units.sums(units.of_parts[:, None] * rows))
-        wholes = [top.sum(-1) / bottom.sum(-1) for top, bottom in zip(above, below, strict=True)]
-        found += _of_sums([*above, *below], _mean_of_parts(shares, wholes), units, **settings)
+        means = [top.sum(-1) / bottom.sum(-1) for top, bottom in zip(above, below, strict=True)]
+        found += _of_sums([*above, *below], _mean_of_parts(shares, means), units, **settings)
     return found
 
 
@@ -90,8 +91,8 @@ def joint_intervals(
     values, drawn = [], []
     for rows in np.array_split(effects, -(-effects.shape[0] * len(shares) * units.count // TABLE)):
         above = list(units.sums(units.of_parts[:, None] * rows))
-        wholes = [top.sum(-1) / bottom.sum(-1) for top, bottom in zip(above, below, strict=True)]
-        mean = _mean_of_parts(shares, wholes)
+        means = [top.sum(-1) / bottom.sum(-1) for top, bottom in zip(above, below, strict=True)]
+        mean = _mean_of_parts(shares, means)
         with np.errstate(divide="ignore", invalid="ignore"):
             values.append(mean([column.sum(-1) for column in (*above, *below)]))
             drawn.append(_drawn([*above, *below], mean, units, resamples, seed))
@@ -105,19 +106,18 @@ def _all_at_once(
     varies = np.ptp(drawn, 1) > 1e-12 * np.maximum(1.0, np.abs(values))
     steps = away[varies] / spread[varies, None]
     largest = float(np.quantile(steps.max(0), confidence)) if varies.any() else 0.0
-    half = np.where(varies, _expanded(*_sample(units), float(stats.norm.sf(largest))) * spread, 0.0)
+    half = np.where(varies, _expanded(*_sample(units), float(ndtr(-largest))) * spread, 0.0)
     return [(float(v - h), float(v + h)) for v, h in zip(values, half, strict=True)]
 
 
-def _mean_of_parts(shares: Float[np.ndarray, "part"], wholes: Sequence[Float[np.ndarray, "set"]]) -> Statistic:
+def _mean_of_parts(shares: Float[np.ndarray, "part"], means: Sequence[Float[np.ndarray, "set"]]) -> Statistic:
     """The weighted sum of the parts' ratios; a part that was not drawn at all stays as it is."""
 
     def mean(sums: Sequence[np.ndarray]) -> np.ndarray:
         total = 0.0
-        for i, (share, whole) in enumerate(zip(shares, wholes, strict=True)):
+        for i, (share, own) in enumerate(zip(shares, means, strict=True)):
             above, below = sums[i], sums[i + len(shares)]
-            own = whole.reshape(-1, *[1] * (above.ndim - 1))
-            total = total + share * np.where(below != 0, above / below, own)
+            total = total + share * np.where(below != 0, above / below, own.reshape(-1, *[1] * (above.ndim - 1)))
         return np.asarray(total)
 
     return mean
@@ -149,11 +149,11 @@ def _of_sums(
     count = max(map(len, columns))
     if not units.enough:
         return [None] * count
-    whole = [column.sum(-1) for column in columns]
+    totals = [column.sum(-1) for column in columns]
     there, strata = units.weighed, units.strata[units.weighed]
     with np.errstate(divide="ignore", invalid="ignore"):
-        values = statistic(whole)
-        left = statistic([total[:, None] - column[:, there] for total, column in zip(whole, columns, strict=True)])
+        values = statistic(totals)
+        left = statistic([total[:, None] - column[:, there] for total, column in zip(totals, columns, strict=True)])
         drawn = _drawn(columns, statistic, units, resamples, seed)
     rows = zip(values, drawn, left, strict=True)
     return [_bca(float(value), row, acceleration(out, strata), units, confidence) for value, row, out in rows]
@@ -251,10 +251,10 @@ def _bca(
         return value, value
     alike = 1e-6 * np.ptp(there)  # a resample of the same units has the same value but for rounding
     below = (np.sum(there < value - alike) + np.sum(there <= value + alike)) / (2 * len(there))
-    centre = stats.norm.ppf(np.clip(below, 1 / len(there), 1 - 1 / len(there)))
+    centre = ndtri(np.clip(below, 1 / len(there), 1 - 1 / len(there)))
     level = widened(*_sample(units), confidence)
-    shifted = centre + np.array([-1, 1]) * stats.norm.ppf((1 + level) / 2)
-    at = stats.norm.cdf(centre + shifted / np.maximum(1 - pull * shifted, 1e-9))
+    shifted = centre + np.array([-1, 1]) * ndtri((1 + level) / 2)
+    at = ndtr(centre + shifted / np.maximum(1 - pull * shifted, 1e-9))
     low, high = np.quantile(there, at)
     return float(low), float(high)
 
@@ -278,13 +278,13 @@ def widened(count: int, strata: int = 1, confidence: float = CONFIDENCE) -> floa
     Resampling n units understates the spread by that factor and takes it as known (Hesterberg 2015, arXiv 1411.5279,
     the expanded percentile interval); every stratum costs a degree of freedom.
     """
-    return float(2 * stats.norm.cdf(_expanded(count, strata, (1 - confidence) / 2)) - 1)
+    return float(2 * ndtr(_expanded(count, strata, (1 - confidence) / 2)) - 1)
 
 
 def _expanded(count: int, strata: int, tail: float) -> float:
     """That quantile, with so much of the distribution above it."""
     free = count - strata
-    return float(np.sqrt(count / free) * stats.t.isf(tail, free))
+    return float(-np.sqrt(count / free) * stdtrit(free, tail))
 
 
 def _sample(units: Units) -> tuple[int, int]:
