@@ -204,7 +204,7 @@ class LanguageModel:
         roles: Sequence[str] = ("all",),
         layers: Layers = None,
     ) -> ComponentSpace:
-        """Return the components of these sites, names or patterns, each once for each position role.
+        """Return the components of these sites, names or patterns, each once for each of the position ``roles``.
 
         ``sites`` takes what ``LanguageProblem`` takes: whole sites (``head_output``), one at a role
         (``head_output@last``), single components (``L4.head2``), patterns (``L4.*``), a Selection; ``layers`` narrows
