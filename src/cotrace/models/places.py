@@ -218,8 +218,10 @@ def entries_of(sites: Any) -> list[Entry]:
 def named_space(model: Any, sites: Any, roles: Sequence[str], layers: Layers = None) -> ComponentSpace:
     """Return the components that are named, or all of the sites, for each role and in these layers.
 
-    Sites in the order in which they are first named, layer by layer. Raises InputError, UnsupportedSite, UnknownName.
+    Sites in the order in which they are first named, layer by layer. Raises InputError, UnsupportedSite, UnknownName;
+    InputError too where no component is left, or the model lacks a layer.
     """
+    chosen = layers_of(layers)
     if isinstance(sites, ComponentSpace):
         whole = set(_whole(model, sites.sites))
         strange = next((component for component in sites if replace(component, role="all") not in whole), None)
@@ -227,8 +229,15 @@ def named_space(model: Any, sites: Any, roles: Sequence[str], layers: Layers = N
             raise InputError(f"{model.name} has no {strange}; it has {_whole(model, sites.sites).outline}")
         found = list(sites)
     else:
-        found = list(_meant(model, entries_of(sites), roles, layers_of(layers)))
-    return ComponentSpace(tuple(_inside(model, found, layers_of(layers))))
+        found = list(_meant(model, entries_of(sites), roles, chosen))
+    if chosen is not None:
+        depth = len(model.layers)
+        if max(chosen) >= depth:
+            raise InputError(f"layers go up to {max(chosen)}, and {model.name} has layers 0 to {depth - 1}")
+        found = [component for component in found if component.layer in chosen]
+        if not found:
+            raise InputError("none of the sites is in these layers: name other layers, or other sites")
+    return ComponentSpace(tuple(found))
 
 
 def _whole(model: Any, sites: Sequence[Site]) -> ComponentSpace:
@@ -273,16 +282,3 @@ def _sited(model: Any, entry: Entry) -> Iterator[tuple[Site, Entry]]:
         site = next((site for site in entry.sites if layer in places[site]), None)
         if site is not None:
             yield site, replace(entry, layer=layer)
-
-
-def _inside(model: Any, components: Sequence[Component], layers: frozenset[int] | None) -> Sequence[Component]:
-    """Return the components in the layers. Raises InputError where there is none, or the model lacks a layer."""
-    if layers is None:
-        return components
-    depth = len(model.layers)
-    if max(layers) >= depth:
-        raise InputError(f"layers go up to {max(layers)}, and {model.name} has layers 0 to {depth - 1}")
-    found = [component for component in components if component.layer in layers]
-    if not found:
-        raise InputError("none of the sites is in these layers: name other layers, or other sites")
-    return found
