@@ -77,7 +77,7 @@ def test_the_models_own_space_takes_them_all() -> None:
     for wrong, words in (
         (["L9.head1"], "llama has no L9.head1; it has 12 head_output"),
         ([3], "^model.space: sites is"),
-        (frontier([["L0.head1"]]), "^model.space: sites is"),
+        (frontier([["L0.head1"]]), "is neither a site nor a component; give a site"),
     ):
         with pytest.raises(InputError, match=words):
             some.space(wrong)

@@ -12,9 +12,20 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from cotrace.components import OF_DICTIONARIES, PARTS_OF, Component, ComponentSpace, Entry, Layers, Site, layers_of
+from cotrace.components import (
+    OF_DICTIONARIES,
+    PARTS_OF,
+    WAYS,
+    Component,
+    ComponentSpace,
+    Entry,
+    Layers,
+    Site,
+    layers_of,
+)
 from cotrace.dictionaries.dictionary import Dictionary, Entries
 from cotrace.errors import InputError
+from cotrace.text.files import shortened
 
 Tap = Literal["input", "output", "attention", "pattern", "experts"]
 
@@ -208,6 +219,9 @@ class PlacedDictionary:
 def entries_of(sites: Any) -> list[Entry]:
     """Return the entries of sites, names and components, each once. Raises InputError, UnknownName."""
     given = [sites] if isinstance(sites, str) else list(sites)
+    strange = next((one for one in given if not isinstance(one, str | Site | Component)), None)
+    if strange is not None:
+        raise InputError(f"sites: {shortened(strange)} is neither a site nor a component; give {WAYS}")
     texts = [one.value if isinstance(one, Site) else str(one) for one in given]
     double = next((text for i, text in enumerate(texts) if text in texts[:i]), None)
     if double is not None:

@@ -217,8 +217,8 @@ class Ov:
     moved: tuple[Moved, ...] = ()
     """One entry for each of the tokens that it attends to most; one for an output row."""
     share: float | None = None
-    """Of an expert, which has a row for each of its neurons: how much of their sum of squares lies along the direction
-    in which they write most, which is then taken for its row; None of all others."""
+    """Share of an expert's sum of squares along the direction in which its neurons' rows write most, which is taken for
+    its row; None for all others, which have one row."""
 
     @property
     def row(self) -> str:

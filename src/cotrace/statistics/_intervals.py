@@ -282,7 +282,7 @@ def widened(count: int, strata: int = 1, confidence: float = CONFIDENCE) -> floa
 
 
 def _expanded(count: int, strata: int, tail: float) -> float:
-    """That quantile, with so much of the distribution above it."""
+    """Return Student's quantile with so much of the distribution above it, times sqrt(n / (n - strata))."""
     free = count - strata
     return float(-np.sqrt(count / free) * stdtrit(free, tail))
 
