@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from cotrace.errors import ModelError
+from cotrace.errors import ModelError, first_line
 from cotrace.models.attention_interface import (
     AttentionCall,
     attention_handler,
@@ -292,7 +292,7 @@ def watch(model: PreTrainedModel) -> Trace:
             model(input_ids=probe_ids(model), use_cache=False)
         except REFUSALS as error:
             raise ModelError(
-                f"{type(model).__name__} does not run on token ids alone ({str(error).splitlines()[0]}): "
+                f"{type(model).__name__} does not run on token ids alone ({first_line(error)}): "
                 "cotrace traces decoders that do"
             ) from error
     return trace

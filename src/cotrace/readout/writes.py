@@ -13,7 +13,7 @@ from torch import Tensor
 from cotrace.batches import Layout, token_text
 from cotrace.components import Component, Site
 from cotrace.errors import UnsupportedSite
-from cotrace.interventions import Stations
+from cotrace.interventions import LayerInputs
 from cotrace.models import Place
 from cotrace.models.hooks import Edit
 from cotrace.models.stream import EXACT
@@ -74,7 +74,7 @@ class Writes:
     def _zeros(self, count: int) -> Tensor:
         return torch.zeros(count, len(self.scorer.space), dtype=self.scorer.model.compute_dtype)
 
-    def _base(self, layout: Layout, points: Points) -> tuple[Frozen, Stations, dict[Place, Tensor]]:
+    def _base(self, layout: Layout, points: Points) -> tuple[Frozen, LayerInputs, dict[Place, Tensor]]:
         """The base run: at the points all that is added, and at every position that is read what the adders give."""
         writer, kept, reads = self.writer, Kept(), Kept()
         layers = self.scorer.model.layers
@@ -85,14 +85,16 @@ class Writes:
         places += [writer.joint(member.layer) for member in self._seen if member.site is Site.EXPERT]
         adders = [place for place in map(writer.adder, self.members) if place is not None]
         # Whole streams are large: only those that no output gives, and the one that direct runs start from.
-        stations = Stations([one.index for one in layers if one.index not in passed or one is layers[-1]])
+        layer_inputs = LayerInputs([one.index for one in layers if one.index not in passed or one is layers[-1]])
         more = [*kept.edits(places, points.at, 1), *reads.edits(adders, layout.read_at, 1), *self._adding_up(layout)]
         with self.scorer.passing(layout):
-            self.scorer.run(self._zeros(1), layout, stations=stations, more=more)
+            self.scorer.run(self._zeros(1), layout, layer_inputs=layer_inputs, more=more)
         at = points.at.to(self.scorer.model.device)
-        streams = {i: entry.hidden.flatten(0, 1)[at.to(entry.hidden.device)] for i, entry in stations.entries.items()}
+        streams = {
+            i: entry.hidden.flatten(0, 1)[at.to(entry.hidden.device)] for i, entry in layer_inputs.entries.items()
+        }
         streams |= {layer: kept.values[place][0] for layer, place in passed.items() if layer < len(layers)}
-        return Frozen(writer, points, kept, streams), stations, reads.values
+        return Frozen(writer, points, kept, streams), layer_inputs, reads.values
 
     def _adding_up(self, layout: Layout) -> list[tuple[Place, Edit]]:
         """Edits that change nothing and add up what each expert writes, padding left out."""
@@ -170,11 +172,11 @@ class Writes:
         return (self.members[at : at + step] for at in range(0, len(self.members), step))
 
     def _directly(
-        self, layout: Layout, deltas: Mapping[Component, Tensor], stations: Stations
+        self, layout: Layout, deltas: Mapping[Component, Tensor], layer_inputs: LayerInputs
     ) -> Float[Tensor, "member example answer"]:
         """Scores where each member's change is added behind the last layer; not a number where it is not known."""
-        last = max(stations.entries)
-        entry = stations.entries[last] if self.scorer.packing.shortcuts and last else None
+        last = max(layer_inputs.entries)
+        entry = layer_inputs.entries[last] if self.scorer.packing.shortcuts and last else None
         found = []
         for some in self._chunks(layout):
             known = [member for member in some if member in deltas]
