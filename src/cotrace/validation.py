@@ -202,6 +202,14 @@ def check_fields(called: str, instance: Any) -> None:
             check_kind(called, name, getattr(instance, name), kind)
 
 
+def refusal(error: Any) -> tuple[str, str]:
+    """Field of the first value that pydantic refused (inner ones behind dots; empty: the whole), and the reason."""
+    first = error.errors()[0]
+    missing = first["type"] == "missing"
+    reason = "the field is missing" if missing else f"{first['msg']}; it is {shortened(first['input'])}"
+    return ".".join(map(str, first["loc"])), reason
+
+
 def check_seed(called: str, seed: int) -> None:
     """Raise InputError for a seed that no generator takes."""
     if not 0 <= seed < SEEDS:

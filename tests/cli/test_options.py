@@ -22,6 +22,7 @@ from cotrace.cli import readings as explaining
 from cotrace.cli.main import COMMANDS, run
 from cotrace.cli.options import Carrying, Editing, Judging
 from cotrace.errors import CotraceError
+from cotrace.problem import LanguageProblem
 from cotrace.prompts import PromptPair, Task
 from cotrace.runs import RunConfig, prepare
 from cotrace.runs.config import SourceOptions, WorkerOptions
@@ -127,14 +128,15 @@ def test_what_is_asked_of_a_run_arrives(
         given.update(options, model=source)
         return tiny.model("gpt2")
 
-    def problem(model: Any, task: Any, **options: Any) -> Any:
+    @wraps(LanguageProblem.__init__)
+    def problem(self: Any, model: Any, task: Any, **options: Any) -> None:
         given.update(options)
         raise Arrived("the problem is posed")
 
     monkeypatch.setattr(tasks, "load", load_task)
     monkeypatch.setattr(models, "load_model", load_model)
     monkeypatch.setattr(prepare, "outlook", lambda *_: None)  # which reads the model's configuration
-    monkeypatch.setattr(prepare, "LanguageProblem", problem)
+    monkeypatch.setattr(LanguageProblem, "__init__", problem)
     monkeypatch.setattr(prepare.torch, "set_num_threads", lambda count: given.setdefault("threads", count))
     options = PROBLEM | MODEL | TASK | {"threads": ("3", 3)}
     assert run([command, "--model", "some/model", "--task", "some_task", *words(options)]) == 2

@@ -143,7 +143,7 @@ class Judging:
             raise InputError(f"--smallest-p is {self.smallest_p:g}: give a p-value between 0 and 1")
 
     @property
-    def pairs(self) -> str:
+    def pairs(self) -> Literal["heldout", "audit"]:
         """The pairs that judge: ``audit`` or ``heldout``."""
         return "audit" if self.audit else "heldout"
 

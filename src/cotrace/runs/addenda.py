@@ -28,6 +28,7 @@ from cotrace.runs.prepare import Prepared, prepare
 from cotrace.runs.provenance import model_record, record
 from cotrace.text.escape import visible_json
 from cotrace.text.files import clipped, parse_json, read_text
+from cotrace.validation import refusal
 
 NO_SUCH_TYPE = (KeyError, TypeError, AttributeError)
 """Errors of the library for number types that numpy lacks, such as bfloat16."""
@@ -195,8 +196,7 @@ def _read(path: Path, parse: Callable[[dict[str, Any]], Found], command: str) ->
     try:
         return parse(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise _other(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}", command) from None
+        raise _other(path, ": ".join(filter(None, refusal(error))), command) from None
 
 
 def _without_schema(data: dict[str, Any]) -> dict[str, Any]:
