@@ -32,7 +32,7 @@ from cotrace.evaluation import evaluate
 from cotrace.metrics import GROUPS, Answers
 from cotrace.models import LanguageModel
 from cotrace.problem import LanguageProblem
-from cotrace.problem.protocol import Cost, Examples, Loss
+from cotrace.problem.protocol import Cost, Examples, Loss, Problem, inner
 from cotrace.prompts import PromptPair
 from cotrace.results import Frontier
 from cotrace.runs.writer import run_files
@@ -114,28 +114,28 @@ def pairs(count: int, told: Measured) -> None:
     told.more["file_bytes"] = sum(map(len, run_files([frontier], ()).values()))
 
 
-class Stored:
+class Stored(Problem):
     """A problem that looks up what it has been asked before."""
 
-    def __init__(self, problem: Any) -> None:
-        self._problem, self._known = problem, dict[bytes, Tensor]()
-        self.heldout: Any = None
+    space, mode, direction, metric, size = inner("space", "mode", "direction", "metric", "size")
+    task, summary, cost, weights, clusters = inner("task", "summary", "cost", "weights", "clusters")
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._problem, name)
+    def __init__(self, problem: Any) -> None:
+        self.problem, self._known = problem, dict[bytes, Tensor]()
+        self.heldout: Any = None
 
     def effects(self, masks: Tensor, examples: Examples = None) -> Tensor:
         """As the problem itself, the first time."""
         key = masks.numpy().tobytes()
         if key not in self._known:
-            self._known[key] = self._problem.effects(masks, examples)
+            self._known[key] = self.problem.effects(masks, examples)
         return self._known[key]
 
     def gradient(self, z: Tensor, objective: Loss | None = None, examples: Examples = None) -> Tensor:
         """The same of a gradient."""
         key = b"gradient" + z.numpy().tobytes()
         if key not in self._known:
-            self._known[key] = self._problem.gradient(z, objective, examples)
+            self._known[key] = self.problem.gradient(z, objective, examples)
         return self._known[key]
 
 
@@ -212,7 +212,7 @@ def logits(count: int, told: Measured) -> None:
     told.more["stored"] = problem.stored
 
 
-class Additive:
+class Additive(Problem):
     """A closed form: every component adds a weight, times a factor of each example."""
 
     metric, task, summary = "log_odds", "closed form", "a closed form"
@@ -238,10 +238,6 @@ class Additive:
         """The weights."""
         self.cost.charge(2)
         return self.weight * self.factor.mean()
-
-    def side_values(self, masks: Tensor) -> Tensor:
-        """No constraints."""
-        return torch.zeros(*masks.shape[:-1], 0)
 
 
 def components(count: int, told: Measured) -> None:

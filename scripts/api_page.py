@@ -7,12 +7,16 @@ from pathlib import Path
 from types import ModuleType
 
 import cotrace
+from cotrace.problem.language import SHOWN
 
 HEAD = """# Python reference
 
 Every public name, from its docstring. `import cotrace as ct`; names are loaded when they are first used. Whatever
 stands in no list here is private and may change without notice. This page is written by `python scripts/api_page.py`.
 """
+
+OPTIONS = {"LanguageProblem": f"    options:\n      inherited_members: [{', '.join(SHOWN)}]\n"}
+"""Of a class whose methods stand in a base that is no public name."""
 
 
 def page() -> str:
@@ -35,7 +39,7 @@ def names_of(module: ModuleType) -> Iterator[str]:
 
 
 def _section(title: str, path: str, names: list[str]) -> str:
-    return f"\n## `{title}`\n" + "".join(f"\n::: {path}.{name}\n" for name in names)
+    return f"\n## `{title}`\n" + "".join(f"\n::: {path}.{name}\n{OPTIONS.get(name, '')}" for name in names)
 
 
 if __name__ == "__main__":

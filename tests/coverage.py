@@ -14,7 +14,7 @@ import torch
 
 from cotrace.components import OF_DICTIONARIES, Site
 from cotrace.models import LanguageModel, wrap
-from cotrace.models.hooks import Layer
+from cotrace.models.places import Layer
 from cotrace.selfcheck import CheckReport, check
 from tests.families import tiny_model
 

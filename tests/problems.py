@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cotrace.components import Component, ComponentSpace, Site
-from cotrace.problem.protocol import Cost, Direction, Examples, Loss, Mode
+from cotrace.problem.protocol import Cost, Direction, Examples, Loss, Mode, Problem
 
 Formula = Callable[[Tensor], Tensor]
 """Soft chosen indicators [set, n] -> effects [set, example], differentiable."""
@@ -23,7 +23,7 @@ def heads(n: int, per_layer: int = 4) -> ComponentSpace:
 
 
 @dataclass
-class ClosedForm:
+class ClosedForm(Problem):
     """A problem whose effects are a formula of the chosen indicators, which are 1 - mask in ``keep`` mode."""
 
     formula: Formula
@@ -62,10 +62,6 @@ class ClosedForm:
         (objective(effects) if objective else effects).mean().backward()
         assert leaf.grad is not None
         return leaf.grad.to(z.dtype)
-
-    def side_values(self, masks: Tensor) -> Tensor:
-        """No constraint."""
-        return torch.zeros(*masks.shape[:-1], 0)
 
     def _formula(self, masks: Tensor) -> Tensor:
         chosen = masks.double() if self.mode == "swap" else 1 - masks.double()

@@ -20,9 +20,6 @@ from cotrace.errors import InputError, UnknownName
 from cotrace.evaluation.measured import Measurement
 from cotrace.models import LanguageModel
 from cotrace.problem.full_swap import Breakdown
-from cotrace.problem.inside import Heldout
-from cotrace.problem.scored import PairProblem
-from cotrace.problem.set_metric import SetProblem
 from cotrace.results.outcomes import Tradeoff
 from cotrace.search import SEARCHES, Limits, Random, SearchState
 from cotrace.validation import checked, guarded
@@ -132,7 +129,7 @@ def test_every_public_name_answers_a_wrong_call_in_one_line(name: str) -> None:
         assert "\n" not in str(caught.value)
 
 
-HANDED = (LanguageModel, Heldout, PairProblem, SetProblem, Breakdown, Measurement, Tradeoff, SearchState, ct.Site)
+HANDED = (LanguageModel, Breakdown, Measurement, Tradeoff, SearchState, ct.Site)
 """Classes whose instances users are given."""
 CLASSES = {f"{one.__module__}.{one.__name__}": one for one in (*PUBLIC.values(), *HANDED) if isinstance(one, type)}
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from cotrace.components import Component, ComponentSpace
+from cotrace.components import Component, ComponentSpace, sign_of
 from cotrace.errors import InputError
 from cotrace.evaluation import controls as random_sets
 from cotrace.evaluation.stability import jaccard
@@ -111,8 +111,9 @@ class Transfer:
 
     @property
     def _carries(self) -> str:
-        sign = 1.0 if self.direction == "maximise" else -1.0
-        low, high = sorted(sign * end for end in self.interval) if self.interval else (-np.inf, np.inf)
+        low, high = (
+            sorted(sign_of(self.direction) * end for end in self.interval) if self.interval else (-np.inf, np.inf)
+        )
         if self.interval is None:
             return "There are too few pairs to say whether it carries over."
         if low <= 0 or self.p_value > 0.05:
@@ -183,7 +184,7 @@ def transfer(
     own = _own(problem, chosen.k, search)
     judge = Evaluator(problem.heldout or problem)
     found = _figures(judge, chosen.members, own.members, controls, seed)
-    asked = getattr(problem, "question", {})
+    asked = problem.question
     return Transfer(
         source=result.task if isinstance(result, Frontier) else "",
         source_model=getattr(result, "model", "") or "",

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
 from cotrace.errors import InputError, unknown
@@ -73,7 +74,7 @@ class Site(StrEnum):
         return self not in WHOLE_LAYER
 
 
-TAGS: Mapping[Site, str] = {
+_OWN_TAGS = {
     Site.ATTENTION_PATTERN: "pattern",
     Site.HEAD_OUTPUT: "head",
     Site.KV_GROUP: "kv",
@@ -85,16 +86,6 @@ TAGS: Mapping[Site, str] = {
     Site.RESIDUAL: "resid",
     Site.FEATURE: "feature",
     Site.ERROR: "error",
-    Site.ATTENTION_FEATURE: "attn.feature",
-    Site.ATTENTION_ERROR: "attn.error",
-    Site.MLP_FEATURE: "mlp.feature",
-    Site.MLP_ERROR: "mlp.error",
-    Site.RESIDUAL_FEATURE: "resid.feature",
-    Site.RESIDUAL_ERROR: "resid.error",
-    Site.HEAD_FEATURE: "head.feature",
-    Site.HEAD_ERROR: "head.error",
-    Site.NEURON_FEATURE: "neuron.feature",
-    Site.NEURON_ERROR: "neuron.error",
 }
 PARTS_OF: Mapping[Site, tuple[Site, Site]] = {
     Site.ATTENTION_OUTPUT: (Site.ATTENTION_FEATURE, Site.ATTENTION_ERROR),
@@ -107,6 +98,11 @@ PARTS_OF: Mapping[Site, tuple[Site, Site]] = {
 
 In a layer with one dictionary they are ``feature`` and ``error``.
 """
+TAGS: Mapping[Site, str] = _OWN_TAGS | {
+    part: f"{_OWN_TAGS[site]}.{_OWN_TAGS[kind]}"
+    for site, parts in PARTS_OF.items()
+    for part, kind in zip(parts, (Site.FEATURE, Site.ERROR), strict=True)
+}
 FEATURE_SITES = frozenset({Site.FEATURE, *(feature for feature, _ in PARTS_OF.values())})
 ERROR_SITES = frozenset({Site.ERROR, *(error for _, error in PARTS_OF.values())})
 OF_DICTIONARIES = FEATURE_SITES | ERROR_SITES
@@ -233,13 +229,11 @@ class ComponentSpace(Sequence[Component]):
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
         """The space cut into runs of equal site, layer and role, in mask order."""
-        blocks: list[Block] = []
-        start = 0
-        for i in range(1, len(self) + 1):
-            if i == len(self) or _place(self.components[i]) != _place(self.components[start]):
-                units = tuple(component.unit or 0 for component in self.components[start:i])
-                blocks.append(Block(*_place(self.components[start]), start, units))
-                start = i
+        blocks, start = list[Block](), 0
+        for place, members in groupby(self.components, _place):
+            units = tuple(component.unit or 0 for component in members)
+            blocks.append(Block(*place, start, units))
+            start += len(units)
         return tuple(blocks)
 
     @cached_property

@@ -37,7 +37,8 @@ REMEDIES: Mapping[str, str] = {
     "LanguageModel": "make one with ct.load_model(NAME) or ct.wrap(module, tokenizer)",
     "Task": "load one with ct.tasks, such as ct.tasks.jsonl(FILE)",
     "LanguageProblem": "build one with ct.LanguageProblem(model, task)",
-    "Problem": "build one with ct.LanguageProblem(model, task)",
+    "Problem": "build one with ct.LanguageProblem(model, task); your own inherits from cotrace.problem.Problem",
+    "Search": "such as ct.search.Pursuit(); your own inherits from ct.search.Search",
     "Frontier": "ct.trace and every search return one",
     "Selection": "make one with ct.Selection.parse(NAMES)",
     "Component": "make one with ct.Component.parse(NAME)",
@@ -200,14 +201,6 @@ def check_fields(called: str, instance: Any) -> None:
     for name, kind in _kinds(cast("Hashable", type(instance))).items():
         if get_origin(kind) is not ClassVar:
             check_kind(called, name, getattr(instance, name), kind)
-
-
-def refusal(error: Any) -> tuple[str, str]:
-    """Field of the first value that pydantic refused (inner ones behind dots; empty: the whole), and the reason."""
-    first = error.errors()[0]
-    missing = first["type"] == "missing"
-    reason = "the field is missing" if missing else f"{first['msg']}; it is {shortened(first['input'])}"
-    return ".".join(map(str, first["loc"])), reason
 
 
 def check_seed(called: str, seed: int) -> None:

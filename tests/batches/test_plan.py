@@ -42,12 +42,12 @@ def by_hand(lengths: list[int], spans: list[int], capacity: int, limit: int) -> 
 @pytest.mark.parametrize("limit", [None, 40, 12])
 def test_buckets_give_the_rows_of_first_fit(seed: int, limit: int | None) -> None:
     draw = random.Random(seed)
-    strips = sorted(
+    segments = sorted(
         ((draw.randint(1, 14), draw.randint(0, 0 if limit is None else 9)) for _ in range(draw.randint(1, 80))),
-        key=lambda strip: (-strip[0], -strip[1]),
+        key=lambda segment: (-segment[0], -segment[1]),
     )
-    lengths = [length for length, _ in strips]
-    spans = [length + kept for length, kept in strips]
+    lengths = [length for length, _ in segments]
+    spans = [length + kept for length, kept in segments]
     capacity = max(lengths) + draw.randint(0, 20)
     most = capacity if limit is None else limit
     found = plan._first_fit(np.array(lengths), np.array(spans), capacity, most)

@@ -9,7 +9,7 @@ import numpy as np
 from cotrace.components import Component, ComponentSpace, Site
 from cotrace.readout import Acting, Alone, Arrow, Card, Explanation, Look, Paths, Read, Written
 from cotrace.readout import Example as Patterns
-from cotrace.report import Material, report_html
+from cotrace.report import ReportInputs, report_html
 from cotrace.report.page import Example, Examples, Piece
 from cotrace.report.page.inputs import compared
 from cotrace.results.effects import EffectTable
@@ -94,7 +94,7 @@ def explanation() -> Explanation:
     )
 
 
-def material() -> Material:
+def inputs() -> ReportInputs:
     """A frontier of four sizes over the space, and an effect of each on every hostile pair."""
     one = frontier(SETS, [1.0, 2.0, 3.0, 2.5], space=SPACE, task="<script>task</script>", summary=TEXTS[1])
     chosen = np.zeros((len(SETS), len(SPACE)), bool)
@@ -103,7 +103,7 @@ def material() -> Material:
     draw = np.random.default_rng(0)
     tables = [EffectTable.of(chosen, draw.normal(size=(len(SETS), len(TEXTS)))) for _ in range(2)]
     pairs = [tuple(example(text, i) for i, text in enumerate(TEXTS, start)) for start in (0, 100)]
-    return Material(
+    return ReportInputs(
         (replace(one, effects=tables[0], effects_heldout=tables[1]),),
         examples=Examples(pairs[0], pairs[1]),
         explanation=explanation(),
@@ -113,4 +113,4 @@ def material() -> Material:
 
 def hostile_page() -> bytes:
     """The report of it."""
-    return report_html(material())
+    return report_html(inputs())

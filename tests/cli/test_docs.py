@@ -12,7 +12,7 @@ import pytest
 
 from cotrace.cli import main
 from cotrace.cli.main import build, run
-from cotrace.results.result_forms import COLUMNS
+from cotrace.results.frontier_file import COLUMNS
 from cotrace.runs import RunConfig
 
 ROOT = Path(__file__).parents[2]

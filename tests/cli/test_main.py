@@ -95,6 +95,7 @@ def test_an_interrupt_is_130(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capt
     assert capfd.readouterr().err == "cotrace: interrupted; nothing was written\n"
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_the_middle_of_a_search(tiny_folder: Path, pairs_file: Path, tmp_path: Path) -> None:
     """A real process, interrupted once it has kept a step of its search."""
     out = tmp_path / "run"

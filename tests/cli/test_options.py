@@ -394,13 +394,13 @@ def test_what_is_asked_of_an_evaluation_arrives(
 def test_a_figure_is_drawn_as_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     given: dict[str, Any] = {}
 
-    def drawn(material: Any, kind: str, form: str, **asked: Any) -> bytes:
-        given.update(asked, material=material, kind=kind, form=form)
+    def drawn(inputs: Any, kind: str, form: str, **asked: Any) -> bytes:
+        given.update(asked, inputs=inputs, kind=kind, form=form)
         return b"drawn"
 
-    monkeypatch.setattr(handing_out, "material_of", lambda run, *, search: (run, search))
+    monkeypatch.setattr(handing_out, "report_inputs", lambda run, *, search: (run, search))
     monkeypatch.setattr(handing_out.reports, "drawn", drawn)
     out = tmp_path / "f.svg"
     handing_out.figure("r", kind="map", form="svg", k=4, search="s", width="column", out=str(out), quiet=True)
-    assert given == {"material": ("r", "s"), "kind": "map", "form": "svg", "k": 4, "width": "column"}
+    assert given == {"inputs": ("r", "s"), "kind": "map", "form": "svg", "k": 4, "width": "column"}
     assert out.read_bytes() == b"drawn"

@@ -162,6 +162,7 @@ def in_terminal(columns: int, *arguments: str, **environment: str) -> str:
     return sent.decode()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="a pseudo-terminal is Unix's")
 def test_a_real_terminal(asked: list[str], tmp_path: Path) -> None:
     """Colours, a bar that names phase, k, effect, cost and memory, and no line wider than the terminal."""

@@ -26,8 +26,8 @@ from cotrace.evaluation import (
     search_again,
 )
 from cotrace.evaluation._sizes import faithfulness
-from cotrace.evaluation._subproblem import Without
 from cotrace.problem.evaluator import Evaluator
+from cotrace.problem.subproblem import Subproblem
 from cotrace.results import Frontier, Selection
 from cotrace.search import Exhaustive, Pursuit, TopK
 from tests.evaluation.problems import Judged, judged
@@ -177,7 +177,7 @@ def test_forbidding_members_finds_the_other_circuit() -> None:
 
 
 def test_a_space_without_members_never_chooses_them(problem: Judged) -> None:
-    view = Without(problem, [problem.space[0]])
+    view = Subproblem(problem, without=[problem.space[0]])
     z = torch.rand(23)
     whole = torch.cat([torch.zeros(1), z])
     assert torch.equal(view.value(z), problem.value(whole))

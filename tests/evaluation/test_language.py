@@ -14,7 +14,7 @@ from scipy import stats
 import cotrace as ct
 from cotrace.errors import InputError
 from cotrace.evaluation import predict
-from cotrace.evaluation._subproblem import Part
+from cotrace.problem.subproblem import Subproblem
 from cotrace.prompts.task import split_parts
 from cotrace.statistics import widened
 from tests.tiny import model, task
@@ -70,7 +70,7 @@ def test_intervals_resample_groups_and_weigh_pairs(problem: ct.LanguageProblem) 
 
 def test_a_part_is_the_problem_on_those_pairs(problem: ct.LanguageProblem) -> None:
     """Value and gradient of a part, against finite differences of the weighted mean of its effects."""
-    part, z = Part(problem, [0, 3, 4, 9]), torch.full((12,), 0.4, dtype=torch.float64)
+    part, z = Subproblem(problem, [0, 3, 4, 9]), torch.full((12,), 0.4, dtype=torch.float64)
     effects, weights = problem.effects(z)[[0, 3, 4, 9]], problem.weights[[0, 3, 4, 9]]
     assert part.value(z).item() == pytest.approx(((effects * weights).sum() / weights.sum()).item())
     step = torch.zeros(12, dtype=torch.float64)

@@ -12,8 +12,8 @@ import torch
 from benchmarks.evidence import coverage, null_p_values, uniform_p
 from cotrace.components import Component, ComponentSpace, Site
 from cotrace.evaluation import controls
+from cotrace.evaluation._folds import folds
 from cotrace.evaluation._minimality import shapley
-from cotrace.evaluation._subproblem import folds
 from cotrace.evaluation.published import auroc
 from cotrace.problem.evaluator import Evaluator
 from tests.evaluation.problems import judged

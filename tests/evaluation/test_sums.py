@@ -11,8 +11,9 @@ from torch import Tensor
 
 from cotrace.errors import InputError
 from cotrace.evaluation import cross_fit
-from cotrace.evaluation._subproblem import Part, folds, resampled
+from cotrace.evaluation._folds import folds, resampled
 from cotrace.evaluation.stability import from_archive, means, part_of, search_again
+from cotrace.problem.subproblem import Subproblem
 from cotrace.problem.weighted import WeightedSum
 from cotrace.results.effects import EffectTable
 from cotrace.search import Greedy
@@ -52,7 +53,7 @@ DRAWN = ([0, 1, 2, 3, 7, 8], [4, *range(5, 25)], [2, 3, 5, 24])
 
 @pytest.mark.parametrize("examples", DRAWN, ids=len)
 def test_a_part_has_the_value_and_the_gradient_of_the_whole_sums_weights(examples: list[int]) -> None:
-    part, masks = Part(problem(), examples), torch.rand(3, N, generator=torch.Generator().manual_seed(9))
+    part, masks = Subproblem(problem(), examples), torch.rand(3, N, generator=torch.Generator().manual_seed(9))
     assert torch.allclose(part.value(masks), by_hand(masks, examples), atol=1e-12)
     z = masks[0].double()
     slope = part.gradient(z)

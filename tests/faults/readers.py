@@ -21,7 +21,7 @@ from cotrace.prompts import Task
 from cotrace.report import report_html
 from cotrace.report.page import EXAMPLES
 from cotrace.results import EditPoint, Outcome, Selection, Tradeoff
-from cotrace.run_folder.folder import TRADEOFF, material_of
+from cotrace.run_folder.folder import TRADEOFF, report_inputs
 from cotrace.runs.addenda import EVALUATION, with_effects
 from cotrace.runs.citation import cite
 from cotrace.runs.config_file import read_config
@@ -174,7 +174,7 @@ def with_all_effects(stored: StoredRun) -> object:
 
 def looked_at(stored: StoredRun) -> object:
     """What ``report`` and ``cite`` make of a run."""
-    return report_html(material_of(stored.path)), cite(stored).text
+    return report_html(report_inputs(stored.path)), cite(stored).text
 
 
 def seed_of(name: str) -> bytes:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cotrace.cli.main import run
-from cotrace.problem.inside import Inside
+from cotrace.problem.language import LanguageProblem
 from cotrace.runs.config_file import read_config
 from tests.faults.harness import SAME, Commands, Kills, check_readable
 
@@ -51,14 +51,14 @@ def test_memory_that_runs_out_is_one_line_and_the_run_goes_on_with_smaller_batch
     kills: Kills, tmp_path: Path, who: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out, calls = tmp_path / "run", [0]
-    evaluate = Inside.value_and_effects
+    evaluate = LanguageProblem.value_and_effects
 
-    def greedy(self: Inside, masks: Any) -> Any:
+    def greedy(self: LanguageProblem, masks: Any) -> Any:
         calls[0] += 1
         return evaluate(self, masks) if calls[0] < 8 else WORDS[who]()
 
     with monkeypatch.context() as patched:
-        patched.setattr(Inside, "value_and_effects", greedy)
+        patched.setattr(LanguageProblem, "value_and_effects", greedy)
         assert run([*kills.arguments, "--quiet", "--out", str(out)]) == 2
     assert capfd.readouterr().err.splitlines()[-1] == (
         "cotrace: the memory is full: give --batch-tokens a smaller number, or use a smaller model or dtype; "

@@ -22,7 +22,7 @@ from cotrace.errors import InputError
 from cotrace.interchange import About, Shape
 from cotrace.interchange._mib import circuit, ranking
 from cotrace.interchange._read import selection_in
-from cotrace.results.result_forms import ORIGIN
+from cotrace.results.frontier_file import ORIGIN
 from tests import tiny
 
 SET = ct.Selection.parse(["L0.head1", "L2.head3", "L1.mlp"])

@@ -31,16 +31,8 @@ def test_a_problem_has_few_public_attributes_and_each_is_documented(problem: ct.
     assert {"effects", "value", "gradient", "heldout", "space", "summary"} <= set(names)
 
 
-def test_what_is_inside_is_reached_by_its_old_names_and_nothing_else_is(problem: ct.LanguageProblem) -> None:
-    assert problem.training is problem.inside.training
-    assert problem.plan == problem.inside.plan
-    assert problem.searched is problem
-    for name in ("problem", "nothing", "_held"):
-        assert not hasattr(problem, name)
-
-
 def test_reprs_are_one_short_line(problem: ct.LanguageProblem) -> None:
-    model, task = problem.model, problem.inside.source_task
+    model, task = problem.model, problem.source_task
     found = ct.search.TopK(max_size=3)(problem)
     judged = ct.evaluate(problem, found, level="quick")
     measured = ct.measure(model, task)

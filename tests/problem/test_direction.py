@@ -17,7 +17,7 @@ from cotrace.problem import LanguageProblem
 from cotrace.problem.full_swap import NoDirection
 from cotrace.prompts import Task
 from cotrace.report.page._run_summary import headlines
-from cotrace.report.page.inputs import Material
+from cotrace.report.page.inputs import ReportInputs
 from cotrace.runs.config import RunConfig
 from cotrace.runs.prepare import pose
 from cotrace.search import Greedy
@@ -59,7 +59,7 @@ def test_a_gap_is_made_smaller_and_no_share_of_nothing_is_told(metric: str, kind
     assert frontier.full_is_clear == p.full_swap.is_clear
     if not p.full_swap.is_clear:
         assert frontier.share(frontier.at(1)) is None
-        words = " ".join(found.verdict) + " ".join(one.words for one in headlines(Material((frontier,), (found,))))
+        words = " ".join(found.verdict) + " ".join(one.words for one in headlines(ReportInputs((frontier,), (found,))))
         assert "of everything's" not in words
         assert "of what swapping everything does" not in words
         assert "covers 0" in p.summary or "within rounding" in p.summary

@@ -11,9 +11,9 @@ from torch import Tensor
 import cotrace as ct
 from cotrace.errors import DegenerateError, InputError
 from cotrace.evaluation import evaluate
-from cotrace.evaluation._subproblem import Part, Without
 from cotrace.problem.goals import Constrained, Constraint
 from cotrace.problem.protocol import Problem
+from cotrace.problem.subproblem import Subproblem
 from cotrace.problem.weighted import WeightedSum
 from cotrace.results import Frontier
 from cotrace.search import (
@@ -313,7 +313,7 @@ def test_a_sum_is_judged_on_audit_pairs_where_all_its_problems_have_some() -> No
 
 def test_parts_and_spaces_without_members_keep_the_constraints() -> None:
     problem = bounded(weighed(heldout=weighed(seed=1)))
-    everywhere = [Part(problem, range(10)), Without(problem, [problem.space[1]])]
+    everywhere = [Subproblem(problem, range(10)), Subproblem(problem, without=[problem.space[1]])]
     for view in everywhere:
         frontier = Greedy()(view)
         assert frontier.bounds == problem.bounds

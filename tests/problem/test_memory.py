@@ -168,21 +168,21 @@ def test_a_size_bounds_what_a_pass_holds_and_a_share_or_given_tokens_do_not() ->
     config = model.module.config
     token = 8 * (34 * config.n_embd * config.n_layer + 3 * config.vocab_size)
     within = problem(f"{2 * 1000 * token}B", "head_output")
-    assert within.inside.packing.batch_tokens == 1000
-    assert within.inside.storage.budget == 1000 * token
-    assert problem(f"{8 * 1000 * token}B", "head_output").inside.packing.batch_tokens == 4000
-    plain = problem(None, "head_output").inside.packing.batch_tokens
-    assert problem(0.5, "head_output").inside.packing.batch_tokens == plain > 4000
+    assert within.packing.batch_tokens == 1000
+    assert within.storage.budget == 1000 * token
+    assert problem(f"{8 * 1000 * token}B", "head_output").packing.batch_tokens == 4000
+    plain = problem(None, "head_output").packing.batch_tokens
+    assert problem(0.5, "head_output").packing.batch_tokens == plain > 4000
     given = problem(f"{100 * token}B", "head_output", batch_tokens=8)
-    assert given.inside.packing.batch_tokens == 8
-    assert given.inside.storage.budget == 92 * token
+    assert given.packing.batch_tokens == 8
+    assert given.storage.budget == 92 * token
     tight = problem(SMALL, "head_output")
-    assert tight.inside.packing.batch_tokens == FEWEST_TOKENS
-    assert tight.inside.storage.budget == 10_000, "half is for what is kept, however much a pass takes"
+    assert tight.packing.batch_tokens == FEWEST_TOKENS
+    assert tight.storage.budget == 10_000, "half is for what is kept, however much a pass takes"
 
 
 def test_tokens_and_positions_that_are_equal_are_one_object() -> None:
-    found = problem(None, "head_output").inside.encoding.pairs
+    found = problem(None, "head_output").encoding.pairs
     same = [pair for pair in found if len(pair.prompt) == len(found[0].prompt)]
     assert len(same) > 1
     assert all(pair.donor_positions is same[0].donor_positions is pair.roles["all"] for pair in same)

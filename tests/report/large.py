@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from cotrace.components import ComponentSpace, Site
-from cotrace.report import Material, report_html
+from cotrace.report import ReportInputs, report_html
 from cotrace.report.page import Example, Examples, Piece
 from cotrace.report.page.inputs import compared
 from cotrace.results import Frontier, Selection
@@ -18,7 +18,7 @@ LAYERS, UNITS, PAIRS = 16, 2_500, 2_000
 SIZES = [*range(1, 65), *(round(64 * 1.12**step) for step in range(1, 57)), LAYERS * UNITS]
 
 
-def large_material(searches: int = 3) -> Material:
+def large_material(searches: int = 3) -> ReportInputs:
     """Sets that grow to all components, with a tenth of their members exchanged at every size."""
     space = ComponentSpace.build({Site.MLP_NEURON: dict.fromkeys(range(LAYERS), UNITS)})
     draw = np.random.default_rng(0)
@@ -26,7 +26,7 @@ def large_material(searches: int = 3) -> Material:
     frontiers = tuple(_frontier(space, names[i], draw) for i in range(searches))
     half = PAIRS // 2
     pairs = [_example(i) for i in range(PAIRS)]
-    return Material(frontiers, examples=Examples(tuple(pairs[:half]), tuple(pairs[half:])))
+    return ReportInputs(frontiers, examples=Examples(tuple(pairs[:half]), tuple(pairs[half:])))
 
 
 def _frontier(space: ComponentSpace, name: str, draw: np.random.Generator) -> Frontier:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from base64 import b64decode
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 import pytest
+import vl_convert
 
 from cotrace import report
 from cotrace.errors import InputError
 from cotrace.report.figures import Figure, entry_sizes
+from cotrace.report.page import charts
+from cotrace.report.page._panels import density
 from tests.report.frontiers import NEURONS, SETS, frontier, space
 from tests.report.reading import layers, mark, panels, texts, with_mark
 
@@ -170,3 +175,22 @@ def test_where_a_layer_has_too_many_units_the_map_shows_its_largest() -> None:
 def test_another_table_than_that_of_single_effects_is_refused(table: pd.DataFrame) -> None:
     with pytest.raises(InputError, match=r"the table has no (effect|rows); give what problem.single_effects"):
         report.effect_map(table)
+
+
+def ticks(spec: dict[str, Any]) -> list[str]:
+    """The labels along x of a chart of the page, as they are drawn."""
+    svg = vl_convert.vegalite_to_svg({**spec, "width": 300})
+    axis = svg.split('aria-label="X-axis', 1)[1].split("role-axis-title", 1)[0]
+    return [label for label in re.findall(r"<text[^>]*>([^<]*)</text>", axis) if label]
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 4])
+def test_counts_are_labelled_at_whole_numbers_each_once(most: int) -> None:
+    names = [f"L{layer}.head{unit}" for layer in range(2) for unit in range(4)]
+    chosen = frontier([names[:most]], [1.0], space=space(*names), heldout=[None])
+    expected = [str(number) for number in range(most + 1)]
+    assert ticks(charts.layers(chosen, most)) == expected
+    rows = [{"layer": layer, "count": count, "words": ""} for layer, count in ((0, most), (1, 0))]
+    assert ticks(density([0, 1], "neuron", "", rows)) == expected
+    cheap = replace(chosen, forward_equivalents=float(most))
+    assert ticks(charts.cost(report.ReportInputs((cheap,)))) == expected

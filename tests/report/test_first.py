@@ -16,7 +16,7 @@ from cotrace.errors import InputError, UnknownName
 from cotrace.report import plain_of
 from cotrace.report.page import LANGUAGES, Edited, Plain, report_html
 from cotrace.report.page.first_screen import first_screen, parts_words, percent
-from cotrace.report.page.inputs import Material
+from cotrace.report.page.inputs import ReportInputs
 from cotrace.report.page.plain import AnswerShift, GroupShift, Shift, sentences
 from cotrace.results import Frontier
 from cotrace.results.outcomes import Outcome
@@ -50,8 +50,8 @@ def plain(problem: ct.LanguageProblem, frontier: Frontier) -> Plain:
     return found
 
 
-def material(frontier: Frontier, plain: Plain | None, **more: object) -> Material:
-    made = Material((frontier,), **more)  # type: ignore[arg-type]
+def inputs(frontier: Frontier, plain: Plain | None, **more: object) -> ReportInputs:
+    made = ReportInputs((frontier,), **more)  # type: ignore[arg-type]
     if plain is not None:
         plain = replace(plain, components=tuple(made.chosen.components))
     return replace(made, plain=plain)
@@ -64,7 +64,7 @@ def test_shares_and_rates_are_those_of_plain_arithmetic(
     unseen = problem.heldout
     assert unseen is not None
     both = [unseen.scores(ct.Selection(members=())), unseen.scores(frontier.at(2).components)]
-    known = {pair.id: pair for pair in problem.inside.source_task.pairs}
+    known = {pair.id: pair for pair in problem.source_task.pairs}
     pairs = [known[name] for name in unseen.ids]
     weight = np.array([pair.weight for pair in pairs])
     second = [torch.sigmoid(table[:, 1] - table[:, 0]).numpy() for table in both]
@@ -129,7 +129,7 @@ def test_pairs_with_one_answer_have_its_probability_and_no_rates() -> None:
 def test_the_answer_is_told_in_plain_words(frontier: Frontier, language: str, words: str) -> None:
     falls = Shift(60, 0.69, 0.42, (0.6, 0.7), (0.37, 0.48), (-0.33, -0.2))
     plain = Plain("topk", (), "heldout", (AnswerShift(" she", falls), AnswerShift(" he", SHARE)), ())
-    asked, found, sure, limits = first_screen(material(frontier, plain, language=language))
+    asked, found, sure, limits = first_screen(inputs(frontier, plain, language=language))
     assert words in found.lines[0]
     assert "12" in asked.lines[0]
     assert any("52\u00a0%" in line and "63\u00a0%" in line for line in sure.lines)
@@ -141,15 +141,15 @@ def test_what_may_be_chance_is_said_so(frontier: Frontier) -> None:
     unsure = replace(SHARE, change_interval=(-0.1, 0.4))
     plain = Plain("topk", (), "heldout", (AnswerShift(" he", unsure),), ())
     chance = sentences("en")["chance"]
-    assert chance in first_screen(material(frontier, plain))[2].lines
+    assert chance in first_screen(inputs(frontier, plain))[2].lines
     shown = Plain("topk", (), "heldout", (AnswerShift(" he", SHARE),), ())
-    assert chance not in first_screen(material(frontier, shown))[2].lines
+    assert chance not in first_screen(inputs(frontier, shown))[2].lines
     few = Plain("topk", (), "heldout", (AnswerShift(" he", Shift(6, 0.3, 0.5)),), ())
-    assert sentences("en")["interval_none"] in first_screen(material(frontier, few))[2].lines
+    assert sentences("en")["interval_none"] in first_screen(inputs(frontier, few))[2].lines
 
 
 def test_figures_of_another_set_are_not_told_of_this_one(frontier: Frontier, plain: Plain) -> None:
-    other = replace(material(frontier, None), plain=replace(plain, components=("L0.head0",)))
+    other = replace(inputs(frontier, None), plain=replace(plain, components=("L0.head0",)))
     assert "log odds" in first_screen(other)[1].lines[0]
 
 
@@ -180,7 +180,7 @@ def test_the_page_shows_groups_probabilities_and_the_edit(frontier: Frontier) ->
     outcome = Outcome(task="words", metric="accuracy", pairs=60, before=0.9, after=0.8, change_interval=(-0.2, -0.01))
     edited = Edited(4, "scale=0.2", True, (outcome,), 1e-6)
     assert Edited.from_json(edited.to_json().decode()) == edited
-    html = report_html(material(frontier, plain, edited=edited, language="de")).decode()
+    html = report_html(inputs(frontier, plain, edited=edited, language="de")).decode()
     assert '<html lang="de">' in html
     groups = html.partition('id="groups"')[2].partition("</section>")[0]
     assert "&lt;b&gt;women&lt;/b&gt;" in groups
@@ -191,11 +191,11 @@ def test_the_page_shows_groups_probabilities_and_the_edit(frontier: Frontier) ->
     assert "accuracy on words" in edit
     assert "-0.1" in edit
     assert "+1.5" in html.partition('id="answer"')[2].partition("</section>")[0], "log-odds beside shares"
-    assert 'id="groups"' not in report_html(material(frontier, None)).decode()
+    assert 'id="groups"' not in report_html(inputs(frontier, None)).decode()
 
 
 def test_components_of_several_kinds_are_parts(frontier: Frontier) -> None:
-    assert parts_words(material(frontier, None), sentences("en")) == "attention heads"
+    assert parts_words(inputs(frontier, None), sentences("en")) == "attention heads"
     assert json.loads(json.dumps(sentences("de")))["parts_other"] == "Bauteile"
 
 
@@ -205,7 +205,7 @@ def test_the_name_of_the_level_is_not_where_the_chosen_size_is_marked(frontier: 
 
     for k, side in ((3, "left"), (1, "right")):
         shown = replace(frontier, selections=tuple(replace(one, effect=float(one.k == k)) for one in frontier))
-        made = Material((shown,))
+        made = ReportInputs((shown,))
         assert made.chosen.k == k
         spec = charts.frontier(made, "training")
         texts = [

@@ -1,4 +1,4 @@
-"""The page against what is known of its material: sets, effects, thinning, caveats, and no text too many."""
+"""The page against what is known of its inputs: sets, effects, thinning, caveats, and no text too many."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import cotrace as ct
 from cotrace import report
 from cotrace.components import ComponentSpace
 from cotrace.errors import InputError
-from cotrace.report.page import Example, Examples, Material, Piece, examples_of, report_html
+from cotrace.report.page import Example, Examples, Piece, ReportInputs, examples_of, report_html
 from cotrace.report.page._caveats import caveats
 from cotrace.report.page._panels import rows_of
 from cotrace.report.page._run_summary import batches_words
@@ -25,7 +25,7 @@ from cotrace.report.page.page import json_block
 from cotrace.results import Frontier
 from cotrace.results.effects import EffectTable
 from tests.browser.hostile import TEXTS
-from tests.browser.hostile import material as hostile
+from tests.browser.hostile import inputs as hostile
 from tests.report.frontiers import SETS, frontier, space
 from tests.report.judged import evaluation
 
@@ -75,7 +75,7 @@ def test_page_names_nothing_to_load() -> None:
     assert "unsafe-inline" not in policy[1].partition("style-src")[0]
 
 
-def test_same_material_gives_the_same_bytes() -> None:
+def test_same_inputs_give_the_same_bytes() -> None:
     assert report_html(hostile()) == report_html(hostile())
 
 
@@ -111,8 +111,8 @@ def test_redacted_page_has_ids_and_no_text() -> None:
         row[list(one.space.indices(map(ct.Component.parse, names)))] = True
     tables = EffectTable.of(chosen, np.ones((3, 4))), EffectTable.of(chosen, np.ones((3, 2)))
     one = replace(one, effects=tables[0], effects_heldout=tables[1])
-    material = Material((one,), examples=Examples(pairs[:4], pairs[4:]))
-    open_, closed = (report_html(replace(material, redact=redact)).decode() for redact in (False, True))
+    inputs = ReportInputs((one,), examples=Examples(pairs[:4], pairs[4:]))
+    open_, closed = (report_html(replace(inputs, redact=redact)).decode() for redact in (False, True))
     assert all(word in open_ for word in words)
     assert not any(word in closed for word in words)
     assert all(f"pair-{i}" in closed for i in range(6))
@@ -122,7 +122,7 @@ def test_redacted_page_has_ids_and_no_text() -> None:
 def test_steps_of_the_slider_give_the_sets_back() -> None:
     sets = [["L0.head1"], ["L0.head2", "L1.head0"], ["L0.head0", "L0.head2", "L1.head0"], ["L1.head2"] * 1]
     one = frontier(sets[:3], [1.0, 2.0, 3.0])
-    data = search_data(stops_of(Material((one,)))[0])
+    data = search_data(stops_of(ReportInputs((one,)))[0])
     found: set[int] = set()
     for step, names in zip(data["steps"], sets, strict=False):
         found = (found - set(step["out"])) | set(step["in"])
@@ -143,11 +143,11 @@ def test_names_in_the_page_come_from_blocks() -> None:
 def test_many_sizes_are_thinned_and_the_page_says_so() -> None:
     wide = ComponentSpace.parse([f"L0.head{i}" for i in range(300)])
     sets = [[f"L0.head{i}" for i in range(k)] for k in range(1, 301)]
-    material = Material((frontier(sets, [float(k) for k in range(1, 301)], space=wide),))
-    stops = stops_of(material)[0]
+    inputs = ReportInputs((frontier(sets, [float(k) for k in range(1, 301)], space=wide),))
+    stops = stops_of(inputs)[0]
     assert len(stops.selections) <= MOST_SIZES + 1
-    assert {1, 300, material.chosen.k} <= {one.k for one in stops.selections}
-    assert f"the slider stops at {len(stops.selections)} of 300 sizes" in report_html(material).decode()
+    assert {1, 300, inputs.chosen.k} <= {one.k for one in stops.selections}
+    assert f"the slider stops at {len(stops.selections)} of 300 sizes" in report_html(inputs).decode()
 
 
 def test_spread_keeps_both_ends_and_what_is_asked_for() -> None:
@@ -161,7 +161,7 @@ def test_spread_keeps_both_ends_and_what_is_asked_for() -> None:
 def test_rows_hold_effects_alone_and_losses_of_the_archive() -> None:
     weights = [5.0, 1.0, 2.0, 3.0, 0.5, 0.25]
     sets = [[1, 2, 3], [2, 3], [1, 3], [1, 2], [0], [3], [1]]
-    rows, missing = rows_of(Material((linear(weights, sets),)))
+    rows, missing = rows_of(ReportInputs((linear(weights, sets),)))
     by_name = {row.name: row for row in rows}
     assert missing == 0
     assert {name: row.alone for name, row in by_name.items() if row.alone is not None} == {
@@ -194,17 +194,17 @@ def test_a_shuffled_space_is_shown_by_place_and_says_the_same() -> None:
         effects=EffectTable.of(chosen[:, order], np.stack([effects + 1, effects - 1], axis=1)),
     )
     assert len(shuffled.space.blocks) == 6
-    page = report_html(Material((shuffled,)))
+    page = report_html(ReportInputs((shuffled,)))
     assert len(data_of(page)["blocks"]) == 2
-    assert data_of(page) == data_of(report_html(Material((ordered,))))
-    assert rows_of(Material((shuffled,))) == rows_of(Material((ordered,)))
+    assert data_of(page) == data_of(report_html(ReportInputs((ordered,))))
+    assert rows_of(ReportInputs((shuffled,))) == rows_of(ReportInputs((ordered,)))
 
 
 def test_effects_and_subgroups_are_those_of_the_archive() -> None:
     one = linear([5.0, 1.0, 2.0, 3.0, 0.5, 0.25], [[1], [2, 3], [1, 2, 3]])
     pairs = tuple(Example(name, weight=weight, fields={"group": name}) for name, weight in (("a", 3.0), ("b", 1.0)))
-    material = Material((replace(one, selections=one.selections),), examples=Examples(pairs))
-    effects = Effects(material, stops_of(material)[0])
+    inputs = ReportInputs((replace(one, selections=one.selections),), examples=Examples(pairs))
+    effects = Effects(inputs, stops_of(inputs)[0])
     assert effects.tables["training"].tolist() == [[2.0, 0.0], [6.0, 4.0], [7.0, 5.0]]
     whole, first, second = effects.data()["subgroups"]
     assert whole["mean"] == [1.5, 5.5, 6.5]  # weights 3 : 1
@@ -224,16 +224,16 @@ def test_effects_and_subgroups_are_those_of_the_archive() -> None:
     ],
 )
 def test_caveats_follow_from_the_run(changes: dict[str, Any], words: str) -> None:
-    plain = Material((frontier(SETS, [1.0, 2.0, 3.0], heldout=[1.0, 2.0, 3.0]),))
+    plain = ReportInputs((frontier(SETS, [1.0, 2.0, 3.0], heldout=[1.0, 2.0, 3.0]),))
     assert not any(words in one.text for one in caveats(plain))
-    found = Material((frontier(SETS, [1.0, 2.0, 3.0], **({"heldout": [1.0, 2.0, 3.0]} | changes)),))
+    found = ReportInputs((frontier(SETS, [1.0, 2.0, 3.0], **({"heldout": [1.0, 2.0, 3.0]} | changes)),))
     assert any(words in one.text for one in caveats(found))
 
 
 def test_caveats_name_donors_and_refused_pairs() -> None:
     record = {"pairs_refused": 3, "pairs_searched": 5, "pairs_heldout": 2}
-    material = Material((frontier(SETS, [1.0, 2.0, 3.0]),), config={"donors": "zero", "record": record})
-    texts = " ".join(one.text for one in caveats(material))
+    inputs = ReportInputs((frontier(SETS, [1.0, 2.0, 3.0]),), config={"donors": "zero", "record": record})
+    texts = " ".join(one.text for one in caveats(inputs))
     assert "3 of 10 pairs" in texts
     assert "'zero'" in texts
 
@@ -284,25 +284,25 @@ def test_examples_of_another_form_are_refused(content: bytes) -> None:
 def test_material_is_of_one_question() -> None:
     one = frontier(SETS, [1.0, 2.0, 3.0])
     with pytest.raises(InputError, match="one question"):
-        Material((one, replace(one, metric="nll")))
+        ReportInputs((one, replace(one, metric="nll")))
     with pytest.raises(InputError, match="at least one selection"):
-        Material(())
+        ReportInputs(())
 
 
 def test_searches_that_found_nothing_are_left_out() -> None:
     empty = frontier([], [], search="pgbct")
-    text = report_html(Material((empty, frontier(SETS, [1.0, 2.0, 3.0])))).decode()
+    text = report_html(ReportInputs((empty, frontier(SETS, [1.0, 2.0, 3.0])))).decode()
     assert "The frontier of pursuit as a table" in text
     assert [one["name"] for one in data_of(text.encode())["searches"]] == ["pursuit"]
 
 
 def test_page_too_large_with_its_texts_is_made_without() -> None:
-    material = hostile()
-    assert material.examples is not None
+    inputs = hostile()
+    assert inputs.examples is not None
     long = tuple(
-        replace(one, id=f"pair {i}", answers=("y" * 70_000,) * 9) for i, one in enumerate(material.examples.training)
+        replace(one, id=f"pair {i}", answers=("y" * 70_000,) * 9) for i, one in enumerate(inputs.examples.training)
     )
-    content = report_html(replace(material, examples=Examples(long, material.examples.heldout)))
+    content = report_html(replace(inputs, examples=Examples(long, inputs.examples.heldout)))
     assert len(content) < 6 * 2**20
     assert "too long for the page" in content.decode()
 
@@ -317,12 +317,12 @@ def headings(content: bytes, table: str) -> list[str]:
 
 def test_columns_without_anything_in_them_are_left_out() -> None:
     plain = frontier(SETS, [1.0, 2.0, 3.0], heldout=[None] * 3, full_effect_heldout=None)
-    page = report_html(Material((plain,)))
+    page = report_html(ReportInputs((plain,)))
     assert headings(page, '<table id="table">') == ["component", "in the set", "first at k", "stays"]
     assert headings(page, "Frontier table") == ["k", "effect, training pairs"]
     assert headings(page, "Cost table") == ["search", "forward-equivalents", "sizes found", "best effect", "its k"]
     known = linear([4.0, 1, 2, 3, 0.5, 0.25], [[0], [0, 1], [1], [2]])
-    judged = report_html(Material((replace(known, elapsed_s=1.0),), (evaluation(known, 3),)))
+    judged = report_html(ReportInputs((replace(known, elapsed_s=1.0),), (evaluation(known, 3),)))
     assert headings(judged, '<table id="table">')[4:] == ["effect alone", "strongest interaction"]
     assert headings(judged, "Frontier table") == ["k", "effect, training pairs", "effect, held out"]
     assert "seconds" in headings(judged, "Cost table")
@@ -353,7 +353,7 @@ def test_the_batch_plan_is_said_in_words() -> None:
     assert ran_out.endswith("memory ran out and batches were made smaller 2 times, at last to 256 tokens")
     assert batches_words(None) == batches_words({}) == ""
     config = {"model": "shipped", "record": {"batch_plan": plan | {"events": [event]}, "more": {"a": [1, {"b": None}]}}}
-    text = report_html(Material((frontier(SETS, [1.0, 2.0, 3.0]),), config=config)).decode()
+    text = report_html(ReportInputs((frontier(SETS, [1.0, 2.0, 3.0]),), config=config)).decode()
     shown = text.partition('<dl class="record">')[2].partition("</dl>")[0]
     assert "1 time, at last to 512 tokens" in shown
     assert "a 1, b" in shown
@@ -361,14 +361,16 @@ def test_the_batch_plan_is_said_in_words() -> None:
 
 
 def test_the_title_names_the_model_in_words() -> None:
-    material = Material((frontier(SETS, [1.0, 2.0, 3.0]),), config={"model": "shipped"})
+    inputs = ReportInputs((frontier(SETS, [1.0, 2.0, 3.0]),), config={"model": "shipped"})
     title = "Which attention heads in the model that ships with cotrace, together, move log odds on hand?"
-    assert f"<title>{title}</title>" in report_html(material).decode()
+    assert f"<title>{title}</title>" in report_html(inputs).decode()
 
 
 def test_percentages_are_written_in_one_way() -> None:
     plain = frontier(SETS, [1.0, 2.0, 3.0])
-    text = report_html(Material((plain,), (evaluation(plain, 3),))).decode().partition('<script type="application')[0]
+    text = (
+        report_html(ReportInputs((plain,), (evaluation(plain, 3),))).decode().partition('<script type="application')[0]
+    )
     shown = re.sub(r"<style>.*?</style>|<[^>]*>", "", text, flags=re.DOTALL)
     assert re.search(r"\d\s%", shown)
     assert not re.search(r"\d%", shown)
@@ -377,7 +379,7 @@ def test_percentages_are_written_in_one_way() -> None:
 def test_points_that_no_line_joins_are_rings_around_what_they_lie_on() -> None:
     whole = frontier(SETS, [1.0, 2.0, 3.0])
     some = frontier([SETS[0], SETS[2]], [1.0, 3.0], search="pgbct")
-    page = report_html(Material((whole, some)))
+    page = report_html(ReportInputs((whole, some)))
     layers = data_of(page, "specs")["charts"]["chart-frontier-training"]["layer"]
     of = {layer["transform"][0]["filter"]: layer["mark"] for layer in layers if layer["mark"]["type"] == "point"}
     assert of["datum.joined"]["filled"] is True

@@ -20,9 +20,9 @@ from tests.report.reading import with_mark
 MIXED = space("L0.head0", "L0.head1", "L1.head0", "L1.mlp", "L2.mlp")
 
 
-def material() -> report.Material:
+def inputs() -> report.ReportInputs:
     one = frontier(SETS, [1.0, 2.0, 3.0])
-    return report.Material((one, frontier(SETS[:1], [0.5], search="topk")), (evaluation(one, k=3),))
+    return report.ReportInputs((one, frontier(SETS[:1], [0.5], search="topk")), (evaluation(one, k=3),))
 
 
 def test_layers_counts_the_chosen_of_each_site() -> None:
@@ -60,14 +60,14 @@ def test_compare_follows_the_cost_at_which_sets_were_found() -> None:
 @pytest.mark.parametrize("kind", ["frontier", "map", "layers", "interactions", "compare"])
 @pytest.mark.parametrize(("width", "inches"), [("column", 3.3), ("page", 7.0)])
 def test_every_kind_has_the_width_of_a_paper(kind: str, width: str, inches: float) -> None:
-    content = report.drawn(material(), kind, "png", width=width)
+    content = report.drawn(inputs(), kind, "png", width=width)
     pixels = Image.open(io.BytesIO(content)).size[0]
     assert pixels == pytest.approx(300 * inches, abs=5)
 
 
 @pytest.mark.parametrize("form", ["png", "svg", "pdf"])
 def test_formats_are_the_same_bytes_twice(form: str) -> None:
-    first, again = (report.drawn(material(), "frontier", form) for _ in range(2))
+    first, again = (report.drawn(inputs(), "frontier", form) for _ in range(2))
     assert first == again
     assert first.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[form])
     if form == "svg":
@@ -77,12 +77,12 @@ def test_formats_are_the_same_bytes_twice(form: str) -> None:
 
 def test_unknown_kinds_and_formats_are_named() -> None:
     with pytest.raises(UnknownName, match="did you mean 'layers'"):
-        report.draw(material(), "layer")
+        report.draw(inputs(), "layer")
     with pytest.raises(UnknownName, match="choose one of pdf, png, svg"):
-        report.drawn(material(), "map", "jpg")
+        report.drawn(inputs(), "map", "jpg")
     with pytest.raises(InputError, match="exactly 7"):
-        report.draw(material(), "map", k=7)
+        report.draw(inputs(), "map", k=7)
 
 
 def test_draw_gives_the_figure_itself() -> None:
-    assert isinstance(report.draw(material(), "layers"), Figure)
+    assert isinstance(report.draw(inputs(), "layers"), Figure)

@@ -16,11 +16,11 @@ from cotrace.evaluation import with_verdict
 from cotrace.problem import LanguageProblem
 from cotrace.prompts import Task
 from cotrace.report.page._caveats import caveats
-from cotrace.report.page.inputs import Material
+from cotrace.report.page.inputs import ReportInputs
 from cotrace.report.page.page import page_of
 from cotrace.results import Frontier
 from cotrace.results.effects import HardFigure
-from cotrace.results.result_forms import COLUMNS, OLD_COLUMNS
+from cotrace.results.frontier_file import COLUMNS, OLD_COLUMNS
 from cotrace.runs.result_files import frontier_csv
 from cotrace.search import Greedy
 from tests import tiny
@@ -79,7 +79,7 @@ def test_before_and_after_stand_in_rows_file_and_verdict(metric: str) -> None:
     assert len(list(closing([frontier, frontier]))) == 5
     assert Frontier.from_dict(frontier.to_dict()).rows() == frontier.rows()
     assert ct.evaluation.Evaluation.from_dict(found.to_dict()) == found
-    page = page_of(Material((frontier,), (found,))).decode()
+    page = page_of(ReportInputs((frontier,), (found,))).decode()
     assert f"{hard.before:.4g} \u2192 {hard.after:.4g}" in page
 
 
@@ -119,7 +119,7 @@ def test_where_signs_differ_a_caveat_says_so_everywhere() -> None:
     assert any(words in line for line in worse.verdict)
     assert words in verdict(frontier)
     assert "0.1667 -> 0.3333 !" in str(frontier.table())
-    assert any(words in caveat.text and caveat.grave for caveat in caveats(Material((frontier,), (worse,))))
+    assert any(words in caveat.text and caveat.grave for caveat in caveats(ReportInputs((frontier,), (worse,))))
 
 
 def test_the_hard_figure_of_a_sum_is_the_sum_of_the_hard_figures() -> None:

@@ -61,7 +61,14 @@ def asked(tiny_folder: Path, tmp_path: Path) -> list[str]:
     return ["trace", "--model", str(tiny_folder), "--task", str(pairs), "--evaluation", "quick", *options]
 
 
-@pytest.mark.parametrize("goal", [[], ["--plus", "0.5*own:probability:minimise"], ["--constraint", "own:nll+-5"]])
+@pytest.mark.parametrize(
+    "goal",
+    [
+        [],
+        pytest.param(["--plus", "0.5*own:probability:minimise"], marks=pytest.mark.slow),
+        pytest.param(["--constraint", "own:nll+-5"], marks=pytest.mark.slow),
+    ],
+)
 def test_a_stopped_evaluation_goes_on_at_the_same_place(
     goal: list[str],
     asked: list[str],

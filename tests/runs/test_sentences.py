@@ -17,7 +17,7 @@ from cotrace.evaluation import Evaluation
 from cotrace.report.page import report_html
 from cotrace.report.page._caveats import caveats
 from cotrace.report.page._run_summary import record as record_of
-from cotrace.run_folder.folder import material_of
+from cotrace.run_folder.folder import report_inputs
 from cotrace.runs.citation import cite
 from cotrace.runs.config_file import read_run_config
 from cotrace.runs.result_files import StoredRun
@@ -89,10 +89,10 @@ def test_what_is_said_of_a_run_is_so(
 ) -> None:
     assert cotrace(asked(tiny_folder, tmp_path, RUNS[name])) == 0
     shown = capsys.readouterr().out
-    facts, material = Facts(tmp_path / "run"), material_of(tmp_path / "run")
+    facts, inputs = Facts(tmp_path / "run"), report_inputs(tmp_path / "run")
     check_cite(cite(StoredRun.read(tmp_path / "run")).paragraph, facts)
-    check_record(dict(record_of(material)), facts)
-    check_caveats(" ".join(one.text for one in caveats(material)), facts)
+    check_record(dict(record_of(inputs)), facts)
+    check_caveats(" ".join(one.text for one in caveats(inputs)), facts)
     check_closing(StoredRun.read(tmp_path / "run"), shown)
     if facts.judged is not None:
         check_verdict(facts.judged)
@@ -234,16 +234,16 @@ def test_an_evaluation_of_another_search_judges_that_search_alone(tiny_folder: P
     options = ["--searches", "greedy,topk", "--evaluation", "none", "--quiet"]
     assert cotrace(asked(tiny_folder, tmp_path, options)) == 0
     assert cotrace(["evaluate", str(run), "--search", "topk", "--level", "quick", "--quiet"]) == 0
-    material = material_of(run)
-    assert material.judged is None
-    assert [one.search for one in material.later] == ["topk"]
-    greedy, topk = material.frontiers
+    inputs = report_inputs(run)
+    assert inputs.judged is None
+    assert [one.search for one in inputs.later] == ["topk"]
+    greedy, topk = inputs.frontiers
     assert not any(one.p_value for one in greedy)
     evaluation = Evaluation.from_dict(
         {k: v for k, v in json.loads((run / "evaluation.json").read_text()).items() if k != "schema"}
     )
     assert [one.p_value for one in topk] == [row.p_adjusted for row in evaluation.sizes]
-    assert "The result of greedy was not judged" in report_html(material).decode()
+    assert "The result of greedy was not judged" in report_html(inputs).decode()
     assert "in detail the set of topk" in cite(StoredRun.read(run)).paragraph
 
 

@@ -42,6 +42,7 @@ def problem(name: str) -> LanguageProblem:
     return LanguageProblem(load_model(MODEL), tasks.load(name), sites=["head_output"], holdout=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["demo_bias", pytest.param("stories260k", marks=needs_shared)])
 @pytest.mark.filterwarnings("ignore::cotrace.problem._coverage.RefusedPairs")
 def test_pursuit_is_at_or_above_greedy_at_every_size_for_less(name: str) -> None:

@@ -55,7 +55,7 @@ def test_additive_effects_are_solved_exactly(name: str, direction: Any, mode: Mo
     for selection in frontier:
         assert selection.effect == pytest.approx(sign * SORTED[selection.k - 1], rel=1e-5)
     assert frontier.full_effect == pytest.approx(sign * sum(WEIGHTS))
-    assert frontier.forward_equivalents <= getattr(search, "most_cost", search.predicted_cost)(7)
+    assert frontier.forward_equivalents <= search.most_cost(7)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_ioi_from_a_file(tmp_path: Path) -> None:
     assert (pair.base, pair.counterfactual, pair.answers, pair.group) == (*prompt.values(), (" Bo", " Cy"), "ABBA")
     assert task.skipped == (
         ("prompt 2", "does not have one right and one wrong answer"),
-        ("prompt 3", "has no 'answers'"),
+        ("prompt 3", "has no 'corrupt'"),
     )
 
 
@@ -99,13 +99,22 @@ def ioi_file(*records: object) -> str:
         (ioi_file(3), f": prompts[1]: it is of type int, not an object with 'clean'{AGAIN}"),
         (
             ioi_file({**IOI, "answers": [3]}),
-            f": prompts[1]: 'answers'[0] is 3, must be a text that is not empty{AGAIN}",
+            f": prompts[1]: 'answers' is [3]; it must be a list of texts, such as [\" Paris\"]{AGAIN}",
         ),
-        (ioi_file({**IOI, "answers": 3}), f": prompts[1]: 'answers' is 3, must be a list of texts{AGAIN}"),
-        (ioi_file({**IOI, "answers": "B"}), f": prompts[1]: 'answers' is 'B', must be a list of texts{AGAIN}"),
-        (ioi_file({**IOI, "clean": 3}), f": prompts[1]: 'clean' is 3, must be a text that is not empty{AGAIN}"),
-        (ioi_file({**IOI, "corrupt": None}), ": prompts[1]: 'corrupt' is None, must be a text"),
-        (ioi_file({**IOI, "wrong_answers": [" "]}), ": prompts[1]: 'wrong_answers'[0] is ' ', must be a text"),
+        (
+            ioi_file({**IOI, "answers": 3}),
+            f": prompts[1]: 'answers' is 3; it must be a list of texts, such as [\" Paris\"]{AGAIN}",
+        ),
+        (ioi_file({**IOI, "answers": ""}), ": prompts[1]: 'answers' is ''; it must be a list of texts"),
+        (
+            ioi_file({**IOI, "clean": 3}),
+            f": prompts[1]: 'clean' is 3; it must be a text that is not empty (token ids are not read){AGAIN}",
+        ),
+        (ioi_file({**IOI, "corrupt": None}), ": prompts[1]: 'corrupt' is None; it must be a text"),
+        (
+            ioi_file({**IOI, "wrong_answers": [" "]}),
+            f": prompts[1]: one of its answers is blank; it must be a name{AGAIN}",
+        ),
     ],
 )
 def test_ioi_from_a_bad_file(tmp_path: Path, text: str, message: str) -> None:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 
 import pytest
 
 from cotrace.workers import Workers
+from cotrace.workers.cluster import ray_module
 
 
 @pytest.fixture(scope="session")
 def ray_here() -> Iterator[None]:
     """Ray on this machine, with room for a few workers whatever it has."""
-    import ray
-
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    ray = ray_module()
     quiet = {"include_dashboard": False, "logging_level": logging.ERROR, "log_to_driver": False}
     ray.init("local", num_cpus=8, object_store_memory=200_000_000, **quiet)
     yield

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import random
+import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
+from pathlib import Path
 from typing import Any
 
+from cotrace.errors import InputError
 from cotrace.workers.shares import Sent
 from cotrace.workers.worker import Replica
 from cotrace.workers.workers import Unit, Workers
@@ -34,3 +38,14 @@ class LocalWorkers(Workers):
             question, *rest = unit.arguments
             replica = self._draw.choice(self.replicas)
             yield unit, getattr(replica, unit.method)(question, unit.batch, *rest)
+
+
+def job(path: Path, answer: str) -> str:
+    """Says who it is, and ends once it is allowed to."""
+    if answer == "fails":
+        raise InputError("this job cannot be done")
+    with path.with_suffix(".pids").open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    while not path.exists():
+        time.sleep(0.05)
+    return answer

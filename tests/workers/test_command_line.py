@@ -18,6 +18,7 @@ from cotrace.errors import InputError, WorkersError
 from cotrace.workers.jobs import Side, side_by_side
 from tests.conftest import records, write_lines
 from tests.dictionaries.toy import dictionary
+from tests.workers.local import job
 
 SAME = ("frontier.csv", "masks.safetensors", "evaluation.json", "effects.safetensors", "history.csv", "selection.json")
 ASKED = ("--model", "shipped", "--task", "demo_conflict", "--batch-tokens", "512", "--max-size", "2", "--quiet")
@@ -91,17 +92,6 @@ def test_cells_side_by_side_write_the_same_bytes_and_list_their_failures(
     assert {path: path.stat().st_mtime_ns for path in done} == done
 
 
-def job(path: Path, answer: str) -> str:
-    """Says who it is, and ends once it is allowed to."""
-    if answer == "fails":
-        raise InputError("this job cannot be done")
-    with path.with_suffix(".pids").open("a") as file:
-        file.write(f"{os.getpid()}\n")
-    while not path.exists():
-        time.sleep(0.05)
-    return answer
-
-
 def kill_the_first(path: Path, kills: int) -> None:
     """Kill the process of a job as often as is said, then let it end."""
     pids = path.with_suffix(".pids")
@@ -113,7 +103,9 @@ def kill_the_first(path: Path, kills: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_job_whose_process_is_killed_is_run_again_as_often_as_allowed(tmp_path: Path, ray_here: None) -> None:
+def test_a_job_whose_process_is_killed_is_run_again_as_often_as_allowed(
+    tmp_path: Path, ray_here: None, capfd: pytest.CaptureFixture[str]
+) -> None:
     lost, other = tmp_path / "lost", tmp_path / "other"
     other.touch()
     jobs = {"lost": partial(job, lost, "done"), "other": partial(job, other, "as well")}
@@ -138,3 +130,4 @@ def test_a_job_whose_process_is_killed_is_run_again_as_often_as_allowed(tmp_path
     thread.join()
     with pytest.raises(InputError, match=r"^this job cannot be done$"):
         dict(side_by_side({"one": partial(job, other, "fails")}, Side(count=1), tmp_path))
+    assert capfd.readouterr() == ("", ""), "Ray says nothing of its own, on standard output least of all"

@@ -19,9 +19,8 @@ import torch
 import cotrace as ct
 from cotrace.errors import InputError, ModelError, WorkersError
 from cotrace.workers import Workers, cluster, distributed
-from cotrace.workers.cluster import Needs, check_address, check_resources
-from cotrace.workers.worker import ModelSource, versions
-from cotrace.workers.workers import check_asked, check_versions
+from cotrace.workers.cluster import Needs, check_address, check_asked, check_resources
+from cotrace.workers.worker import ModelSource, check_versions, versions
 from tests import tiny
 from tests.conftest import records, write_lines
 

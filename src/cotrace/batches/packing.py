@@ -1,4 +1,4 @@
-"""Batch plans: which strips stand in which row of which forward pass, so that little is padding."""
+"""Batch plans: which segments stand in which row of which forward pass, so that little is padding."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from cotrace.batches.encode import EncodedPair
 from cotrace.batches.segments import (
     Ints,
     Layout,
-    Strip,
+    Segment,
     attention_cost,
     donor_pair,
     donor_tokens,
     lay_out,
-    packed_strip,
-    plain_strips,
-    prefix_strip,
-    prompt_strip,
+    packed_segment,
+    plain_segments,
+    prefix_segment,
+    prompt_segment,
 )
 
 ROW_TOKENS = 128
@@ -89,20 +89,20 @@ def answer_layouts(pairs: Sequence[EncodedPair], examples: Iterable[int], packin
     offsets, kept = donor_offsets(pairs, packing), prefix_offsets(pairs)
     columns = max(len(pair.answers) for pair in pairs)
 
-    def strips(e: int, answers: Sequence[int]) -> list[Strip]:
+    def segments(e: int, answers: Sequence[int]) -> list[Segment]:
         if packing.packed:
-            return [packed_strip(e, pairs[e], offsets[e], packing.patch_answers, kept[e], answers)]
-        return list(plain_strips(e, pairs[e], offsets[e], packing.patch_answers, answers))
+            return [packed_segment(e, pairs[e], offsets[e], packing.patch_answers, kept[e], answers)]
+        return list(plain_segments(e, pairs[e], offsets[e], packing.patch_answers, answers))
 
-    together: dict[int, list[Strip]] = {}
+    together: dict[int, list[Segment]] = {}
     apart: list[Layout] = []
     for e in examples:
         kinds = packing.answers_by_kind(pairs[e])
         if len(kinds) == 1:
             ((kind, answers),) = kinds.items()
-            together.setdefault(kind, []).extend(strips(e, answers))
+            together.setdefault(kind, []).extend(segments(e, answers))
         else:
-            first, *rest = (_layouts(strips(e, answers), columns, packing)[0] for answers in kinds.values())
+            first, *rest = (_layouts(segments(e, answers), columns, packing)[0] for answers in kinds.values())
             apart.append(replace(first, beside=tuple(rest)))
     return [layout for some in together.values() for layout in _layouts(some, columns, packing)] + apart
 
@@ -118,18 +118,18 @@ def donor_layouts(pairs: Sequence[EncodedPair], packing: Packing) -> list[Layout
 def prompt_layouts(pairs: Sequence[EncodedPair], examples: Iterable[int], packing: Packing) -> list[Layout]:
     """Layouts of the whole prompts of these examples, without any answer; ``examples`` index ``pairs``."""
     offsets = donor_offsets(pairs, packing)
-    kinds: dict[int, list[Strip]] = {}
+    kinds: dict[int, list[Segment]] = {}
     for e in examples:
         kind = packing.frequencies.kind(len(pairs[e].prompt)) if packing.frequencies else 0
-        kinds.setdefault(kind, []).append(prompt_strip(e, pairs[e], offsets[e]))
-    return [layout for strips in kinds.values() for layout in _layouts(strips, 1, packing)]
+        kinds.setdefault(kind, []).append(prompt_segment(e, pairs[e], offsets[e]))
+    return [layout for segments in kinds.values() for layout in _layouts(segments, 1, packing)]
 
 
 def prefix_layouts(pairs: Sequence[EncodedPair], packing: Packing) -> list[Layout]:
     """Layouts of the pairs' prefixes, in which each token's ``source`` is the kept token that it is."""
     kept = prefix_offsets(pairs)
-    strips = [prefix_strip(e, pair, kept[e]) for e, pair in enumerate(pairs) if pair.prefix]
-    return _layouts(strips, 1, packing) if strips else []
+    segments = [prefix_segment(e, pair, kept[e]) for e, pair in enumerate(pairs) if pair.prefix]
+    return _layouts(segments, 1, packing) if segments else []
 
 
 def prefix_offsets(pairs: Sequence[EncodedPair]) -> list[int]:
@@ -149,21 +149,21 @@ def _offsets(lengths: Sequence[int]) -> list[int]:
     return offsets[:-1]
 
 
-Row = list[Strip]
+Row = list[Segment]
 
 
-def _layouts(strips: Sequence[Strip], columns: int, packing: Packing) -> list[Layout]:
+def _layouts(segments: Sequence[Segment], columns: int, packing: Packing) -> list[Layout]:
     if packing.packed:
-        units = [[row] for row in _fill_rows(strips, packing.row_tokens, packing.row_limit)]
+        units = [[row] for row in _fill_rows(segments, packing.row_tokens, packing.row_limit)]
     else:
-        units = _rows_by_example(strips)
+        units = _rows_by_example(segments)
     groups = _group(units, packing.batch_tokens, packing.row_limit)
     return [lay_out(rows, columns, masked=packing.packed) for rows in groups]
 
 
-def span(strip: Strip) -> int:
-    """Tokens of a strip and those kept that it attends to."""
-    return len(strip) + len(strip.cached)
+def span(segment: Segment) -> int:
+    """Tokens of a segment and those kept that it attends to."""
+    return len(segment) + len(segment.cached)
 
 
 def longest_span(pairs: Sequence[EncodedPair]) -> int:
@@ -171,18 +171,20 @@ def longest_span(pairs: Sequence[EncodedPair]) -> int:
     return max(len(pair.prompt) + sum(len(answer) - 1 for answer in pair.answers) for pair in pairs)
 
 
-def _rows_by_example(strips: Sequence[Strip]) -> list[list[Row]]:
+def _rows_by_example(segments: Sequence[Segment]) -> list[list[Row]]:
     """The plain rows of each example, which stay in one forward pass, longest examples first."""
     units: dict[int, list[Row]] = {}
-    for strip in sorted(strips, key=lambda strip: (-len(strip), strip.example)):
-        units.setdefault(strip.example, []).append([strip])
+    for segment in sorted(segments, key=lambda segment: (-len(segment), segment.example)):
+        units.setdefault(segment.example, []).append([segment])
     return list(units.values())
 
 
-def _fill_rows(strips: Sequence[Strip], row_tokens: int, limit: int | None) -> list[Row]:
-    """Rows of about equal length: no more than ``row_tokens`` would need, each as short as the strips allow."""
-    ordered = sorted(strips, key=lambda strip: (-len(strip), 0 if limit is None else -span(strip), strip.example))
-    lengths = np.array([len(strip) for strip in ordered])
+def _fill_rows(segments: Sequence[Segment], row_tokens: int, limit: int | None) -> list[Row]:
+    """Rows of about equal length: no more than ``row_tokens`` would need, each as short as the segments allow."""
+    ordered = sorted(
+        segments, key=lambda segment: (-len(segment), 0 if limit is None else -span(segment), segment.example)
+    )
+    lengths = np.array([len(segment) for segment in ordered])
     spans = lengths if limit is None else np.array(list(map(span, ordered)))
     total, longest = int(lengths.sum()), int(lengths[0])
     count = math.ceil(total / max(row_tokens, longest))
@@ -192,15 +194,15 @@ def _fill_rows(strips: Sequence[Strip], row_tokens: int, limit: int | None) -> l
         if found.max() < count:
             break
     rows: list[Row] = [[] for _ in range(found.max() + 1)]
-    for strip, row in zip(ordered, found.tolist(), strict=True):
-        rows[row].append(strip)
+    for segment, row in zip(ordered, found.tolist(), strict=True):
+        rows[row].append(segment)
     return rows
 
 
 def _first_fit(lengths: Ints, spans: Ints, capacity: int, limit: int) -> Ints:
-    """The row of each strip, longest first: the first with room for it, and for the kept tokens that it needs.
+    """The row of each segment, longest first: the first with room for it, and for the kept tokens that it needs.
 
-    Strips alike are a bucket: rows take as many of them as they have room for, one row after the other.
+    Segments alike are a bucket: rows take as many of them as they have room for, one row after the other.
     """
     room, spare = (np.full(len(lengths), most) for most in (capacity, limit))
     rows = np.empty(len(lengths), np.int64)
@@ -226,7 +228,7 @@ def _group(units: Sequence[list[Row]], batch_tokens: int, limit: int | None) -> 
     longest = kept = 0
     for unit in units:
         length = max(sum(map(len, row)) for row in unit)
-        cached = max(sum(len(strip.cached) for strip in row) for row in unit)
+        cached = max(sum(len(segment.cached) for segment in row) for row in unit)
         rows = len(groups[-1]) + len(unit) if groups else 0
         wide, deep = max(longest, length), max(kept, cached)
         fits = attention_cost(rows, wide, deep) <= batch_tokens and (limit is None or wide + deep <= limit)

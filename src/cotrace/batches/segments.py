@@ -1,8 +1,8 @@
 """Segments: one example as a run of tokens; and layouts, which put segments into the rows of a forward pass.
 
-A packed strip holds the prompt once and every answer as a branch behind it; its rows need a mask and positions of their
-own. A plain strip holds the prompt and one answer, for models that take no such mask. An answer's last token is never
-fed: nothing is read behind it.
+A packed segment holds the prompt once and every answer as a branch behind it; its rows need a mask and positions of
+their own. A plain segment holds the prompt and one answer, for models that take no such mask. An answer's last token is
+never fed: nothing is read behind it.
 
 Donor tokens of an example are numbered from its offset: those of the donor prompt, then, where answers are patched as
 well, those of each answer that are fed.
@@ -27,7 +27,7 @@ Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Strip:
+class Segment:
     """The tokens of one example (or of one of its answers) in the order in which they stand in a row."""
 
     example: int
@@ -41,9 +41,9 @@ class Strip:
     roles: Mapping[str, Flags]
     """Position role -> which tokens have it."""
     cached: Ints
-    """Flat index of each leading token of the prompt that is not in the strip: its keys and values are kept."""
+    """Flat index of each leading token of the prompt that is not in the segment: its keys and values are kept."""
     scored_at: Ints
-    """Index in the strip from which a scored token is predicted."""
+    """Index in the segment from which a scored token is predicted."""
     scored_token: Ints
     scored_answer: Ints
 
@@ -73,56 +73,56 @@ def donor_pair(pair: EncodedPair) -> EncodedPair:
     return replace(pair, prompt=prompt, donor=(), donor_positions=every(len(prompt)), roles={}, prefix=0)
 
 
-def packed_strip(
+def packed_segment(
     example: int, pair: EncodedPair, offset: int, with_answers: bool, cache_offset: int, answers: Sequence[int]
-) -> Strip:
-    """Return a strip of these answers of a pair behind its prompt; ``offset`` is the flat index of its first donor
+) -> Segment:
+    """Return a segment of these answers of a pair behind its prompt; ``offset`` is the flat index of its first donor
     token.
 
     The pair's prefix is left out; ``cache_offset`` is the flat index of its first kept token.
     """
-    whole = _strip(example, pair, offset, answers, with_answers)
+    whole = _segment(example, pair, offset, answers, with_answers)
     return _without_prefix(whole, pair.prefix, cache_offset)
 
 
-def _without_prefix(strip: Strip, prefix: int, cache_offset: int) -> Strip:
+def _without_prefix(segment: Segment, prefix: int, cache_offset: int) -> Segment:
     return replace(
-        strip,
-        ids=strip.ids[prefix:],
-        positions=strip.positions[prefix:],
-        branch=strip.branch[prefix:],
-        source=strip.source[prefix:],
-        roles={role: flags[prefix:] for role, flags in strip.roles.items()},
+        segment,
+        ids=segment.ids[prefix:],
+        positions=segment.positions[prefix:],
+        branch=segment.branch[prefix:],
+        source=segment.source[prefix:],
+        roles={role: flags[prefix:] for role, flags in segment.roles.items()},
         cached=cache_offset + np.arange(prefix),
-        scored_at=strip.scored_at - prefix,
+        scored_at=segment.scored_at - prefix,
     )
 
 
-def prefix_strip(example: int, pair: EncodedPair, cache_offset: int) -> Strip:
+def prefix_segment(example: int, pair: EncodedPair, cache_offset: int) -> Segment:
     """The prefix of a pair alone, whose keys and values are to be kept: token i is kept token ``cache_offset + i``."""
     prompt = pair.prompt[: pair.prefix]
     bare = replace(pair, prompt=prompt, donor=(), donor_positions=every(len(prompt)), roles={}, prefix=0)
-    return _strip(example, bare, cache_offset, [], with_answers=False)
+    return _segment(example, bare, cache_offset, [], with_answers=False)
 
 
-def plain_strips(
+def plain_segments(
     example: int, pair: EncodedPair, offset: int, with_answers: bool, answers: Sequence[int]
-) -> Iterator[Strip]:
-    """One strip per answer of several tokens; the answers of one token share the prompt alone."""
+) -> Iterator[Segment]:
+    """One segment per answer of several tokens; the answers of one token share the prompt alone."""
     short = [a for a in answers if len(pair.answers[a]) == 1]
     if short:
-        yield _strip(example, pair, offset, short, with_answers)
+        yield _segment(example, pair, offset, short, with_answers)
     for a in answers:
         if len(pair.answers[a]) > 1:
-            yield _strip(example, pair, offset, [a], with_answers)
+            yield _segment(example, pair, offset, [a], with_answers)
 
 
-def prompt_strip(example: int, pair: EncodedPair, offset: int) -> Strip:
+def prompt_segment(example: int, pair: EncodedPair, offset: int) -> Segment:
     """A pair's prompt alone, for recording."""
-    return _strip(example, pair, offset, [], with_answers=False)
+    return _segment(example, pair, offset, [], with_answers=False)
 
 
-def _strip(example: int, pair: EncodedPair, offset: int, answers: Sequence[int], with_answers: bool) -> Strip:
+def _segment(example: int, pair: EncodedPair, offset: int, answers: Sequence[int], with_answers: bool) -> Segment:
     n = len(pair.prompt)
     ids, positions, branch = list(pair.prompt), list(range(n)), [0] * n
     source = [offset + position if position >= 0 else -1 for position in pair.donor_positions]
@@ -139,7 +139,7 @@ def _strip(example: int, pair: EncodedPair, offset: int, answers: Sequence[int],
         source += range(first[a], first[a] + fed) if with_answers else [-1] * fed
         ids += tokens[:-1]
     roles = {role: _flags(where, len(ids)) for role, where in pair.roles.items() if role != "all"}
-    return Strip(
+    return Segment(
         example=example,
         ids=_ints(ids),
         positions=_ints(positions),
@@ -186,7 +186,7 @@ class Layout:
     input_ids: Int[Tensor, "row pos"]
     position_ids: Int[Tensor, "row pos"]
     masked: bool
-    """Whether rows hold several strips, kept apart by ``allowed``; else each is plain text, padded on the right."""
+    """Whether rows hold several segments, kept apart by ``allowed``; else each is plain text, padded on the right."""
     example: Int[Tensor, "row pos"]
     """Example of each token; -1 for padding."""
     branch: Int[Tensor, "row pos"]
@@ -263,24 +263,24 @@ def attention_cost(rows: int, length: int, kept: int = 0) -> int:
     return rows * length * max(LONG, length + kept) // LONG
 
 
-def lay_out(rows: Sequence[Sequence[Strip]], answers: int, *, masked: bool) -> Layout:
-    """Lay strips out in rows. ``masked``: several strips to a row, kept apart by a mask; else one strip to a row."""
-    examples = sorted({strip.example for row in rows for strip in row})
+def lay_out(rows: Sequence[Sequence[Segment]], answers: int, *, masked: bool) -> Layout:
+    """Lay segments out in rows. ``masked``: several to a row, kept apart by a mask; else one to a row."""
+    examples = sorted({segment.example for row in rows for segment in row})
     local = {example: i for i, example in enumerate(examples)}
     length = max(sum(map(len, row)) for row in rows)
-    kept = max(sum(len(strip.cached) for strip in row) for row in rows)
+    kept = max(sum(len(segment.cached) for segment in row) for row in rows)
     grid = _Grid(len(rows), length, kept)
     reads: list[Ints] = []
     tokens: list[Ints] = []
     cells: list[Ints] = []
     for r, row in enumerate(rows):
         start = 0
-        for strip in row:
-            grid.put(r, start, strip, local[strip.example])
-            reads.append(strip.scored_at + r * length + start)
-            tokens.append(strip.scored_token)
-            cells.append(strip.scored_answer + answers * local[strip.example])
-            start += len(strip)
+        for segment in row:
+            grid.put(r, start, segment, local[segment.example])
+            reads.append(segment.scored_at + r * length + start)
+            tokens.append(segment.scored_token)
+            cells.append(segment.scored_answer + answers * local[segment.example])
+            start += len(segment)
     read_at, scored_read = np.unique(np.concatenate(reads), return_inverse=True)
     as_tensor = torch.from_numpy
     return Layout(
@@ -317,21 +317,21 @@ class _Grid:
         self.source = np.full((rows, length), -1, np.int64)
         self.roles: dict[str, npt.NDArray[np.bool_]] = {}
 
-    def put(self, row: int, start: int, strip: Strip, example: int) -> None:
-        at = slice(start, start + len(strip))
-        self.ids[row, at] = strip.ids
-        self.positions[row, at] = strip.positions
-        self.branch[row, at] = strip.branch
-        self.source[row, at] = strip.source
+    def put(self, row: int, start: int, segment: Segment, example: int) -> None:
+        at = slice(start, start + len(segment))
+        self.ids[row, at] = segment.ids
+        self.positions[row, at] = segment.positions
+        self.branch[row, at] = segment.branch
+        self.source[row, at] = segment.source
         self.example[row, at] = example
-        self._keep(row, strip, example)
-        for role, flags in strip.roles.items():
+        self._keep(row, segment, example)
+        for role, flags in segment.roles.items():
             self.roles.setdefault(role, np.zeros(self.ids.shape, bool))[row, at] = flags
 
-    def _keep(self, row: int, strip: Strip, example: int) -> None:
+    def _keep(self, row: int, segment: Segment, example: int) -> None:
         start = self.filled[row]
-        at = slice(start, start + len(strip.cached))
-        self.cached[row, at] = strip.cached
+        at = slice(start, start + len(segment.cached))
+        self.cached[row, at] = segment.cached
         self.cached_example[row, at] = example
-        self.cached_position[row, at] = np.arange(len(strip.cached))
-        self.filled[row] += len(strip.cached)
+        self.cached_position[row, at] = np.arange(len(segment.cached))
+        self.filled[row] += len(segment.cached)

@@ -15,7 +15,7 @@ from cotrace.errors import CotraceError, InputError, is_out_of_memory, unknown
 from cotrace.report import drawn
 from cotrace.results import Frontier
 from cotrace.results.table import number
-from cotrace.run_folder.folder import material_of
+from cotrace.run_folder.folder import report_inputs
 from cotrace.runs import RunDirectory
 from cotrace.runs.campaign import REPORT, SUMMARY, Campaign, Cell, Outcome, read_grid, tables
 from cotrace.runs.config import RunConfig
@@ -84,8 +84,8 @@ def _all(campaign: Campaign, left: Sequence[Cell], workers: dict[str, Any], scre
 
 def _side_by_side(campaign: Campaign, left: Sequence[Cell], workers: dict[str, Any], screen: Screen) -> dict[str, str]:
     """Run as many cells at a time as there are workers, each in a process of its own."""
+    from cotrace.workers.cluster import MAX_RESTARTS
     from cotrace.workers.jobs import Side, side_by_side
-    from cotrace.workers.workers import MAX_RESTARTS
 
     restarts = workers.get("max_restarts")
     side = Side(
@@ -239,7 +239,7 @@ def reproduce(asked: Asked, *, quiet: bool = False, as_json: bool = False) -> No
         folder = Path(str(config.out))
         screen.say(f"\n{name}: {SETTINGS[name].about}")
         one(config, folder, quiet=quiet or as_json)
-        write_atomically(folder.parent / f"{name}.svg", drawn(material_of(str(folder)), "compare", "svg"))
+        write_atomically(folder.parent / f"{name}.svg", drawn(report_inputs(str(folder)), "compare", "svg"))
         write_atomically(folder.parent / PAGE, page(asked).encode())
     written = Path(asked.out) / PAGE
     screen.say(f"\nWritten to {written}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +16,10 @@ from rich.text import Text
 
 from cotrace.cli.console import Screen
 from cotrace.components import sign_of
+from cotrace.problem.goals import language_problems
 from cotrace.problem.protocol import Problem
 from cotrace.results import Table
 from cotrace.runs.forecast import FORECAST_WITHIN, Forecast, forecast
-from cotrace.runs.goal import problems_of
 from cotrace.runs.prepare import Prepared
 from cotrace.runs.result_files import Step
 from cotrace.search import Search
@@ -53,7 +54,7 @@ def forecast_of(prepared: Prepared) -> Forecast:
         prepared.problem,
         prepared.searches,
         prepared.config.evaluation,
-        others=list(problems_of(prepared.other or prepared.problem))[1:],
+        others=list(language_problems(prepared.other or prepared.problem))[1:],
     )
 
 
@@ -107,13 +108,17 @@ def _kept(prepared: Prepared) -> str:
 def cost_rows(prepared: Prepared, found: Forecast) -> list[tuple[str, ...]]:
     """One row for each search, and one for judging the result."""
     rows: list[tuple[str, ...]] = [
-        (name, f"{search.forward_equivalents:,.0f}", f"{search.at_most:,.0f}", _time(search.seconds))
+        (name, f"{search.forward_equivalents:,.0f}", _bound(search.at_most), _time(search.seconds))
         for name, search in found.searches.items()
     ]
     if found.evaluation:
         name = f"evaluation, {prepared.config.evaluation}"
         rows.append((name, f"{found.evaluation:,.0f}", f"{found.evaluation:,.0f}", _time(found.evaluation_s)))
     return rows
+
+
+def _bound(cost: float) -> str:
+    return f"{cost:,.0f}" if math.isfinite(cost) else "no bound"
 
 
 def worker_rows(prepared: Prepared, found: Costs) -> list[tuple[str, str]]:

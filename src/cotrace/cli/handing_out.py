@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import webbrowser
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 from cotrace import interchange
 from cotrace import report as reports
@@ -24,14 +22,13 @@ from cotrace.problem.builder import Division
 from cotrace.results import Frontier, Selection
 from cotrace.results.outcomes import outcome_table
 from cotrace.results.table import frame_csv
-from cotrace.run_folder.folder import REDACTED, REPORT, material_of
+from cotrace.run_folder.folder import REDACTED, REPORT, report_inputs
 from cotrace.runs.addenda import prepare_again, with_effects
 from cotrace.runs.directory import write_atomically
-from cotrace.runs.goal import ids_of
 from cotrace.runs.manifest import add_files, holds
 from cotrace.runs.prepare import use_threads
 from cotrace.runs.result_files import SHARE, StoredRun, enough
-from cotrace.text.escape import visible, visible_json
+from cotrace.text.escape import json_bytes, visible
 from cotrace.text.files import new_file, parse_json, read_text
 
 
@@ -40,7 +37,7 @@ def report(
 ) -> None:
     """Write the report into the run's folder, or to a new file. Raises CotraceError."""
     path = None if out is None else new_file(out)
-    content = reports.report_html(material_of(run, search=search, redact=redact, language=language))
+    content = reports.report_html(report_inputs(run, search=search, redact=redact, language=language))
     if path is None:
         path = Path(run) / (REDACTED if redact else REPORT)
         add_files(path.parent, {path.name: content})
@@ -65,7 +62,7 @@ def figure(
     path = new_file(out or f"{kind}.{form}")
     if out and path.suffix != f".{form}":
         raise InputError(f"{path} does not end in .{form}: name the file after its format, or give --format")
-    content = reports.drawn(material_of(run, search=search), kind, form, k=k, width=width)
+    content = reports.drawn(report_inputs(run, search=search), kind, form, k=k, width=width)
     write_atomically(path, content)
     _said(Screen(quiet, as_json), "figure", path, content)
 
@@ -79,7 +76,7 @@ def open_report(run: str, *, quiet: bool, as_json: bool = False) -> None:
     """Show the report of a run in the browser, written first where there is none. Raises InputError, DamagedRun."""
     screen, path = Screen(quiet, as_json), Path(run) / REPORT
     if not holds(StoredRun.read(run).path, REPORT):
-        add_files(path.parent, {REPORT: reports.report_html(material_of(run))})
+        add_files(path.parent, {REPORT: reports.report_html(report_inputs(run))})
     where = path.resolve().as_uri()
     opened = webbrowser.open(where)
     screen.say(f"Opened {where}" if opened else f"No browser was found; open this in one: {where}")
@@ -123,13 +120,13 @@ class Source:
 def as_json(source: Source) -> bytes:
     """The selection and its question, as selection.schema.json describes."""
     about = source.about(source.run.config.model)
-    return _json(interchange.document(source.selection, about, search=source.frontier.search, rule=source.rule))
+    return json_bytes(interchange.document(source.selection, about, search=source.frontier.search, rule=source.rule))
 
 
 def as_mib(source: Source) -> bytes:
     """A circuit of the Mechanistic Interpretability Benchmark, nodes ranked by the frontier."""
     shape, scores = interchange.Shape.of(source.model), interchange.ranking(source.frontier)
-    return _json(interchange.circuit(source.selection, source.about(source.run.config.model), shape, scores))
+    return json_bytes(interchange.circuit(source.selection, source.about(source.run.config.model), shape, scores))
 
 
 def as_transformer_lens(source: Source) -> bytes:
@@ -162,9 +159,9 @@ def as_effects(source: Source) -> bytes:
     quiet_libraries()
     found = with_effects(source.run.path, source.frontier)
     problem = prepare_again(source.run.path, source.run.question).goal
-    frames = [found.effects_frame(ids_of(problem)).assign(part="training")]
+    frames = [found.effects_frame(problem.ids).assign(part="training")]
     if problem.heldout is not None and found.effects_heldout is not None:
-        frames.append(found.effects_frame(ids_of(problem.heldout), heldout=True).assign(part="heldout"))
+        frames.append(found.effects_frame(problem.heldout.ids, heldout=True).assign(part="heldout"))
     return frame_csv(pd.concat(frames))
 
 
@@ -201,10 +198,6 @@ def export(
         screen.raw(content.decode())
     written = {"written": None if path is None else str(path), "content": content.decode() if path is None else None}
     screen.data("export", lambda: {"format": format_, **written})
-
-
-def _json(data: Any) -> bytes:
-    return (visible_json(json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)) + "\n").encode()
 
 
 @own_threads()

@@ -11,10 +11,11 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from cotrace.components import Direction, Mode
 from cotrace.evaluation import CrossFit
 from cotrace.evaluation.measured import Row
 from cotrace.evaluation.setup import Step
-from cotrace.problem.inside import Plan
+from cotrace.problem.divided import Plan
 from cotrace.results.outcomes import Outcome
 from cotrace.runs.difference import Agreement, Change, PairedEffects
 from cotrace.runs.verification import Recomputed
@@ -86,8 +87,8 @@ class RunReply(Reply):
     """The question in words, with the full swap."""
     task: str
     metric: str
-    mode: Literal["swap", "keep"]
-    direction: Literal["maximise", "minimise"]
+    mode: Mode
+    direction: Direction
     full_effect: float
     """Effect of everything together on the training pairs."""
     full_effect_heldout: float | None

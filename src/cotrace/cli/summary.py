@@ -12,7 +12,7 @@ from uniplot import plot_to_string
 
 from cotrace.report.page.inputs import figure_of
 from cotrace.results import Frontier, Selection, Table
-from cotrace.results.table import number
+from cotrace.results.table import number, shorten
 from cotrace.runs.result_files import SHARE, enough
 
 HEIGHT, MOST_WIDTH, LEAST_WIDTH = 12, 100, 30
@@ -181,7 +181,7 @@ def verdict(frontier: Frontier) -> str:
     return (
         f"{doubt}{frontier.search}: {chosen.k} of {len(frontier.space)} components have {share} of the best effect: "
         f"{figure_of(chosen.effect)}, where all together have {figure_of(frontier.full_effect)}{heldout}: "
-        f"{_names(chosen.components)}{hard_words(frontier, chosen)}"
+        f"{shorten(chosen.components, 30)}{hard_words(frontier, chosen)}"
     )
 
 
@@ -195,7 +195,3 @@ def hard_words(frontier: Frontier, chosen: Selection) -> str:
 
 def _share(frontier: Frontier, chosen: Selection) -> str:
     return "all" if chosen == frontier.best() else f"at least {SHARE:.0%}"
-
-
-def _names(names: Sequence[str], most: int = 30) -> str:
-    return " ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

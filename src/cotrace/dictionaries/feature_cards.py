@@ -16,8 +16,9 @@ from torch.autograd.functional import jvp
 from cotrace.components import FEATURE_SITES, Component, Site
 from cotrace.errors import InputError, UnsupportedSite
 from cotrace.models.discovery import output_projection
-from cotrace.models.hooks import PlacedDictionary, probe_ids, tapped
+from cotrace.models.hooks import probe_ids, tapped
 from cotrace.models.language_model import LanguageModel, evaluating
+from cotrace.models.places import PlacedDictionary
 from cotrace.prompts import Task
 from cotrace.validation import checked, names_of
 

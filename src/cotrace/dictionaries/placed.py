@@ -15,8 +15,8 @@ from cotrace.components import Site
 from cotrace.dictionaries.dictionary import Dictionary
 from cotrace.errors import InputError, UnsupportedSite
 from cotrace.models.discovery import MLP_NAMES
-from cotrace.models.hooks import Layer, Place, PlacedDictionary, Unscaled
 from cotrace.models.language_model import LanguageModel
+from cotrace.models.places import Layer, Place, PlacedDictionary, Unscaled
 
 SITES = {
     "hook_resid_post": Site.RESIDUAL,

@@ -19,7 +19,7 @@ from cotrace.interventions import Patch
 from cotrace.interventions.blend import DonorFeatures, FeaturePatch
 from cotrace.interventions.storage import Keep
 from cotrace.models import Place
-from cotrace.models.hooks import PlacedDictionary
+from cotrace.models.places import PlacedDictionary
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,7 @@ from cotrace.donors.recorded import (
 from cotrace.errors import AlignmentError, InputError, UnsupportedSite
 from cotrace.interventions.storage import Keep, in_memory
 from cotrace.models import LanguageModel, Place
-from cotrace.models.hooks import PlacedDictionary
+from cotrace.models.places import PlacedDictionary
 
 SAMPLED = 64
 """Rows of the embedding table by which its scaling is measured."""

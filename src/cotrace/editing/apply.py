@@ -21,7 +21,8 @@ from cotrace.errors import InputError, UnsupportedSite
 from cotrace.interventions import DonorFeatures, FeaturePatch
 from cotrace.interventions.blend import feature_taps
 from cotrace.models import LanguageModel, Place, tapped
-from cotrace.models.hooks import Edit, PlacedDictionary, TapList
+from cotrace.models.hooks import Edit, TapList
+from cotrace.models.places import PlacedDictionary
 from cotrace.problem.passes import choose_packing
 from cotrace.prompts import Task
 from cotrace.results import AnySet, Selection, selection_of

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -13,10 +12,8 @@ from typing import Any
 
 from cotrace.errors import InputError, OutputExists
 from cotrace.models import LanguageModel
-from cotrace.results.outcomes import Outcome
-from cotrace.results.table import number
-from cotrace.statistics import interval_text
-from cotrace.text.escape import visible, visible_json
+from cotrace.results.outcomes import Outcome, outcome_cells
+from cotrace.text.escape import json_bytes, visible
 
 RECORD = "cotrace_edit.json"
 """File that describes the edit as data, beside the model card."""
@@ -59,9 +56,7 @@ def save(
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(temporary)
         (temporary / "README.md").write_text(card, encoding="utf-8")
-        (temporary / RECORD).write_text(
-            visible_json(json.dumps(record, indent=1, ensure_ascii=False)) + "\n", encoding="utf-8"
-        )
+        (temporary / RECORD).write_bytes(json_bytes(record, nan=True))
         for name, content in (files or {}).items():
             (temporary / name).write_bytes(content)
         _flush(temporary)
@@ -157,7 +152,7 @@ class Card:
         ]
 
     def _table(self) -> str:
-        rows = [HEADS, ("---",) * len(HEADS), *map(_cells, self.outcomes)]
+        rows = [HEADS, ("---",) * len(HEADS), *(outcome_cells(one)[:-1] for one in self.outcomes)]
         return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows)
 
     def _made(self) -> str:
@@ -167,14 +162,6 @@ class Card:
         used = f" Versions: {', '.join(f'{name} {version}' for name, version in self.versions.items())}."
         command = f"\n\n```\n{self.command}\n```" if self.command else ""
         return proof + (used if self.versions else "") + command
-
-
-def _cells(one: Outcome) -> tuple[str, ...]:
-    numbers = (one.before, one.before_interval), (one.after, one.after_interval)
-    cells = [
-        text for value, interval in numbers for text in (number(value, signed=False), interval_text(interval, ".3g"))
-    ]
-    return (one.name, str(one.pairs), *cells, number(one.change), interval_text(one.change_interval, ".3g"))
 
 
 def _plain(text: str) -> str:

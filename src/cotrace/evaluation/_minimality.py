@@ -17,7 +17,6 @@ from cotrace.evaluation._records import Backup, Completeness, Inhibitor, Interac
 from cotrace.evaluation.setup import ALONE
 from cotrace.problem.evaluator import Chosen, Evaluator
 from cotrace.problem.protocol import mask_of
-from cotrace.search.solve import is_clear
 from cotrace.statistics import Interval, above_zero
 
 MARGIN = 0.02
@@ -102,7 +101,7 @@ def _left(judge: Evaluator, chosen: Bool[np.ndarray, "n"], leaving: Sequence[int
 def completeness(judge: Evaluator, chosen: Bool[np.ndarray, "n"]) -> Completeness:
     """The effect of all components outside the selection, against that of everything where the pairs show one."""
     rest, full = judge.values(np.stack([~chosen, np.ones_like(chosen)])).tolist()
-    clear = abs(full) > 1e-6 and (judge.problem.mode == "keep" or is_clear(judge.problem))
+    clear = abs(full) > 1e-6 and (judge.problem.mode == "keep" or judge.problem.full_is_clear)
     return Completeness(rest_effect=rest, full_effect=full, share=rest / full if clear else None)
 
 

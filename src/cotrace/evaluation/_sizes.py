@@ -26,7 +26,7 @@ from cotrace.evaluation.published import CLOSE, judge_on
 from cotrace.problem.evaluator import Chosen, Evaluator, singles
 from cotrace.problem.protocol import Problem, mask_of
 from cotrace.results import Frontier, Selection
-from cotrace.search.sets import Sample, bounds_of, prefixes, ranked
+from cotrace.search.sets import Sample, prefixes, ranked
 from cotrace.statistics import max_t, p_values, smallest_p
 
 RANKED = 1_000
@@ -182,19 +182,13 @@ def off_manifold(judge: Evaluator, chosen: Chosen) -> Iterator[OffManifold]:
         return
     full = judge.effects(np.ones((1, judge.n), bool))[0]
     limit = FACTOR * float(np.abs(full).max())
-    names = ids_of(judge)
+    names = judge.problem.ids
     for row, effects in zip(chosen, judge.effects(chosen), strict=True):
         if (beyond := np.abs(effects) > max(limit, 1e-6)).any():
             worst = int(np.abs(effects).argmax())
             yield OffManifold(
                 k=int(row.sum()), pairs=int(beyond.sum()), id=names[worst], effect=float(effects[worst]), limit=limit
             )
-
-
-def ids_of(judge: Evaluator) -> Sequence[str]:
-    """The pairs' ids, or their numbers where the problem names none."""
-    ids: Sequence[str] | None = getattr(judge.problem, "ids", None)
-    return ids if ids is not None else [str(i) for i in range(judge.problem.size)]
 
 
 BOUNDS: Mapping[tuple[str, str], float] = {
@@ -218,7 +212,7 @@ def certificate(training: Evaluator, chosen: Bool[np.ndarray, "n"], most: int) -
             words = f"none of all {count:,} sets of {k} keeps the constraints"
             return Certificate(k=k, effect=effect, optimum=None, gap=None, words=words)
         gap = best - training.sign * effect
-        kept = " that keep the constraints" if bounds_of(training.problem) else ""
+        kept = " that keep the constraints" if training.problem.bounds else ""
         words = f"the best of all {count:,} sets of {k}{kept} has {training.sign * best:+.4g}: the gap is {gap:.3g}"
         return Certificate(k=k, effect=effect, optimum=training.sign * best, gap=gap, words=words)
     problem = training.problem
@@ -240,7 +234,7 @@ def rough(count: int) -> str:
 def _best(training: Evaluator, sets: Chosen) -> float:
     """The best of these sets that keep every constraint by its margin, as searches must; larger is better."""
     values = training.sign * training.values(sets)
-    if bounds := bounds_of(training.problem):
+    if bounds := training.problem.bounds:
         masks = mask_of(training.problem, torch.from_numpy(sets).float())
         for row, sides in enumerate(training.problem.side_values(masks).double().tolist()):
             if any(bound.violation(side, bound.margin) for bound, side in zip(bounds, sides, strict=True)):

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from cotrace.components import sign_of
 from cotrace.evaluation._records import SideEffect
 from cotrace.evaluation.evaluation import Evaluation
+from cotrace.results.table import shorten
 from cotrace.statistics import Interval, covers, interval_text
 
 ALPHA = 0.05
@@ -72,8 +74,7 @@ def _side(interval: Interval | None, scale: float) -> int:
 
 
 def _names(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:SHOWN])
-    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"
+    return shorten(names, SHOWN, ", ")
 
 
 def _nothing_shown(found: Evaluation) -> Iterator[str]:
@@ -228,7 +229,7 @@ def _alternatives(found: Evaluation) -> Iterator[str]:
         return
     near = [row for row in found.alternatives if row.near_equal]
     if all(row.difference is None for row in found.alternatives):
-        best = max(found.alternatives, key=lambda row: row.effect * (1 if found.direction == "maximise" else -1))
+        best = max(found.alternatives, key=lambda row: row.effect * sign_of(found.direction))
         yield (
             f"The best of {len(found.alternatives)} sets of this size without some members has {best.effect:+.3g}; "
             "whether one does as much was not tested."

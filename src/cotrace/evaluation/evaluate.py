@@ -40,7 +40,7 @@ from cotrace.problem.evaluator import Evaluator
 from cotrace.problem.protocol import JudgePairs, Problem, check_same
 from cotrace.results import AnySet, Frontier, Selection
 from cotrace.results.effects import HardFigure
-from cotrace.search.solve import is_clear, reported, reported_base
+from cotrace.search.solve import reported, reported_base
 from cotrace.statistics import FEWEST_UNITS, RESAMPLES, Interval, Units, covers, need_units
 from cotrace.text.progress_bar import warn
 
@@ -198,8 +198,8 @@ def _assess(
         components=tuple(case.selection.components),
         full_effect=float(case.judge.values(everything)[0]),
         full_interval=full,
-        full_is_clear=is_clear(case.judge.problem),
-        full_is_clear_training=is_clear(case.problem),
+        full_is_clear=case.judge.problem.full_is_clear,
+        full_is_clear_training=case.problem.full_is_clear,
         hard=_hard(case, case.judge),
         hard_training=None if case.judged_on == "training" else _hard(case, case.training),
         sizes=tuple(rows[size] for size in sorted(rows)),
@@ -227,7 +227,7 @@ def _hard(case: Case, judge: Evaluator) -> HardFigure | None:
         assert found is not None, "there is a level of the base run"
         after = found[0]
     soft = float(judge.values(chosen)[0]) if case.problem.mode == "swap" else None
-    return HardFigure(before, after, soft, getattr(judge.problem, "target", None))
+    return HardFigure(before, after, soft, judge.problem.target)
 
 
 def _cost(side: Sequence[Problem]) -> float:
@@ -305,7 +305,7 @@ def _curve(case: Case, full: Interval | None) -> Faithfulness | None:
         return None
     if case.problem.mode == "swap" and covers(full):
         return refused(case.problem, "the interval of the full swap, which f is divided by, covers 0")
-    if case.problem.mode == "swap" and not is_clear(case.judge.problem):
+    if case.problem.mode == "swap" and not case.judge.problem.full_is_clear:
         return refused(case.problem, "the full swap, which f is divided by, is not shown to do more than rounding")
     return faithfulness(case.judge.problem, case.chosen(sizes))
 
@@ -362,7 +362,7 @@ def _notes(case: Case) -> tuple[str, ...]:
         notes.append(
             "nothing is held out: these effects are of the pairs that were searched, and too good by selection"
         )
-    if drawn := getattr(case.judge.problem, "drawn", ""):
+    if drawn := case.judge.problem.drawn:
         notes.append(drawn)
     if not case.judge.has_effects:
         notes.append(_whole(case))

@@ -23,8 +23,9 @@ from cotrace.evaluation._records import (
 from cotrace.results import Table
 from cotrace.results.effects import HardFigure
 from cotrace.results.table import number
-from cotrace.statistics import Interval, interval_text
+from cotrace.statistics import Interval, covers, interval_text
 from cotrace.text import escape
+from cotrace.text.files import made_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,8 +113,7 @@ class Evaluation:
     @property
     def full_shown(self) -> bool:
         """Whether an effect can be told as a share of everything's: that is not within rounding, nor may it be 0."""
-        covers = self.full_interval is not None and self.full_interval[0] <= 0 <= self.full_interval[1]
-        return self.full_is_clear and not covers and abs(self.full_effect) > 1e-9
+        return self.full_is_clear and not covers(self.full_interval) and abs(self.full_effect) > 1e-9
 
     @property
     def chosen(self) -> SizeEvidence:
@@ -161,9 +161,7 @@ class Evaluation:
         Args:
             data: The mapping that ``to_dict`` gave, or the JSON of ``evaluation.json``.
         """
-        from pydantic import TypeAdapter
-
-        return TypeAdapter(cls).validate_python(data)
+        return made_of(cls, data)
 
     def _repr_html_(self) -> str:
         words = "".join(map(escape.paragraph, self.verdict))

@@ -19,9 +19,8 @@ from cotrace.evaluation.evaluate import Progress, settled
 from cotrace.evaluation.published import belonging
 from cotrace.evaluation.setup import Pairs, result_of
 from cotrace.interchange.circuits import Circuit
-from cotrace.models import LanguageModel
 from cotrace.problem import LanguageProblem
-from cotrace.problem.goals import loss_before, side_problem, unknown_text
+from cotrace.problem.goals import language_problems, loss_before, side_problem, unknown_text
 from cotrace.problem.protocol import JudgePairs, Problem
 from cotrace.prompts import Task
 from cotrace.results import AnySet, Frontier, Selection
@@ -121,17 +120,9 @@ def _foreign(problem: Problem, against: Sets | Circuit | Selection | None) -> li
 def _one(problem: Problem, name: str, given: Selection | Circuit) -> Foreign:
     check_kind("ct.evaluate", f"against[{name!r}]", given, Selection | Circuit)
     if isinstance(given, Circuit):
-        for model in _models(problem):
-            given.check(model.name, model.module.config)
+        for one in language_problems(problem):
+            given.check(one.model.name, one.model.module.config)
     return Foreign(name, given.members, given.roles if isinstance(given, Circuit) else None)
-
-
-def _models(problem: Any) -> list[LanguageModel]:
-    """The language models of a problem, and of those that it is made of."""
-    if isinstance(problem, LanguageProblem):
-        return [problem.model]
-    inner = [*getattr(problem, "problems", ()), *([problem.problem] if hasattr(problem, "problem") else [])]
-    return [model for each in inner for model in _models(each)]
 
 
 def _sides(

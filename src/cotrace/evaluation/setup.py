@@ -16,7 +16,7 @@ from cotrace.problem.protocol import JudgePairs, Problem
 from cotrace.results import AnySet, Frontier, Selection, Table, selection_of
 from cotrace.results.effects import EffectTable
 from cotrace.search.hyperparameters import geometric
-from cotrace.search.solve import is_of, reported_base
+from cotrace.search.solve import is_of
 from cotrace.statistics import controls_needed
 
 
@@ -304,26 +304,15 @@ def _judged(
     if pairs not in get_args(Pairs):
         raise unknown("pairs", pairs, get_args(Pairs))
     if pairs == "audit":
-        sealed: Problem | None = getattr(problem, "audit", None)
-        if sealed is None:
+        if problem.audit is None:
             raise InputError("there are no audit pairs: build the problem (or run the trace) with audit=0.2, say")
-        return sealed, "audit", None
-    if problem.heldout is not None:
-        return _heldout(problem, judge_pairs), "held-out", frontier.effects_heldout
-    return problem, "training", frontier.effects
-
-
-def _heldout(problem: Problem, judge_pairs: JudgePairs) -> Problem:
-    """The held-out pairs that judge: those of the problem, unless told. Raises InputError."""
-    drawn = getattr(problem, "heldout_of", None)
-    if judge_pairs is not None and drawn is None:
-        raise InputError(
-            f"judge_pairs={judge_pairs}: the pairs that judge {problem.task} are settled where it is made; give "
-            "judge_pairs to each LanguageProblem that it is made of"
-        )
-    found: Problem | None = problem.heldout if judge_pairs is None or drawn is None else drawn(judge_pairs)
-    assert found is not None, "something is held out"
-    return found
+        return problem.audit, "audit", None
+    heldout = problem.heldout
+    if heldout is None:
+        return problem, "training", frontier.effects
+    judged = heldout if judge_pairs is None else problem.heldout_of(judge_pairs)
+    assert judged is not None, "something is held out"
+    return judged, "held-out", frontier.effects_heldout
 
 
 def fitting(stored: EffectTable | None, problem: Problem) -> EffectTable | None:
@@ -367,7 +356,7 @@ def frontier_of(problem: Problem, selection: Selection) -> Frontier:
         direction=problem.direction,
         metric=problem.metric,
         task=problem.task,
-        **getattr(problem, "question", {}),
+        **problem.question,
         space=problem.space,
         selections=(replace(selection, members=members),),
         forward_equivalents=0.0,
@@ -381,7 +370,7 @@ def plan_of(case: Case, name: str) -> EvaluationPlan:
     sizes = case.frontier.sizes
     stored = case.judge.unknown(case.chosen(sizes)) == 0
     level = replace(case.level, chains=case.chains)
-    unknown = reported_base(case.judge.problem) is not None and case.known_level(case.judged_on) is None
+    unknown = case.judge.problem.surrogate and case.known_level(case.judged_on) is None
     return plan(
         name,
         level,

@@ -5,8 +5,9 @@ Searching again on random parts of the pairs is stability selection, Meinshausen
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -15,11 +16,12 @@ from jaxtyping import Bool, Float
 
 from cotrace.components import Component
 from cotrace.errors import DegenerateError, InputError
+from cotrace.evaluation._folds import folds, resampled, strata
 from cotrace.evaluation._records import Alternative, Stability
-from cotrace.evaluation._subproblem import Part, Without, folds, resampled, strata
 from cotrace.evaluation.setup import Case, Pairs, case_of, checks
 from cotrace.problem.evaluator import Chosen, Evaluator
 from cotrace.problem.protocol import MASK_ELEMENTS, Problem
+from cotrace.problem.subproblem import Subproblem
 from cotrace.results import Frontier, Table
 from cotrace.results.effects import EffectTable
 from cotrace.results.table import number
@@ -119,7 +121,7 @@ def search_again(
             progress("searching again", run, runs)
         own = seeded(search, seed + run + 1)
         try:
-            sets.append(list(solve(own, Part(problem, part_of(units, seed + run))).best(k).members))
+            sets.append(list(solve(own, Subproblem(problem, part_of(units, seed + run))).best(k).members))
         except DegenerateError:
             sets.append([])
     picked = np.zeros((runs, len(problem.space)), bool)
@@ -132,22 +134,19 @@ def search_again(
         inclusion=_inclusion(picked.mean(0), problem.space.names),
         jaccard=_mean_jaccard(sets),
         forward_equivalents=problem.cost.forward_equivalents - before,
-        kinds=(*kinds, "seed") if hasattr(search, "seed") else kinds,
+        kinds=(*kinds, "seed") if "seed" in search.settings else kinds,
     )
 
 
 def seeded(search: Search, seed: int) -> Search:
     """The search with this seed, where it draws."""
-    return replace(search, seed=seed) if hasattr(search, "seed") else search  # type: ignore[type-var]
+    return search.set(seed=seed)
 
 
 def limited(search: Search, k: int) -> Search:
     """The search up to this size, where it has sizes."""
-    sizes = getattr(search, "sizes", None)
-    settings: dict[str, Any] = {"max_size": k} if hasattr(search, "max_size") else {}
-    if sizes:
-        settings["sizes"] = (*(size for size in sizes if size < k), k)
-    return replace(search, **settings) if settings else search  # type: ignore[type-var]
+    sizes = (*(size for size in search.sizes if size < k), k) if search.sizes else None
+    return search.set(max_size=k, sizes=sizes)
 
 
 def part_of(units: Units, seed: int) -> list[int]:
@@ -199,7 +198,7 @@ def alternatives_searched(
         forbidden |= dict.fromkeys(problem.space[i] for i in np.flatnonzero(current))
         if len(problem.space) - len(forbidden) < k:
             return
-        current = judge.rows([solve(limited(search, k), Without(problem, forbidden)).best(k).members])[0]
+        current = judge.rows([solve(limited(search, k), Subproblem(problem, without=forbidden)).best(k).members])[0]
         yield _alternative(judge, chosen, current, problem.space.indices(forbidden), "search")
 
 
@@ -227,9 +226,9 @@ ALTERNATIVES = 3
 
 
 def most_cost(search: Search, n: int) -> float:
-    """Forward-equivalents of a search of n components and of the full swap behind it, at most."""
-    bound: float = getattr(search, "most_cost", search.predicted_cost)(n)
-    return bound + 1
+    """Forward-equivalents of searching n components, and of the full swap: at most, or typical if there is no bound."""
+    bound = search.most_cost(n)
+    return 1 + (bound if math.isfinite(bound) else search.predicted_cost(n))
 
 
 def stability_cost(
@@ -283,9 +282,9 @@ def folds_cost(problem: Problem, search: Search, count: int) -> float:
     """
     n = len(problem.space)
     whole = most_cost(search, n)
-    sizes = min(getattr(search, "max_size", None) or n, n)
+    sizes = min(search.max_size or n, n)
     twice = 1 + (sizes * max(n, problem.size) > MASK_ELEMENTS)  # then no effects are kept, and they are measured anew
-    by_cost = whole if getattr(search, "cost_weights", None) else 0
+    by_cost = whole if search.cost_weights else 0
     return (count - 1) * whole + twice * sizes + 2 + by_cost
 
 
@@ -363,7 +362,7 @@ def cross_fit(
     for number_, (searched, unseen) in enumerate(folds(problem, count, seed)):
         if progress is not None:
             progress("fold", number_, count)
-        part = Part(problem, searched, unseen)
+        part = Subproblem(problem, searched, unseen=unseen)
         parts.append((unseen, part, solve(search, part)))
     sizes = sorted(set.intersection(*(set(frontier.sizes) for _, _, frontier in parts)))
     whole = Evaluator(problem)
@@ -372,7 +371,7 @@ def cross_fit(
     return CrossFit(folds=count, search=search.name, pairs=problem.size, rows=rows, forward_equivalents=spent)
 
 
-def _row(whole: Evaluator, parts: list[tuple[list[int], Part, Frontier]], k: int) -> CrossFitted:
+def _row(whole: Evaluator, parts: list[tuple[list[int], Subproblem, Frontier]], k: int) -> CrossFitted:
     effects = np.empty(whole.problem.size)
     for unseen, part, frontier in parts:
         assert part.heldout is not None

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from functools import cache
-from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cotrace.components import Component, ComponentSpace, Direction, Mode
 from cotrace.errors import InputError
 from cotrace.results import Frontier, Selection
-from cotrace.results.result_forms import ORIGIN
-from cotrace.text.files import clipped, shortened
+from cotrace.results.frontier_file import ORIGIN
+from cotrace.text.files import clipped, schema_of, shortened
 from cotrace.text.progress_bar import warn
 
 if TYPE_CHECKING:
@@ -101,9 +98,6 @@ class About:
         return cls(**{name: value for name, value in data.items() if name in names} | {"space": space})
 
 
-SCHEMA = "selection.schema.json"
-
-
 def document(selection: Selection, about: About, *, search: str = "", rule: str = "") -> dict[str, Any]:
     """A selection as the JSON document of the schema.
 
@@ -137,18 +131,13 @@ def check(data: object, where: str) -> None:
         raise InputError(f"{where}: {_sentence(error)}")
 
 
-@cache
 def schema() -> Mapping[str, Any]:
     """The JSON Schema (draft 2020-12) of a selection."""
-    loaded: Mapping[str, Any] = json.loads(files("cotrace.interchange").joinpath(SCHEMA).read_text("utf-8"))
-    return loaded
+    return cast("Mapping[str, Any]", _validator().schema)
 
 
-@cache
 def _validator() -> Draft202012Validator:
-    from jsonschema import Draft202012Validator
-
-    return Draft202012Validator(schema())
+    return schema_of("cotrace.interchange", "selection.schema.json")
 
 
 def _sentence(error: ValidationError) -> str:

@@ -28,7 +28,7 @@ from cotrace.interchange._document import About
 from cotrace.models import LanguageModel
 from cotrace.models.hooks import probe_ids, tapped
 from cotrace.models.language_model import evaluating
-from cotrace.problem.protocol import Problem
+from cotrace.problem.protocol import Problem, chosen_mask
 from cotrace.results import Frontier, Selection
 from cotrace.text.files import shortened
 from cotrace.text.progress_bar import warn
@@ -201,7 +201,9 @@ def _check_edges(data: Mapping[str, Any], inside: Mapping[str, Component | None]
         (c for c in inside.values() if c is not None), key=lambda c: (c.layer, c.site != Site.HEAD_OUTPUT, c)
     )
     nodes = [*(["input"] if "input" in inside else []), *map(node_of, order)]
-    missing = [name for name, _, _ in _edges(nodes, parallel) if not _kept(name, edges.get(name, False), where)]
+    missing = [
+        name for name, _, _ in _edges(nodes, parallel) if not _in_graph("edges", name, edges.get(name, False), where)
+    ]
     if missing:
         raise InputError(
             f"{where}: {len(missing)} edges between nodes of the circuit are out of it, the first {missing[0]}: it is "
@@ -210,11 +212,13 @@ def _check_edges(data: Mapping[str, Any], inside: Mapping[str, Component | None]
         )
 
 
-def _kept(name: str, edge: object, where: str) -> bool:
-    """Whether an edge is in the circuit, as true or as {"in_graph": true}."""
-    value = edge.get("in_graph") if isinstance(edge, Mapping) else edge
+def _in_graph(kind: str, name: str, entry: object, where: str) -> bool:
+    """Whether a node or an edge is in the circuit, in the old form (true) or the new one ({"in_graph": true})."""
+    value = entry.get("in_graph") if isinstance(entry, Mapping) else entry
     if not isinstance(value, bool):
-        raise InputError(f"{where}: edges[{shortened(name)}] does not say in_graph true or false; write one of the two")
+        raise InputError(
+            f"{where}: {kind}[{shortened(name)}] does not say in_graph true or false; write one of the two"
+        )
     return value
 
 
@@ -229,10 +233,8 @@ def _component(name: str, where: str) -> tuple[Component | None, str]:
 
 
 def _inside(name: str, node: object, where: str) -> bool:
-    """Whether a node is in the circuit, in the old form (true) or the new one ({"in_graph": true})."""
-    value = node.get("in_graph") if isinstance(node, Mapping) else node
-    if not isinstance(value, bool):
-        raise InputError(f"{where}: nodes[{shortened(name)}] does not say in_graph true or false; write one of the two")
+    """Whether a node is in the circuit, whole."""
+    value = _in_graph("nodes", name, node, where)
     neurons = node.get("neurons") if isinstance(node, Mapping) else None
     if not value or neurons is None or name == "logits":
         return value
@@ -316,10 +318,9 @@ def areas(shares: Sequence[float], faithfulness: Sequence[float]) -> tuple[float
 
 def kept(problem: Problem, order: Sequence[int], sizes: Sequence[int]) -> Float[np.ndarray, "size"]:
     """Faithfulness when the first k of an order keep running."""
-    masks = torch.ones(len(sizes), len(order))
-    for row, size in zip(masks, sizes, strict=True):
-        row[list(order[:size])] = 0
-    values = problem.value(torch.cat([masks, torch.ones(1, len(order))])).double().cpu().numpy()
+    sets = ([problem.space[i] for i in order[:size]] for size in (*sizes, 0))
+    masks = torch.stack([chosen_mask(problem.space, members, "keep", torch.float32) for members in sets])
+    values = problem.value(masks).double().cpu().numpy()
     if problem.mode == "keep":
         return np.asarray(values[:-1])
     everything = float(values[-1])

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
+from textwrap import wrap
 from typing import Any
 
 import torch
@@ -21,8 +22,9 @@ from cotrace.components import Component, Site
 from cotrace.errors import InputError, UnsupportedSite
 from cotrace.interchange._document import About
 from cotrace.models import LanguageModel
-from cotrace.models.hooks import Place, probe_ids, tapped
+from cotrace.models.hooks import probe_ids, tapped
 from cotrace.models.language_model import evaluating
+from cotrace.models.places import Place
 from cotrace.results import Selection
 
 ORDER = (
@@ -83,8 +85,8 @@ def _columns(model: LanguageModel, layer: int, site: Site, units: list[int], tak
             )
         module, side = takers[layer], "input"
     path = next(name for name, part in model.module.named_modules() if part is module)
-    whole = "output[0]" if side == "output" and module in _tuple_makers(model, (module,)) else side
-    return Columns(path=path, side=whole, units=tuple(sorted(units)), width=place.width)
+    named = "output[0]" if side == "output" and module in _tuple_makers(model, (module,)) else side
+    return Columns(path=path, side=named, units=tuple(sorted(units)), width=place.width)
 
 
 def _takers(model: LanguageModel) -> dict[int, nn.Module]:
@@ -225,20 +227,10 @@ def _filled(tool: str, about: About, selection: Selection, body: str) -> str:
 
 
 def _literal(value: object) -> str:
-    if isinstance(value, list):
-        return "[\n" + "".join(f"    {line},\n" for line in _lines(map(repr, value))) + "]"
-    return repr(value)
-
-
-def _lines(words: Iterable[str], width: int = 100) -> Iterable[str]:
-    line = ""
-    for word in words:
-        if line and len(line) + len(word) + 2 > width:
-            yield line
-            line = ""
-        line = f"{line}, {word}" if line else word
-    if line:
-        yield line
+    if not isinstance(value, list):
+        return repr(value)
+    lines = wrap(", ".join(map(repr, value)), 101, break_long_words=False, break_on_hyphens=False)
+    return "[\n" + "".join(f"    {line.rstrip(',')},\n" for line in lines) + "]"
 
 
 def question(about: About) -> str:

@@ -8,7 +8,7 @@ donor's where all are 1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from cotrace.components import Site
 from cotrace.dictionaries.dictionary import Entries
-from cotrace.models.hooks import Edit, PatternChange, Place, PlacedDictionary, TapList
+from cotrace.models.hooks import Edit, PatternChange, TapList
+from cotrace.models.places import Place, PlacedDictionary
 
 
 def blend(
@@ -44,16 +45,8 @@ class ValuePatch:
 
     def edit(self, z: Float[Tensor, "copy unit"]) -> Edit:
         """Blend the donor in, each copy of the rows with its own mask."""
-        copies, units = z.shape
-
-        def apply(own: Tensor) -> Tensor:
-            flat = own.reshape(copies, -1, units, self.place.width)
-            tokens, share = self.tokens.to(own.device), z.to(own.device)[:, None, :, None]
-            donor = self.donor.to(own.device).reshape(-1, units, self.place.width)
-            blended = blend(flat.index_select(1, tokens), donor[None], share)
-            return flat.index_copy(1, tokens, blended).reshape(own.shape)
-
-        return apply
+        shape = (1, -1, z.shape[1], self.place.width)
+        return _blending(self, z, lambda mine: self.donor.to(mine.device).reshape(shape))
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,15 +59,20 @@ class ScalePatch:
 
     def edit(self, z: Float[Tensor, "copy unit"]) -> Edit:
         """Blend the scaled value in: own (1 - z + z factor)."""
-        copies, units = z.shape
+        return _blending(self, z, lambda mine: self.factor * mine)
 
-        def apply(own: Tensor) -> Tensor:
-            flat = own.reshape(copies, -1, units, self.place.width)
-            tokens, share = self.tokens.to(own.device), z.to(own.device)[:, None, :, None]
-            mine = flat.index_select(1, tokens)
-            return flat.index_copy(1, tokens, blend(mine, self.factor * mine, share)).reshape(own.shape)
 
-        return apply
+def _blending(patch: ValuePatch | ScalePatch, z: Float[Tensor, "copy unit"], donor: Callable[[Tensor], Tensor]) -> Edit:
+    """The edit that blends, at a patch's tokens, own values [copy, token, unit, width] with what ``donor`` makes."""
+    copies, units = z.shape
+
+    def apply(own: Tensor) -> Tensor:
+        flat = own.reshape(copies, -1, units, patch.place.width)
+        tokens, share = patch.tokens.to(own.device), z.to(own.device)[:, None, :, None]
+        mine = flat.index_select(1, tokens)
+        return flat.index_copy(1, tokens, blend(mine, donor(mine), share)).reshape(own.shape)
+
+    return apply
 
 
 @dataclass(frozen=True, eq=False)

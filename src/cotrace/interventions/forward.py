@@ -7,7 +7,7 @@ again as it was run: in evaluation mode, parameters frozen, under the same taps,
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,13 +59,19 @@ def _again(model: LanguageModel, layer: nn.Module, taps: TapList, eager: bool) -
     return lambda: (nullcontext(), surroundings())
 
 
-@contextmanager
-def _recomputed(module: nn.Module, context: Callable[[], Any]) -> Iterator[None]:
-    inner, before = module.forward, vars(module).get("forward")
+def _recomputed(module: nn.Module, context: Callable[[], Any]) -> AbstractContextManager[None]:
+    inner = module.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         return checkpoint(inner, *args, use_reentrant=False, preserve_rng_state=False, context_fn=context, **kwargs)
 
+    return _forward(module, forward)
+
+
+@contextmanager
+def _forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """The module does this in place of its forward. Only the instance is touched, and it is as before afterwards."""
+    before = vars(module).get("forward")
     module.forward = forward
     try:
         yield
@@ -132,28 +138,15 @@ def entering(model: LanguageModel, entry: Entry, copies: int) -> Iterator[None]:
 
     with ExitStack() as stack:
         for layer in model.layers[: entry.start]:
-            stack.enter_context(_passed_by(layer.module))
+            stack.enter_context(_forward(layer.module, _unchanged))
         at = model.layers[entry.start].module
         stack.callback(at.register_forward_pre_hook(replace_hidden, with_kwargs=True).remove)
         yield
 
 
-@contextmanager
-def _passed_by(module: nn.Module) -> Iterator[None]:
-    """The module gives back what it is given. Only the instance is touched, and it is as before afterwards."""
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        return args[0] if args else kwargs["hidden_states"]
-
-    before = vars(module).get("forward")
-    module.forward = forward
-    try:
-        yield
-    finally:
-        if before is None:
-            del module.forward
-        else:
-            module.forward = before
+def _unchanged(*args: Any, **kwargs: Any) -> Any:
+    """What a layer that is passed by does with hidden states."""
+    return args[0] if args else kwargs["hidden_states"]
 
 
 def forward(

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from cotrace.components import ERROR_SITES, Component
 from cotrace.dictionaries.dictionary import Entries
-from cotrace.models.hooks import PlacedDictionary, TapList
+from cotrace.models.hooks import TapList
+from cotrace.models.places import PlacedDictionary
 
 
 class RunningFeatures:

@@ -6,7 +6,7 @@ share of the answers' probability, which searches follow. A largest-minus-smalle
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cotrace.errors import InputError
-from cotrace.metrics.metric import Aggregate, Answers, SetMetric, chosen, log_share
+from cotrace.metrics.metric import Aggregate, Answers, Check, SetMetric, chosen, log_share
 
 Form = Literal["hard", "soft"]
 
@@ -152,72 +152,48 @@ def _need_both(answers: Answers, among: Bool[Tensor, "example"], what: str) -> N
             raise InputError(f"group {name!r} has no pair whose label {what}: this group metric needs one")
 
 
-def _form(formula: object, form: Form) -> Aggregate:
-    def aggregate(scores: Tensor, base: Tensor, answers: Answers) -> Tensor:
-        found: Tensor = formula(scores, answers, form)  # type: ignore[operator]
-        return found
-
-    return aggregate
+Gap = Callable[[Tensor, Answers, Form], Tensor]
+FAVOURABLE = "the largest difference between groups in the rate of the favourable answer"
 
 
-def _favourable(scores: Tensor, answers: Answers) -> Tensor:
-    return picks(scores, answers, answers.favourable, "hard")
+def _set_metric(
+    formula: Gap, words: str, check: Check, answer: str, strata: Callable[[Answers], Tensor], low: float = 0.0
+) -> SetMetric:
+    """The metric of a gap in [low, 1]; ``answer`` is whose rate it is made of, a field of the answers."""
 
+    def form(kind: Form) -> Aggregate:
+        return lambda scores, base, answers: formula(scores, answers, kind)
 
-def _stereotypical(scores: Tensor, answers: Answers) -> Tensor:
-    return picks(scores, answers, answers.target, "hard")
-
-
-GROUPS: Mapping[str, SetMetric] = {
-    formula.__name__: SetMetric(
+    return SetMetric(
         name=formula.__name__,
         formula=f"change of {words}",
-        lower=-(high - low),
-        upper=high - low,
-        soft_level=_form(formula, "soft"),
-        reported=_form(formula, "hard"),
-        level_range=(low, high),
+        lower=low - 1,
+        upper=1 - low,
+        soft_level=form("soft"),
+        reported=form("hard"),
+        level_range=(low, 1.0),
         check=check,
-        rates=share,
+        rates=lambda scores, answers: picks(scores, answers, getattr(answers, answer), "hard"),
         direction="minimise",
         strata=strata,
     )
-    for formula, words, low, high, check, share, strata in (
-        (
-            demographic_parity_gap,
-            "the largest difference between groups in the rate of the favourable answer",
-            0.0,
-            1.0,
-            need_favourable,
-            _favourable,
-            by_group,
+
+
+GROUPS: Mapping[str, SetMetric] = {
+    metric.name: metric
+    for metric in (
+        _set_metric(demographic_parity_gap, FAVOURABLE, need_favourable, "favourable", by_group),
+        _set_metric(equal_opportunity_gap, f"{FAVOURABLE} where it is right", need_labels, "favourable", by_label),
+        _set_metric(
+            equalized_odds_gap, f"{FAVOURABLE} where it is right, or wrong", need_both_labels, "favourable", by_label
         ),
-        (
-            equal_opportunity_gap,
-            "the largest difference between groups in the rate of the favourable answer where it is right",
-            0.0,
-            1.0,
-            need_labels,
-            _favourable,
-            by_label,
-        ),
-        (
-            equalized_odds_gap,
-            "the largest difference between groups in the rate of the favourable answer where it is right, or wrong",
-            0.0,
-            1.0,
-            need_both_labels,
-            _favourable,
-            by_label,
-        ),
-        (
+        _set_metric(
             stereotype_gap,
             "2 x (mean over groups of the stereotypical answer's rate) - 1",
-            -1.0,
-            1.0,
             need_groups,
-            _stereotypical,
+            "target",
             by_group,
+            low=-1.0,
         ),
     )
 }

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from cotrace.components import Direction
 from cotrace.prompts import PromptPair
 
 
@@ -135,7 +136,6 @@ def chosen(scores: Float[Tensor, "*mask example answer"], answers: Answers) -> I
 Scores = Float[Tensor, "*mask example answer"]
 """log p(answer | prompt); where a metric reads ``logits``: the logits at the last prompt position, over tokens."""
 Reads = Literal["answers", "logits"]
-Direction = Literal["maximise", "minimise"]
 Level = Callable[[Tensor, Answers], Tensor]
 Change = Callable[[Tensor, Tensor], Tensor]
 Aggregate = Callable[[Tensor, Tensor, Answers], Tensor]

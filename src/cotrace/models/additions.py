@@ -20,7 +20,8 @@ from transformers import PreTrainedModel
 
 from cotrace.components import Site
 from cotrace.errors import NonFiniteError
-from cotrace.models.hooks import PROBE_ROWS, PROBE_TOKENS, Layer, Place, Trace, probe_ids, tapped
+from cotrace.models.hooks import PROBE_ROWS, PROBE_TOKENS, Trace, probe_ids, tapped
+from cotrace.models.places import Layer, Place
 
 ADDED = (Site.ATTENTION_OUTPUT, Site.MLP_OUTPUT)
 SAME_TENSOR = {Site.MLP_OUTPUT: (Site.MLP_OUTPUT, Site.MLP_COORDINATE)}

@@ -20,7 +20,8 @@ from cotrace.components import Site
 from cotrace.errors import ModelError, UnsupportedSite
 from cotrace.models.additions import where_added
 from cotrace.models.attention_interface import AttentionCall, attention_handler
-from cotrace.models.hooks import REFUSALS, Layer, Place, Trace, attend, probe_ids, tapped, watch
+from cotrace.models.hooks import REFUSALS, Trace, attend, probe_ids, tapped, watch
+from cotrace.models.places import Layer, Place
 
 OUTPUT_PROJECTIONS: Mapping[str, str] = {
     "big_bird.BigBirdAttention": "output.dense",

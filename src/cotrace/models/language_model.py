@@ -26,11 +26,11 @@ from cotrace.models.attention_interface import (
     rope_limits,
 )
 from cotrace.models.discovery import dissect
-from cotrace.models.hooks import Layer, Place
+from cotrace.models.places import Layer, Place
 from cotrace.validation import checked, guarded, names_of
 
 if TYPE_CHECKING:
-    from cotrace.models.hooks import PlacedDictionary
+    from cotrace.models.places import PlacedDictionary
 
 INSIDE: Mapping[str, str] = {
     "nnsight": "_model",

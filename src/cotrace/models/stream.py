@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 
 from cotrace.components import Site
 from cotrace.errors import UnsupportedSite
-from cotrace.models.hooks import Layer, Place, Trace, probe_ids, watch
+from cotrace.models.hooks import Trace, probe_ids, watch
+from cotrace.models.places import Layer, Place
 
 EXACT = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 """Relative error allowed between a map and the module's output; norms compute in float32 in float64 models too."""

@@ -10,6 +10,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "weighted": ["WeightedSum"],
         "language": ["LanguageProblem"],
         "_coverage": ["PairsWithoutDonor", "RefusedPairs"],
-        "inside": ["Plan"],
+        "divided": ["Plan"],
     },
 )

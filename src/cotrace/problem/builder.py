@@ -19,10 +19,10 @@ from cotrace.interventions import DelayedPrefixes, PrefixCache, keep_prefixes
 from cotrace.interventions.storage import NoRoom, Storage, in_memory
 from cotrace.metrics import AnyMetric
 from cotrace.models import LanguageModel, Place
-from cotrace.models.hooks import PlacedDictionary
 from cotrace.models.language_model import ModelState
+from cotrace.models.places import PlacedDictionary
 from cotrace.problem.logprobs import Slots
-from cotrace.problem.passes import Batching, Replan
+from cotrace.problem.passes import Batching, Replan, check_budget, memory_budget
 from cotrace.problem.protocol import JudgePairs, Mode
 from cotrace.problem.scored import PairProblem
 from cotrace.problem.scorer import EXECUTOR, Executor, Scorer
@@ -86,6 +86,21 @@ class Builder:
         layouts = answer_layouts(pairs, range(len(pairs)), self.packing.holding(self.batching.tokens))
         some = ([pairs[example] for example in layout.examples] for layout in layouts)
         return max(recorded_bytes(few, self.hosts, self.packing, self.model.dtype) for few in some)
+
+    def check_memory(self, settled: Settled) -> None:
+        """Raise InputError where a budget that was given is below what one forward pass of some part needs."""
+        if self.memory is not None:
+            budget = memory_budget(self.memory, self.model.device)
+            parts = [settled.pairs(indices) for indices in (settled.training, settled.judged) if indices]
+            check_budget(self.memory, budget, max(map(self.least_memory, parts)))
+
+    def with_prefixes(self, settled: Settled) -> Settled:
+        """The pairs with the prefix that is kept of each."""
+        if not self.packing.keep_prefix:
+            return settled
+        keeps, pairs = self.packing.keeps_prefix, settled.encoding.pairs
+        found = (replace(pair, prefix=self.source.prefix(pair) if keeps(pair) else 0) for pair in pairs)
+        return replace(settled, encoding=replace(settled.encoding, pairs=tuple(found)))
 
     def part(self, pairs: Sequence[EncodedPair]) -> PairProblem | SetProblem:
         """The problem on these pairs. Raises InputError, ModelError."""
@@ -253,6 +268,10 @@ class Settled:
     audit: Sequence[int]
     subset: Sequence[int] | None
     """Training pairs that searches see; None for all."""
+
+    def pairs(self, indices: Sequence[int]) -> list[EncodedPair]:
+        """Some of the pairs."""
+        return [self.encoding.pairs[i] for i in indices]
 
 
 def settle(

@@ -27,7 +27,7 @@ from cotrace.interventions import RunningFeatures, forward
 from cotrace.interventions.storage import NoRoom, mapped_file
 from cotrace.models import LanguageModel, Place
 from cotrace.models.hooks import Edit, TapList
-from cotrace.problem.inside import Inside
+from cotrace.problem.divided import DividedProblem
 from cotrace.problem.passes import Replan, memory_budget, release
 from cotrace.problem.scorer import Scorer
 from cotrace.results import members_of
@@ -72,7 +72,7 @@ class Captured(Mapping[str, T]):
 
 
 def attention(
-    inside: Inside, heads: Any, pairs: Any = None, run: Any = "base", out: str | Path | None = None
+    problem: DividedProblem, heads: Any, pairs: Any = None, run: Any = "base", out: str | Path | None = None
 ) -> Captured[Float[Tensor, "head query key"]]:
     """The attention pattern of each head on each prompt: see ``LanguageProblem.attention``."""
     members = members_of("problem.attention", "heads", heads)
@@ -82,20 +82,20 @@ def attention(
             f"problem.attention: {strange or 'an empty list'} has no attention pattern; give heads such as L3.head0"
         )
     heads = {str(member): replace(member, site=Site.ATTENTION_PATTERN) for member in members}
-    wanted = [_Wanted.of(inside.model, member, ATTENTION, row) for row, member in enumerate(heads.values())]
-    capture = _Capture(inside, "problem.attention", wanted, pairs, run)
+    wanted = [_Wanted.of(problem.model, member, ATTENTION, row) for row, member in enumerate(heads.values())]
+    capture = _Capture(problem, "problem.attention", wanted, pairs, run)
     return capture.made(tuple(heads), out, lambda rooms, pair: rooms[_key(pair, ATTENTION)])
 
 
 def activations(
-    inside: Inside, names: Any, pairs: Any = None, run: Any = "base", out: str | Path | None = None
+    problem: DividedProblem, names: Any, pairs: Any = None, run: Any = "base", out: str | Path | None = None
 ) -> Captured[dict[str, Float[Tensor, "position feature"]]]:
     """The values of each component on each prompt: see ``LanguageProblem.activations``."""
     members = {str(member): member for member in members_of("problem.activations", "names", names)}
     if not members:
         raise InputError("problem.activations: an empty list; give component names such as L9.head6")
-    wanted = [_Wanted.of(inside.model, member, name) for name, member in members.items()]
-    capture = _Capture(inside, "problem.activations", wanted, pairs, run)
+    wanted = [_Wanted.of(problem.model, member, name) for name, member in members.items()]
+    capture = _Capture(problem, "problem.activations", wanted, pairs, run)
     return capture.made(tuple(members), out, lambda rooms, pair: {name: rooms[_key(pair, name)] for name in members})
 
 
@@ -155,16 +155,16 @@ class _Prompts:
 class _Capture:
     """Settles, before any pass, what is run and what is kept. Raises InputError."""
 
-    def __init__(self, inside: Inside, called: str, wanted: Sequence[_Wanted], pairs: Any, run: Any) -> None:
-        self.inside, self.called, self.wanted = inside, called, wanted
-        mask = None if isinstance(run, str) and run in RUNS else _mask(inside, called, run)
+    def __init__(self, problem: DividedProblem, called: str, wanted: Sequence[_Wanted], pairs: Any, run: Any) -> None:
+        self.problem, self.called, self.wanted = problem, called, wanted
+        mask = None if isinstance(run, str) and run in RUNS else _mask(problem, called, run)
         if mask is not None:
-            _check_features(inside, called, [one.member for one in wanted], mask)
-        self.words = run if mask is None else _set_words(inside, run, mask)
-        ids = inside.training.ids if pairs is None else names_of(called, "pairs", pairs)
-        _check_pairs(inside, called, ids)
-        self.parts = list(inside.counted_parts.values())
-        self.prompts = [_prompts(inside, part.scorer, set(ids), self.words, mask) for part in self.parts]
+            _check_features(problem, called, [one.member for one in wanted], mask)
+        self.words = run if mask is None else _set_words(problem, run, mask)
+        ids = problem.training.ids if pairs is None else names_of(called, "pairs", pairs)
+        _check_pairs(problem, called, ids)
+        self.parts = list(problem.counted_parts.values())
+        self.prompts = [_prompts(problem, part.scorer, set(ids), self.words, mask) for part in self.parts]
         self.pairs = {one.pair.id: one for prompts in self.prompts for one in prompts.chosen}
         self.order = list(dict.fromkeys(ids))
 
@@ -172,7 +172,7 @@ class _Capture:
         self, names: tuple[str, ...], out: str | Path | None, view: Callable[[Mapping[str, Tensor], str], T]
     ) -> Captured[T]:
         """Run everything; a file appears under its name once it is complete."""
-        tokenizer = self.inside.model.require_tokenizer()
+        tokenizer = self.problem.model.require_tokenizer()
         tokens = {id_: tuple(token_text(tokenizer, t) for t in self.pairs[id_].prompt) for id_ in self.order}
         rooms = self._captured() if out is None else self._streamed(new_file(out, "out"), names, tokens)
         return Captured(names, self.words, tokens, {id_: view(rooms, id_) for id_ in self.order})
@@ -187,9 +187,9 @@ class _Capture:
         return found
 
     def _captured(self) -> dict[str, Tensor]:
-        shapes, like = self._shapes(), torch.empty(0, dtype=self.inside.model.dtype)
+        shapes, like = self._shapes(), torch.empty(0, dtype=self.problem.model.dtype)
         needed = sum(torch.Size(shape).numel() for shape in shapes.values()) * like.element_size()
-        budget = memory_budget(self.inside.manner["memory"], torch.device("cpu"))
+        budget = memory_budget(self.problem.manner["memory"], torch.device("cpu"))
         if needed > budget:
             raise InputError(
                 f"{self.called}: {needed:,} bytes for {len(self.order)} pairs, and memory allows {budget:,}: give out="
@@ -198,11 +198,11 @@ class _Capture:
         return self._filled({name: like.new_empty(shape) for name, shape in shapes.items()})
 
     def _streamed(self, path: Path, names: Sequence[str], tokens: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
-        about = {"run": self.words, "model": self.inside.model.name, "task": self.inside.problem.task}
+        about = {"run": self.words, "model": self.problem.model.name, "task": self.problem.task}
         texts = {"names": json.dumps(names), "tokens": json.dumps(tokens)}
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
-            rooms = mapped_file(part, self.inside.model.dtype, self._shapes(), about | texts)
+            rooms = mapped_file(part, self.problem.model.dtype, self._shapes(), about | texts)
             self._filled(rooms)
             part.replace(path)
         except NoRoom as error:
@@ -282,9 +282,9 @@ def _key(pair: str, name: str) -> str:
     return f"{pair}/{name}"
 
 
-def _mask(inside: Inside, called: str, run: Any) -> Float[Tensor, "n"]:
+def _mask(problem: DividedProblem, called: str, run: Any) -> Float[Tensor, "n"]:
     try:
-        mask = inside.training.masks(run)
+        mask = problem.masks(run)
     except InputError as error:
         if not isinstance(run, str):
             raise
@@ -295,12 +295,12 @@ def _mask(inside: Inside, called: str, run: Any) -> Float[Tensor, "n"]:
     return chosen
 
 
-def _check_features(inside: Inside, called: str, wanted: Sequence[Component], mask: Tensor) -> None:
+def _check_features(problem: DividedProblem, called: str, wanted: Sequence[Component], mask: Tensor) -> None:
     """Raise InputError for a feature or error of a dictionary that the set changes: no running value of it is left."""
-    chosen = [c for c, z in zip(inside.space, mask.bool().tolist(), strict=True) if z and c.site in OF_DICTIONARIES]
-    changed = {inside.model.places(c.site)[c.layer].dictionary: c for c in chosen}
+    chosen = [c for c, z in zip(problem.space, mask.bool().tolist(), strict=True) if z and c.site in OF_DICTIONARIES]
+    changed = {problem.model.places(c.site)[c.layer].dictionary: c for c in chosen}
     for one in (one for one in wanted if one.site in OF_DICTIONARIES):
-        host = changed.get(inside.model.places(one.site)[one.layer].dictionary)
+        host = changed.get(problem.model.places(one.site)[one.layer].dictionary)
         if host is not None:
             raise InputError(
                 f"{called}: the set swaps {host}, after which the value is no sum of {one} and the rest any more; "
@@ -308,42 +308,44 @@ def _check_features(inside: Inside, called: str, wanted: Sequence[Component], ma
             )
 
 
-def _set_words(inside: Inside, run: Any, mask: Tensor) -> str:
+def _set_words(problem: DividedProblem, run: Any, mask: Tensor) -> str:
     """The set in words: its components, or how many a mask of the user's own touches."""
     if isinstance(run, Tensor) or not mask.bool().any():
         return f"a mask that touches {int(mask.bool().sum())} of {len(mask)} components"
-    chosen = mask if inside.mode == "swap" else 1 - mask
-    names = [name for name, one in zip(inside.space.names, chosen.tolist(), strict=True) if one]
-    return clipped(f"{inside.mode} {', '.join(names)}")
+    chosen = mask if problem.mode == "swap" else 1 - mask
+    names = [name for name, one in zip(problem.space.names, chosen.tolist(), strict=True) if one]
+    return clipped(f"{problem.mode} {', '.join(names)}")
 
 
-def _check_pairs(inside: Inside, called: str, ids: Sequence[str]) -> None:
+def _check_pairs(problem: DividedProblem, called: str, ids: Sequence[str]) -> None:
     """Raise InputError for a pair that the problem does not have, or keeps apart, with the reason."""
-    known = {id_ for part in inside.counted_parts.values() for id_ in part.ids}
+    known = {id_ for part in problem.counted_parts.values() for id_ in part.ids}
     strange = next((id_ for id_ in ids if id_ not in known), None)
     if strange is None and ids:
         return
     if strange is None:
         raise InputError(f"{called}: an empty list of pairs; give pair ids, or leave pairs out for all in training")
-    refused = {one.id: one.reason for one in inside.refused}
+    refused = {one.id: one.reason for one in problem.refused}
     if strange in refused:
         raise InputError(f"{called}: the pair {strange!r} was refused: {refused[strange]}")
-    if any(one.pair.id == strange for one in inside.encoding.pairs):
+    if any(one.pair.id == strange for one in problem.encoding.pairs):
         raise InputError(f"{called}: the pair {strange!r} is kept for the audit; give pairs of training or held out")
     raise InputError(f"{called}: there is no pair {strange!r}; give ids of problem.training.ids or problem.heldout.ids")
 
 
-def _prompts(inside: Inside, scorer: Scorer, ids: set[str], run: str, mask: Float[Tensor, "n"] | None) -> _Prompts:
+def _prompts(
+    problem: DividedProblem, scorer: Scorer, ids: set[str], run: str, mask: Float[Tensor, "n"] | None
+) -> _Prompts:
     """The prompts of one part; of several draws of noise the first. Raises InputError where donors are no run."""
     examples = [e for e, pair in enumerate(scorer.pairs) if pair.pair.id in ids]
     if run != "donor":
         return _Prompts(scorer, scorer.pairs, examples, mask)
-    source = inside.donors
+    source = problem.donors
     if not isinstance(source, Counterfactual | Noise | Resample):
         raise InputError(
             f"run='donor': donors={source.name!r} are values that no prompt gave, so there is no donor run; "
             "take run='base' or a set"
         )
     pairs = [scorer.pairs[e] for e in examples]
-    noise = source.perturb(inside.model, pairs, scorer.packing) if isinstance(source, Noise) and pairs else None
+    noise = source.perturb(problem.model, pairs, scorer.packing) if isinstance(source, Noise) and pairs else None
     return _Prompts(scorer, [donor_pair(pair) for pair in pairs], range(len(pairs)), noise=noise)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -34,14 +34,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Chosen = Bool[np.ndarray, "set n"]
-
-
-@runtime_checkable
-class Redrawn(Protocol):
-    """A problem whose value can be had again with its examples counted otherwise, at the cost of one evaluation."""
-
-    def redrawn(self, masks: Any, counts: Any) -> Any:
-        """Value [mask, draw] of each mask, every example counting as often as a row of the blocks ``counts`` says."""
 
 
 class Evaluator:
@@ -121,7 +113,7 @@ class Evaluator:
     @property
     def has_intervals(self) -> bool:
         """Whether intervals can be had: from effects of each example, or by drawing the whole set again."""
-        return self.has_effects or isinstance(self.problem, Redrawn)
+        return self.has_effects or self.problem.redraws
 
     @cached_property
     def restored(self) -> Float[np.ndarray, "example"] | None:
@@ -192,7 +184,6 @@ class Evaluator:
         for start in range(0, len(fresh), batch := max(1, MASK_ELEMENTS // self.n)):
             keys = fresh[start : start + batch]
             sets = torch.stack([chosen_of(key, self.n) for key in keys])
-            assert isinstance(self.problem, Redrawn), "has_intervals says so"
             found = self.problem.redrawn(mask_of(self.problem, sets.float()), counts_of(self.units))
             self.spent += len(keys)
             for key, row in zip(keys, found.detach().double().cpu().numpy(), strict=True):
@@ -275,8 +266,7 @@ def single_effects(problem: Problem, exact: bool = True, *, progress: Counted = 
     """The effect of each component by itself: see ``LanguageProblem.single_effects``. For any problem."""
     import pandas as pd
 
-    searched: Problem = getattr(problem, "searched", problem)
-    parts = [part for part in (searched, problem.heldout) if part is not None]
+    parts = [part for part in (problem.searched, problem.heldout) if part is not None]
     n = len(problem.space)
     with counting("single effects", len(parts) * (n if exact else 1), progress) as count:
         found = [_exact(part, count) if exact else _by_gradient(part, count) for part in parts]

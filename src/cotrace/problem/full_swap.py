@@ -238,13 +238,13 @@ def _cells(row: SubgroupEffect) -> tuple[str, ...]:
     return (row.value or "(none)", str(row.pairs), number(row.effect), interval, number(row.median), moved, *levels)
 
 
-def breakdown(problem: PairProblem | SetProblem, masks: Any, by: str, clusters: Labels = None) -> Breakdown:
+def breakdown(problem: PairProblem | SetProblem, masks: Tensor, by: str, clusters: Labels = None) -> Breakdown:
     """Effects of one mask by a field of the pairs; ``clusters`` says which of them stay together.
 
     In ``keep`` mode an effect is a share of the mean full swap over all pairs, and so is its interval. Raises
     InputError, UnknownName.
     """
-    if problem.masks(masks).ndim != 1:
+    if masks.ndim != 1:
         raise InputError("a breakdown is of one mask: give one Selection, one list of names or one tensor [n]")
     groups = indices_by([encoded.pair for encoded in problem.scorer.pairs], by)
     everything = {ALL: list(range(problem.size))}
@@ -254,7 +254,7 @@ def breakdown(problem: PairProblem | SetProblem, masks: Any, by: str, clusters: 
 
 
 def _pair_rows(
-    problem: PairProblem, masks: Any, groups: dict[str, list[int]], clusters: Labels
+    problem: PairProblem, masks: Tensor, groups: dict[str, list[int]], clusters: Labels
 ) -> Iterator[SubgroupEffect]:
     effects, weight = problem.effects(masks).double(), problem.answers.weight.double()
     levels = problem.reported_levels(masks).double()
@@ -276,7 +276,7 @@ def _pair_rows(
 
 
 def _set_rows(
-    problem: SetProblem, masks: Any, groups: dict[str, list[int]], clusters: Labels
+    problem: SetProblem, masks: Tensor, groups: dict[str, list[int]], clusters: Labels
 ) -> Iterator[SubgroupEffect]:
     metric, answers, base = problem.metric, problem.answers, problem.scorer.base
     if metric.rates is None:

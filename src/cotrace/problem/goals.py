@@ -7,7 +7,7 @@ Source: the penalty on the violation, exact for a large enough multiplier, Noced
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -22,7 +22,8 @@ from cotrace.metrics import AnyMetric
 from cotrace.models import LanguageModel
 from cotrace.models.language_model import evaluating
 from cotrace.problem.language import LanguageProblem
-from cotrace.problem.protocol import Cost, Examples, Loss, Problem, check_same
+from cotrace.problem.protocol import Cost, Examples, Loss, Problem, check_same, inner, mask_of
+from cotrace.problem.scored import PairProblem
 from cotrace.problem.scorer import executing
 from cotrace.prompts import Task
 from cotrace.results import Bound
@@ -34,19 +35,6 @@ Sides = Literal["both", "above", "below"]
 MARGIN = 0.2
 """Margin in units of eps, where none is given: training values spread around held-out ones."""
 MULTIPLIER = 10.0
-DELEGATED = (
-    "weights",
-    "clusters",
-    "parts",
-    "strata",
-    "ids",
-    "redrawn",
-    "value_and_effects",
-    "question",
-    "reported_base",
-    "drawn",
-)
-"""Optional members of a problem beside the protocol; a constrained one has the same."""
 
 
 @guarded("ct.Constraint", fields=False)
@@ -94,6 +82,10 @@ class Constraint:
         """Name of the bounded quantity."""
         return f"{self.problem.metric} on {self.problem.task}"
 
+    def on(self, problem: Problem) -> Constraint:
+        """The same of another problem, such as on other pairs or on workers."""
+        return Constraint(problem, self.eps, sides=self.sides, margin=self.margin, multiplier=self.multiplier)
+
     def bound(self, effect: float) -> Bound:
         """The bound, priced by what everything together does to A (``effect``) and to this side value."""
         everything = self.problem.value(torch.ones(1, len(self.problem.space))).abs().item()
@@ -107,7 +99,7 @@ class Constraint:
 
 
 @guarded("ct.Constrained", fields=False)
-class Constrained:
+class Constrained(Problem):
     """Problem A subject to constraints on other problems: every search keeps only sets whose side values are within.
 
     ``value`` and ``effects`` are those of A. ``gradient`` is that of A less the price times that of the violation.
@@ -118,6 +110,13 @@ class Constrained:
         bounds: The bounds with their prices, where they are known already; None to measure them.
         full: A's effect of everything, where it is known already; None to measure it.
     """
+
+    space, mode, direction, metric, size = inner("space", "mode", "direction", "metric", "size")
+    weights, clusters, strata, parts, ids, drawn = inner("weights", "clusters", "strata", "parts", "ids", "drawn")
+    effects, value, value_and_effects = inner("effects", "value", "value_and_effects")
+    redraws, redrawn = inner("redraws", "redrawn")
+    surrogate, reported, reported_base, target = inner("surrogate", "reported", "reported_base", "target")
+    full_is_clear, question = inner("full_is_clear", "question")
 
     @checked("ct.Constrained")
     def __init__(
@@ -130,27 +129,24 @@ class Constrained:
     ) -> None:
         if not side:
             raise InputError("a constrained problem needs at least one constraint")
-        self.problem, self.side, self.direction = problem, tuple(side), problem.direction
+        self.problem, self.side, self.sign = problem, tuple(side), sign_of(problem.direction)
         for constraint in side:
             check_same(problem, constraint.problem, mode=False)
             if problem.heldout is not None and constraint.problem.heldout is None:
                 raise InputError(f"constraint on {constraint.name}: it holds nothing out; build it with holdout too")
-        self._full = problem.value(self._everything()).abs().item() if full is None else full
-        self.bounds = bounds or tuple(constraint.bound(self._full) for constraint in side)
-        self.space, self.mode = problem.space, problem.mode
-        self.metric, self.size, self.effects, self.value = problem.metric, problem.size, problem.effects, problem.value
-        self.surrogate: bool = getattr(problem, "surrogate", False)
-        self.reported = getattr(problem, "reported", problem.value)
-        self.target: float | None = getattr(problem, "target", None)
-        self.sign = sign_of(self.direction)
-        for name in DELEGATED:
-            if hasattr(problem, name):
-                setattr(self, name, getattr(problem, name))
+        everything = torch.ones(1, len(problem.space))
+        self._full = problem.value(mask_of(problem, everything)).abs().item() if full is None else full
+        self._bounds = bounds or tuple(constraint.bound(self._full) for constraint in side)
 
-    def _everything(self) -> Float[Tensor, "1 n"]:
-        """The mask of the full selection."""
-        ones = torch.ones(1, len(self.problem.space))
-        return ones if self.problem.mode == "swap" else 1 - ones
+    @property
+    def bounds(self) -> tuple[Bound, ...]:
+        """The bound of each side value."""
+        return self._bounds
+
+    @property
+    def made_of(self) -> list[Problem]:
+        """A, and the problems whose effects are bounded."""
+        return [self.problem, *(constraint.problem for constraint in self.side)]
 
     @property
     def task(self) -> str:
@@ -162,41 +158,33 @@ class Constrained:
         return f"{self.problem.summary} Subject to {'; '.join(bound.words for bound in self.bounds)}"
 
     @property
-    def full_is_clear(self) -> bool:
-        """Whether the full swap of A is clear."""
-        return bool(getattr(self.problem, "full_is_clear", True))
-
-    @property
     def cost(self) -> Cost:
         """Cost of A and the side problems together."""
-        side = sum(constraint.problem.cost.forward_equivalents for constraint in self.side)
-        return Cost(self.problem.cost.forward_equivalents + side)
+        return Cost(sum(problem.cost.forward_equivalents for problem in self.made_of))
 
     @property
     def heldout(self) -> Constrained | None:
         """The same on unseen pairs, with the same bounds."""
         unseen = self.problem.heldout
-        if unseen is None:
-            return None
-        return self._on_pairs(unseen, [_on(constraint, constraint.problem.heldout) for constraint in self.side])
+        sides = [each.problem.heldout or each.problem for each in self.side]  # each holds something out: checked
+        return None if unseen is None else self._on(unseen, sides)
 
     @property
     def audit(self) -> Constrained | None:
         """The same on audit pairs, with the same bounds; side problems on theirs, or else on their held-out pairs."""
-        sealed = getattr(self.problem, "audit", None)
-        if sealed is None:
-            return None
-        sides = [getattr(each.problem, "audit", None) or each.problem.heldout or each.problem for each in self.side]
-        return self._on_pairs(sealed, [_on(*each) for each in zip(self.side, sides, strict=True)])
-
-    def _on_pairs(self, problem: Problem, side: Sequence[Constraint]) -> Constrained:
-        return Constrained(problem, side, bounds=self.bounds, full=self._full)
+        sealed, sides = self.problem.audit, [each.problem for each in self.side]
+        return None if sealed is None else self._on(sealed, [side.audit or side.heldout or side for side in sides])
 
     @property
     def searched(self) -> Constrained:
         """The same on the pairs that searches see, with the same bounds; side problems stay whole."""
-        seen = getattr(self.problem, "searched", self.problem)
-        return self if seen is self.problem else self._on_pairs(seen, self.side)
+        seen = self.problem.searched
+        return self if seen is self.problem else self._on(seen, [each.problem for each in self.side])
+
+    def _on(self, problem: Problem, sides: Sequence[Problem]) -> Constrained:
+        """The same on other pairs of each problem, with the same bounds."""
+        moved = [each.on(side) for each, side in zip(self.side, sides, strict=True)]
+        return Constrained(problem, moved, bounds=self.bounds, full=self._full)
 
     def side_values(self, masks: Float[Tensor, "*mask n"]) -> Float[Tensor, "*mask side"]:
         """The effect of each mask on each side problem.
@@ -246,12 +234,6 @@ class Constrained:
             for row in values.reshape(-1, len(self.bounds)).tolist()
         ]
         return torch.tensor(flat, dtype=torch.float64).reshape(values.shape)
-
-
-def _on(constraint: Constraint, problem: Problem | None) -> Constraint:
-    """The constraint on other pairs of its problem."""
-    assert problem is not None, "checked where the constrained problem was made"
-    return Constraint(problem, constraint.eps, sides=constraint.sides, margin=constraint.margin)
 
 
 SAME_FOR_ALL = (Zero, Scale, Vector, Mean)
@@ -314,12 +296,21 @@ def side_problem(
     return made
 
 
+def language_problems(problem: Problem) -> Iterator[LanguageProblem]:
+    """The problem itself where it is of a language model, and those of such that it is made of."""
+    if isinstance(problem, LanguageProblem):
+        yield problem
+    for one in problem.made_of:
+        yield from language_problems(one)
+
+
 def loss_before(side: Problem) -> float | None:
     """The loss per token of a neutral text before anything is changed; None for other problems."""
     if not isinstance(side, LanguageProblem) or side.source_task.encoding != "text":
         return None
-    levels = getattr(side.training, "base_levels", None)
-    return None if levels is None or side.training.metric.name != "nll" else float(levels.double().mean())
+    part = side.training
+    nll = isinstance(part, PairProblem) and part.metric.name == "nll"
+    return float(part.base_levels.double().mean()) if isinstance(part, PairProblem) and nll else None
 
 
 def unknown_text(side: Problem) -> str:

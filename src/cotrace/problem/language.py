@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,9 +26,9 @@ from cotrace.models.language_model import ModelState
 from cotrace.problem._coverage import NestedSites, warn_of
 from cotrace.problem.builder import Builder, Division, Settled, Writing, check_options, overlap_words, settle
 from cotrace.problem.capture import Captured, activations, attention
+from cotrace.problem.divided import DividedProblem
 from cotrace.problem.evaluator import single_effects
-from cotrace.problem.full_swap import DIRECTIONS, Breakdown, NoDirection, breakdown, full_swap, preferred
-from cotrace.problem.inside import Heldout, Inside, Parts
+from cotrace.problem.full_swap import Breakdown, breakdown, preferred
 from cotrace.problem.passes import (
     Batching,
     Checkpointing,
@@ -34,12 +36,12 @@ from cotrace.problem.passes import (
     check_memory,
     choose_packing,
     is_size,
+    kept_budget,
     memory_budget,
-    token_bytes,
 )
-from cotrace.problem.protocol import Cost, Direction, Examples, JudgePairs, Loss, Mode
+from cotrace.problem.protocol import JudgePairs, Mode
 from cotrace.problem.set_metric import aim
-from cotrace.problem.spaces import PoorDictionary, Told, active_features, space_of, told_words
+from cotrace.problem.spaces import PoorDictionary, Told, active_features, space_of
 from cotrace.prompts import Task
 from cotrace.results import Frontier, Selection
 from cotrace.text import escape
@@ -54,8 +56,32 @@ FEATURES = (Site.FEATURE,)
 """The sites where dictionaries are given and no site is."""
 
 
+SHOWN = (
+    "activations",
+    "attention",
+    "breakdown",
+    "cost",
+    "direction",
+    "effects",
+    "gradient",
+    "heldout",
+    "metric",
+    "mode",
+    "model",
+    "scores",
+    "side_values",
+    "single_effects",
+    "size",
+    "space",
+    "summary",
+    "task",
+    "value",
+)
+"""Names that users need of a problem."""
+
+
 @guarded("ct.LanguageProblem", fields=False)
-class LanguageProblem:
+class LanguageProblem(DividedProblem):
     """Which components of a language model, together, drive a metric? See ``problem.protocol.Problem``.
 
     Donor values and base scores are computed once, here. Raises CotraceError subclasses for bad input.
@@ -127,23 +153,16 @@ class LanguageProblem:
         check_seed("ct.LanguageProblem", seed)
         check_memory(memory)
         roles = names_of("ct.LanguageProblem", "roles", roles)
-        if dictionaries is not None:
-            trained_on = dictionaries.trained_on if isinstance(dictionaries, Dictionaries) else None
-            model = with_dictionaries(model, dictionaries, trained_on)
-            sites = FEATURES if sites is None else sites
-        self.mode = mode
-        chosen, wanted = aim(metric_named(metric or task.metric), direction, mode)
-        self.model, self.space = model, space_of(model, sites if sites is not None else task.sites, roles, layers)
-        if dictionaries is not None and OF_DICTIONARIES.isdisjoint(self.space.sites):
-            raise InputError(
-                "dictionaries are given, and no site is feature or error: name it in sites, or leave them out"
-            )
-        source = donor_source(donors or task.donors)
-        check_sites(source, self.space, align)
-        if words := overlap_words(model, self.space, source, mode):
-            warn(words, NestedSites)
-        writing = Writing(align=align, prepend_bos=prepend_bos, template_arguments=template_arguments or {})
-        division = Division(
+        self.mode, self.source_task, self.task = mode, task, task.name
+        self.manner = {
+            "prepend_bos": prepend_bos,
+            "template_arguments": template_arguments,
+            "batch_tokens": batch_tokens,
+            "pack": pack,
+            "memory": memory,
+            "checkpointing": checkpointing,
+        }
+        self.division = Division(
             holdout=holdout,
             audit=audit,
             split_by=split_by,
@@ -151,75 +170,92 @@ class LanguageProblem:
             search_pairs=search_pairs,
             judge_pairs=judge_pairs,
         )
-        settled = settle(model, task, self.space, source, writing, division)
-        warn_of(settled.encoding, self.space, task)
-        reference = (settled.donors.reference or ()) if isinstance(settled.donors, Mean) else ()
-        most = memory_budget(memory, model.device)
-        size = most if is_size(memory) else None
-        packing = choose_packing(model, settled.encoding.pairs, batch_tokens, pack, reference, size)
+        self.model = model if dictionaries is None else _with(model, dictionaries)
+        if sites is None:
+            sites = task.sites if dictionaries is None else FEATURES
+        chosen, wanted = aim(metric_named(metric or task.metric), direction, mode)
+        self.metric_name = metric if isinstance(metric, str) else chosen.name if metric else task.metric
+        self.space = space_of(self.model, sites, roles, layers)
+        if dictionaries is not None and OF_DICTIONARIES.isdisjoint(self.space.sites):
+            raise InputError(
+                "dictionaries are given, and no site is feature or error: name it in sites, or leave them out"
+            )
+        source = self._source(donors or task.donors, align)
+        writing = Writing(align=align, prepend_bos=prepend_bos, template_arguments=template_arguments or {})
+        settled = settle(self.model, task, self.space, source, writing, self.division)
+        self._settle(settled)
+        self.question = {
+            "model": model.name,
+            "donors": donor_words(donors or task.donors),
+            "align": align,
+            "positions": positions,
+            "split": "; ".join(filter(None, (self.division.words, self._drawn(settled.judged)))),
+        }
+        packing = self._packed(positions)
+        self.features = () if isinstance(sites, ComponentSpace) else self._tell_features(settled, packing)
+        self._build(settled, packing, chosen)
+        self._direction = wanted or preferred(self.full_swap, mode, chosen)
+        if mode == "keep":
+            _ = self.training.swing
+
+    def _source(self, given: str | DonorSource, align: Align) -> DonorSource:
+        """The donors. Raises InputError where they do not fit a site; warns of components that hold one another."""
+        source = donor_source(given)
+        check_sites(source, self.space, align)
+        if words := overlap_words(self.model, self.space, source, self.mode):
+            warn(words, NestedSites)
+        return source
+
+    def _settle(self, settled: Settled) -> None:
+        """Keep the pairs as tokens, and how they are divided."""
+        self.donors, self.encoding, self.groups = settled.donors, settled.encoding, settled.groups
+        self.unseen, self.audit_size = settled.heldout, len(settled.audit)
+        warn_of(settled.encoding, self.space, self.source_task)
+
+    def _packed(self, positions: Positions) -> Packing:
+        """How examples share rows. Raises AlignmentError."""
+        reference = (self.donors.reference or ()) if isinstance(self.donors, Mean) else ()
+        memory, pairs = self.manner["memory"], self.encoding.pairs
+        size = memory_budget(memory, self.model.device) if is_size(memory) else None
+        packing = choose_packing(self.model, pairs, self.manner["batch_tokens"], self.manner["pack"], reference, size)
         packing = replace(packing, patch_answers=positions == "prompt+answer")
-        check_frequencies(settled.encoding.pairs, packing)
-        features = () if isinstance(sites, ComponentSpace) else self._tell_features(settled, packing)
+        check_frequencies(pairs, packing)
+        return packing
+
+    def _build(self, settled: Settled, packing: Packing, metric: AnyMetric) -> None:
+        """Record donor values and score the base run of each part; those of the audit wait. Raises InputError."""
+        self.batching = Batching(packing.batch_tokens, self.manner["checkpointing"])
+        memory = self.manner["memory"]
+        self.storage = Storage(kept_budget(memory, self.model, packing.batch_tokens))
         builder = Builder(
             self.model,
             self.space,
             settled.donors,
             packing,
-            chosen,
-            mode,
-            task.score == "mean",
-            Batching(packing.batch_tokens, checkpointing),
-            Storage(most if size is None else size - min(size // 2, packing.batch_tokens * token_bytes(model))),
-            ModelState.of(model),
+            metric,
+            self.mode,
+            self.source_task.score == "mean",
+            self.batching,
+            self.storage,
+            ModelState.of(self.model),
             memory,
         )
-        parts = Parts.built(builder, settled, memory)
-        labels = [settled.groups[name] for name in parts.training.ids]
-        self.inside = Inside(
-            whole=lambda: self,
-            model=self.model,
-            space=self.space,
-            mode=mode,
-            source_task=task,
-            manner={
-                "prepend_bos": prepend_bos,
-                "template_arguments": template_arguments,
-                "batch_tokens": batch_tokens,
-                "pack": pack,
-                "memory": memory,
-                "checkpointing": checkpointing,
-            },
-            donors=settled.donors,
-            encoding=settled.encoding,
-            refused=tuple(settled.encoding.refused),
-            question={
-                "model": model.name,
-                "donors": donor_words(donors or task.donors),
-                "align": align,
-                "positions": positions,
-                "split": division.words
-                + (f"; {said}" if (said := division.drawn(settled.judged, settled.heldout)) else ""),
-            },
-            division=division,
-            features=features,
-            metric_name=metric if isinstance(metric, str) else chosen.name if metric else task.metric,
-            unseen=settled.heldout,
-            groups=settled.groups,
-            batching=builder.batching,
-            storage=builder.storage,
-            full_swap=full_swap(parts.training, labels),
-            **vars(parts),
-        )
-        """The parts that the problem is built of, for those who judge and store it; not kept stable."""
-        self._direction = wanted or preferred(self.inside.full_swap, mode, chosen)
-        if mode == "keep":
-            _ = parts.training.swing
+        prefixed = builder.with_prefixes(settled)
+        builder.check_memory(prefixed)
+        self.build = lambda indices: builder.part(prefixed.pairs(indices))
+        self.part = self.training = self.build(settled.training)
+        self.held = self.build(settled.judged) if settled.judged else None
+        self.sealed = partial(self.build, settled.audit) if settled.audit else None
+        self.some = self.build(settled.subset) if settled.subset else None
+        if self.some is not None:
+            self.some.use_cost(self.training.cost, self.some.size / self.training.size)
+        self.judging = {}
 
     def _tell_features(self, settled: Settled, packing: Packing) -> tuple[Told, ...]:
         """Take the features that are active on the training pairs as components; what is known of each dictionary."""
         if FEATURE_SITES.isdisjoint(self.space.sites):
             return ()
-        pairs = [settled.encoding.pairs[i] for i in settled.training]
+        pairs = settled.pairs(settled.training)
         found = active_features(self.model, self.space, settled.donors, packing, pairs)
         self.model, self.space = found.model, found.space
         for told in (one for one in found.told if one.explained < 0):
@@ -230,89 +266,6 @@ class LanguageProblem:
             )
         return found.told
 
-    @property
-    def direction(self) -> Direction:
-        """The one given, else that of the full swap. Raises NoDirection where it shows none."""
-        if self._direction is None:
-            raise NoDirection(self.inside.full_swap)
-        return self._direction
-
-    @property
-    def heldout(self) -> Heldout | None:
-        """The same problem on unseen pairs, those that judge; None where nothing is held out."""
-        return (
-            None if self.inside.held is None else Heldout(self, self.inside, self.inside.held, drawn=self.inside.drawn)
-        )
-
-    @property
-    def metric(self) -> str:
-        return self.inside.training.metric.name
-
-    @property
-    def task(self) -> str:
-        return self.inside.source_task.name
-
-    @property
-    def size(self) -> int:
-        return self.inside.training.size
-
-    @property
-    def cost(self) -> Cost:
-        return self.inside.training.cost
-
-    @property
-    def summary(self) -> str:
-        """The question in words, with the full swap and the direction; first of all where no effect is shown."""
-        swap = self.inside.full_swap
-        moves = f"{swap.caution}{self.inside.coverage.words}{swap.words}"
-        if self.inside.features:
-            moves += f". {told_words(self.inside.features)}"
-        if self._direction is None:
-            return f"{moves}. A search for k of {self.space.outline} needs a direction: give {DIRECTIONS}."
-        aim = {"maximise": "largest", "minimise": "smallest"}[self._direction]
-        what = "restored by keeping" if self.mode == "keep" else "moved by swapping"
-        return f"{moves}. Looking for the {aim} effect {what} k of {self.space.outline}."
-
-    def scores(self, masks: Any, examples: Examples = None) -> Float[Tensor, "*mask example answer"]:
-        """log p(answer | prompt) of every answer, under one mask or several.
-
-        Args:
-            masks: One set (a mask [n], a Selection or component names) or several ([mask, n], or a list).
-            examples: Indices of training pairs; None for all, in file order.
-        """
-        return self.inside.training.scores(masks, examples)
-
-    def effects(self, masks: Any, examples: Examples = None) -> Float[Tensor, "*mask example"]:
-        """Per-example effect of one set (a mask [n], a Selection or component names) or several ([mask, n], or a list).
-
-        Raises InputError.
-
-        Args:
-            masks: A mask from 0 (own value) to 1 (donor's value), or names of the chosen.
-            examples: Indices of training pairs; None for all, in file order.
-        """
-        return self.inside.training.effects(masks, examples)
-
-    def value(self, masks: Any) -> Float[Tensor, "*mask"]:
-        """The reported aggregate on all training pairs.
-
-        Args:
-            masks: One set (a mask [n], a Selection or component names) or several ([mask, n], or a list).
-        """
-        return self.inside.training.value(masks)
-
-    def gradient(
-        self, z: Float[Tensor, "n"], objective: Loss | None = None, examples: Examples = None
-    ) -> Float[Tensor, "n"]:
-        """Exact gradient of the mean of ``objective(effects)``, or of the reported aggregate where None.
-
-        Args:
-            z: Soft mask [n], from 0 to 1.
-            objective: Differentiable function of the effects; None for the reported aggregate.
-            examples: Indices of training pairs; None for all.
-        """
-        return self.inside.training.gradient(z, objective, examples)
-
     def breakdown(self, masks: Any, by: str = "group", *, heldout: bool = False) -> Breakdown:
         """The effect of one mask, Selection or list of names on each subgroup: ``by`` is a field of the pairs.
 
@@ -321,10 +274,10 @@ class LanguageProblem:
             by: Field of the pairs, or key of their ``meta``.
             heldout: On held-out pairs rather than training pairs.
         """
-        part = self.inside.held if heldout else self.inside.training
-        if part is None:
+        view = self.heldout if heldout else self
+        if view is None:
             raise InputError("nothing is held out, so there is no held-out breakdown: build the problem with holdout")
-        return breakdown(part, masks, by, self.inside.groups_of(part.ids))
+        return breakdown(view.part, view.masks(masks), by, view.clusters)
 
     def single_effects(
         self, exact: bool = True, *, progress: Callable[[int, int], None] | bool | None = None
@@ -351,7 +304,7 @@ class LanguageProblem:
         base prompt. With ``out`` the patterns are streamed to a new safetensors file, a tensor ``ID/attention`` for
         each pair, and stay there. Raises InputError, UnsupportedSite, OutputExists.
         """
-        return attention(self.inside, heads, pairs, run, out)
+        return attention(self, heads, pairs, run, out)
 
     def activations(
         self, names: Any, pairs: str | Sequence[str] | None = None, run: Any = "base", *, out: str | Path | None = None
@@ -364,22 +317,11 @@ class LanguageProblem:
         Args:
             names: Names of components, or one.
         """
-        return activations(self.inside, names, pairs, run, out)
+        return activations(self, names, pairs, run, out)
 
-    def side_values(self, masks: Any) -> Float[Tensor, "*mask side"]:
-        """Values that constraints bound; no columns where there are none.
-
-        Args:
-            masks: One mask [n] or several [mask, n].
-        """
-        return self.inside.training.side_values(masks)
-
-    def __getattr__(self, name: str) -> Any:
-        """Return an optional member of problems from inside (see ``problem.protocol``)."""
-        inside = self.__dict__.get("inside")
-        if inside is None or name.startswith("_") or name in ("problem", "whole") or name not in dir(inside):
-            raise AttributeError(f"a LanguageProblem has no attribute {name!r}")
-        return getattr(inside, name)
+    def __dir__(self) -> list[str]:
+        """Return the names that users need: the other attributes are for who stores and draws a problem."""
+        return [*filter(re.compile("_").match, super().__dir__()), *SHOWN]
 
     def _repr_html_(self) -> str:
         facts = {
@@ -388,17 +330,21 @@ class LanguageProblem:
             "metric": self.metric,
             "mode": self.mode,
             "components": f"{len(self.space)}: {self.space.outline}",
-            "pairs searched": f"{self.inside.searched.size} of {self.size}" if self.inside.some else self.size,
-            "pairs held out": len(self.inside.unseen),
-            "pairs that judge": self.inside.drawn,
-            "pairs refused": f"{len(self.inside.refused)}; the first: {self.inside.refused[0].reason}"
-            if self.inside.refused
-            else "",
+            "pairs searched": f"{self.searched.size} of {self.size}" if self.some else self.size,
+            "pairs held out": self.heldout_size,
+            "pairs that judge": self.drawn,
+            "pairs refused": f"{len(self.refused)}; the first: {self.refused[0].reason}" if self.refused else "",
         }
         return escape.facts("Problem", facts) + escape.paragraph(self.summary)
 
     def __repr__(self) -> str:
         return (
             f"LanguageProblem({self.model.name}, {self.task}, {self.metric}, {self.mode}, {self.space.outline}, "
-            f"{self.size} pairs + {len(self.inside.unseen)} held out)"
+            f"{self.size} pairs + {self.heldout_size} held out)"
         )
+
+
+def _with(model: LanguageModel, dictionaries: Dictionaries | Sequence[Dictionary]) -> LanguageModel:
+    """The model with these dictionaries at their places."""
+    trained_on = dictionaries.trained_on if isinstance(dictionaries, Dictionaries) else None
+    return with_dictionaries(model, dictionaries, trained_on)

@@ -82,6 +82,12 @@ def _container() -> int | None:
     return int(limit) - int(used) if limit.isdigit() else None
 
 
+def kept_budget(given: str | float | int | None, model: LanguageModel, tokens: int) -> int:
+    """Bytes for donor values and kept prefixes: of a size what a pass of so many tokens leaves, half of it at least."""
+    most = memory_budget(given, model.device)
+    return most - min(most // 2, tokens * token_bytes(model)) if is_size(given) else most
+
+
 def check_budget(given: str | float | int, budget: int, least: int) -> None:
     """Raise InputError where a budget that was given is below what one forward pass needs."""
     if budget < least:

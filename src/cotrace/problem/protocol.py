@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from cotrace.components import Component, ComponentSpace
 from cotrace.components import Direction as Direction
 from cotrace.components import Mode as Mode
 from cotrace.errors import InputError
-from cotrace.results import is_named, members_of
+from cotrace.results import Bound, is_named, members_of
 from cotrace.results.effects import Key, bits_of
 from cotrace.validation import LISTS
 
@@ -38,67 +39,89 @@ class Cost:
         self.forward_equivalents += amount
 
 
-@runtime_checkable
-class Problem(Protocol):
+if TYPE_CHECKING:
+    attribute = property
+else:
+
+    class attribute:  # noqa: N801
+        """A property in whose place a class or an instance may have a plain attribute."""
+
+        def __init__(self, read: Callable[[Any], Any]) -> None:
+            self.read, self.__doc__ = read, read.__doc__
+
+        def __get__(self, instance: Any, owner: type | None = None) -> Any:
+            return self if instance is None else self.read(instance)
+
+
+def inner(*names: str) -> Iterator[Any]:
+    """Attributes, and methods, that are those of the problem that a problem is made of (its ``problem``)."""
+    return (attribute(attrgetter(f"problem.{name}")) for name in names)
+
+
+class Problem:
     """A component space, and the effect of every mask on it. Mask 1 means the donor's value, in both modes.
 
-    A problem may also have ``bounds`` (one ``results.Bound`` for each column of ``side_values``, which every search
-    keeps), ``surrogate`` with ``reported(masks)`` and ``reported_base``: the metric as people read it, where ``value``
-    is soft; ``target``: the level of it that is aimed at; ``full_is_clear``: whether the pairs show that swapping
-    everything moves the metric, without which no share of that is told; and ``question``: what a ``Frontier`` says of
-    where it comes from (model, donors, align, positions, split).
+    A problem of your own inherits from it, and has ``space``, ``mode``, ``direction``, ``metric``, ``task``,
+    ``summary``, ``size`` and ``cost``, as attributes or properties, and the methods ``effects``, ``value`` and
+    ``gradient``. All else has a default.
     """
 
-    @property
+    @attribute
     def space(self) -> ComponentSpace:
         """The N components, in mask order."""
+        raise NotImplementedError
 
-    @property
+    @attribute
     def mode(self) -> Mode:
         """``swap``: the chosen components have mask 1, the others 0. ``keep``: the chosen have 0, the others 1."""
+        raise NotImplementedError
 
-    @property
+    @attribute
     def direction(self) -> Direction:
         """Whether larger or smaller values are preferred. May raise an InputError where that is not known."""
+        raise NotImplementedError
 
-    @property
+    @attribute
     def metric(self) -> str:
         """Name of the metric."""
+        raise NotImplementedError
 
-    @property
+    @attribute
     def task(self) -> str:
         """Name of the data."""
+        raise NotImplementedError
 
-    @property
+    @attribute
     def summary(self) -> str:
         """The question in words, with the direction and the full swap."""
+        raise NotImplementedError
 
-    @property
+    @attribute
     def size(self) -> int:
         """Number of training pairs."""
+        raise NotImplementedError
 
-    @property
+    @attribute
     def cost(self) -> Cost:
         """Cost on training pairs so far, in forward-equivalents."""
-
-    @property
-    def heldout(self) -> Problem | None:
-        """The same problem on unseen pairs; None where nothing is held out."""
+        raise NotImplementedError
 
     def effects(self, masks: Float[Tensor, "*mask n"], examples: Examples = None) -> Float[Tensor, "*mask example"]:
-        """Per-example effect of one mask [n] or several [mask, n], in file order.
+        """Per-example effect of one mask or several, in file order. InputError where there is none.
 
         Args:
-            masks: One mask [n] or several [mask, n], from 0 to 1.
+            masks: One mask [n] or several [mask, n], from 0 (own value) to 1 (donor's value).
             examples: Indices of training pairs; None for all.
         """
+        raise NotImplementedError
 
     def value(self, masks: Float[Tensor, "*mask n"]) -> Float[Tensor, "*mask"]:
         """The reported aggregate on all training pairs, for one mask or several.
 
         Args:
-            masks: One mask [n] or several [mask, n].
+            masks: One mask [n] or several [mask, n], from 0 (own value) to 1 (donor's value).
         """
+        raise NotImplementedError
 
     def gradient(
         self, z: Float[Tensor, "n"], objective: Loss | None = None, examples: Examples = None
@@ -106,15 +129,153 @@ class Problem(Protocol):
         """Gradient of the mean of ``objective(effects)``, or of the reported aggregate; exact over ``examples``.
 
         Args:
-            z: Soft mask [n].
+            z: Soft mask [n], from 0 to 1.
+            objective: Differentiable function of the effects; None for the reported aggregate.
+            examples: Indices of training pairs; None for all.
         """
+        raise NotImplementedError
+
+    @attribute
+    def heldout(self) -> Problem | None:
+        """The same problem on unseen pairs; None where nothing is held out."""
+        return None
+
+    @attribute
+    def audit(self) -> Problem | None:
+        """The same problem on pairs that nothing touches until the end; None where there are none."""
+        return None
+
+    @attribute
+    def searched(self) -> Problem:
+        """The same problem on the pairs that searches see: itself, where they see all."""
+        return self
+
+    def heldout_of(self, judge_pairs: int | str) -> Problem | None:
+        """The same problem on other held-out pairs. Raises InputError where these are settled.
+
+        Args:
+            judge_pairs: At most so many pairs, or ``"all"``.
+        """
+        raise InputError(
+            f"judge_pairs={judge_pairs}: the pairs that judge {self.task} are settled where it is made; give "
+            "judge_pairs to each LanguageProblem that it is made of"
+        )
+
+    @attribute
+    def drawn(self) -> str:
+        """Which of the held-out pairs these are, in words; empty where they are all."""
+        return ""
+
+    @attribute
+    def made_of(self) -> Sequence[Problem]:
+        """The problems that a sum or a constraint puts together."""
+        return ()
+
+    @attribute
+    def ids(self) -> Sequence[str]:
+        """A name of each pair."""
+        return list(map(str, range(self.size)))
+
+    @attribute
+    def weights(self) -> Float[Tensor, "example"]:
+        """How much each pair counts in the aggregate."""
+        return torch.ones(self.size)
+
+    @attribute
+    def clusters(self) -> Sequence[str] | None:
+        """The group of each pair, which resampling keeps together; None where each stands for itself."""
+        return None
+
+    @attribute
+    def strata(self) -> Sequence[int] | None:
+        """The kind of each pair, where every resample must hold as many of each (groups that a gap compares)."""
+        return None
+
+    @attribute
+    def parts(self) -> Sequence[int] | None:
+        """In a sum the number of the problem of each pair: its mean is the sum of their means."""
+        return None
+
+    @attribute
+    def bounds(self) -> tuple[Bound, ...]:
+        """The bound of each column of ``side_values``: constraints, which every search keeps."""
+        return ()
 
     def side_values(self, masks: Float[Tensor, "*mask n"]) -> Float[Tensor, "*mask side"]:
         """Values that constraints bound, one column each; no columns where there are none.
 
         Args:
-            masks: One mask [n] or several [mask, n].
+            masks: One mask [n] or several [mask, n], from 0 (own value) to 1 (donor's value).
         """
+        return torch.zeros(*torch.as_tensor(masks).shape[:-1], 0)
+
+    def value_and_effects(
+        self, masks: Float[Tensor, "*mask n"]
+    ) -> tuple[Float[Tensor, "*mask"], Float[Tensor, "*mask example"] | None]:
+        """Both from one evaluation; no effects where one evaluation does not give both.
+
+        Args:
+            masks: One mask [n] or several [mask, n], from 0 (own value) to 1 (donor's value).
+        """
+        return self.value(masks), None
+
+    def input_gradient(self, share: float, examples: Examples = None) -> Float[Tensor, "n"]:
+        """Gradient along donor minus base activations, with token embeddings so much the donor's: EAP-IG on nodes.
+
+        Raises InputError where there are no such inputs.
+
+        Args:
+            share: 0 for the base prompt, 1 for the counterfactual.
+            examples: Indices of training pairs; None for all.
+        """
+        raise InputError(f"{self.task} has no inputs to interpolate; use at='integrated'")
+
+    @attribute
+    def redraws(self) -> bool:
+        """Whether ``redrawn`` gives values: those of a metric of the whole set, on resampled pairs."""
+        return False
+
+    def redrawn(self, masks: Float[Tensor, "mask n"], counts: Iterable[Any]) -> Float[Tensor, "mask draw"]:
+        """The value on resampled pairs. Raises InputError where the metric has an effect of each pair.
+
+        Args:
+            masks: Masks [mask, n], from 0 to 1.
+            counts: Blocks of rows [draw, example] that say how often each pair counts.
+        """
+        raise InputError(f"{self.metric} has an effect of each pair: resample effects")
+
+    @attribute
+    def surrogate(self) -> bool:
+        """Whether searches see another quantity, a soft one, than ``reported``."""
+        return False
+
+    def reported(self, masks: Float[Tensor, "*mask n"]) -> Float[Tensor, "*mask"]:
+        """The metric as people read it, under one mask or several: hard where ``value`` is soft.
+
+        Args:
+            masks: One mask [n] or several [mask, n], from 0 (own value) to 1 (donor's value).
+        """
+        return self.value(masks)
+
+    @attribute
+    def reported_base(self) -> float | None:
+        """The same in the base run; None where it is not known."""
+        return None
+
+    @attribute
+    def target(self) -> float | None:
+        """The level of it that is aimed at; None where the direction is up or down."""
+        return None
+
+    @attribute
+    def full_is_clear(self) -> bool:
+        """Whether the pairs show that swapping everything moves the metric; else no share of that is told."""
+        return True
+
+    @attribute
+    def question(self) -> Mapping[str, Any]:
+        """Provenance that a ``Frontier`` carries: model, donors, align, positions, split."""
+        return {}
 
 
 MASK_ELEMENTS = 1 << 22
@@ -127,16 +288,7 @@ def as_masks(masks: Any, space: ComponentSpace, mode: Mode, dtype: torch.dtype) 
     Lists of such are several. Raises InputError where the shape is not the space's, or a number is
     outside [0, 1].
     """
-    if is_named(masks):
-        return chosen_mask(space, members_of("effects", "masks", masks), mode, dtype)
-    if isinstance(masks, (*LISTS, Sequence)):
-        if not masks or any(isinstance(one, LISTS) and not one for one in masks):
-            raise InputError(
-                "an empty list is no mask: name the components that are chosen; for none, give ct.Selection(members=())"
-            )
-        if any(map(is_named, masks)):
-            return torch.stack([chosen_mask(space, members_of("effects", "masks", one), mode, dtype) for one in masks])
-    z = _tensor(masks)
+    z = masks if isinstance(masks, Tensor) else _tensor(masks, space, mode, dtype)
     if z.is_complex():
         raise InputError("a mask holds complex numbers: give real ones from 0 to 1")
     z = z.detach().to("cpu", dtype)
@@ -147,7 +299,17 @@ def as_masks(masks: Any, space: ComponentSpace, mode: Mode, dtype: torch.dtype) 
     return z
 
 
-def _tensor(masks: Any) -> Tensor:
+def _tensor(masks: Any, space: ComponentSpace, mode: Mode, dtype: torch.dtype) -> Tensor:
+    """A Selection, names, an array or lists of them as a tensor."""
+    if is_named(masks):
+        return chosen_mask(space, members_of("effects", "masks", masks), mode, dtype)
+    if isinstance(masks, (*LISTS, Sequence)):
+        if not masks or any(isinstance(one, LISTS) and not one for one in masks):
+            raise InputError(
+                "an empty list is no mask: name the components that are chosen; for none, give ct.Selection(members=())"
+            )
+        if any(map(is_named, masks)):
+            return torch.stack([chosen_mask(space, members_of("effects", "masks", one), mode, dtype) for one in masks])
     try:
         return torch.as_tensor(masks)
     except (RuntimeError, TypeError, ValueError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -15,10 +15,10 @@ from cotrace.errors import DegenerateError, InputError, NonFiniteError
 from cotrace.metrics import Answers, Metric, SetMetric
 from cotrace.metrics.metric import weighted_mean
 from cotrace.problem.input_path import InputPath
-from cotrace.problem.losses import ChangeLoss, Linear, Measure, Objective, Read, Reading
-from cotrace.problem.protocol import Cost, Examples, Loss, Mode, as_masks
+from cotrace.problem.losses import ChangeLoss, Linear, Objective, Read, Reading
+from cotrace.problem.protocol import Cost, Examples, Loss, Mode
 from cotrace.problem.scorer import Scorer
-from cotrace.validation import check_kind, guarded
+from cotrace.validation import check_kind
 
 TABLE_NUMBERS = 1 << 27
 """Most numbers in one table of scores: 512 MiB in float32. Only tables of logits come near it."""
@@ -48,10 +48,17 @@ def rounding(base: Tensor, kind: torch.dtype, change: Callable[[Iterable[Tensor]
 
 
 M = TypeVar("M", Metric, SetMetric)
+Masks = Float[Tensor, "*mask n"]
 
 
 class ScoredPairs(Generic[M]):
-    """Base of problems of both kinds of metric. Raises InputError where the pairs lack what the metric needs."""
+    """Base of problems of both kinds of metric. Raises InputError where the pairs lack what the metric needs.
+
+    Masks come as tensors of the problem's type: ``LanguageProblem`` has checked them.
+    """
+
+    draws: Sequence[PairProblem] = ()
+    """The same pairs with other draws of the donors."""
 
     def __init__(self, scorer: Scorer, metric: M, mode: Mode) -> None:
         self.scorer, self.mode = scorer, mode
@@ -92,6 +99,11 @@ class ScoredPairs(Generic[M]):
         """How much each pair counts in the aggregate."""
         return self.answers.weight
 
+    @property
+    def strata(self) -> list[int] | None:
+        """The kind of each pair, as many of which every resample must hold; None where they are all of one."""
+        return None
+
     @cached_property
     def full_scores(self) -> Float[Tensor, "example answer"]:
         """Scores under the full swap. Not counted as search cost: it is part of the question."""
@@ -125,28 +137,16 @@ class ScoredPairs(Generic[M]):
             )
         return swing
 
-    def masks(self, masks: Any) -> Float[Tensor, "*mask n"]:
-        """Masks as a tensor. Raises InputError."""
-        return as_masks(masks, self.space, self.mode, self.dtype)
-
-    def scores(self, masks: Any, examples: Examples = None) -> Float[Tensor, "*mask example answer"]:
+    def scores(self, z: Masks, examples: Examples = None) -> Float[Tensor, "*mask example answer"]:
         """Scores that the metric reads, under one mask or several. Counts as an evaluation."""
-        z = self.masks(masks)
-        some = self.some(examples)
-        self.charge(self.share(some) * (len(z) if z.ndim == 2 else 1))
-        scores = self.scorer.scores(z if z.ndim == 2 else z[None], some)
-        return scores if z.ndim == 2 else scores[0]
+        found: Tensor = torch.cat(list(self.chunks(z, self.some(examples))))
+        return found.reshape((*z.shape[:-1], *found.shape[1:]))
 
-    def chunks(self, masks: Any, examples: Examples = None) -> Iterator[Float[Tensor, "mask example answer"]]:
+    def chunks(self, z: Masks, some: Sequence[int] | None = None) -> Iterator[Float[Tensor, "mask example answer"]]:
         """The same, as many masks at a time as their scores fit in memory."""
-        z = self.masks(masks).reshape(-1, len(self.space))
-        for rows in torch.split(z, max(1, TABLE_NUMBERS // self.scorer.base.numel())):
-            yield self.scores(rows, examples)
-
-    def side_values(self, masks: Any) -> Float[Tensor, "*mask side"]:
-        """Return no columns: there are no constraints."""
-        z: Tensor = self.masks(masks)
-        return z.new_zeros((*z.shape[:-1], 0))
+        for rows in torch.split(z.reshape(-1, z.shape[-1]), max(1, TABLE_NUMBERS // self.scorer.base.numel())):
+            self.charge(self.share(some) * len(rows))
+            yield self.scorer.scores(rows, some)
 
     def some(self, examples: Examples) -> list[int] | None:
         """Examples as a list. Raises InputError."""
@@ -162,13 +162,7 @@ class ScoredPairs(Generic[M]):
         """How much of all pairs these are."""
         return 1.0 if some is None else len(some) / self.size
 
-    def _shaped(self, chunks: Sequence[Tensor], masks: Any) -> Tensor:
-        """Chunks put together, in the shape that the masks were given in."""
-        together: Tensor = torch.cat(list(chunks))
-        return together.reshape((*self.masks(masks).shape[:-1], *together.shape[1:]))
 
-
-@guarded("PairProblem", fields=False)
 class PairProblem(ScoredPairs[Metric]):
     """Effects, values and gradients on one list of pairs, and their count.
 
@@ -177,57 +171,56 @@ class PairProblem(ScoredPairs[Metric]):
     """
 
     def __init__(self, scorer: Scorer, metric: Metric, mode: Mode, draws: Sequence[Scorer] = ()) -> None:
-        super().__init__(scorer, metric, mode)
         self.draws = [PairProblem(draw, metric, "swap") for draw in draws]
-        self.use_cost(self.cost)
+        super().__init__(scorer, metric, mode)
 
     def use_cost(self, cost: Cost, unit: float = 1.0) -> None:
         """Count there, and the draws too."""
         super().use_cost(cost, unit)
-        for draw in getattr(self, "draws", ()):
+        for draw in self.draws:
             draw.use_cost(cost, unit)
 
     @cached_property
     def base_levels(self) -> Float[Tensor, "example"]:
         """The metric's level in the base run."""
-        return self._of_base(self._levels)
+        return self._of_base("levels")
 
     @cached_property
     def base_reported(self) -> Float[Tensor, "example"]:
         """The same as people read it."""
-        return self._of_base(self._reported)
+        return self._of_base("reported_levels")
 
     @cached_property
     def reported_base(self) -> float:
         """The metric's own level in the base run, as people read it."""
         return float(weighted_mean(self.base_reported, self.answers))
 
-    def _of_base(self, measure: Measure) -> Float[Tensor, "example"]:
-        """Measure the base run, some examples at a time."""
-        base = self.scorer.base
-        step = max(1, PIECE_NUMBERS // base.shape[1])
-        pieces = torch.split(torch.arange(len(base)), step)
+    def _of_base(self, what: Read) -> Float[Tensor, "example"]:
+        """Read the base run, some examples at a time."""
+        base, measure = self.scorer.base, self._reading(what)
+        pieces = torch.split(torch.arange(len(base)), piece_rows(base))
         return torch.cat([measure(base[piece], piece.tolist()) for piece in pieces])
 
     @cached_property
     def full_swap(self) -> Float[Tensor, "example"]:
         """Per-example change of the metric when every component takes the donor's value."""
-        own = self._finite(self._of_full(self._changes), None)
+        own = self._finite(self._of_full("effects"), None)
         return self._averaged([own, *(draw.full_swap for draw in self.draws)])
 
     @cached_property
     def full_levels(self) -> Float[Tensor, "example"]:
         """The metric's level when every component takes the donor's value."""
-        return self._averaged([self._of_full(self._levels), *(draw.full_levels for draw in self.draws)])
+        return self._averaged([self._of_full("levels"), *(draw.full_levels for draw in self.draws)])
 
     @cached_property
     def full_reported(self) -> Float[Tensor, ""]:
         """The same as people read it, its weighted mean over the pairs."""
-        own = weighted_mean(self._of_full(self._reported), self.answers)
+        own = weighted_mean(self._of_full("reported_levels"), self.answers)
         return self._averaged([own, *(draw.full_reported for draw in self.draws)])
 
-    def _of_full(self, measure: Measure) -> Float[Tensor, "example"]:
-        """Measure the full swap. Not counted as search cost: it is part of the question."""
+    def _of_full(self, what: Read) -> Float[Tensor, "example"]:
+        """Read the full swap. Not counted as search cost: it is part of the question."""
+        measure = self._reading(what)
         if self.metric.reads == "answers":
             return measure(self.full_scores, range(self.size))
         ones = torch.ones(1, len(self.space), dtype=self.dtype)
@@ -241,55 +234,56 @@ class PairProblem(ScoredPairs[Metric]):
     def change(self, pieces: Iterable[Float[Tensor, "some answer"]]) -> Float[Tensor, ""]:
         """The weighted mean effect of these scores."""
         found: list[Tensor] = []
-        start = 0
+        start, measure = 0, self._reading("effects")
         for scores in pieces:
-            found.append(self._changes(scores, range(start, start + len(scores))))
+            found.append(measure(scores, range(start, start + len(scores))))
             start += len(scores)
         return self._mean(torch.cat(found))
 
-    def effects(self, masks: Any, examples: Examples = None) -> Float[Tensor, "*mask example"]:
+    def effects(self, z: Masks, examples: Examples = None) -> Float[Tensor, "*mask example"]:
         """Per-example effect of one mask or several. In ``keep`` mode their mean is the faithfulness."""
         some = self.some(examples)
-        return self._of_mode(self.changes_of(masks, some), some)
+        changes = self.changes_of(z, some)
+        if self.mode == "swap":
+            return changes
+        full = self.full_swap if some is None else self.full_swap[some]
+        return (full - changes) / self.swing
 
-    def changes_of(self, masks: Any, some: Sequence[int] | None) -> Float[Tensor, "*mask example"]:
+    def changes_of(self, z: Masks, some: Sequence[int] | None) -> Float[Tensor, "*mask example"]:
         """The metric's change from the base run, averaged over the draws."""
-        z = self.masks(masks)
-        own = self._each(z, some, self._changes)
-        return self._averaged([self._finite(own, some), *(draw.changes_of(z, some) for draw in self.draws)])
+        own = self._finite(self._each(z, some, "effects"), some)
+        return self._averaged([own, *(draw.changes_of(z, some) for draw in self.draws)]) if self.draws else own
 
     @staticmethod
     def _averaged(draws: Sequence[Tensor]) -> Tensor:
         return draws[0] if len(draws) == 1 else torch.stack(list(draws)).mean(0)
 
-    def value(self, masks: Any) -> Float[Tensor, "*mask"]:
-        """The aggregate that searches see: the weighted mean of the effects."""
-        return self._mean(self.effects(masks))
-
-    def value_and_effects(self, masks: Any) -> tuple[Float[Tensor, "*mask"], Float[Tensor, "*mask example"]]:
-        """Both, from one evaluation."""
-        effects = self.effects(masks)
+    def value_and_effects(self, z: Masks) -> tuple[Float[Tensor, "*mask"], Float[Tensor, "*mask example"]]:
+        """The aggregate that searches see, the weighted mean of the effects, and these, from one evaluation."""
+        effects = self.effects(z)
         return self._mean(effects), effects
 
-    def reported(self, masks: Any) -> Float[Tensor, "*mask"]:
+    def reported(self, z: Masks) -> Float[Tensor, "*mask"]:
         """The metric's own level, as people read it: its weighted mean over the pairs."""
-        z = self.masks(masks)
-        own = weighted_mean(self._each(z, None, self._reported), self.answers)
+        own = weighted_mean(self._each(z, None, "reported_levels"), self.answers)
         return self._averaged([own, *(draw.reported(z) for draw in self.draws)])
 
-    def reported_levels(self, masks: Any) -> Float[Tensor, "*mask example"]:
+    def reported_levels(self, z: Masks) -> Float[Tensor, "*mask example"]:
         """The same of each pair."""
-        z = self.masks(masks)
-        return self._averaged([self._each(z, None, self._reported), *(draw.reported_levels(z) for draw in self.draws)])
+        own = self._each(z, None, "reported_levels")
+        return self._averaged([own, *(draw.reported_levels(z) for draw in self.draws)])
 
-    def _each(self, z: Tensor, some: Sequence[int] | None, measure: Measure) -> Float[Tensor, "*mask example"]:
-        """Measure each example: logits batch by batch, for which no table would have room."""
+    def _each(self, z: Masks, some: Sequence[int] | None, what: Read) -> Float[Tensor, "*mask example"]:
+        """Read each example: logits batch by batch, for which no table would have room."""
+        measure = self._reading(what)
         if self.metric.reads == "answers":
             index = range(self.size) if some is None else some
-            return self._shaped([measure(scores, index) for scores in self.chunks(z, some)], z)
-        masks = z.reshape(-1, len(self.space))
-        self.charge(self.share(some) * len(masks))
-        return self._shaped([self.scorer.measured(masks, some, measure)], z)
+            found = torch.cat([measure(scores, index) for scores in self.chunks(z, some)])
+        else:
+            rows = z.reshape(-1, z.shape[-1])
+            self.charge(self.share(some) * len(rows))
+            found = self.scorer.measured(rows, some, measure)
+        return found.reshape((*z.shape[:-1], found.shape[-1]))
 
     def gradient(
         self, z: Float[Tensor, "n"], objective: Loss | None = None, examples: Examples = None
@@ -298,7 +292,7 @@ class PairProblem(ScoredPairs[Metric]):
 
         Over some ``examples``: their part in it, scaled by size / count, so that the mean over equal batches is exact.
         """
-        some, z = self.some(examples), self.masks(z)
+        some = self.some(examples)
         if self.draws and objective is not None:
             return self._averaged_slope(z, objective, some)
         loss = self._objective(objective, some)
@@ -340,30 +334,9 @@ class PairProblem(ScoredPairs[Metric]):
         keep = (self.full_swap, self.swing) if self.mode == "keep" else ()
         return Objective(objective, weight, weight.sum() * self.share(some), *keep)
 
-    @property
-    def _changes(self) -> Reading:
-        """The metric's change from the base run, of this draw."""
-        return self._reading("effects")
-
-    @property
-    def _levels(self) -> Reading:
-        """The metric's level, as searches see it."""
-        return self._reading("levels")
-
-    @property
-    def _reported(self) -> Reading:
-        """The metric's level, as people read it."""
-        return self._reading("reported_levels")
-
     def _reading(self, what: Read) -> Reading:
+        """Return what the metric makes of this draw's scores."""
         return Reading(self.metric, self.scorer.base, self.answers, what)
-
-    def _of_mode(self, changes: Tensor, some: Sequence[int] | None) -> Tensor:
-        """The changes themselves, or the faithfulness."""
-        if self.mode == "swap":
-            return changes
-        full = self.full_swap if some is None else self.full_swap[list(some)]
-        return (full - changes) / self.swing
 
     def _mean(self, effects: Float[Tensor, "*mask example"]) -> Float[Tensor, "*mask"]:
         return (effects * self.answers.weight).sum(-1) / self.answers.weight.sum()
@@ -377,12 +350,3 @@ class PairProblem(ScoredPairs[Metric]):
                 f"pair {pair.id}: the effect on {self.metric.name} is not finite; metric='log_odds' has no overflow"
             )
         return effects
-
-
-def input_gradient(part: ScoredPairs[Any], share: float, examples: Examples = None) -> Float[Tensor, "n"]:
-    """``PairProblem.input_gradient``. Raises InputError for a metric of the whole set."""
-    if not isinstance(part, PairProblem):
-        raise InputError(
-            f"{part.metric.name} is one number for the whole set: interpolated inputs need effects of pairs"
-        )
-    return part.input_gradient(share, examples)

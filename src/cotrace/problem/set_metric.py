@@ -14,12 +14,10 @@ from cotrace.errors import InputError, NonFiniteError, unknown
 from cotrace.metrics import Answers, AnyMetric, Metric, SetMetric, towards
 from cotrace.problem.losses import BatchLoss, LevelLoss, Reading, ScoreLoss
 from cotrace.problem.protocol import Direction, Examples, Loss, Mode
-from cotrace.problem.scored import PairProblem, ScoredPairs, piece_rows
+from cotrace.problem.scored import Masks, PairProblem, ScoredPairs, piece_rows
 from cotrace.problem.scorer import Scorer
-from cotrace.validation import guarded
 
 
-@guarded("SetProblem", fields=False)
 class SetProblem(ScoredPairs[SetMetric]):
     """Values and gradients of one number for the whole list of pairs. A gradient costs 3: its scores, then itself."""
 
@@ -47,14 +45,14 @@ class SetProblem(ScoredPairs[SetMetric]):
             return self.full_scores
         return self._measured(torch.ones(1, len(self.space), dtype=self.dtype), self._each[0])[0]
 
-    def tables(self, masks: Any) -> Iterator[Float[Tensor, "mask example column"]]:
+    def tables(self, z: Masks) -> Iterator[Float[Tensor, "mask example column"]]:
         """The same under one mask or several, as many at a time as fit in memory. Counts as an evaluation."""
         if self._each is None:
-            yield from self.chunks(masks)
+            yield from self.chunks(z)
             return
-        z = self.masks(masks).reshape(-1, len(self.space))
-        self.charge(len(z))
-        yield self._measured(z, self._each[0])
+        rows = z.reshape(-1, z.shape[-1])
+        self.charge(len(rows))
+        yield self._measured(rows, self._each[0])
 
     def _measured(self, z: Tensor, each: Metric) -> Float[Tensor, "mask example column"]:
         return self.scorer.measured(z, None, Reading(each, self.scorer.base, self.answers, "levels"))[..., None]
@@ -90,24 +88,21 @@ class SetProblem(ScoredPairs[SetMetric]):
         table = torch.cat(list(pieces)) if self._each is None else self._levels_of(pieces)
         return self.number.value(table, self.base_table, self.answers)
 
-    def effects(self, masks: Any, examples: Examples = None) -> Float[Tensor, "*mask example"]:
+    def effects(self, z: Masks, examples: Examples = None) -> Float[Tensor, "*mask example"]:
         """Raises InputError: there is no effect of each example."""
         raise InputError(
             f"{self.metric.name} is one number for the whole set, without an effect of each pair: use value"
         )
 
-    def value(self, masks: Any) -> Float[Tensor, "*mask"]:
-        """Change of the metric, from its soft form. In ``keep`` mode the faithfulness."""
-        return self._finite(self._shaped([self._value(table) for table in self.tables(masks)], masks))
+    def value_and_effects(self, z: Masks) -> tuple[Float[Tensor, "*mask"], None]:
+        """Change of the metric, from its soft form (in ``keep`` mode the faithfulness); no effect of each example."""
+        values = torch.cat([self._value(table) for table in self.tables(z)])
+        return self._finite(values.reshape(z.shape[:-1])), None
 
-    def value_and_effects(self, masks: Any) -> tuple[Float[Tensor, "*mask"], None]:
-        """The value; there is no effect of each example."""
-        return self.value(masks), None
-
-    def reported(self, masks: Any) -> Float[Tensor, "*mask"]:
+    def reported(self, z: Masks) -> Float[Tensor, "*mask"]:
         """The metric's own level, as people read it."""
-        base = self.base_table
-        return self._shaped([self.number.reported(table, base, self.answers) for table in self.tables(masks)], masks)
+        levels = [self.number.reported(table, self.base_table, self.answers) for table in self.tables(z)]
+        return torch.cat(levels).reshape(z.shape[:-1])
 
     @property
     def strata(self) -> list[int]:
@@ -115,10 +110,10 @@ class SetProblem(ScoredPairs[SetMetric]):
         found: list[int] = self.metric.strata(self.answers).tolist()
         return found
 
-    def redrawn(self, masks: Any, counts: Iterable[Any]) -> Float[Tensor, "mask draw"]:
+    def redrawn(self, z: Masks, counts: Iterable[Any]) -> Float[Tensor, "mask draw"]:
         """The value with each example counting as often as each row [draw, example] of these blocks says; not a number
         where it has none (a group that is not drawn). The pairs are scored only once."""
-        table = torch.cat(list(self.tables(masks)))
+        table = torch.cat(list(self.tables(z)))
         return torch.cat([self.drawn(table, self.answers.drawn(block)) for block in counts], -1)
 
     def drawn(self, table: Float[Tensor, "*mask example column"], answers: Answers) -> Float[Tensor, "*mask draw"]:
@@ -140,14 +135,20 @@ class SetProblem(ScoredPairs[SetMetric]):
         """
         some = self.some(examples)
         self.charge(1 + 2 * self.share(some))
-        slope = self._slope(self.masks(z), objective)
+        slope = self._slope(z, objective)
         loss: BatchLoss = ScoreLoss(slope)
         if self._each is not None:
             loss = LevelLoss(self._each[0], self.scorer.base, self.answers, slope[:, 0])
-        total = self.scorer.slope(self.masks(z), loss, some)
+        total = self.scorer.slope(z, loss, some)
         if not bool(torch.isfinite(total).all()):
             raise NonFiniteError(f"the gradient of {self.metric.name} is not finite; try dtype='float32'")
         return total / self.share(some)
+
+    def input_gradient(self, share: float, examples: Examples = None) -> Float[Tensor, "n"]:
+        """Raises InputError: there is no effect of each example to have a gradient of."""
+        raise InputError(
+            f"{self.metric.name} is one number for the whole set: interpolated inputs need effects of pairs"
+        )
 
     def _slope(self, z: Float[Tensor, "n"], objective: Loss | None) -> Float[Tensor, "example column"]:
         """Gradient with respect to the table, which is computed without one."""

@@ -23,7 +23,7 @@ from cotrace.donors.features import JointDonors
 from cotrace.errors import DegenerateError, InputError
 from cotrace.interventions import forward
 from cotrace.models import LanguageModel
-from cotrace.models.hooks import PlacedDictionary
+from cotrace.models.places import PlacedDictionary
 from cotrace.results import Frontier, Selection
 
 

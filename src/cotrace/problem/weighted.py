@@ -19,7 +19,7 @@ from cotrace.validation import checked, guarded
 
 
 @guarded("ct.WeightedSum", fields=False)
-class WeightedSum:
+class WeightedSum(Problem):
     """The sum of weight x value of each problem, each counted in its own direction; to be maximised.
 
     Its examples are those of the problems one after another; their effects are scaled (weight x all examples / the
@@ -67,15 +67,25 @@ class WeightedSum:
     def summary(self) -> str:
         """The question in words."""
         parts = "; ".join(f"{problem.metric} on {problem.task}: {problem.summary}" for problem in self.problems)
-        unclear = [f"{p.metric} on {p.task}" for p in self.problems if not getattr(p, "full_is_clear", True)]
+        unclear = [f"{p.metric} on {p.task}" for p in self.problems if not p.full_is_clear]
         caution = f"No effect is shown of {' and '.join(unclear)}; " if unclear else ""
         return f"{caution}weighted sum {self.metric}. {parts}"
 
     @property
     def question(self) -> dict[str, str]:
         """Provenance that results carry: what all problems share, or theirs one after another."""
-        each = [getattr(problem, "question", {}) for problem in self.problems]
+        each = [problem.question for problem in self.problems]
         return {name: " + ".join(dict.fromkeys(one.get(name, "") for one in each)) for name in each[0]}
+
+    @property
+    def made_of(self) -> list[Problem]:
+        """The problems."""
+        return self.problems
+
+    @property
+    def ids(self) -> list[str]:
+        """The pairs of all problems, each behind the name of its task."""
+        return [f"{problem.task}: {name}" for problem in self.problems for name in problem.ids]
 
     @property
     def size(self) -> int:
@@ -86,7 +96,7 @@ class WeightedSum:
         """How much each example counts: its weight among the pairs of its problem, which count as many as they are."""
         found = []
         for problem in self.problems:
-            own = torch.as_tensor(getattr(problem, "weights", torch.ones(problem.size))).double().cpu()
+            own = torch.as_tensor(problem.weights).double().cpu()
             found.append(own * problem.size / own.sum())
         return torch.cat(found)
 
@@ -100,7 +110,7 @@ class WeightedSum:
         """The group of each example: pairs of one task that two problems have are resampled together."""
         found: list[str] = []
         for i, problem in enumerate(self.problems):
-            labels = getattr(problem, "clusters", None)
+            labels = problem.clusters
             own = range(problem.size) if labels is None else labels
             name = f"problem {i}" if labels is None else problem.task
             found += [f"{name}: {label}" for label in own]
@@ -109,7 +119,7 @@ class WeightedSum:
     @property
     def full_is_clear(self) -> bool:
         """Whether every problem's pairs show that swapping everything moves its metric."""
-        return all(getattr(problem, "full_is_clear", True) for problem in self.problems)
+        return all(problem.full_is_clear for problem in self.problems)
 
     @property
     def cost(self) -> Cost:
@@ -124,12 +134,12 @@ class WeightedSum:
     @property
     def drawn(self) -> str:
         """The held-out pairs of each problem that judge, in words; empty where they all do."""
-        return "; ".join(f"{p.task}: {said}" for p in self.problems if (said := getattr(p, "drawn", "")))
+        return "; ".join(f"{p.task}: {said}" for p in self.problems if (said := p.drawn))
 
     @property
     def audit(self) -> WeightedSum | None:
         """The same sum on audit pairs; None where some problem has none."""
-        return self._of([getattr(problem, "audit", None) for problem in self.problems])
+        return self._of([problem.audit for problem in self.problems])
 
     def _of(self, others: Sequence[Problem | None]) -> WeightedSum | None:
         kept = [problem for problem in others if problem is not None]
@@ -138,44 +148,36 @@ class WeightedSum:
     @property
     def searched(self) -> WeightedSum:
         """The same sum on the pairs that searches see."""
-        seen = [getattr(problem, "searched", problem) for problem in self.problems]
+        seen = [problem.searched for problem in self.problems]
         same = all(a is b for a, b in zip(seen, self.problems, strict=True))
         return self if same else WeightedSum(list(zip(self.shares, seen, strict=True)))
 
     def value(self, masks: Float[Tensor, "*mask n"]) -> Float[Tensor, "*mask"]:
-        """The weighted sum of values.
-
-        Args:
-            masks: One mask [n] or several [mask, n].
-        """
-        values = [problem.value(masks).double() for problem in self.problems]
-        return torch.stack([w * s * v for w, s, v in zip(self.shares, self._signs, values, strict=True)]).sum(0)
+        """The weighted sum of values."""
+        return self._summed([problem.value(masks) for problem in self.problems])
 
     @property
     def surrogate(self) -> bool:
         """Whether some problem's searches see another quantity than people read, and all have one that they read."""
-        told = all(hasattr(problem, "reported_base") for problem in self.problems)
-        targets = any(getattr(problem, "target", None) is not None for problem in self.problems)
-        some = any(getattr(problem, "surrogate", False) for problem in self.problems)
-        return some and told and not targets and self.mode == "swap"
+        if self.mode == "keep" or not any(problem.surrogate for problem in self.problems):
+            return False
+        return all(p.reported_base is not None and p.target is None for p in self.problems)
 
     @property
-    def reported_base(self) -> float:
+    def reported_base(self) -> float | None:
         """The weighted sum of the levels in the base run, as people read them, each in its own direction."""
-        return sum(w * s * p.reported_base for w, s, p in self._terms)  # type: ignore[attr-defined]
+        levels = [p.reported_base for p in self.problems]
+        terms = zip(self.shares, self._signs, levels, strict=True)
+        return None if None in levels else sum(w * s * level for w, s, level in terms if level is not None)
 
     def reported(self, masks: Float[Tensor, "*mask n"]) -> Float[Tensor, "*mask"]:
-        """The same under one mask or several.
+        """The same under one mask or several."""
+        return self._summed([problem.reported(masks) for problem in self.problems])
 
-        Args:
-            masks: One mask [n] or several [mask, n].
-        """
-        levels = [w * s * p.reported(masks).double() for w, s, p in self._terms]  # type: ignore[attr-defined]
-        return torch.stack(levels).sum(0)
-
-    @property
-    def _terms(self) -> list[tuple[float, float, Problem]]:
-        return list(zip(self.shares, self._signs, self.problems, strict=True))
+    def _summed(self, terms: Sequence[Float[Tensor, "*mask"]]) -> Float[Tensor, "*mask"]:
+        """The sum of weight x direction x term of each problem."""
+        rows = zip(self.shares, self._signs, terms, strict=True)
+        return torch.stack([w * s * term.double() for w, s, term in rows]).sum(0)
 
     def effects(self, masks: Float[Tensor, "*mask n"], examples: Examples = None) -> Float[Tensor, "*mask example"]:
         """Scaled effects of all problems' examples; their mean by ``weights`` is the value.
@@ -213,14 +215,6 @@ class WeightedSum:
             slope = self.problems[i].gradient(z, loss, part).double()
             total += share * (slope if objective is not None else scale * slope)
         return total
-
-    def side_values(self, masks: Float[Tensor, "*mask n"]) -> Float[Tensor, "*mask side"]:
-        """Return no columns: there are no constraints.
-
-        Args:
-            masks: One mask [n] or several [mask, n].
-        """
-        return torch.zeros(*torch.as_tensor(masks).shape[:-1], 0)
 
     def _scale(self, i: int) -> float:
         """Return the factor of an effect of problem i."""

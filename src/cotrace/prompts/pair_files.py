@@ -7,21 +7,18 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING
 from dataclasses import fields as dataclass_fields
-from functools import cache
-from importlib.resources import files
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cotrace.errors import InputError, unknown
 from cotrace.prompts.pair import PromptPair
-from cotrace.text.files import loads, read_text, shortened, why
+from cotrace.text.files import clipped, loads, parse_json, read_text, schema_of, shortened
 
 if TYPE_CHECKING:
     import pandas as pd
     from jsonschema import Draft202012Validator, ValidationError
 
-SCHEMA = "pair.schema.json"
 KINDS = {list: "a list", str: "a text", int: "a number", float: "a number", bool: "true or false", type(None): "null"}
 """How JSON's other values are called."""
 ELSEWHERE = {
@@ -33,8 +30,6 @@ ELSEWHERE = {
 """Name of a field in other formats (MIB, auto-circuit, question sets) -> its name here."""
 EXACT = 2**53
 """Smallest whole number above which floats skip some."""
-QUOTE_LIMIT = 160
-"""The most characters of a value that an error quotes."""
 
 
 def pair_of(record: object, where: str, default_id: str) -> PromptPair:
@@ -75,24 +70,19 @@ def _with_subject(fields: Mapping[str, Any]) -> Mapping[str, tuple[int, int]]:
     return {**spans, "subject": (start, end)}
 
 
-@cache
 def schema() -> Mapping[str, Any]:
     """The JSON Schema (draft 2020-12) of one line."""
-    loaded: Mapping[str, Any] = json.loads(files("cotrace.prompts").joinpath(SCHEMA).read_text("utf-8"))
-    return loaded
+    return cast("Mapping[str, Any]", _validator().schema)
+
+
+def _validator() -> Draft202012Validator:
+    return schema_of("cotrace.prompts", "pair.schema.json")
 
 
 def properties() -> Mapping[str, Mapping[str, Any]]:
     """Name -> schema of every field, in the order of the format's table."""
     fields: Mapping[str, Mapping[str, Any]] = schema()["properties"]
     return fields
-
-
-@cache
-def _validator() -> Draft202012Validator:
-    from jsonschema import Draft202012Validator
-
-    return Draft202012Validator(schema())
 
 
 def _check(record: object, where: str) -> None:
@@ -129,12 +119,7 @@ def _sentence(error: ValidationError) -> str:
         return f"{error.message}; {properties()['answers']['description']}"  # the one required field
     path = "".join(f"[{part!r}]" if i else str(part) for i, part in enumerate(error.absolute_path))
     remedy = properties()[str(error.absolute_path[0])]["description"]
-    return f"'{path}': {_shortened(error.message)}; {remedy}"
-
-
-def _shortened(message: str) -> str:
-    half = QUOTE_LIMIT // 2
-    return message if len(message) <= QUOTE_LIMIT else f"{message[:half]} ... {message[-half:]}"
+    return f"'{path}': {clipped(error.message)}; {remedy}"
 
 
 def _label(value: str | float) -> str:
@@ -316,17 +301,8 @@ def _numbered(path: Path) -> Iterator[tuple[str, int, str]]:
 
 def _parsed(text: str, where: str) -> object:
     """The JSON value of a line; refuses what JSON does not know (NaN) and what would be lost (double keys)."""
-    try:
-        return loads(text.rstrip("\r\n"))  # else the end of a cut line reads as a sign that is not allowed
-    except json.JSONDecodeError as error:
-        reason = f"not JSON at column {error.colno}: {why(error)}"
-        raise InputError(f"{where}: {reason}; each line must be one JSON object, such as {EXAMPLE}") from None
-    except UnicodeEncodeError:
-        raise InputError(f"{where}: holds half of a surrogate pair; write the character itself") from None
-    except RecursionError:
-        raise InputError(f"{where}: nested too deeply; a prompt pair is a flat object") from None
-    except ValueError as error:
-        raise InputError(f"{where}: {error}") from None
+    text = text.rstrip("\r\n")  # else the end of a cut line reads as a sign that is not allowed
+    return parse_json(text, where, line=f"each line must be one JSON object, such as {EXAMPLE}")
 
 
 ARRAY = (

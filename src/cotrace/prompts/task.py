@@ -55,16 +55,16 @@ def split_parts(
     members = _members(groups(pairs, by))
     order = [members[g] for g in np.random.default_rng(seed).permutation(len(members))] if share or audit else []
     held, rest = _draw(order, share * len(pairs))
-    sealed, _ = _draw(rest, audit * len(pairs))
-    training = sorted(set(range(len(pairs))) - set(held) - set(sealed))
-    wanted = [(True, training), (share > 0, held), (audit > 0, sealed)]
+    audited, _ = _draw(rest, audit * len(pairs))
+    training = sorted(set(range(len(pairs))) - set(held) - set(audited))
+    wanted = [(True, training), (share > 0, held), (audit > 0, audited)]
     if not all(part for asked, part in wanted if asked):
         also = f" and audit={audit}" if audit else ""
         raise InputError(
             f"holdout={share}{also} of {len(pairs)} pairs in {len(members)} groups leaves one side empty: give more "
             "pairs, or holdout=0"
         )
-    return Parts(training, sorted(held), sorted(sealed))
+    return Parts(training, sorted(held), sorted(audited))
 
 
 def split_ids(

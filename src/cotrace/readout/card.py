@@ -21,6 +21,7 @@ from cotrace.readout.records import (
     Written,
     is_single,
 )
+from cotrace.results.table import number
 from cotrace.statistics import Interval, covers, interval_text
 from cotrace.text import escape
 
@@ -155,7 +156,7 @@ class Explained(Protocol):
 
 def figure(value: float | None) -> str:
     """Three digits, which intervals seldom allow more of."""
-    return "" if value is None else "0" if abs(value) < SMALL else f"{value:+.3g}"
+    return "0" if value is not None and abs(value) < SMALL else number(value, digits=3)
 
 
 def token_words(tokens: Sequence[tuple[str, float]]) -> str:

@@ -25,6 +25,7 @@ from cotrace.readout.records import Arrow, Example, Moved, Paths
 from cotrace.results import Table
 from cotrace.statistics import interval_text
 from cotrace.text import escape
+from cotrace.text.files import made_of
 from cotrace.validation import check_kind
 
 if TYPE_CHECKING:
@@ -258,15 +259,12 @@ class Explanation:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Explanation:
-        """Inverse of ``to_dict``. Raises pydantic's ValidationError.
+        """Inverse of ``to_dict``. Raises ValueError for data of another form.
 
         Args:
             data: The mapping that ``to_dict`` gave, or the JSON of ``explanation.json``.
         """
-        from pydantic import TypeAdapter
-
-        known = {name: value for name, value in data.items() if name not in ("schema", "words")}
-        return TypeAdapter(cls).validate_python(known)
+        return made_of(cls, {name: value for name, value in data.items() if name not in ("schema", "words")})
 
     def members_frame(self) -> pd.DataFrame:
         """One row for each member, with all its numbers."""

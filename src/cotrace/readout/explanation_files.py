@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from cotrace.readout.card import Card, Explained, main_look
 from cotrace.readout.records import NEGLIGIBLE, NO_INTERVAL
 from cotrace.results.selection import MEMBER_COLUMNS
 from cotrace.statistics import Interval, covers
-from cotrace.text.escape import visible, visible_json
+from cotrace.text.escape import json_bytes, visible
 from cotrace.text.files import new_file
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ NAMES = ("explanation.json", "explanation.graphml", "explanation-members.csv", "
 def explanation_json(found: Explained) -> bytes:
     """An explanation as JSON, its words first."""
     data = {"schema": SCHEMA, "words": list(found.words), **found.to_dict()}
-    return (visible_json(json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)) + "\n").encode()
+    return json_bytes(data)
 
 
 def graph(found: Explained) -> networkx.MultiDiGraph:

@@ -22,7 +22,8 @@ from cotrace.components import Component, Site
 from cotrace.interventions import Entry, RunningFeatures, Stations
 from cotrace.models import Place
 from cotrace.models.attention_interface import AttentionCall, attention_handler
-from cotrace.models.hooks import Edit, PlacedDictionary, TapList
+from cotrace.models.hooks import Edit, TapList
+from cotrace.models.places import PlacedDictionary
 from cotrace.problem.passes import Replan, release
 from cotrace.problem.scorer import Scorer
 

@@ -9,7 +9,7 @@ from .figures import layers as layers
 from .figures import to_bytes as to_bytes
 from .figures import to_png as to_png
 from .figures import tradeoff as tradeoff
-from .page import Material as Material
+from .page import ReportInputs as ReportInputs
 from .page import examples_of as examples_of
 from .page import plain_of as plain_of
 from .page import report_html as report_html

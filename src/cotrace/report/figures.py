@@ -22,7 +22,7 @@ from cotrace.report.page import charts
 from cotrace.report.page._panels import Panel, panels_of
 from cotrace.report.page._panels import effects as effects_panel
 from cotrace.report.page.charts import Spec
-from cotrace.report.page.inputs import PART_WORDS, Material, figure_of, heading, level, wrapped
+from cotrace.report.page.inputs import PART_WORDS, ReportInputs, figure_of, heading, level, wrapped
 from cotrace.results import Frontier, Tradeoff
 from cotrace.text.escape import visible_in
 from cotrace.validation import checked
@@ -68,10 +68,10 @@ def frontier(frontiers: Frontier | Sequence[Frontier], *, width: float | None = 
     """
     if width is not None and not width > 0:
         raise InputError(f"ct.report.frontier: width is {width}; give inches above 0")
-    material = _material(frontiers)
-    inches = width or (8.6 if material.heldout else 5.6)
-    panels = [_frontier_panel(material, part, inches) for part in reversed(material.parts)]
-    return _figure(panels, "The most that k components do", [heading(material.first)], inches)
+    inputs = _inputs(frontiers)
+    inches = width or (8.6 if inputs.heldout else 5.6)
+    panels = [_frontier_panel(inputs, part, inches) for part in reversed(inputs.parts)]
+    return _figure(panels, "The most that k components do", [heading(inputs.first)], inches)
 
 
 def compare(frontiers: Frontier | Sequence[Frontier], *, width: float = PAGE) -> Figure:
@@ -83,10 +83,10 @@ def compare(frontiers: Frontier | Sequence[Frontier], *, width: float = PAGE) ->
         frontiers: Frontiers of the same question.
         width: Width in inches.
     """
-    material = _material(frontiers)
-    panels = [_frontier_panel(material, material.parts[0], width)]
-    panels.append({**charts.progress(material), "title": "when it was found, pairs searched"})
-    return _figure(panels, "What each search reaches, and for what cost", [heading(material.first)], width)
+    inputs = _inputs(frontiers)
+    panels = [_frontier_panel(inputs, inputs.parts[0], width)]
+    panels.append({**charts.progress(inputs), "title": "when it was found, pairs searched"})
+    return _figure(panels, "What each search reaches, and for what cost", [heading(inputs.first)], width)
 
 
 def head_map(frontier: Frontier, k: int, *, width: float | None = None) -> Figure:
@@ -104,10 +104,8 @@ def head_map(frontier: Frontier, k: int, *, width: float | None = None) -> Figur
         effects += f"; held out {figure_of(selection.effect_heldout)} of {figure_of(frontier.full_effect_heldout)}"
     title = f"{frontier.search}: {selection.k} of {len(frontier.space)} components, {frontier.metric}"
     found = panels_of(frontier.space)
-    panels = [{**one.spec(_cells(one, frontier, entries, k)), "title": one.title} for one in found]
-    inches = max(6.4, sum(one.width for one in found) / POINTS) if width is None else width
-    shares = [min(len(one.units), 24) if one.kind == "grid" else 12 for one in found]
-    return _figure(panels, title, [heading(frontier), effects, LEGEND], inches, shares=shares)
+    panels = [one.spec(_cells(one, frontier, entries, k)) for one in found]
+    return _map(found, panels, title, [heading(frontier), effects, LEGEND], width, least=6.4, dense=12)
 
 
 @checked("ct.report.effect_map")
@@ -127,23 +125,35 @@ def effect_map(table: pd.DataFrame, *, width: float | None = None) -> Figure:
     space = ComponentSpace(tuple(effects))
     bound = max(map(abs, effects.values())) or 1.0
     found = panels_of(space)
-    specs: list[Spec] = []
-    for one in found:
-        chart = effects_panel(one, _alone(one, space, effects, bound), bound, legend=not specs)
-        specs.append({**chart, "title": one.title})
+    specs = [effects_panel(one, _alone(one, space, effects, bound), bound, legend=one is found[0]) for one in found]
     about, largest = table.attrs, max(effects, key=lambda one: abs(effects[one]))
     way = "exact" if about.get("exact", True) else "to first order, by gradient"
     lines = [f"{about.get('task', '')}, mode {about.get('mode', '')}, {way}"] if about else []
     lines.append(f"largest: {largest} {figure_of(effects[largest])}; blue above 0, orange below")
     title = f"{len(space)} components, each by itself: {about.get('metric', 'effect')}"
-    inches = max(5.6, sum(one.width for one in found) / POINTS) if width is None else width
-    return _figure(specs, title, lines, inches, shares=[min(len(one.units), 24) or 12 for one in found])
+    return _map(found, specs, title, lines, width, least=5.6, dense=24)
+
+
+def _map(
+    found: Sequence[Panel],
+    specs: Sequence[Spec],
+    title: str,
+    lines: Sequence[str],
+    width: float | None,
+    *,
+    least: float,
+    dense: int,
+) -> Figure:
+    """Maps beside each other, each as wide as its units need, or as ``dense`` of them; ``least`` inches together."""
+    inches = max(least, sum(one.width for one in found) / POINTS) if width is None else width
+    titled = [{**spec, "title": one.title} for one, spec in zip(found, specs, strict=True)]
+    shares = [min(len(one.units), 24) if one.kind == "grid" else dense for one in found]
+    return _figure(titled, title, lines, inches, shares=shares)
 
 
 def _alone(panel: Panel, space: ComponentSpace, effects: Mapping[Component, float], bound: float) -> list[Spec]:
     """The rows of a panel: each component, or of each layer the one whose effect is largest."""
-    blocks = [space.blocks[i] for i in panel.blocks]
-    members = [space[i] for block in blocks for i in range(block.start, block.stop)]
+    members = panel.members(space)
     if panel.kind != "density":
         return [_effect_cell(one, effects[one], bound) for one in members]
     of_layer = ([one for one in members if one.layer == layer] for layer in panel.layers)
@@ -153,17 +163,13 @@ def _alone(panel: Panel, space: ComponentSpace, effects: Mapping[Component, floa
 
 def _effect_cell(component: Component, effect: float, bound: float) -> Spec:
     """Its number has as many decimals as the largest needs for three digits."""
-    unit = component.unit if component.site.has_units else component.site.tag
     words = f"{effect:+.{max(0, 3 - math.ceil(math.log10(bound)))}f}"
     dark = int(abs(effect) > charts.CUTS[-1] * bound)
-    return {
-        "unit": unit,
-        "layer": component.layer,
-        "effect": effect,
-        "size": abs(effect),
-        "words": words,
-        "dark": dark,
-    }
+    return _place(component) | {"effect": effect, "size": abs(effect), "words": words, "dark": dark}
+
+
+def _place(component: Component) -> Spec:
+    return {"unit": component.unit if component.site.has_units else component.site.tag, "layer": component.layer}
 
 
 def entry_sizes(frontier: Frontier, k: int) -> dict[Component, int]:
@@ -178,8 +184,7 @@ def entry_sizes(frontier: Frontier, k: int) -> dict[Component, int]:
 
 def _cells(panel: Panel, frontier: Frontier, entries: Mapping[Component, int], k: int) -> list[Spec]:
     """The rows of a panel of the map: a cell for each component, or a count for each layer."""
-    blocks = [frontier.space.blocks[i] for i in panel.blocks]
-    members = [frontier.space[i] for block in blocks for i in range(block.start, block.stop)]
+    members = panel.members(frontier.space)
     if panel.kind == "density":
         counts = Counter(one.layer for one in members if one in entries)
         return [{"layer": layer, "count": counts[layer], "words": str(counts[layer])} for layer in panel.layers]
@@ -188,9 +193,7 @@ def _cells(panel: Panel, frontier: Frontier, entries: Mapping[Component, int], k
 
 def _cell(component: Component, came: int | None, k: int) -> Spec:
     shade = 0 if came is None else max(1, round(SHADES * (1 - (came - 1) / k)))
-    unit = component.unit if component.site.has_units else component.site.tag
-    words = "" if came is None else str(came)
-    return {"unit": unit, "layer": component.layer, "shade": shade, "dark": int(shade > 2), "came": words}
+    return _place(component) | {"shade": shade, "dark": int(shade > 2), "came": "" if came is None else str(came)}
 
 
 def layers(frontier: Frontier, k: int, *, width: float = PAGE) -> Figure:
@@ -240,12 +243,12 @@ def tradeoff(found: Tradeoff) -> Figure:
     return _figure(panels, "What an edit does and what it costs", lines, max(6.0, 4.4 * len(panels)))
 
 
-KINDS: Mapping[str, Callable[[Material, int, float], Figure]] = {
-    "frontier": lambda material, k, width: frontier(material.frontiers, width=width),
-    "map": lambda material, k, width: head_map(material.first, k, width=width),
-    "layers": lambda material, k, width: layers(material.first, k, width=width),
-    "interactions": lambda material, k, width: interactions(material.judged, width=width),
-    "compare": lambda material, k, width: compare(material.frontiers, width=width),
+KINDS: Mapping[str, Callable[[ReportInputs, int, float], Figure]] = {
+    "frontier": lambda inputs, k, width: frontier(inputs.frontiers, width=width),
+    "map": lambda inputs, k, width: head_map(inputs.first, k, width=width),
+    "layers": lambda inputs, k, width: layers(inputs.first, k, width=width),
+    "interactions": lambda inputs, k, width: interactions(inputs.judged, width=width),
+    "compare": lambda inputs, k, width: compare(inputs.frontiers, width=width),
 }
 WIDTHS: Mapping[str, float] = {"column": COLUMN, "page": PAGE}
 
@@ -254,11 +257,11 @@ OF_ONE_SIZE = ("map", "layers")
 """Kinds of figure that show the set of one size, whichever is asked for."""
 
 
-def draw(material: Material, kind: str, *, k: int | None = None, width: str = "page") -> Figure:
+def draw(inputs: ReportInputs, kind: str, *, k: int | None = None, width: str = "page") -> Figure:
     """The figure of that name; ``k`` defaults to the size that was judged. Raises InputError, UnknownName.
 
     Args:
-        material: The results of a run.
+        inputs: The results of a run.
         kind: ``frontier``, ``map``, ``layers``, ``interactions`` or ``compare``.
         width: ``column`` (3.3 inches) or ``page`` (7).
     """
@@ -268,20 +271,20 @@ def draw(material: Material, kind: str, *, k: int | None = None, width: str = "p
         raise unknown("width", width, WIDTHS)
     if k is not None and kind not in OF_ONE_SIZE:
         raise InputError(f"k is the size of the set that {' and '.join(OF_ONE_SIZE)} show: leave it out for {kind}")
-    return KINDS[kind](material, material.chosen.k if k is None else k, WIDTHS[width])
+    return KINDS[kind](inputs, inputs.chosen.k if k is None else k, WIDTHS[width])
 
 
-def drawn(material: Material, kind: str, form: str, *, k: int | None = None, width: str = "page") -> bytes:
+def drawn(inputs: ReportInputs, kind: str, form: str, *, k: int | None = None, width: str = "page") -> bytes:
     """The same as the bytes of a file: png, svg or pdf. Raises InputError, UnknownName.
 
     Args:
-        material: The results of a run.
+        inputs: The results of a run.
         kind: Name of the figure, as in ``draw``.
         form: ``png``, ``svg`` or ``pdf``.
         k: Size that is drawn; None for the one that was judged.
         width: ``column`` or ``page``.
     """
-    return to_bytes(draw(material, kind, k=k, width=width), form)
+    return to_bytes(draw(inputs, kind, k=k, width=width), form)
 
 
 def to_png(figure: Figure, dpi: int = 160) -> bytes:
@@ -322,18 +325,18 @@ def _in_order(lines: re.Match[bytes]) -> bytes:
     return b"".join(sorted(lines[0].splitlines(keepends=True)))
 
 
-def _material(frontiers: Frontier | Sequence[Frontier]) -> Material:
+def _inputs(frontiers: Frontier | Sequence[Frontier]) -> ReportInputs:
     """Frontiers of one question. Raises InputError where there is none, or they answer different questions."""
     shown = [frontiers] if isinstance(frontiers, Frontier) else list(frontiers)
     if not shown:
         raise InputError("a figure needs at least one frontier")
     if len({(one.mode, one.direction, one.metric, one.task, one.space.components) for one in shown}) > 1:
         raise InputError("these frontiers answer different questions: draw those of one task, metric, mode and space")
-    return Material(tuple(shown))
+    return ReportInputs(tuple(shown))
 
 
-def _frontier_panel(material: Material, part: str, inches: float) -> Spec:
-    return {**charts.frontier(material, part, legend=1 if inches < NARROW else 3), "title": PART_WORDS[part]}
+def _frontier_panel(inputs: ReportInputs, part: str, inches: float) -> Spec:
+    return {**charts.frontier(inputs, part, legend=1 if inches < NARROW else 3), "title": PART_WORDS[part]}
 
 
 def _figure(

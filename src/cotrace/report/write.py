@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cotrace.errors import InputError
-from cotrace.report.page import Material, examples_of, plain_of, report_html
+from cotrace.report.page import ReportInputs, examples_of, plain_of, report_html
 from cotrace.results import Frontier, Tradeoff
 from cotrace.validation import check_kind
 
@@ -41,7 +41,7 @@ def write(
     """
     check_kind("ct.report.write", "frontier", frontier, Frontier | Sequence[Frontier])
     check_kind("ct.report.write", "path", path, str | Path)
-    material = Material(
+    inputs = ReportInputs(
         (frontier,) if isinstance(frontier, Frontier) else tuple(frontier),
         evaluations=() if evaluation is None else (evaluation,),
         examples=None if problem is None else examples_of(problem),
@@ -51,8 +51,8 @@ def write(
         language=language,
     )
     if problem is not None:
-        material = replace(material, plain=plain_of(problem, material.first, material.chosen))
-    content = report_html(material)
+        inputs = replace(inputs, plain=plain_of(problem, inputs.first, inputs.chosen))
+    content = report_html(inputs)
     try:
         Path(path).write_bytes(content)
     except OSError as error:

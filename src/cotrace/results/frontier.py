@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +13,9 @@ import numpy as np
 from cotrace.components import ComponentSpace, Direction, Mode, sign_of
 from cotrace.errors import InputError
 from cotrace.results.effects import Bound, EffectTable, HardFigure
-from cotrace.results.frontier_file import Tables, load_frontier, save_frontier
-from cotrace.results.result_forms import COLUMNS, ORIGIN, TUPLES, check_form, names_in
-from cotrace.results.selection import MEMBER_COLUMNS, Selection, changes, member_rows
-from cotrace.results.table import Table, number, ranges, without_empty
+from cotrace.results.frontier_file import COLUMNS, TUPLES, Tables, check_form, load_frontier, save_frontier
+from cotrace.results.selection import MEMBER_COLUMNS, Selection, changes, member_rows, names_in
+from cotrace.results.table import Table, number, ranges
 from cotrace.statistics import interval_text
 from cotrace.text import escape
 from cotrace.validation import checked, guarded
@@ -251,13 +250,35 @@ class Frontier:
         return pd.DataFrame(self.rows(), columns=list(COLUMNS))
 
     def members_frame(self) -> pd.DataFrame:
-        """One row for each size and member: search, k, component, site, layer, unit, role."""
-        return members_frame(self)
+        """One row for each size and member: search, k, component, site, layer, unit (empty for a whole layer), role."""
+        import pandas as pd
+
+        rows = [{"search": self.search, "k": one.k} | row for one in self for row in member_rows(one)]
+        return pd.DataFrame(rows, columns=["search", "k", *MEMBER_COLUMNS]).astype({"unit": "Int64"})
 
     def effects_frame(self, ids: Sequence[str] | None = None, *, heldout: bool = False) -> pd.DataFrame:
         """One row for each size and pair: search, k, pair, effect. ``ids`` names the pairs (``problem.training.ids``,
-        or ``problem.heldout.ids`` with ``heldout``). Raises InputError where single effects were not kept."""
-        return effects_frame(self, ids, heldout=heldout)
+        or ``problem.heldout.ids`` with ``heldout``), by place where None. Raises InputError where single effects were
+        not kept."""
+        import pandas as pd
+
+        table = self.effects_heldout if heldout else self.effects
+        part = "held-out" if heldout else "training"
+        if table is None:
+            raise InputError(
+                f"{self.search} kept no effects of single {part} pairs: its metric has none, nothing was held out, or "
+                "the frontier was read from a file; ask problem.effects(selection)"
+            )
+        count = table.effects.shape[1]
+        if ids is not None and len(ids) != count:
+            raise InputError(
+                f"{len(ids)} ids for {count} {part} pairs; give problem.training.ids or problem.heldout.ids"
+            )
+        pairs = list(range(count)) if ids is None else list(ids)
+        found = [(one.k, table.find(np.packbits(self.space.indicator(one.members)).tobytes())) for one in self]
+        known = [(k, effects.tolist()) for k, effects in found if effects is not None]
+        rows = [(self.search, k, *one) for k, effects in known for one in zip(pairs, effects, strict=True)]
+        return pd.DataFrame(rows, columns=["search", "k", "pair", "effect"])
 
     def table(self, most: int | None = None) -> Table:
         """k, effect, held-out effect, interval and the components that came (+) and went (-) since the row above.
@@ -272,24 +293,9 @@ class Frontier:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {
-            "search": self.search,
-            "mode": self.mode,
-            "direction": self.direction,
-            "metric": self.metric,
-            "task": self.task,
-            **{name: getattr(self, name) for name in ORIGIN},
+        apart = ("selections", "effects", "effects_heldout")
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name not in apart} | {
             "space": self.space.names,
-            "forward_equivalents": self.forward_equivalents,
-            "full_effect": self.full_effect,
-            "full_effect_heldout": self.full_effect_heldout,
-            "full_is_clear": self.full_is_clear,
-            "full_is_clear_heldout": self.full_is_clear_heldout,
-            "reported_before": self.reported_before,
-            "reported_before_heldout": self.reported_before_heldout,
-            "target": self.target,
-            "elapsed_s": self.elapsed_s,
-            "summary": self.summary,
             "bounds": [bound.to_dict() for bound in self.bounds],
             "infeasible_sizes": list(self.infeasible_sizes),
             "cost_weights": dict(self.cost_weights),
@@ -316,42 +322,6 @@ class Frontier:
         )
 
 
-EFFECT_COLUMNS = ("search", "k", "pair", "effect")
-
-
-def members_frame(frontier: Frontier) -> pd.DataFrame:
-    """One row for each size and member: search, k, component, site, layer, unit (empty for a whole layer), role."""
-    import pandas as pd
-
-    rows = [{"search": frontier.search, "k": one.k} | row for one in frontier for row in member_rows(one)]
-    frame = pd.DataFrame(rows, columns=["search", "k", *MEMBER_COLUMNS])
-    return frame.astype({"unit": "Int64"})
-
-
-def effects_frame(frontier: Frontier, ids: Sequence[str] | None = None, *, heldout: bool = False) -> pd.DataFrame:
-    """One row for each size and pair: search, k, pair (its id, or its place), effect. Raises InputError."""
-    import pandas as pd
-
-    table = frontier.effects_heldout if heldout else frontier.effects
-    part = "held-out" if heldout else "training"
-    if table is None:
-        raise InputError(
-            f"{frontier.search} kept no effects of single {part} pairs: its metric has none, nothing was held out, or "
-            "the frontier was read from a file; ask problem.effects(selection)"
-        )
-    count = table.effects.shape[1]
-    if ids is not None and len(ids) != count:
-        raise InputError(f"{len(ids)} ids for {count} {part} pairs; give problem.training.ids or problem.heldout.ids")
-    pairs = list(range(count)) if ids is None else list(ids)
-    found = [(one.k, effects) for one in frontier if (effects := _effects_of(frontier, one, table)) is not None]
-    rows = [(frontier.search, k, pair, float(e)) for k, row in found for pair, e in zip(pairs, row, strict=True)]
-    return pd.DataFrame(rows, columns=list(EFFECT_COLUMNS))
-
-
-def _effects_of(frontier: Frontier, selection: Selection, table: EffectTable) -> Any:
-    return table.find(np.packbits(frontier.space.indicator(selection.members)).tobytes())
-
-
 ADDED = "components added"
 SHOWN_ROWS = 30
 """Sizes that a notebook shows of a frontier."""
@@ -369,7 +339,7 @@ def frontier_table(frontier: Frontier, most: int | None = None) -> Table:
     sides = [head for bound in frontier.bounds for head in (bound.name, f"{bound.name}, held out")]
     columns = ("k", "effect", "held out", "interval", "p", "forward-eq.", "level", "level, held out", *sides, ADDED)
     title = f"{frontier.search} ({frontier.mode}): {frontier.metric} on {frontier.task}, {frontier.direction}"
-    return without_empty(Table(title + _gaps(frontier), columns, rows, frozenset({len(columns) - 1})))
+    return Table(title + _gaps(frontier), columns, rows, frozenset({len(columns) - 1})).without_empty()
 
 
 def _beside(frontier: Frontier, selection: Selection) -> list[str]:
@@ -397,12 +367,11 @@ def _gaps(frontier: Frontier) -> str:
 
 
 def _row(selection: Selection, before: Selection | None) -> tuple[str, ...]:
-    interval = interval_text(selection.interval)
     return (
         str(selection.k),
         number(selection.effect),
         number(selection.effect_heldout),
-        interval,
+        interval_text(selection.interval),
         number(selection.p_value, signed=False),
         number(selection.forward_equivalents, signed=False),
         changes(selection, before),

@@ -6,15 +6,17 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from cotrace.components import Direction, Mode
 from cotrace.errors import CotraceError, InputError
 from cotrace.results.effects import EffectTable
-from cotrace.text.escape import visible_json
+from cotrace.results.selection import number_in, numbers_in
+from cotrace.text.escape import json_bytes
 from cotrace.text.files import clipped, new_file, parse_json, read_text
 
 SCHEMA, KIND = 1, "cotrace frontier"
@@ -23,6 +25,17 @@ PARTS = ("training", "heldout")
 """The tables of effects, as they are called in the file."""
 Tables = Mapping[str, EffectTable | None]
 Made = TypeVar("Made")
+TUPLES = ("selections", "bounds", "infeasible_sizes", "by_cost")
+ORIGIN = ("model", "donors", "align", "positions", "split")
+"""Fields that say where a frontier comes from; files of earlier versions do not have them."""
+REPORTED = ("reported_before", "reported", "reported_before_heldout", "reported_heldout")
+"""Further columns: the metric as people read it, before and under the mask, where the search followed a soft form."""
+OLD_COLUMNS = (
+    *("search", "k", "effect", "effect_heldout", "ci_low", "ci_high", "p_value", "forward_equivalents", "components"),
+)
+COLUMNS = (*OLD_COLUMNS, *REPORTED)
+NEEDED = ("forward_equivalents", "full_effect")
+NUMBERS = ("full_effect_heldout", "elapsed_s", "reported_before", "reported_before_heldout", "target")
 
 
 def save_frontier(frontier: Mapping[str, Any], tables: Tables, path: str | Path) -> Path:
@@ -74,7 +87,7 @@ def _form(path: Path) -> str:
 
 def _to_json(data: dict[str, Any], tables: Tables) -> bytes:
     del tables
-    return (visible_json(json.dumps(data, indent=1, ensure_ascii=False)) + "\n").encode()
+    return json_bytes(data, nan=True)
 
 
 def _from_json(path: Path) -> tuple[dict[str, Any], Tables]:
@@ -105,3 +118,21 @@ def _checked(data: Any) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise TypeError("frontier holds no object")
     return found
+
+
+def check_form(data: Mapping[str, Any]) -> None:
+    """Raise KeyError, TypeError or ValueError where a field that stays as it is holds another kind of value."""
+    for name in ("search", "metric", "task", "summary", *ORIGIN):
+        if not isinstance(data.get(name, ""), str):
+            raise TypeError(f"{name} is {data[name]!r:.60}, and needs a text")
+    for name, options in (("mode", get_args(Mode)), ("direction", get_args(Direction))):
+        if data[name] not in options:
+            raise ValueError(f"{name} is {data[name]!r:.60}, and is one of {', '.join(options)}")
+    for name in (*NEEDED, *NUMBERS):
+        number_in(data, name)
+    if None in (data[name] for name in NEEDED):
+        raise TypeError(f"{' and '.join(NEEDED)} need numbers")
+    for name in ("full_is_clear", "full_is_clear_heldout"):
+        if not isinstance(data.get(name, True), bool):
+            raise TypeError(f"{name} is {data[name]!r}, not true or false")
+    numbers_in({"cost_weights": list(data.get("cost_weights", {}).values())}, "cost_weights")

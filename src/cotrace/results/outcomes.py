@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from cotrace.results.table import Table, number
-from cotrace.statistics import Interval, interval_text
-from cotrace.text.escape import visible_json
+from cotrace.statistics import Interval, covers, interval_text
+from cotrace.text.escape import json_bytes
+from cotrace.text.files import made_of
 from cotrace.validation import guarded
 
 if TYPE_CHECKING:
@@ -19,12 +19,10 @@ Harm = Literal["rise", "fall", "change"]
 """Kind of harm in a side effect: a relative rise (of a loss), a fall (of an accuracy), or any change."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """One metric on one task, before and after an edit. Intervals are empty where there are too few pairs."""
+@dataclass(frozen=True)
+class Shift:
+    """A number before and after, with 95 % intervals where there are enough pairs."""
 
-    task: str
-    metric: str
     pairs: int
     before: float
     after: float
@@ -34,14 +32,32 @@ class Outcome:
     """Interval of after - before, pairs resampled together."""
 
     @property
-    def name(self) -> str:
-        """Metric and task in words."""
-        return f"{self.metric} on {self.task}"
-
-    @property
     def change(self) -> float:
         """After less before."""
         return self.after - self.before
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the interval of the change leaves 0 out."""
+        return self.change_interval is not None and not covers(self.change_interval)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    """Fields that come first."""
+
+    task: str
+    metric: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome(Shift, _Measured):
+    """One metric on one task, before and after an edit."""
+
+    @property
+    def name(self) -> str:
+        """Metric and task in words."""
+        return f"{self.metric} on {self.task}"
 
     @property
     def share(self) -> float | None:
@@ -62,10 +78,11 @@ class Outcome:
 def outcome_table(title: str, outcomes: Sequence[Outcome]) -> Table:
     """One row for each outcome."""
     heads = ("what", "pairs", "before", "interval", "after", "interval", "change", "interval", "in %")
-    return Table(title, heads, [_cells(outcome) for outcome in outcomes], frozenset({0}))
+    return Table(title, heads, [outcome_cells(outcome) for outcome in outcomes], frozenset({0}))
 
 
-def _cells(one: Outcome) -> tuple[str, ...]:
+def outcome_cells(one: Outcome) -> tuple[str, ...]:
+    """The cells of its row."""
     return (
         one.name,
         str(one.pairs),
@@ -171,14 +188,12 @@ class Tradeoff:
 
     def to_json(self) -> bytes:
         """The same as the bytes of a file."""
-        return (visible_json(json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)) + "\n").encode()
+        return json_bytes(self.to_dict())
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Tradeoff:
         """Inverse of ``to_dict``. Raises ValueError for data of another form."""
-        from pydantic import TypeAdapter
-
-        return TypeAdapter(cls).validate_python(data)
+        return made_of(cls, data)
 
     def _row(self, point: EditPoint) -> dict[str, Any]:
         one = point.outcome

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from cotrace.components import Component, ComponentSpace, Mode
 from cotrace.errors import InputError
-from cotrace.results.result_forms import names_in, number_in, numbers_in
 from cotrace.results.table import number, shorten
-from cotrace.statistics import interval_text
+from cotrace.statistics import Interval, interval_text
 from cotrace.text import escape
 from cotrace.text.files import shortened
 from cotrace.validation import LISTS, checked, guarded, names_of
@@ -30,19 +29,36 @@ def member_rows(selection: Selection) -> list[dict[str, Any]]:
     ]
 
 
+def number_in(data: Mapping[str, Any], name: str) -> float | None:
+    """The number in a field; None where it was not computed. Raises TypeError."""
+    value = data.get(name)
+    if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
+        return value
+    raise TypeError(f"{name} is {value!r:.60}, and needs a number")
+
+
+def numbers_in(data: Mapping[str, Any], name: str, count: int | None = None) -> tuple[float, ...] | None:
+    """The numbers in a field, so many of them; None where they were not computed. Raises TypeError."""
+    values = data.get(name)
+    if values is None:
+        return None
+    if not isinstance(values, (list, tuple)) or (count is not None and len(values) != count) or None in values:
+        raise TypeError(f"{name} is {values!r:.60}, and needs {'' if count is None else f'{count} '}numbers")
+    return tuple(number for value in values if (number := number_in({name: value}, name)) is not None)
+
+
+def names_in(data: Mapping[str, Any], name: str) -> list[str]:
+    """The texts in a field. Raises KeyError, TypeError."""
+    values = data[name]
+    if not isinstance(values, (list, tuple)) or not all(isinstance(value, str) for value in values):
+        raise TypeError(f"{name} is {values!r:.60}, and needs a list of names")
+    return list(values)
+
+
 AnySet = Any
 """A set: a Selection, component names (or a single one), components, or where a space is known a mask [n]."""
-NUMBERS = (
-    "effect",
-    "effect_heldout",
-    "p_value",
-    "median_heldout",
-    "moved_share",
-    "forward_equivalents",
-    "reported",
-    "reported_heldout",
-)
-"""Fields of a selection that hold one number."""
+SEVERAL = ("interval", "side", "side_heldout")
+"""Fields of a selection that hold several numbers."""
 
 
 @guarded("ct.Selection")
@@ -56,7 +72,7 @@ class Selection:
     """Aggregate effect on the pairs that the search saw; signed, as the metric is defined."""
     effect_heldout: float | None = None
     """Aggregate effect on held-out pairs."""
-    interval: tuple[float, float] | None = None
+    interval: Interval | None = None
     """Bootstrap interval of the held-out effect."""
     p_value: float | None = None
     """Against random sets of the same size and composition, adjusted for all sizes tested."""
@@ -162,32 +178,21 @@ class Selection:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {
-            "k": self.k,
-            "components": self.components,
-            "effect": self.effect,
-            "effect_heldout": self.effect_heldout,
-            "interval": None if self.interval is None else list(self.interval),
-            "p_value": self.p_value,
-            "median_heldout": self.median_heldout,
-            "moved_share": self.moved_share,
-            "forward_equivalents": self.forward_equivalents,
-            "reported": self.reported,
-            "reported_heldout": self.reported_heldout,
-            "side": None if self.side is None else list(self.side),
-            "side_heldout": None if self.side_heldout is None else list(self.side_heldout),
-        }
+        known = {name: getattr(self, name) for name in (one.name for one in fields(self)) if name != "members"}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in known.items()}
+        return {"k": self.k, "components": self.components, **plain}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Selection:
         """Inverse of ``to_dict``. Raises KeyError, TypeError, InputError for data of another form."""
         interval = numbers_in(data, "interval", 2)
+        single = [one.name for one in fields(cls) if one.name not in ("members", *SEVERAL)]
         return cls(
             members=tuple(map(Component.parse, names_in(data, "components"))),
             interval=None if interval is None else (interval[0], interval[1]),
             side=numbers_in(data, "side"),
             side_heldout=numbers_in(data, "side_heldout"),
-            **{name: number_in(data, name) for name in NUMBERS},
+            **{name: number_in(data, name) for name in single},
         )
 
 
@@ -217,8 +222,7 @@ def selection_of(called: str, value: AnySet, space: ComponentSpace | None = None
         return value
     numbers = _numbers(value)
     if numbers is None:
-        members = members_of(called, "the set", value)
-        return Selection.parse(map(str, members))
+        return Selection.parse(map(str, members_of(called, "the set", value)))
     if space is None:
         raise InputError(f"{called}: a mask is read by its space: give space=problem.space with it, or names")
     if len(numbers) != len(space) or not set(numbers) <= {0, 1}:
@@ -246,20 +250,17 @@ def _shown(value: object) -> str:
 
 def changes(selection: Selection, before: Selection | None) -> str:
     """Names that came, and with a minus those that went, since the selection before."""
-    was = set(before.members) if before else set()
-    now = set(selection.members)
-    came = [str(member) for member in selection.members if member not in was]
-    went = [f"-{member}" for member in (before.members if before else ()) if member not in now]
-    return shorten(came + went)
+    was, now = (before.components if before else []), selection.components
+    came = [name for name in now if name not in set(was)]
+    return shorten([*came, *(f"-{name}" for name in was if name not in set(now))])
 
 
 def selection_facts(selection: Selection) -> dict[str, str]:
     """Name -> value of what is known of a selection."""
-    interval = interval_text(selection.interval, "+.4g")
     return {
         "components": shorten(selection.components, most=40),
         "effect": number(selection.effect),
         "effect, held out": number(selection.effect_heldout),
-        "interval": interval,
+        "interval": interval_text(selection.interval, "+.4g"),
         "p": number(selection.p_value, signed=False),
     }

@@ -103,27 +103,21 @@ def _shown(text: str) -> Text:
     return Text(visible(text))
 
 
-def number(value: float | None, signed: bool = True) -> str:
-    """A figure with four significant digits; empty where it was not computed."""
-    if value is None:
-        return ""
-    return f"{value:+.4g}" if signed else f"{value:.4g}"
+def number(value: float | None, signed: bool = True, digits: int = 4) -> str:
+    """A figure with so many significant digits; empty where it was not computed."""
+    return "" if value is None else f"{value:{'+' if signed else ''}.{digits}g}"
 
 
-def shorten(names: list[str], most: int = 12) -> str:
-    shown = " ".join(names[:most])
+def shorten(names: Sequence[str], most: int = 12, between: str = " ") -> str:
+    """The first names, and how many more there are."""
+    shown = between.join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
-def without_empty(table: Table) -> Table:
-    """The table without the columns in which no row has a value."""
-    kept = [i for i in range(len(table.columns)) if any(row[i] for row in table.rows)]
-    return Table(
-        table.title,
-        [table.columns[i] for i in kept],
-        [[row[i] for i in kept] for row in table.rows],
-        frozenset(kept.index(i) for i in table.left if i in kept),
-    )
+def in_words(names: Iterable[str]) -> str:
+    """Return the names as in ``heads, neurons and experts``."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def ranges(sizes: list[int]) -> str:

@@ -22,7 +22,7 @@ from cotrace.problem import LanguageProblem
 from cotrace.prompts import Task
 from cotrace.readout import Explanation
 from cotrace.readout.explanation_files import NAMES, contents
-from cotrace.report import Material
+from cotrace.report import ReportInputs
 from cotrace.report.page import EDIT, EXAMPLES, PLAIN, Edited, Examples, Plain
 from cotrace.results import Frontier, Table, Tradeoff
 from cotrace.runs import RunConfig, RunDirectory
@@ -134,14 +134,14 @@ def figures(
     first, examples = frontiers[0], report.examples_of(problem)
     judged = () if evaluation is None else (evaluation,)
     config = config_of(folder)
-    material = Material(tuple(frontiers), judged, examples=examples, explanation=explanation, config=config)
-    plain = report.plain_of(problem, first, material.chosen)
-    material = replace(material, plain=plain)
+    inputs = ReportInputs(tuple(frontiers), judged, examples=examples, explanation=explanation, config=config)
+    plain = report.plain_of(problem, first, inputs.chosen)
+    inputs = replace(inputs, plain=plain)
     return ({} if plain is None else {PLAIN: plain.to_json()}) | {
         EXAMPLES: examples.to_json(),
         "frontier.png": report.to_png(report.frontier(frontiers)),
         "map.png": report.to_png(report.head_map(first, enough(first).k)),
-        REPORT: report.report_html(material),
+        REPORT: report.report_html(inputs),
     }
 
 
@@ -152,12 +152,14 @@ def config_of(folder: Path) -> dict[str, Any]:
     return stored | {RECORD: dict(record)}
 
 
-def material_of(run: str | Path, *, search: str | None = None, redact: bool = False, language: str = "en") -> Material:
+def report_inputs(
+    run: str | Path, *, search: str | None = None, redact: bool = False, language: str = "en"
+) -> ReportInputs:
     """All that a stored run knows of itself; the search that is named comes first. Raises InputError, DamagedRun."""
     stored = StoredRun.read(run)
     first = stored.frontier(search)
     frontiers = (first, *(one for one in stored.frontiers if one is not first))
-    return Material(
+    return ReportInputs(
         tuple(with_effects(stored.path, one) for one in frontiers),
         tuple(_evaluations(stored.path, first.search)),
         examples=_examples(stored.path),

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -26,9 +25,8 @@ from cotrace.runs.config_file import read_run_config
 from cotrace.runs.manifest import add_files, holds, remedy
 from cotrace.runs.prepare import Prepared, prepare
 from cotrace.runs.provenance import model_record, record
-from cotrace.text.escape import visible_json
+from cotrace.text.escape import json_bytes
 from cotrace.text.files import clipped, parse_json, read_text
-from cotrace.validation import refusal
 
 NO_SUCH_TYPE = (KeyError, TypeError, AttributeError)
 """Errors of the library for number types that numpy lacks, such as bfloat16."""
@@ -84,7 +82,7 @@ def with_effects(folder: Path, frontier: Frontier) -> Frontier:
 def evaluation_json(evaluation: Evaluation) -> bytes:
     """An evaluation as JSON, its verdict with it."""
     data = {"schema": 1, **evaluation.to_dict()}
-    return (visible_json(json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)) + "\n").encode()
+    return json_bytes(data)
 
 
 def store_evaluation(folder: Path, evaluation: Evaluation) -> Path:
@@ -195,8 +193,8 @@ def _read(path: Path, parse: Callable[[dict[str, Any]], Found], command: str) ->
         raise _other(path, f"it is a {type(data).__name__}, not an object", command)
     try:
         return parse(data)
-    except ValidationError as error:
-        raise _other(path, ": ".join(filter(None, refusal(error))), command) from None
+    except ValueError as error:
+        raise _other(path, str(error), command) from None
 
 
 def _without_schema(data: dict[str, Any]) -> dict[str, Any]:

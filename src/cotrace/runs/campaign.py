@@ -27,7 +27,7 @@ from cotrace.runs.directory import CONFIG, write_atomically
 from cotrace.runs.manifest import is_finished
 from cotrace.runs.result_files import StoredRun
 from cotrace.text import escape
-from cotrace.validation import refusal
+from cotrace.text.files import refusal
 
 AXES = {
     "models": "model",

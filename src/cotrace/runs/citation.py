@@ -9,7 +9,7 @@ from typing import Any
 from cotrace.errors import InputError
 from cotrace.evaluation import Evaluation
 from cotrace.results import Frontier
-from cotrace.results.table import ranges
+from cotrace.results.table import in_words, ranges
 from cotrace.runs.addenda import AUDIT, EVALUATION, read_evaluation
 from cotrace.runs.config import RunConfig
 from cotrace.runs.config_file import SHIPPED, read_run_config
@@ -362,7 +362,7 @@ def _searches(run: StoredRun) -> str:
         name = PURSUIT if frontier.search == "pursuit" else f"the search {frontier.search}"
         cost = f"{frontier.forward_equivalents:,.0f} forward-equivalents"
         told.append(f"{name} ({cost}{f'; [{keys}]' if keys else ''})")
-    return ", ".join(told[:-1]) + (" and " if len(told) > 1 else "") + told[-1]
+    return in_words(told)
 
 
 def _evaluations(run: StoredRun) -> Iterator[str]:

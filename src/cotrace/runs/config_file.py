@@ -18,7 +18,7 @@ from cotrace.runs.directory import CONFIG, write_atomically
 from cotrace.runs.manifest import seal_text, text_is_whole
 from cotrace.tasks.catalogue import FORMATS
 from cotrace.text.escape import visible
-from cotrace.validation import refusal
+from cotrace.text.files import refusal
 
 SCHEMA = 1
 SCHEMA_KEY = "schema"

@@ -121,7 +121,7 @@ def _words(pair: PromptPair, shared: bool) -> int:
 def _judging(config: RunConfig, search: Search, n: int) -> float:
     if config.evaluation not in LEVELS:
         return 0.0
-    sizes = range(1, min(getattr(search, "max_size", None) or n, n) + 1)
+    sizes = range(1, min(search.max_size or n, n) + 1)
     level = LEVELS[config.evaluation]
     found = plan(config.evaluation, level, n=n, k=max(1, len(sizes) // 4), sizes=sizes, stored=True, singles=False)
     return found.forward_equivalents
@@ -208,8 +208,8 @@ def forecast(
 def _costs(problem: LanguageProblem, search: Search) -> tuple[float, float]:
     """Predicted and largest cost; a search on some of the pairs costs its share, and its sets are evaluated on all."""
     n, share = len(problem.space), problem.searched.size / problem.size
-    last = min(getattr(search, "max_size", None) or n, n) if share < 1 else 0
-    most = getattr(search, "most_cost", search.predicted_cost)(n)
+    last = min(search.max_size or n, n) if share < 1 else 0
+    most = search.most_cost(n)
     return share * search.predicted_cost(n) + last, share * most + last
 
 
@@ -218,7 +218,7 @@ def _judging_cost(problem: LanguageProblem, level: str, search: Search) -> float
     if level not in LEVELS:
         return 0.0
     n = len(problem.space)
-    sizes = range(1, min(getattr(search, "max_size", None) or n, n) + 1)
+    sizes = range(1, min(search.max_size or n, n) + 1)
     k = max(1, len(sizes) // 4)
     return plan(level, LEVELS[level], n=n, k=k, sizes=sizes, stored=True, singles=False).forward_equivalents
 

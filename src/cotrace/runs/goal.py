@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -112,28 +112,7 @@ def eps_of(bound: Side, side: LanguageProblem) -> float:
         return bound.amount
     if bound.metric == "nll":
         return math.log1p(bound.amount / 100)
-    level: float = abs(side.inside.reported_base)
+    level: float = abs(side.reported_base)
     if not level:
         raise InputError(f"{bound.words}: the level before is 0, of which there are no per cent; give the amount")
     return level * bound.amount / 100
-
-
-def problems_of(goal: Problem) -> Iterator[LanguageProblem]:
-    """The problems of language models that a goal is made of, each once."""
-    if isinstance(goal, LanguageProblem):
-        yield goal
-    for inner in getattr(goal, "problems", ()):
-        yield from problems_of(inner)
-    if isinstance(goal, Constrained):
-        yield from problems_of(goal.problem)
-        for constraint in goal.side:
-            yield from problems_of(constraint.problem)
-
-
-def ids_of(goal: Problem) -> list[str]:
-    """The pairs of a goal in the order of its effects; those of a sum behind the name of their task."""
-    if isinstance(goal, WeightedSum):
-        return [f"{one.task}: {name}" for one in goal.problems for name in ids_of(one)]
-    inner = goal.problem if isinstance(goal, Constrained) else goal
-    part = getattr(inner, "training", inner)
-    return list(part.ids)

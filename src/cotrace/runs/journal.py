@@ -24,14 +24,13 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from cotrace.batches import Layout
-from cotrace.problem.goals import Constrained
+from cotrace.problem.goals import language_problems
 from cotrace.problem.language import LanguageProblem
 from cotrace.problem.losses import BatchLoss, ChangeLoss, LevelLoss, Linear, Measure, Reading, ScoreLoss
 from cotrace.problem.protocol import Problem
 from cotrace.problem.scored import PairProblem
 from cotrace.problem.scorer import Executor, Scorer
 from cotrace.problem.set_metric import SetProblem
-from cotrace.problem.weighted import WeightedSum
 from cotrace.runs.directory import CHECKPOINTS, write_atomically
 
 FOLDER = "evaluation"
@@ -126,7 +125,7 @@ def journaling(problem: Problem, run: Path, every_s: float | None = None) -> Ite
 
     What stopped the evaluation finds on disk all that was computed.
     """
-    scorers = list(dict.fromkeys(scorer for one in problems_of(problem) for scorer in scorers_of(one)))
+    scorers = list(dict.fromkeys(scorer for one in language_problems(problem) for scorer in scorers_of(one)))
     before = scorers[0].executor
     journal = Journal(run, before, EVERY_S if every_s is None else every_s)
     for scorer in scorers:
@@ -157,32 +156,15 @@ def forget(run: Path) -> None:
         folder.parent.rmdir()
 
 
-def problems_of(problem: Problem) -> Iterator[LanguageProblem]:
-    """The problem itself, or those that a sum or constraint has."""
-    if isinstance(problem, LanguageProblem):
-        yield problem
-    elif isinstance(problem, WeightedSum):
-        for one in problem.problems:
-            yield from problems_of(one)
-    elif isinstance(problem, Constrained):
-        for other in (problem.problem, *(side.problem for side in problem.side)):
-            yield from problems_of(other)
-
-
 def scorers_of(problem: LanguageProblem) -> Iterator[Scorer]:
     """Return the scorers of all parts that are built, and of all draws of their donors."""
-    inside = problem.inside
-    audit = vars(inside).get("audit")
-    others = [] if audit is None else [audit]
-    parts = [inside.training, inside.held, inside.some, *(one._part for one in (*others, *inside.judging.values()))]  # noqa: SLF001
-    for part in parts:
-        if part is not None:
-            yield from _of_part(part)
+    for part in problem.built:
+        yield from _of_part(part)
 
 
 def _of_part(part: PairProblem | SetProblem) -> Iterator[Scorer]:
     yield part.scorer
-    for draw in part.draws if isinstance(part, PairProblem) else ():
+    for draw in part.draws:
         yield from _of_part(draw)
 
 

@@ -36,7 +36,7 @@ from cotrace.runs.result_files import StoredRun
 from cotrace.search import Search
 from cotrace.selfcheck import ensure
 from cotrace.tasks.catalogue import is_file
-from cotrace.validation import refusal
+from cotrace.text.files import refusal
 
 if TYPE_CHECKING:
     from cotrace.workers import Workers
@@ -129,8 +129,7 @@ def nothing() -> None:
 
 def check_workers(config: RunConfig) -> None:
     """Refuse workers that cannot be had, before anything is loaded. Raises InputError, WorkersError."""
-    from cotrace.workers.cluster import check_address, ray_module
-    from cotrace.workers.workers import MAX_RESTARTS, check_asked
+    from cotrace.workers.cluster import MAX_RESTARTS, check_address, check_asked, ray_module
 
     restarts = MAX_RESTARTS if config.max_restarts is None else config.max_restarts
     check_asked(config.workers or 0, config.worker_gpus or 0, restarts)

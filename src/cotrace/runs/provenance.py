@@ -18,8 +18,8 @@ from transformers import PreTrainedTokenizerBase
 
 from cotrace import __version__
 from cotrace.models import LanguageModel
-from cotrace.models.hooks import PlacedDictionary
 from cotrace.models.loading import stored_types
+from cotrace.models.places import PlacedDictionary
 from cotrace.runs.config import COMMAND, RunConfig
 from cotrace.runs.manifest import donor_origin, origin_of
 from cotrace.runs.prepare import Prepared

@@ -16,12 +16,12 @@ from safetensors.numpy import save
 
 from cotrace.errors import InputError, unknown
 from cotrace.results import Frontier, Selection
-from cotrace.results.result_forms import COLUMNS
+from cotrace.results.frontier_file import COLUMNS
 from cotrace.runs.config import RunConfig
 from cotrace.runs.config_file import read_run_config
 from cotrace.runs.directory import CONFIG
 from cotrace.runs.manifest import check_files, is_finished
-from cotrace.text.escape import visible_json
+from cotrace.text.escape import json_bytes
 from cotrace.text.files import parse_json, read_text
 
 SHARE = 0.9
@@ -76,7 +76,7 @@ def selection_json(frontiers: Sequence[Frontier]) -> bytes:
         **enough(first).to_dict(),
     }
     data = {"schema": 1, "summary": first.summary, "chosen": chosen, "frontiers": [_untimed(f) for f in frontiers]}
-    return (visible_json(json.dumps(data, indent=1, ensure_ascii=False)) + "\n").encode()
+    return json_bytes(data, nan=True)
 
 
 def _untimed(frontier: Frontier) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from cotrace.errors import DamagedRun, InputError
 from cotrace.problem.protocol import Problem, mask_of
 from cotrace.results import Frontier, Table
 from cotrace.results.effects import EffectTable
-from cotrace.results.result_forms import COLUMNS, OLD_COLUMNS
+from cotrace.results.frontier_file import COLUMNS, OLD_COLUMNS
 from cotrace.runs.addenda import arrays_of, check_same, with_effects
 from cotrace.runs.config_file import read_run_config
 from cotrace.runs.manifest import Manifest, remedy

@@ -81,4 +81,4 @@ def named(name: str, **options: Any) -> Search:
     return search
 
 
-door("ct.search", globals(), __all__)
+door("ct.search", globals(), (name for name in __all__ if name != "Search"))  # whose methods each search names itself

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -51,9 +52,9 @@ EFFORTS: Mapping[str, tuple[Effort, Effort]] = {
     "thorough": (Effort(60, 4, 1, 0.05, 3, 3), Effort(256, 3, 1, 0.02, 2, 3)),
 }
 """Word -> effort in spaces of at most ``FEW`` components, and in larger ones."""
-TYPICAL = {"fast": (0.95, 0.9), "normal": (0.31, 0.84), "thorough": (0.17, 0.4)}
-"""Share of the most that a search can cost which it does cost, as measured; in small and in larger spaces."""
-TYPICAL_SMALL = 0.25
+EXPECTED: Mapping[str, float] = {"up": 1.0, "down": 0.35, "polish": 0.01, "fill": 0.5, "exchange": 0.25, "rest": 1.0}
+"""Share of what a visit can cost which it does cost, as measured: sets that were met before are free, and those that
+no gradient promises are not evaluated. The way down costs all of it at sizes that the way up did not come to."""
 
 
 class Visit(NamedTuple):
@@ -120,20 +121,32 @@ class Itinerary:
         """Visits of both ways."""
         return sum(visit.phase in ("up", "down") for visit in self.visits)
 
-    @property
+    @cached_property
     def most_cost(self) -> float:
         """Forward-equivalents of all visits, at most."""
-        return sum(self._most(visit) for visit in self.visits)
+        least = (2 * self.gradient_share + 1) * self.ways + sum(map(self._opening, self.visits))
+        return min(sum(map(self._most, self.visits)), max(self.allowed, least))
 
     @property
-    def rest(self) -> float:
-        """Forward-equivalents of completing the sizes, at most."""
-        return sum(self._most(visit) for visit in self.visits if visit.phase == "rest")
+    def allowed(self) -> float:
+        """Forward-equivalents that both ways and polishing keep to, as far as a set after each gradient lets them."""
+        return ALLOWED * greedy_cost(self.n, self.most) if self.paced else math.inf
 
     @property
-    def typical(self) -> float:
-        """Share of the most that it can cost which it does cost, as measured."""
-        return TYPICAL_SMALL if self.beam else TYPICAL[self.word][self.n > FEW]
+    def expected_cost(self) -> float:
+        """Forward-equivalents of all visits, as a rule."""
+        return min(self.most_cost, sum(map(self._expected, self.visits)))
+
+    def _expected(self, visit: Visit) -> float:
+        """Forward-equivalents of a visit, as a rule."""
+        if visit.phase == "down" and visit.size > self.most:
+            return self._at_pace(visit)
+        return EXPECTED[visit.phase] * self._at_pace(visit)
+
+    def _at_pace(self, visit: Visit) -> float:
+        """What a visit may cost; on the ways, an equal share of what is allowed, or one set where that is less."""
+        pace = max(self.allowed / self.ways, 2 * self.gradient_share + 1) if self.ways else math.inf
+        return min(self._most(visit), pace + self._opening(visit))
 
     def between(self, visit: Visit) -> range:
         """Sizes from the start, exclusive, to the end, exclusive; and both neighbours where they are the same."""
@@ -187,9 +200,12 @@ class Itinerary:
         reach = self.effort.alternates
         both = visit.start == visit.size
         alternates = reach * (reach + 3) // 2 if both else reach
-        opening = (1 + SECOND) * self.opens(visit)
-        sets = len(self.between(visit)) + (not both) + alternates + len(self.exchanges(visit)) + opening
-        return 2 * self.gradient_share + sets
+        sets = len(self.between(visit)) + (not both) + alternates + len(self.exchanges(visit))
+        return 2 * self.gradient_share + sets + self._opening(visit)
+
+    def _opening(self, visit: Visit) -> int:
+        """Sets that the gradient half way proposes for a visit."""
+        return (1 + SECOND) * (visit.phase in ("up", "down") and self.opens(visit))
 
 
 def greedy_cost(n: int, most: int) -> float:

@@ -16,16 +16,15 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from cotrace.problem.protocol import Problem
-from cotrace.results import Frontier
 from cotrace.search.archive import SearchState
-from cotrace.search.hyperparameters import at_least, largest, positive, settings
-from cotrace.search.progress import Shown
+from cotrace.search.hyperparameters import at_least, largest, positive
+from cotrace.search.random import distinct
 from cotrace.search.sets import SetFunction
-from cotrace.search.solve import solve
+from cotrace.search.solve import Search
 
 
 @dataclass(frozen=True, kw_only=True)
-class Annealing:
+class Annealing(Search):
     """At each size exchanges one member at random; keeps a worse set with probability exp(change / temperature).
 
     The temperature falls geometrically from ``hot`` to ``cold`` times the effect of everything. Costs at most
@@ -43,16 +42,16 @@ class Annealing:
     name: ClassVar[str] = "annealing"
 
     def __post_init__(self) -> None:
-        settings(self)
+        super().__post_init__()
         at_least(self.name, "proposals", self.proposals, 1)
         positive(self.name, "cold", self.cold)
         at_least(self.name, "hot", self.hot, self.cold)
 
-    def __call__(self, problem: Problem, progress: Shown = None) -> Frontier:
-        """The best selection found for every k."""
-        return solve(self, problem, progress=progress)
-
     def predicted_cost(self, n: int) -> float:
+        """Forward-equivalents for n components, as a rule: as of draws, of which some meet a set again."""
+        return 1 + sum(distinct(n, k, self.proposals + 1) for k in range(1, min(self.max_size or n, n) + 1))
+
+    def most_cost(self, n: int) -> float:
         """Forward-equivalents for n components, at most."""
         return (self.proposals + 1.0) * min(self.max_size or n, n) + 1
 

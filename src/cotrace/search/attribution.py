@@ -21,17 +21,15 @@ from torch import Tensor
 
 from cotrace.errors import InputError, unknown
 from cotrace.problem.protocol import Problem
-from cotrace.results import Frontier
 from cotrace.search.archive import SearchState
-from cotrace.search.hyperparameters import at_least, gaps, largest, nested_sizes, settings, within
-from cotrace.search.progress import Shown
-from cotrace.search.sets import SetFunction, prefixes, ranked, weights_of
-from cotrace.search.solve import solve
+from cotrace.search.hyperparameters import at_least, gaps, largest, nested_sizes, within
+from cotrace.search.sets import SetFunction, prefixes, ranked
+from cotrace.search.solve import Search
 from cotrace.statistics import Units
 
 
 @dataclass(frozen=True, kw_only=True)
-class TopK:
+class TopK(Search):
     """Single-component causal tracing: effects of one component at a time, then the nested sets of the k largest.
 
     Costs N + K - 1 forward-equivalents up to size K. Deterministic.
@@ -41,13 +39,6 @@ class TopK:
     """Largest k; None for N."""
 
     name: ClassVar[str] = "topk"
-
-    def __post_init__(self) -> None:
-        settings(self)
-
-    def __call__(self, problem: Problem, progress: Shown = None) -> Frontier:
-        """The best selection found for every k."""
-        return solve(self, problem, progress=progress)
 
     def predicted_cost(self, n: int) -> float:
         """Forward-equivalents for n components."""
@@ -71,7 +62,7 @@ POINTS = ("none", "all", "integrated", "inputs", "dropped")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attribution:
+class Attribution(Search):
     """Ranks components by the gradient with nothing chosen, with everything chosen, or averaged between the two.
 
     Then evaluates the nested sets exactly. Costs 2 forward-equivalents for each gradient (``points`` of them where
@@ -98,17 +89,13 @@ class Attribution:
     name: ClassVar[str] = "attribution"
 
     def __post_init__(self) -> None:
-        settings(self)
+        super().__post_init__()
         if self.at not in POINTS:
             raise unknown("attribution point", self.at, POINTS)
         at_least(self.name, "points", self.points, 1)
         at_least(self.name, "bootstrap", self.bootstrap, 0)
         at_least(self.name, "folds", self.folds, 2)
         within(self.name, "quantile", self.quantile, 0, 1)
-
-    def __call__(self, problem: Problem, progress: Shown = None) -> Frontier:
-        """The nested sets of every size."""
-        return solve(self, problem, progress=progress)
 
     def predicted_cost(self, n: int) -> float:
         """Forward-equivalents for n components; where layers are dropped, at most."""
@@ -131,7 +118,7 @@ class Attribution:
             slopes = slopes + found / len(path)
             yield function.state("gradients", step + 1, len(path) + 1, tensors={"slopes": slopes})
         if begun is None or begun.step <= len(path):
-            weight = weights_of(problem)
+            weight = torch.as_tensor(problem.weights).double().cpu()
             order = ranked(self._rank(signed(slopes) if self.at == "dropped" else slopes, folds, weight))
             function.scores(prefixes(order, grid, function.n))
             numbers = {"advice": gaps(grid, self.sizes, grid[-1])}

@@ -17,20 +17,18 @@ from torch import Tensor
 
 from cotrace.errors import InputError, unknown
 from cotrace.problem.protocol import Problem
-from cotrace.results import Frontier
 from cotrace.search.archive import SearchState
 from cotrace.search.attribution import POINTS, path, slope_at
-from cotrace.search.hyperparameters import at_least, gaps, largest, nested_sizes, settings
-from cotrace.search.progress import Shown
+from cotrace.search.hyperparameters import at_least, gaps, largest, nested_sizes
 from cotrace.search.sets import SetFunction, prefixes, ranked
-from cotrace.search.solve import solve
+from cotrace.search.solve import Search
 
 METHODS = tuple(point for point in POINTS if point != "dropped")
 REDUCTIONS = ("mean", "min", "max")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ensemble:
+class Ensemble(Search):
     """Scores components by several attribution methods, combines the scores, and evaluates the nested sets exactly.
 
     All scores are in units of the metric. Costs 2 forward-equivalents for each gradient (12 in all), and 1 for each
@@ -51,7 +49,7 @@ class Ensemble:
     name: ClassVar[str] = "ensemble"
 
     def __post_init__(self) -> None:
-        settings(self)
+        super().__post_init__()
         for method in self.of:
             if method not in METHODS:
                 raise unknown("method of an ensemble", method, METHODS)
@@ -60,10 +58,6 @@ class Ensemble:
         if self.combine not in REDUCTIONS:
             raise unknown("combination of scores", self.combine, REDUCTIONS)
         at_least(self.name, "points", self.points, 1)
-
-    def __call__(self, problem: Problem, progress: Shown = None) -> Frontier:
-        """The nested sets of every size."""
-        return solve(self, problem, progress=progress)
 
     def predicted_cost(self, n: int) -> float:
         """Forward-equivalents for n components."""

@@ -12,12 +12,10 @@ import torch
 
 from cotrace.errors import InputError
 from cotrace.problem.protocol import Problem
-from cotrace.results import Frontier
 from cotrace.search.archive import SearchState
-from cotrace.search.hyperparameters import at_least, largest, settings
-from cotrace.search.progress import Shown
+from cotrace.search.hyperparameters import at_least, largest
 from cotrace.search.sets import SetFunction
-from cotrace.search.solve import solve
+from cotrace.search.solve import Search
 
 SETS_IN_A_STEP = 4096
 COUNTED = 10**15
@@ -25,7 +23,7 @@ COUNTED = 10**15
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exhaustive:
+class Exhaustive(Search):
     """Evaluates every set of 1 to K components, so that each selection is certainly the best of its size.
 
     Costs sum over k of C(N, k) forward-equivalents: 2^N - 1 for all sizes. Raises InputError above ``limit`` sets.
@@ -39,12 +37,8 @@ class Exhaustive:
     name: ClassVar[str] = "exhaustive"
 
     def __post_init__(self) -> None:
-        settings(self)
+        super().__post_init__()
         at_least(self.name, "limit", self.limit, 1)
-
-    def __call__(self, problem: Problem, progress: Shown = None) -> Frontier:
-        """The best selection of every k."""
-        return solve(self, problem, progress=progress)
 
     def predicted_cost(self, n: int) -> float:
         """Forward-equivalents for n components. Raises InputError above ``limit``, as the search does."""

@@ -18,13 +18,11 @@ from torch import Tensor
 
 from cotrace.objectives import Loss, transformation
 from cotrace.problem.protocol import Problem
-from cotrace.results import Frontier
 from cotrace.search.archive import SearchState
-from cotrace.search.hyperparameters import at_least, gaps, largest, nested_sizes, positive, settings
+from cotrace.search.hyperparameters import at_least, gaps, largest, nested_sizes, positive
 from cotrace.search.pgbct import Adam, penalty_unit
-from cotrace.search.progress import Shown
 from cotrace.search.sets import SetFunction, prefixes, ranked
-from cotrace.search.solve import solve
+from cotrace.search.solve import Search
 
 BETA = 2 / 3
 LOW, HIGH = -0.1, 1.1
@@ -32,7 +30,7 @@ LOW, HIGH = -0.1, 1.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class HardConcrete:
+class HardConcrete(Search):
     """Stochastic gates z with log odds a, trained on mean g(m) + lambda (expected number of open gates).
 
     For each lambda trains the gates with Adam, ranks components by a, and evaluates the nested sets of every size (of
@@ -58,17 +56,13 @@ class HardConcrete:
     name: ClassVar[str] = "hardconcrete"
 
     def __post_init__(self) -> None:
-        settings(self)
+        super().__post_init__()
         at_least(self.name, "number of lambdas", len(self.lambdas), 1)
         for value in self.lambdas:
             at_least(self.name, "lambda", value, 0)
         positive(self.name, "lr", self.lr)
         at_least(self.name, "epochs", self.epochs, 1)
         at_least(self.name, "batch_size", self.batch_size, 1)
-
-    def __call__(self, problem: Problem, progress: Shown = None) -> Frontier:
-        """The best selection found for every k."""
-        return solve(self, problem, progress=progress)
 
     def predicted_cost(self, n: int) -> float:
         """Forward-equivalents for n components."""

@@ -20,14 +20,12 @@ from torch import Tensor
 
 from cotrace.errors import unknown
 from cotrace.problem.protocol import Problem
-from cotrace.results import Frontier
 from cotrace.search.archive import SearchState
 from cotrace.search.attribution import path, slope_at
-from cotrace.search.hyperparameters import at_least, gaps, largest, nested_sizes, positive, settings
+from cotrace.search.hyperparameters import at_least, gaps, largest, nested_sizes, positive
 from cotrace.search.pgbct import Adam
-from cotrace.search.progress import Shown
 from cotrace.search.sets import SetFunction, prefixes, ranked
-from cotrace.search.solve import solve
+from cotrace.search.solve import Search
 
 BUDGETS = ("uniform", "log")
 STARTS = ("zero", "integrated", "inputs")
@@ -40,7 +38,7 @@ REACH = 40.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Matryoshka:
+class Matryoshka(Search):
     """Adam on one score a component; in every step a soft set of the best k, for a k drawn anew, is to score high.
 
     Then evaluates the nested sets of the scores' order at every size (60 sizes where the largest is above 256). What is
@@ -71,7 +69,7 @@ class Matryoshka:
     name: ClassVar[str] = "matryoshka"
 
     def __post_init__(self) -> None:
-        settings(self)
+        super().__post_init__()
         if self.budgets not in BUDGETS:
             raise unknown("distribution of budgets", self.budgets, BUDGETS)
         if self.start not in STARTS:
@@ -80,10 +78,6 @@ class Matryoshka:
         for name in ("lr", "temperature", "final_temperature"):
             if getattr(self, name) is not None:
                 positive(self.name, name, getattr(self, name))
-
-    def __call__(self, problem: Problem, progress: Shown = None) -> Frontier:
-        """The nested sets of every size."""
-        return solve(self, problem, progress=progress)
 
     def predicted_cost(self, n: int) -> float:
         """Forward-equivalents for n components."""

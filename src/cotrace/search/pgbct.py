@@ -22,12 +22,10 @@ from torch import Tensor
 from cotrace.errors import InputError
 from cotrace.objectives import Loss, penalty, transformation
 from cotrace.problem.protocol import Problem
-from cotrace.results import Frontier
 from cotrace.search.archive import SearchState
-from cotrace.search.hyperparameters import at_least, positive, settings
-from cotrace.search.progress import Shown
-from cotrace.search.sets import SetFunction, weights_of
-from cotrace.search.solve import solve
+from cotrace.search.hyperparameters import at_least, positive
+from cotrace.search.sets import SetFunction
+from cotrace.search.solve import Search
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +75,7 @@ PATH_ENDS = (0.03, 30.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PGBCT:
+class PGBCT(Search):
     """Adam on a soft set from 0.5; mean g(m) + (e + 1) (l1 sum |z| + l2 sum z (1 - z)); clamped; truncated at 0.5.
 
     One (l1, l2) gives one selection; tuples of equal length, or one tuple and one number, are a sweep and give a
@@ -110,7 +108,7 @@ class PGBCT:
     name: ClassVar[str] = "pgbct"
 
     def __post_init__(self) -> None:
-        settings(self)
+        super().__post_init__()
         for l1, l2 in self.penalties:
             at_least(self.name, "l1", l1, 0)
             at_least(self.name, "l2", l2, 0)
@@ -120,10 +118,6 @@ class PGBCT:
         at_least(self.name, "path", 2 if self.path is None else self.path, 2)
         if self.order is not None and len(self.order) != self.epochs:
             raise InputError(f"pgbct: order has {len(self.order)} epochs, not {self.epochs}; give one list for each")
-
-    def __call__(self, problem: Problem, progress: Shown = None) -> Frontier:
-        """The selection of each (l1, l2); the best where two have one size."""
-        return solve(self, problem, progress=progress)
 
     @property
     def penalties(self) -> list[tuple[float, float]]:
@@ -234,7 +228,7 @@ def penalty_unit(problem: Problem, loss: Loss, epochs: int) -> float:
     """|J(all) - J(none)| / (N epochs): the sparsity weight at which all components just pay."""
     n = len(problem.space)
     ends = torch.stack([torch.zeros(n), torch.ones(n)])
-    weight = weights_of(problem).double()
+    weight = torch.as_tensor(problem.weights).double().cpu()
     try:
         items = problem.effects(ends)
     except InputError:  # a metric of the whole set: its one value is the only item

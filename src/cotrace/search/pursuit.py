@@ -13,7 +13,6 @@ from torch import Tensor
 
 from cotrace.errors import unknown
 from cotrace.problem.protocol import Problem
-from cotrace.results import Frontier
 from cotrace.search._cost_weights import (
     BUDGETS,
     Neighbourhood,
@@ -24,19 +23,18 @@ from cotrace.search._cost_weights import (
     spend,
     weight_vector,
 )
-from cotrace.search._schedule import ALLOWED, EFFORTS, SECOND, Itinerary, Visit, greedy_cost
+from cotrace.search._schedule import EFFORTS, SECOND, Itinerary, Visit
 from cotrace.search.archive import SearchState
-from cotrace.search.hyperparameters import gaps, largest, positive, settings, within
-from cotrace.search.progress import Shown
+from cotrace.search.hyperparameters import gaps, largest, positive, within
 from cotrace.search.sets import Sample, SetFunction, with_each
-from cotrace.search.solve import solve
+from cotrace.search.solve import Search
 
 FAR = 1e9
 """Slope of a component that must not be taken, or must not leave."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pursuit:
+class Pursuit(Search):
     """Goes from nothing up and from everything down, by the gradient of the reported value at the best set known.
 
     At each stop it evaluates exactly, in one batch: the nested sets on the way to the next stop; there also sets with
@@ -62,26 +60,24 @@ class Pursuit:
     name: ClassVar[str] = "pursuit"
 
     def __post_init__(self) -> None:
-        settings(self)
+        super().__post_init__()
         if self.effort not in EFFORTS:
             raise unknown("effort", self.effort, EFFORTS)
         positive(self.name, "gradient_share", self.gradient_share)
         within(self.name, "gradient_share", self.gradient_share, 0, 1)
 
-    def __call__(self, problem: Problem, progress: Shown = None) -> Frontier:
-        """The best selection found for every k."""
-        return solve(self, problem, progress=progress)
-
     def predicted_cost(self, n: int) -> float:
-        """Forward-equivalents for n components, as measured: sets that no gradient promises are not evaluated."""
-        itinerary = self._itinerary(n)
-        typical = max(1.0, itinerary.typical * (self.most_cost(n) - itinerary.rest) + itinerary.rest)
-        return min(typical, ALLOWED * greedy_cost(n, itinerary.most)) if itinerary.paced else typical
+        """Forward-equivalents for n components, as a rule: what is spent is less than half of itself away."""
+        return self._ends + self._itinerary(n).expected_cost
 
     def most_cost(self, n: int) -> float:
         """Forward-equivalents for n components, at most."""
-        spending = (2 * self.gradient_share + 3) * BUDGETS if self.cost_weights else 0
-        return 3.0 + spending + self._itinerary(n).most_cost
+        return self._ends + self._itinerary(n).most_cost
+
+    @property
+    def _ends(self) -> float:
+        """Everything, the gradient half way, and the pass over costs where there is one."""
+        return 3.0 + (2 * self.gradient_share + 3) * BUDGETS * bool(self.cost_weights)
 
     def steps(self, problem: Problem, state: SearchState | None = None) -> Iterator[SearchState]:
         """One state after each stop of each pass."""
@@ -112,8 +108,7 @@ class Pursuit:
         if not itinerary.paced:
             return None
         share = min(1.0, (step + 1) / itinerary.ways)
-        allowed = ALLOWED * greedy_cost(itinerary.n, itinerary.most) * share
-        return math.floor(allowed - function.spent - 2 * self.gradient_share)
+        return math.floor(itinerary.allowed * share - function.spent - 2 * self.gradient_share)
 
     def _visit(
         self, function: SetFunction, surrogate: Surrogate, itinerary: Itinerary, visit: Visit, room: int | None

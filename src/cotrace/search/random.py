@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import fmean, pstdev
@@ -13,16 +14,14 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from cotrace.problem.protocol import Problem
-from cotrace.results import Frontier
 from cotrace.search.archive import Archive, SearchState
-from cotrace.search.hyperparameters import at_least, largest, settings
-from cotrace.search.progress import Shown
+from cotrace.search.hyperparameters import at_least, largest
 from cotrace.search.sets import SetFunction, prefixes
-from cotrace.search.solve import solve
+from cotrace.search.solve import Search
 
 
 @dataclass(frozen=True, kw_only=True)
-class Random:
+class Random(Search):
     """Draws sets of every size at random and keeps the best; ``spread`` says what the others were like.
 
     Costs at most K draws forward-equivalents up to size K; a set drawn twice is paid once.
@@ -40,14 +39,14 @@ class Random:
     name: ClassVar[str] = "random"
 
     def __post_init__(self) -> None:
-        settings(self)
+        super().__post_init__()
         at_least(self.name, "draws", self.draws, 1)
 
-    def __call__(self, problem: Problem, progress: Shown = None) -> Frontier:
-        """The best selection found for every k."""
-        return solve(self, problem, progress=progress)
-
     def predicted_cost(self, n: int) -> float:
+        """Forward-equivalents for n components, in the mean."""
+        return sum(distinct(n, k, self.draws) for k in range(1, min(self.max_size or n, n) + 1))
+
+    def most_cost(self, n: int) -> float:
         """Forward-equivalents for n components, at most."""
         return float(self.draws * min(self.max_size or n, n))
 
@@ -68,6 +67,12 @@ class Random:
     def _chain(self, n: int, step: int, most: int) -> Bool[Tensor, "set n"]:
         order = np.random.default_rng([self.seed, step]).permutation(n).tolist()
         return prefixes(order, list(range(1, most + 1)), n)
+
+
+def distinct(n: int, k: int, draws: int) -> float:
+    """How many different sets of k of n components so many draws give, in the mean."""
+    count = math.comb(n, k)
+    return -count * math.expm1(draws * math.log1p(-1 / count)) if count > 1 else 1.0
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from torch import Tensor
 from cotrace.components import sign_of
 from cotrace.errors import InputError, NonFiniteError
 from cotrace.problem.protocol import MASK_ELEMENTS, Examples, Loss, Problem, key_of, keys_of, mask_of
-from cotrace.results import Bound
 from cotrace.search.archive import Archive, Entry, SearchState
 
 EFFECT_NUMBERS = 1 << 26
@@ -48,7 +47,7 @@ class SetFunction:
         self.search, self.sample = search, sample
         self.problem = problem
         self.n = len(problem.space)
-        self.bounds = bounds_of(problem)
+        self.bounds = problem.bounds
         self.sign = sign_of(problem.direction)
         self.archive = state.archive.snapshot() if state else Archive(self.n)
         if self.archive.n != self.n:
@@ -89,30 +88,20 @@ class SetFunction:
         return float(self.scores(chosen[None])[0])
 
     def _evaluate(self, chosen: Bool[Tensor, "set n"]) -> None:
-        values, effects = self._measure(chosen)
-        sides = self._sides(chosen)
+        masks = mask_of(self.problem, chosen.float())
+        values, effects = self.problem.value_and_effects(masks)
+        nothing, room = [b""] * len(chosen), (len(self.archive) + len(chosen)) * self.problem.size <= EFFECT_NUMBERS
+        kept = effects.detach().float().cpu().numpy() if effects is not None and room else nothing
+        sides = self.problem.side_values(masks).double().tolist() if self.bounds else [()] * len(chosen)
         spent = self.spent
-        rows = zip(keys_of(chosen), chosen.sum(1).tolist(), values.tolist(), sides, effects, strict=True)
+        rows = zip(
+            keys_of(chosen), chosen.sum(1).tolist(), values.double().tolist(), map(tuple, sides), kept, strict=True
+        )
         for key, size, value, side, own in rows:
             if not all(map(math.isfinite, (value, *side))):
                 raise NonFiniteError(f"the effect of {size} components is {value}: check the metric and the dtype")
             penalty = sum(b.price * b.violation(v, b.margin) for b, v in zip(self.bounds, side, strict=True))
-            self.archive.add(Entry(key, size, self.sign * value - penalty, spent, penalty, side, own))
-
-    def _measure(self, chosen: Bool[Tensor, "set n"]) -> tuple[Float[Tensor, "set"], list[bytes]]:
-        """The value of each set, and its per-example effects where the problem gives both at once and there is room."""
-        values, effects = measured(self.problem, self.mask(chosen.float()))
-        values = values.detach().double().cpu()
-        room = (len(self.archive) + len(chosen)) * self.problem.size <= EFFECT_NUMBERS
-        if effects is None or not room:
-            return values, [b""] * len(chosen)
-        return values, [row.tobytes() for row in effects.detach().float().cpu().numpy()]
-
-    def _sides(self, chosen: Bool[Tensor, "set n"]) -> list[tuple[float, ...]]:
-        """The values that constraints bound, of each set."""
-        if not self.bounds:
-            return [()] * len(chosen)
-        return [tuple(row) for row in self.problem.side_values(self.mask(chosen.float())).double().tolist()]
+            self.archive.add(Entry(key, size, self.sign * value - penalty, spent, penalty, side, bytes(own)))
 
     def gradient(self, chosen: Bool[Tensor, "n"]) -> Float[Tensor, "n"]:
         """Gradient of the score with respect to the chosen indicator, at a set; taken once for each set."""
@@ -132,10 +121,7 @@ class SetFunction:
 
     def input_gradient(self, share: float, examples: Examples = None) -> Float[Tensor, "n"]:
         """Gradient of the score along donor minus base activations, with inputs so much the donor's. InputError."""
-        taken = getattr(self.problem, "input_gradient", None)
-        if taken is None:
-            raise InputError(f"{self.search}: {self.problem.task} has no inputs to interpolate; use at='integrated'")
-        return self.sign * self._oriented(taken(share, examples))
+        return self.sign * self._oriented(self.problem.input_gradient(share, examples))
 
     def loss_gradient(self, s: Float[Tensor, "n"], loss: Loss, examples: Examples = None) -> Float[Tensor, "n"]:
         """Gradient of the mean loss of the effects with respect to s."""
@@ -171,25 +157,6 @@ class SetFunction:
             numbers=dict(numbers or {}),
             tensors={name: tensor.clone() for name, tensor in (tensors or {}).items()},
         )
-
-
-def bounds_of(problem: Problem) -> tuple[Bound, ...]:
-    """The constraints of a problem that has some: what each column of its side values may be."""
-    return tuple(getattr(problem, "bounds", ()))
-
-
-def weights_of(problem: Problem) -> Float[Tensor, "example"]:
-    """How much each example counts: equally, where the problem does not say."""
-    weights = getattr(problem, "weights", None)
-    return torch.ones(problem.size) if weights is None else torch.as_tensor(weights).double().cpu()
-
-
-def measured(
-    problem: Problem, masks: Float[Tensor, "set n"]
-) -> tuple[Float[Tensor, "set"], Float[Tensor, "set example"] | None]:
-    """The value of each mask, and its per-example effects where one evaluation gives both."""
-    both = getattr(problem, "value_and_effects", None)
-    return (problem.value(masks), None) if both is None else both(masks)
 
 
 def ranked(score: Float[Tensor, "n"]) -> list[int]:

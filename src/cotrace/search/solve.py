@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol, runtime_checkable
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar
 from weakref import WeakKeyDictionary, ref
 
 import numpy as np
@@ -15,16 +15,17 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from cotrace.components import sign_of
-from cotrace.errors import DegenerateError, InputError
-from cotrace.problem.protocol import MASK_ELEMENTS, Problem, chosen_of, keys_of, mask_of
+from cotrace.errors import DegenerateError, InputError, unknown
+from cotrace.objectives import TRANSFORMS
+from cotrace.problem.protocol import MASK_ELEMENTS, Problem, attribute, chosen_of, keys_of, mask_of
 from cotrace.results import Frontier, Selection
 from cotrace.results.effects import EffectTable
 from cotrace.search._cost_weights import weight_vector
 from cotrace.search.archive import Archive, Entry, SearchState
 from cotrace.search.hyperparameters import at_least
 from cotrace.search.progress import Shown, followed
-from cotrace.search.sets import SetFunction, bounds_of, measured
-from cotrace.validation import check_fields, check_kind
+from cotrace.search.sets import SetFunction
+from cotrace.validation import check_fields, check_kind, check_seed, listed
 
 _MEASURED: WeakKeyDictionary[EffectTable, ref[Problem]] = WeakKeyDictionary()
 
@@ -46,11 +47,63 @@ def is_of(table: EffectTable, problem: Problem) -> bool:
     return known is not None and known() is problem
 
 
-@runtime_checkable
-class Search(Protocol):
-    """Hyperparameters at construction; called with a problem it returns a frontier."""
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """Hyperparameters at construction; called with a problem it returns a frontier.
+
+    A search of your own is a frozen dataclass that inherits from it, with a ``name``, ``steps`` and ``predicted_cost``.
+    """
 
     name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        """Raise InputError where a setting is of another kind than declared, or one that searches share is wrong."""
+        check_fields(self.name, self)
+        for setting in self.settings:  # an array has no truth value, and a range or a set is no JSON
+            object.__setattr__(self, setting, listed(getattr(self, setting)))
+        check_seed(self.name, self.seed)
+        if self.max_size is not None and self.max_size < 1:
+            raise InputError(f"{self.name}: max size {self.max_size} is outside 1..N; ask for at least 1 component")
+        if self.transformation is not None and self.transformation not in TRANSFORMS:
+            raise unknown("transformation", self.transformation, TRANSFORMS)
+
+    @attribute
+    def max_size(self) -> int | None:
+        """Largest k; None for N, and where sizes are none of its settings."""
+        return None
+
+    @attribute
+    def sizes(self) -> tuple[int, ...] | None:
+        """The only sizes to look at; None where it looks at all."""
+        return None
+
+    @attribute
+    def cost_weights(self) -> Mapping[str, float] | str | None:
+        """Site -> cost of one component, by which it looks for the best of every cost; None where it does not."""
+        return None
+
+    @attribute
+    def transformation(self) -> str | None:
+        """Name of the metric transformation; None for the metric's own."""
+        return None
+
+    @attribute
+    def seed(self) -> int:
+        """Seed of its draws."""
+        return 0
+
+    @property
+    def settings(self) -> list[str]:
+        """The names of its hyperparameters."""
+        return [field.name for field in fields(self)]
+
+    def set(self, **settings: Any) -> Search:
+        """The same search with these settings, those that it does not have left out.
+
+        Args:
+            settings: Name -> value.
+        """
+        return replace(self, **{name: value for name, value in settings.items() if name in self.settings})
 
     def steps(self, problem: Problem, state: SearchState | None = None) -> Iterator[SearchState]:
         """The states of the search, one after each step; goes on from ``state`` as if it had never stopped.
@@ -59,12 +112,27 @@ class Search(Protocol):
             problem: The problem that is searched.
             state: State to go on from; None to begin.
         """
+        raise NotImplementedError
 
     def predicted_cost(self, n: int) -> float:
-        """Forward-equivalents that a search of n components will cost, or at most cost."""
+        """Forward-equivalents that a search will cost, or at most cost.
+
+        Args:
+            n: Components of the space.
+        """
+        raise NotImplementedError
+
+    def most_cost(self, n: int) -> float:
+        """Forward-equivalents that it costs at most: those predicted, where a search does not say.
+
+        Args:
+            n: Components of the space.
+        """
+        return self.predicted_cost(n)
 
     def __call__(self, problem: Problem, progress: Shown = None) -> Frontier:
         """The best selection found for every k."""
+        return solve(self, problem, progress=progress)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +193,7 @@ def solve(
     """
     check_kind(search.name, "problem", problem, Problem)
     began, sign = time.perf_counter(), sign_of(problem.direction)
-    seen = searched(problem)
+    seen = problem.searched
     if start is not None and state is None:
         state = warm(search, seen, start)
     last = state
@@ -140,16 +208,10 @@ def solve(
     return frontier(
         problem,
         last,
-        max_size=getattr(search, "max_size", None),
-        sizes=getattr(search, "sizes", None),
+        max_size=search.max_size,
+        sizes=search.sizes,
         elapsed_s=time.perf_counter() - began,
     )
-
-
-def searched(problem: Problem) -> Problem:
-    """Return the problem that searches see: itself, or the same on some of its pairs."""
-    seen: Problem = getattr(problem, "searched", problem)
-    return seen
 
 
 def on_all_pairs(problem: Problem, state: SearchState, sizes: Sequence[int], most: int) -> SearchState:
@@ -210,7 +272,7 @@ def frontier(
     """
     most = max_size or len(problem.space)
     visited = [size for size in state.archive.sizes if 1 <= size <= most and (sizes is None or size in sizes)]
-    if searched(problem) is not problem:
+    if problem.searched is not problem:
         state = on_all_pairs(problem, state, visited, most)
     kept = [size for size in visited if state.archive.feasible(size)]
     advice = str(state.numbers.get("advice", ""))
@@ -231,20 +293,20 @@ def frontier(
         direction=problem.direction,
         metric=problem.metric,
         task=problem.task,
-        **getattr(problem, "question", {}),
+        **problem.question,
         space=problem.space,
         selections=_selections(problem, [_feasible(state, size) for size in kept], chosen, levels),
         forward_equivalents=state.spent,
         full_effect=full,
         full_effect_heldout=None if unseen is None else values(unseen, torch.ones(1, len(problem.space)).bool())[0],
-        full_is_clear=is_clear(problem),
-        full_is_clear_heldout=is_clear(unseen),
+        full_is_clear=problem.full_is_clear,
+        full_is_clear_heldout=unseen is None or unseen.full_is_clear,
         reported_before=reported_base(problem),
         reported_before_heldout=reported_base(unseen),
-        target=getattr(problem, "target", None),
+        target=problem.target,
         elapsed_s=elapsed_s,
         summary=f"{problem.summary} ({advice})" if advice else problem.summary,
-        bounds=bounds_of(problem),
+        bounds=problem.bounds,
         infeasible_sizes=tuple(size for size in visited if size not in kept),
         effects=known,
         effects_heldout=table,
@@ -279,7 +341,7 @@ def _feasible(state: SearchState, size: int) -> Entry:
 
 
 def _infeasible(problem: Problem, search: str) -> str:
-    bounds = "; ".join(bound.words for bound in bounds_of(problem))
+    bounds = "; ".join(bound.words for bound in problem.bounds)
     return f"{search} found no set of any size that keeps the constraints ({bounds}): allow more, or search longer"
 
 
@@ -289,7 +351,7 @@ def _selections(
     sign = sign_of(problem.direction)
     space = problem.space
     nothing = [None] * len(entries)
-    sides = nothing if problem.heldout is None or not bounds_of(problem) else side_values(problem.heldout, chosen)
+    sides = nothing if problem.heldout is None or not problem.bounds else side_values(problem.heldout, chosen)
     levels = [reported(part, chosen) or nothing for part in (problem, problem.heldout)]
     return tuple(
         Selection(
@@ -307,10 +369,15 @@ def _selections(
 
 
 def values(problem: Problem, chosen: Bool[Tensor, "set n"]) -> list[float]:
-    """The problem's own values of chosen sets, in batches."""
-    found: list[float] = []
+    """The problem's own values of chosen sets."""
+    return _in_batches(problem, chosen, problem.value)
+
+
+def _in_batches(problem: Problem, chosen: Bool[Tensor, "set n"], measure: Callable[[Tensor], Tensor]) -> list[Any]:
+    """Measure the masks of chosen sets in batches."""
+    found: list[Any] = []
     for rows in torch.split(chosen, max(1, MASK_ELEMENTS // chosen.shape[1])):
-        found += problem.value(mask_of(problem, rows.float())).double().tolist()
+        found += measure(mask_of(problem, rows.float())).double().tolist()
     return found
 
 
@@ -318,43 +385,29 @@ def values_and_effects(problem: Problem, chosen: Bool[Tensor, "set n"]) -> tuple
     """The same, and per-example effects where one evaluation gives both and a batch holds them all."""
     if len(chosen) * max(chosen.shape[1], problem.size) > MASK_ELEMENTS:
         return values(problem, chosen), None
-    found, effects = measured(problem, mask_of(problem, chosen.float()))
+    found, effects = problem.value_and_effects(mask_of(problem, chosen.float()))
     table = None if effects is None else EffectTable.of(chosen.numpy(), effects.detach().float().cpu().numpy())
     return found.double().tolist(), table
 
 
 def side_values(problem: Problem, chosen: Bool[Tensor, "set n"]) -> list[tuple[float, ...]]:
-    """The values that constraints bound, of chosen sets, in batches."""
-    found: list[tuple[float, ...]] = []
-    for rows in torch.split(chosen, max(1, MASK_ELEMENTS // chosen.shape[1])):
-        found += map(tuple, problem.side_values(mask_of(problem, rows.float())).double().tolist())
-    return found
+    """The values that constraints bound, of chosen sets."""
+    return list(map(tuple, _in_batches(problem, chosen, problem.side_values)))
 
 
 def reported(problem: Problem | None, chosen: Bool[Tensor, "set n"]) -> list[float] | None:
     """The metric as people read it, of chosen sets, where the problem's value is a surrogate of it; not counted."""
-    if problem is None or not getattr(problem, "surrogate", False):
-        return None
-    found: list[float] = []
-    for rows in torch.split(chosen, max(1, MASK_ELEMENTS // chosen.shape[1])):
-        found += problem.reported(mask_of(problem, rows.float())).double().tolist()  # type: ignore[attr-defined]
-    return found
+    return _in_batches(problem, chosen, problem.reported) if problem is not None and problem.surrogate else None
 
 
 def reported_base(problem: Problem | None) -> float | None:
     """The same of the base run, which no forward is needed for."""
-    known = problem is not None and getattr(problem, "surrogate", False)
-    return getattr(problem, "reported_base", None) if known else None
-
-
-def is_clear(problem: Problem | None) -> bool:
-    """Whether these pairs show that everything at once moves the metric; so where the problem does not say."""
-    return bool(getattr(problem, "full_is_clear", True))
+    return problem.reported_base if problem is not None and problem.surrogate else None
 
 
 def problem_value(problem: Problem, chosen: Bool[Tensor, "1 n"], archive: Archive) -> float:
     """Value of one set: from the archive where it is there, otherwise computed (and not counted as the search's)."""
     known = archive.score(keys_of(chosen)[0])
-    if known is None or bounds_of(problem):
+    if known is None or problem.bounds:
         return values(problem, chosen)[0]
     return sign_of(problem.direction) * known

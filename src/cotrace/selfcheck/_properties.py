@@ -146,11 +146,7 @@ def site_findings(probe: Probe, site: Site, places: Sequence[Place], tolerance: 
         layer = max(sums, key=sums.__getitem__)
         yield Finding(ADDS, sums[layer], EXACT.get(probe.model.rounding_dtype, 1e-2), where=f"L{layer} {site}")
     if site is Site.RESIDUAL and len(probe.model.layers) - 1 in there:
-        yield Finding(WHOLE_STREAM, deviation(logits[1], _donor(probe)), tolerance)
-
-
-def _donor(probe: Probe) -> Tensor:
-    return probe.itself(probe.donor)
+        yield Finding(WHOLE_STREAM, deviation(logits[1], probe.itself(probe.donor)), tolerance)
 
 
 def _gradient_finding(probe: Probe, donors: Mapping[Place, Tensor], site: Site) -> Finding:
@@ -281,8 +277,8 @@ def _length_findings(probe: Probe, tolerance: float) -> Iterator[Finding]:
 
 @torch.no_grad()
 def _beside_longer(probe: Probe, length: int, tolerance: float) -> Iterator[Finding]:
-    whole = (probe.longer * (length // len(probe.longer) + 2))[: length + 2]
-    rows = [probe.base, whole[:-4], whole[:-2], whole[:-1], whole]
+    long = (probe.longer * (length // len(probe.longer) + 2))[: length + 2]
+    rows = [probe.base, long[:-4], long[:-2], long[:-1], long]
     rows = [row for row in rows if len(row) >= 2]
     try:
         alone = torch.cat([probe.itself(row) for row in rows])
@@ -328,8 +324,8 @@ def precision_findings(probe: Probe) -> Iterator[Finding]:
     else:
         half = probe.plain
         with in_float32(model.module):
-            whole = probe.itself(probe.base)
-        yield Finding(NAME, deviation(half, whole), ALLOWED[model.dtype])
+            full = probe.itself(probe.base)
+        yield Finding(NAME, deviation(half, full), ALLOWED[model.dtype])
 
 
 @contextmanager

@@ -26,9 +26,10 @@ Statistic = Callable[[Sequence[np.ndarray]], np.ndarray]
 """Sums [set, ...] of several columns -> a number [set, ...]."""
 
 
-def interval_text(interval: Interval | None, form: str = "+.3g") -> str:
-    """Return text such as ``+0.12 .. +0.34``; empty where there is none."""
-    return "" if interval is None else f"{interval[0]:{form}} .. {interval[1]:{form}}"
+def interval_text(interval: Interval | None, form: str | Callable[[float], str] = "+.3g", between: str = " .. ") -> str:
+    """Return text such as ``+0.12 .. +0.34``, each end written by ``form``; empty where there is none."""
+    show = form if callable(form) else lambda end: f"{end:{form}}"
+    return "" if interval is None else between.join(map(show, interval))
 
 
 def covers(interval: Interval | None, value: float = 0.0) -> bool:
@@ -64,20 +65,19 @@ def mean_intervals(
     found: list[Interval | None] = []
     for rows in np.array_split(effects, -(-effects.shape[0] * bottoms.shape[0] * units.count // TABLE)):
         above = list(units.sums(units.of_parts[:, None] * rows))
-        wholes = [top.sum(-1) / bottom.sum(-1) for top, bottom in zip(above, below, strict=True)]
-        found += _of_sums([*above, *below], _mean_of_parts(shares, wholes), units, **settings)
+        means = [top.sum(-1) / bottom.sum(-1) for top, bottom in zip(above, below, strict=True)]
+        found += _of_sums([*above, *below], _mean_of_parts(shares, means), units, **settings)
     return found
 
 
-def _mean_of_parts(shares: Float[np.ndarray, "part"], wholes: Sequence[Float[np.ndarray, "set"]]) -> Statistic:
+def _mean_of_parts(shares: Float[np.ndarray, "part"], means: Sequence[Float[np.ndarray, "set"]]) -> Statistic:
     """The weighted sum of the parts' ratios; a part that was not drawn at all stays as it is."""
 
     def mean(sums: Sequence[np.ndarray]) -> np.ndarray:
         total = 0.0
-        for i, (share, whole) in enumerate(zip(shares, wholes, strict=True)):
+        for i, (share, own) in enumerate(zip(shares, means, strict=True)):
             above, below = sums[i], sums[i + len(shares)]
-            own = whole.reshape(-1, *[1] * (above.ndim - 1))
-            total = total + share * np.where(below != 0, above / below, own)
+            total = total + share * np.where(below != 0, above / below, own.reshape(-1, *[1] * (above.ndim - 1)))
         return np.asarray(total)
 
     return mean
@@ -109,11 +109,11 @@ def _of_sums(
     count = max(map(len, columns))
     if not units.enough:
         return [None] * count
-    whole = [column.sum(-1) for column in columns]
+    totals = [column.sum(-1) for column in columns]
     there, strata = units.weighed, units.strata[units.weighed]
     with np.errstate(divide="ignore", invalid="ignore"):
-        values = statistic(whole)
-        left = statistic([total[:, None] - column[:, there] for total, column in zip(whole, columns, strict=True)])
+        values = statistic(totals)
+        left = statistic([total[:, None] - column[:, there] for total, column in zip(totals, columns, strict=True)])
         drawn = [
             # Row by row: a product of matrices would round each set by how many there are.
             statistic([np.stack([counts @ row for row in column]) for column in columns])

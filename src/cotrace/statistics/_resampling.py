@@ -36,15 +36,9 @@ class Units:
 
     @classmethod
     def of(cls, problem: Any) -> Units:
-        """Build units from ``size`` and any ``weights``, ``clusters``, ``parts`` and ``strata`` of examples."""
-        weights, parts = getattr(problem, "weights", None), getattr(problem, "parts", None)
-        made = cls.made(
-            problem.size,
-            None if weights is None else np.asarray(weights, np.float64),
-            getattr(problem, "clusters", None),
-            getattr(problem, "strata", None),
-        )
-        return made if parts is None else replace(made, part=np.asarray(parts, np.int64))
+        """From a ``Problem``: the ``weights``, ``clusters``, ``strata`` and ``parts`` of its examples."""
+        made = cls.made(problem.size, np.asarray(problem.weights, np.float64), problem.clusters, problem.strata)
+        return made if problem.parts is None else replace(made, part=np.asarray(problem.parts, np.int64))
 
     @classmethod
     def made(

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from cotrace.errors import InputError, unknown
 from cotrace.prompts.pair import PromptPair
 from cotrace.prompts.task import Task
-from cotrace.text.files import parse_json, read_bytes
+from cotrace.text.files import parse_json, read_text
 from cotrace.validation import check_seed
 
 
@@ -82,17 +82,6 @@ def find(folder: str | Path, names: Sequence[str], source: str) -> Path:
     raise InputError(f"{folder} has no {names[0]}{others}; get it from {source}")
 
 
-def read_text(path: Path) -> str:
-    """The file as UTF-8 text. Raises InputError, for one that is too large too."""
-    try:
-        return read_bytes(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path.name}:{line}: not UTF-8; get the file again or save it as UTF-8 text") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
-
-
 def read_json(path: Path, source: str) -> Any:
     """The value in a benchmark's JSON file. Raises InputError that says where to get the file."""
     try:
@@ -117,6 +106,24 @@ def read_table(path: Path, columns: int) -> list[tuple[int, list[str]]]:
         if len(cells) < columns:
             raise InputError(f"{path.name}:{i}: has {len(cells)} cells between tabs, needs {columns}; get it again")
     return rows
+
+
+class Unusable(Exception):
+    """A record that is left out, with the reason."""
+
+
+def couples_of(
+    rows: Sequence[tuple[int, Row]], make: Callable[[Sequence[tuple[int, Row]]], Made], about: Callable[[Row], str]
+) -> tuple[list[Made], Skipped]:
+    """Return what ``make`` makes of every two numbered rows, and those it calls Unusable; ``about`` names the first."""
+    made: list[Made] = []
+    skipped: list[tuple[str, str]] = []
+    for both in (rows[i : i + 2] for i in range(0, len(rows), 2)):
+        try:
+            made.append(make(both))
+        except Unusable as why:
+            skipped.append((f"lines {both[0][0]}-{both[-1][0]}{about(both[0][1])}", str(why)))
+    return made, tuple(skipped)
 
 
 def need_pairs(pairs: Iterable[PromptPair], skipped: Skipped, where: str) -> tuple[PromptPair, ...]:
@@ -145,6 +152,8 @@ def hub_rows(name: str, revision: str, *, task: str, split: str = "train") -> It
 
 
 Example = TypeVar("Example", bound=Hashable)
+Row = TypeVar("Row")
+Made = TypeVar("Made")
 TRIES = 1000
 """How often in a row a repeated example is drawn anew before the task is said to have no more."""
 
@@ -167,3 +176,18 @@ def distinct(task: str, size: int, seed: int, draw: Callable[[Random, int], Exam
             raise InputError(f"task {task}: no more than {i} different pairs can be generated; ask for a smaller size")
         found[example] = None
     return list(found)
+
+
+def generated(
+    name: str,
+    size: int,
+    seed: int,
+    draw: Callable[[Random, int], Example],
+    pair: Callable[[Example, str], PromptPair],
+    *,
+    more: str = "",
+) -> Task:
+    """The task of ``size`` different examples, each made a pair with an id; ``more`` goes on with the source."""
+    drawn = distinct(name, size, seed, draw)
+    pairs = tuple(pair(example, f"{i:04d}") for i, example in enumerate(drawn))
+    return Task(name=name, pairs=pairs, source=f"generated, seed {seed}{more}")

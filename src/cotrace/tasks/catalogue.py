@@ -11,20 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 from cotrace.errors import AlignmentError, InputError, unknown
 from cotrace.prompts.pair import PromptPair, chat_words
 from cotrace.prompts.task import Task
+from cotrace.tasks import facts, generated, ioi, mib, texts, winograd
 from cotrace.tasks._files import TaskInfo
-from cotrace.tasks.facts import FACTUAL_GENDER_INFO as FACTUAL_GENDER
-from cotrace.tasks.facts import INFO as COUNTERFACT
-from cotrace.tasks.facts import PROFESSIONS_INFO as PROFESSIONS
-from cotrace.tasks.generated import AGREEMENT_INFO as AGREEMENT
-from cotrace.tasks.generated import BINDING_INFO as BINDING
-from cotrace.tasks.generated import GREATER_THAN_INFO as GREATER_THAN
-from cotrace.tasks.ioi import AUTO_CIRCUIT_INFO as AUTO_CIRCUIT
-from cotrace.tasks.ioi import IOI_INFO as IOI
-from cotrace.tasks.mib import INFO as MIB
-from cotrace.tasks.texts import INFO as TEXT
-from cotrace.tasks.texts import INFOS as OWN
-from cotrace.tasks.winograd import WINOBIAS_INFO as WINOBIAS
-from cotrace.tasks.winograd import WINOGENDER_INFO as WINOGENDER
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,19 +20,12 @@ if TYPE_CHECKING:
     from cotrace.batches import Align, EncodedPair
     from cotrace.results.table import Table
 
-_BENCHMARKS = (
-    WINOBIAS,
-    WINOGENDER,
-    PROFESSIONS,
-    COUNTERFACT,
-    IOI,
-    GREATER_THAN,
-    AGREEMENT,
-    BINDING,
-    FACTUAL_GENDER,
-    TEXT,
+_INFOS = (
+    *(winograd.WINOBIAS_INFO, winograd.WINOGENDER_INFO, facts.PROFESSIONS_INFO, facts.INFO, ioi.IOI_INFO),
+    *(generated.GREATER_THAN_INFO, generated.AGREEMENT_INFO, generated.BINDING_INFO, facts.FACTUAL_GENDER_INFO),
+    *(texts.INFO, mib.INFO, ioi.AUTO_CIRCUIT_INFO, *texts.INFOS),
 )
-TASKS: Mapping[str, TaskInfo] = {info.name: info for info in (*_BENCHMARKS, MIB, AUTO_CIRCUIT, *OWN)}
+TASKS: Mapping[str, TaskInfo] = {info.name: info for info in _INFOS}
 """Name -> what is known of the task."""
 FORMATS = {".json": "auto_circuit"} | dict.fromkeys((".jsonl", ".ndjson", ".csv", ".tsv"), "jsonl")
 """Ending of a file's name -> the task that reads it."""

@@ -25,8 +25,8 @@ from cotrace.tasks._files import (
     Skipped,
     TaskInfo,
     checked_conventions,
-    distinct,
     find,
+    generated,
     hub_rows,
     need_pairs,
     read_json,
@@ -292,9 +292,7 @@ def factual_gender(*, size: int = 120, seed: int = 0) -> Task:
         size: Number of pairs.
         seed: Seed of the pairs.
     """
-    sentences = distinct("factual_gender", size, seed, _sentence)
-    pairs = tuple(_factual_gender_pair(sentence, f"{i:04d}") for i, sentence in enumerate(sentences))
-    return Task(name="factual_gender", pairs=pairs, source=f"generated, seed {seed}")
+    return generated("factual_gender", size, seed, _sentence, _factual_gender_pair)
 
 
 def _sentence(random: Random, index: int) -> Sentence:

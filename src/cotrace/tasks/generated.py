@@ -17,7 +17,7 @@ from random import Random
 from cotrace.errors import unknown
 from cotrace.prompts.pair import PromptPair
 from cotrace.prompts.task import Task
-from cotrace.tasks._files import TaskInfo, distinct
+from cotrace.tasks._files import TaskInfo, generated
 from cotrace.validation import checked
 
 _NOUNS = """
@@ -66,9 +66,7 @@ def agreement(*, size: int = 200, seed: int = 0) -> Task:
         size: Number of pairs.
         seed: Seed of the pairs.
     """
-    phrases = distinct("agreement", size, seed, _phrase)
-    pairs = tuple(_agreement_pair(phrase, f"{i:04d}") for i, phrase in enumerate(phrases))
-    return Task(name="agreement", pairs=pairs, source=f"generated, seed {seed}")
+    return generated("agreement", size, seed, _phrase, _agreement_pair)
 
 
 def _phrase(random: Random, index: int) -> Phrase:
@@ -138,12 +136,10 @@ def greater_than(*, size: int = 200, seed: int = 0) -> Task:
         size: Number of pairs.
         seed: Seed of the pairs.
     """
-    periods = distinct("greater_than", size, seed, lambda random, _: _period(random))
-    pairs = tuple(_greater_than_pair(period, f"{i:04d}") for i, period in enumerate(periods))
-    return Task(name="greater_than", pairs=pairs, source=f"generated, seed {seed}")
+    return generated("greater_than", size, seed, _period, _greater_than_pair)
 
 
-def _period(random: Random) -> Period:
+def _period(random: Random, _index: int) -> Period:
     earlier, below, start, above = sorted(random.sample(range(2, 99), 4))
     return Period(random.choice(EVENTS), random.choice(CENTURIES), start, earlier, above, below)
 
@@ -226,9 +222,8 @@ def binding(*, desideratum: str = "value", size: int = 200, seed: int = 0) -> Ta
     if desideratum not in DESIDERATA:
         raise unknown("desideratum", desideratum, DESIDERATA)
     draw = _values if desideratum == "value" else _operations
-    couples = distinct("binding", size, seed, draw)
-    pairs = tuple(_binding_pair(base, other, f"{i:04d}") for i, (base, other) in enumerate(couples))
-    return Task(name=f"binding-{desideratum}", pairs=pairs, source=f"generated, seed {seed}, {desideratum}")
+    task = generated("binding", size, seed, draw, _binding_pair, more=f", {desideratum}")
+    return replace(task, name=f"binding-{desideratum}")
 
 
 @cache
@@ -262,7 +257,8 @@ def _operations(random: Random, index: int) -> tuple[Sum, Sum]:
     return base, base.other_sign
 
 
-def _binding_pair(base: Sum, other: Sum, name: str) -> PromptPair:
+def _binding_pair(sums: tuple[Sum, Sum], name: str) -> PromptPair:
+    base, other = sums
     return PromptPair(
         id=name,
         base=base.prompt,

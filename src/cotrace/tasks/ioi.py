@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -19,7 +20,7 @@ from cotrace.errors import InputError, unknown
 from cotrace.prompts.pair import PromptPair
 from cotrace.prompts.pair_files import ARRAY
 from cotrace.prompts.task import Task
-from cotrace.tasks._files import Skipped, TaskInfo, distinct, find, need_pairs, read_json
+from cotrace.tasks._files import Skipped, TaskInfo, Unusable, find, generated, need_pairs, read_json
 from cotrace.text.files import parse_json, read_text, shortened
 from cotrace.validation import checked
 
@@ -142,10 +143,6 @@ TEMPLATES = (
 COUNTERFACTUALS = ("flip", "new_names")
 
 
-class Unusable(Exception):
-    """A record that is left out, with the reason."""
-
-
 @dataclass(frozen=True)
 class Scene:
     """One generated prompt: names in order of appearance, who gives, and what the counterfactual says instead."""
@@ -184,9 +181,8 @@ def ioi(path: str | Path | None = None, *, size: int = 200, seed: int = 0, count
         return _from_file(find(path, [FILE], SOURCE))
     if counterfactual not in COUNTERFACTUALS:
         raise unknown("counterfactual", counterfactual, COUNTERFACTUALS)
-    scenes = distinct("ioi", size, seed, lambda random, i: _scene(random, i, flip=counterfactual == "flip"))
-    pairs = tuple(_ioi_pair(scene, f"{i:04d}", flip=counterfactual == "flip") for i, scene in enumerate(scenes))
-    return Task(name="ioi", pairs=pairs, source=f"generated, seed {seed}, counterfactual {counterfactual}")
+    flip, more = counterfactual == "flip", f", counterfactual {counterfactual}"
+    return generated("ioi", size, seed, partial(_scene, flip=flip), partial(_ioi_pair, flip=flip), more=more)
 
 
 def _scene(random: Random, index: int, *, flip: bool) -> Scene:
@@ -240,52 +236,37 @@ def _read(prompts: Sequence[object], where: str) -> tuple[list[PromptPair], Skip
     pairs, skipped = [], []
     for i, record in enumerate(prompts):
         try:
-            pairs.append(_recorded(record, f"{i:04d}"))
+            pairs.append(_recorded(record, f"{i:04d}", f"{where}: prompts[{i}]"))
         except Unusable as why:
             skipped.append((f"prompt {i + 1}", str(why)))
         except InputError as error:
-            raise InputError(f"{where}: prompts[{i}]: {error}; get the file again from {SOURCE}") from None
+            raise InputError(f"{error}; get the file again from {SOURCE}") from None
     return pairs, tuple(skipped)
 
 
-def _recorded(record: object, name: str) -> PromptPair:
+def _recorded(record: object, name: str, where: str) -> PromptPair:
     """A record of auto-circuit's form: clean and corrupt prompt, one right and one wrong answer."""
     if not isinstance(record, Mapping):
-        raise InputError(f"it is of type {type(record).__name__}, not an object with 'clean'")
-    answers, others = (_texts(record, field) for field in ("answers", "wrong_answers"))
+        raise InputError(f"{where}: it is of type {type(record).__name__}, not an object with 'clean'")
+    if missing := [field for field in FIELDS if field not in record]:
+        raise Unusable(f"has no '{missing[0]}'")
+    answers, others = (_answers(record, field, where) for field in ("answers", "wrong_answers"))
     if len(answers) != 1 or len(others) != 1:
         raise Unusable("does not have one right and one wrong answer")
     (right,), (wrong,) = answers, others
-    clean, corrupt = (_ioi_text(_field(record, field), f"'{field}'") for field in ("clean", "corrupt"))
+    if not right.strip() or not wrong.strip():
+        raise InputError(f"{where}: one of its answers is blank; it must be a name")
+    clean = _text(record, "clean", where)
     places = (clean.find(right.strip()), clean.find(wrong.strip()))
     order = None if min(places) < 0 else "ABBA" if places[0] < places[1] else "BABA"
     return PromptPair(
         id=name,
         base=clean,
-        counterfactual=corrupt,
+        counterfactual=_text(record, "corrupt", where),
         answers=(right, wrong),
         group=order,
         split_group="/".join(sorted((right.strip(), wrong.strip()))),
     )
-
-
-def _field(record: Mapping[str, Any], name: str) -> object:
-    if name not in record:
-        raise Unusable(f"has no '{name}'")
-    return record[name]
-
-
-def _texts(record: Mapping[str, Any], name: str) -> list[str]:
-    value = _field(record, name)
-    if not isinstance(value, list):
-        raise InputError(f"'{name}' is {shortened(value)}, must be a list of texts")
-    return [_ioi_text(item, f"'{name}'[{i}]") for i, item in enumerate(value)]
-
-
-def _ioi_text(value: object, what: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{what} is {shortened(value)}, must be a text that is not empty")
-    return value
 
 
 IOI_INFO = TaskInfo(

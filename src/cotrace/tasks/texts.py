@@ -11,7 +11,8 @@ from cotrace.errors import InputError, unknown
 from cotrace.prompts.pair import PromptPair
 from cotrace.prompts.task import Encoding, Score, Task
 from cotrace.shipped import ENGLISH_TEXT, NEUTRAL_TEXT, SHIPS, pairs
-from cotrace.tasks._files import TaskInfo, read_text
+from cotrace.tasks._files import TaskInfo
+from cotrace.text.files import read_text
 from cotrace.validation import check_kind, checked
 
 if TYPE_CHECKING:

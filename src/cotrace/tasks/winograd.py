@@ -10,9 +10,10 @@ Rudinger et al. 2018, *Gender Bias in Coreference Resolution* (NAACL), in the fo
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from cotrace.errors import InputError, unknown
 from cotrace.prompts.pair import PromptPair
@@ -21,7 +22,9 @@ from cotrace.tasks._files import (
     Conventions,
     Skipped,
     TaskInfo,
+    Unusable,
     checked_conventions,
+    couples_of,
     find,
     need_pairs,
     read_lines,
@@ -52,8 +55,53 @@ class Sentence:
         return NOMINATIVE if self.pronoun in NOMINATIVE else POSSESSIVE
 
 
-class Unusable(Exception):
-    """A record that the task's rule leaves out, with the reason."""
+def _task(
+    name: str, pairs: list[PromptPair], skipped: Skipped, file: Path, conventions: Conventions, source: str
+) -> Task:
+    """The pairs as a task of the paper's, or of its corrected form. Raises InputError where none could be used."""
+    paper = conventions == "paper"
+    return Task(
+        name=name,
+        pairs=need_pairs(pairs, skipped, file.name),
+        metric="odds_ratio",
+        score="mean" if paper else "sum",
+        encoding="alone" if paper else "joint",
+        sites=("attention_pattern" if paper else "head_output",),
+        conventions=conventions,
+        source=source,
+        skipped=skipped,
+    )
+
+
+def _pair(
+    name: str,
+    before: str,
+    pronouns: tuple[str, str],
+    answers: tuple[str, str],
+    places: dict[str, tuple[int, int]],
+    **fields: Any,
+) -> PromptPair:
+    """Text up to the pronoun, which is the female one in the base prompt; the subject is what stands first."""
+    she, he = pronouns
+    places = {**places, "subject": min(places.values())}
+    return PromptPair(
+        id=name,
+        base=before + she,
+        counterfactual=before + he,
+        answers=answers,
+        target=0,
+        target_counterfactual=1,
+        spans={**places, "pronoun": (len(before), len(before + she))},
+        counterfactual_spans={**places, "pronoun": (len(before), len(before + he))},
+        subject=before[slice(*places["subject"])],
+        **fields,
+    )
+
+
+def _place(text: str, word: str) -> tuple[int, int]:
+    """Where the word stands first."""
+    start = text.index(word)
+    return start, start + len(word)
 
 
 @checked("ct.tasks.winobias")
@@ -74,36 +122,19 @@ def winobias(path: str | Path, split: str = "dev", *, conventions: str = "correc
         raise unknown("split", split, SPLITS)
     female, male = (_occupations(path, gender) for gender in ("female", "male"))
     file = find(path, [f"pro_stereotyped_type1.txt.{split}"], WINOBIAS_SOURCE)
-    pairs, skipped = _pairs(read_lines(file), female, male, split, chosen)
-    return Task(
-        name=f"winobias-{split}",
-        pairs=need_pairs(pairs, skipped, file.name),
-        metric="odds_ratio",
-        score="mean" if chosen == "paper" else "sum",
-        encoding="alone" if chosen == "paper" else "joint",
-        sites=("attention_pattern",) if chosen == "paper" else ("head_output",),
-        conventions=chosen,
-        source=f"WinoBias {file.name} (Zhao et al. 2018)",
-        skipped=skipped,
-    )
+
+    def made(couple: Sequence[tuple[int, str]]) -> PromptPair:
+        sentences = _winobias_couple([_sentence(*line) for line in couple], female, male)
+        return _winobias_pair(*sentences, f"{split}-{couple[0][0]:03d}", chosen)
+
+    pairs, skipped = couples_of(read_lines(file), made, lambda line: "")
+    source = f"WinoBias {file.name} (Zhao et al. 2018)"
+    return _task(f"winobias-{split}", pairs, skipped, file, chosen, source)
 
 
 def _occupations(path: str | Path, gender: str) -> frozenset[str]:
     lines = read_lines(find(path, [f"{gender}_occupations.txt"], WINOBIAS_SOURCE))
     return frozenset(word.lower() for _, word in lines)
-
-
-def _pairs(
-    lines: list[tuple[int, str]], female: frozenset[str], male: frozenset[str], split: str, conventions: Conventions
-) -> tuple[list[PromptPair], Skipped]:
-    pairs, skipped = [], []
-    for couple in (lines[i : i + 2] for i in range(0, len(lines), 2)):
-        try:
-            sentences = _winobias_couple([_sentence(*line) for line in couple], female, male)
-            pairs.append(_winobias_pair(*sentences, f"{split}-{couple[0][0]:03d}", conventions))
-        except Unusable as reason:
-            skipped.append((f"lines {couple[0][0]}-{couple[-1][0]}", str(reason)))
-    return pairs, tuple(skipped)
 
 
 def _sentence(line: int, text: str) -> Sentence:
@@ -139,23 +170,16 @@ def _winobias_couple(
 
 
 def _winobias_pair(female: Sentence, male: Sentence, name: str, conventions: Conventions) -> PromptPair:
-    she, he = NOMINATIVE if conventions == "paper" else female.kind
     places = {"female_occupation": _winobias_place(female), "male_occupation": _winobias_place(male)}
-    places["subject"] = min(places.values())
-    pronoun = len(female.before)
-    order = "female" if _winobias_place(female) < _winobias_place(male) else "male"
-    return PromptPair(
-        id=name,
-        base=female.before + she,
-        counterfactual=female.before + he,
-        answers=(female.after, male.after),
-        target=0,
-        target_counterfactual=1,
+    order = "female" if places["female_occupation"] < places["male_occupation"] else "male"
+    return _pair(
+        name,
+        female.before,
+        NOMINATIVE if conventions == "paper" else female.kind,
+        (female.after, male.after),
+        places,
         group=f"{order} occupation first",
         split_group="/".join(sorted((female.referent, male.referent))),
-        spans={**places, "pronoun": (pronoun, pronoun + len(she))},
-        counterfactual_spans={**places, "pronoun": (pronoun, pronoun + len(he))},
-        subject=female.before[slice(*places["subject"])],
         meta=_meta(female, male),
     )
 
@@ -167,8 +191,7 @@ def _meta(female: Sentence, male: Sentence) -> dict[str, str]:
 
 def _winobias_place(sentence: Sentence) -> tuple[int, int]:
     """Where the occupation stands in the prompt."""
-    start = sentence.before.lower().index(sentence.referent)
-    return start, start + len(sentence.referent)
+    return _place(sentence.before.lower(), sentence.referent)
 
 
 WINOBIAS_INFO = TaskInfo(
@@ -228,19 +251,10 @@ def winogender(path: str | Path, *, conventions: str = "corrected", statistics: 
         raise unknown("statistics", statistics, STATISTICS)
     women = _share_of_women(find(path, STATISTICS_FILES, WINOGENDER_SOURCE), STATISTICS[statistics])
     file = find(path, TEMPLATES, WINOGENDER_SOURCE)
-    couples, skipped = _couples(file)
+    couples, skipped = couples_of(read_table(file, columns=4), _winogender_couple, lambda cells: f" ({cells[0]})")
     pairs = [_winogender_pair(occ, other, women, file.name, chosen) for occ, other in couples]
-    return Task(
-        name="winogender",
-        pairs=need_pairs(pairs, skipped, file.name),
-        metric="odds_ratio",
-        score="mean" if chosen == "paper" else "sum",
-        encoding="alone" if chosen == "paper" else "joint",
-        sites=("attention_pattern",) if chosen == "paper" else ("head_output",),
-        conventions=chosen,
-        source=f"Winogender {file.name} (Rudinger et al. 2018), statistics {statistics}",
-        skipped=skipped,
-    )
+    source = f"Winogender {file.name} (Rudinger et al. 2018), statistics {statistics}"
+    return _task("winogender", pairs, skipped, file, chosen, source)
 
 
 def _share_of_women(file: Path, column: int) -> dict[str, float]:
@@ -255,31 +269,18 @@ def _share_of_women(file: Path, column: int) -> dict[str, float]:
     return found
 
 
-def _couples(file: Path) -> tuple[list[tuple[Template, Template]], Skipped]:
-    """The usable items, the occupation's sentence first, and those that are left out."""
-    rows = read_table(file, columns=4)
-    couples, skipped = [], []
-    for both in (rows[i : i + 2] for i in range(0, len(rows), 2)):
-        outcome = _winogender_couple([cells for _, cells in both])
-        if isinstance(outcome, str):
-            skipped.append((f"lines {both[0][0]}-{both[-1][0]} ({both[0][1][0]})", outcome))
-        else:
-            couples.append(outcome)
-    return couples, tuple(skipped)
-
-
-def _winogender_couple(rows: list[list[str]]) -> tuple[Template, Template] | str:
-    """The couple, or why it cannot be used."""
-    templates = [template for cells in rows if (template := _template(cells))]
+def _winogender_couple(rows: Sequence[tuple[int, list[str]]]) -> tuple[Template, Template]:
+    """The item's two sentences, the occupation's first. Raises Unusable."""
+    templates = [template for _, cells in rows if (template := _template(cells))]
     if len(rows) != 2 or len(templates) != 2:
-        return "needs two sentences with one pronoun each, nominative or possessive"
+        raise Unusable("needs two sentences with one pronoun each, nominative or possessive")
     first, second = templates
     if first.about_occupation == second.about_occupation:
-        return "both sentences are about the same person"
+        raise Unusable("both sentences are about the same person")
     if (first.occupation, first.before) != (second.occupation, second.before):
-        return "the two sentences differ before the pronoun"
+        raise Unusable("the two sentences differ before the pronoun")
     if first.case != second.case:
-        return "the two pronouns differ in case"
+        raise Unusable("the two pronouns differ in case")
     return (first, second) if first.about_occupation else (second, first)
 
 
@@ -298,33 +299,18 @@ def _winogender_pair(
     name, before = occupation.occupation, occupation.before
     if name not in women:
         raise InputError(f"{file}: the occupation {name!r} is not in the statistics; get both files from one place")
-    majority: Literal["women", "men"] = "women" if women[name] > 50 else "men"
+    majority = "women" if women[name] > 50 else "men"
     female, male = (occupation, other) if majority == "women" else (other, occupation)
-    she, he = PRONOUNS["NOM" if conventions == "paper" else occupation.case]
-    spans = {
-        role: _winogender_place(before, word)
-        for role, word in (("occupation", name), ("participant", other.participant))
-    }
-    spans["subject"] = min(spans.values())
-    return PromptPair(
-        id=name,
-        base=before + she,
-        counterfactual=before + he,
-        answers=(female.after, male.after),
-        target=0,
-        target_counterfactual=1,
+    return _pair(
+        name,
+        before,
+        PRONOUNS["NOM" if conventions == "paper" else occupation.case],
+        (female.after, male.after),
+        {"occupation": _place(before, name), "participant": _place(before, other.participant)},
         group=f"mostly {majority}",
         split_group=name,
-        spans={**spans, "pronoun": (len(before), len(before + she))},
-        counterfactual_spans={**spans, "pronoun": (len(before), len(before + he))},
-        subject=before[slice(*spans["subject"])],
         meta={"occupation": name, "participant": other.participant, "percent_women": women[name]},
     )
-
-
-def _winogender_place(text: str, word: str) -> tuple[int, int]:
-    start = text.index(word)
-    return start, start + len(word)
 
 
 WINOGENDER_INFO = TaskInfo(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
@@ -16,6 +17,12 @@ _HIDDEN = re.compile(
 def visible_json(text: str) -> str:
     """JSON with every such sign as JSON's own escape: the same values, and nothing that a terminal obeys."""
     return _HIDDEN.sub(lambda sign: f"\\u{ord(sign[0]):04x}", text)
+
+
+def json_bytes(data: Any, *, indent: int | None = 1, nan: bool = False, **form: Any) -> bytes:
+    """Return the JSON file of plain data, on one line without an indent. Raises ValueError for NaN unless ``nan``."""
+    text = json.dumps(data, indent=indent, ensure_ascii=False, allow_nan=nan, **form)
+    return f"{visible_json(text)}\n".encode()
 
 
 def visible_in(data: Any) -> Any:

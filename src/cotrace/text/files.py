@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Hashable
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from cotrace.errors import InputError, OutputExists
+
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
 
 
 def new_file(name: str | Path, option: str = "--out") -> Path:
@@ -20,6 +26,7 @@ def new_file(name: str | Path, option: str = "--out") -> Path:
     return path
 
 
+Made = TypeVar("Made")
 MOST_DIGITS = 100
 """A whole number with more is no number that anybody counts with, and Python refuses to read very long ones."""
 LIMIT_BYTES = 512 << 20
@@ -35,7 +42,8 @@ def read_text(path: str | Path) -> str:
             raise InputError(f"{path} is a folder; name the file in it")
         return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text at byte {error.start}; save it as UTF-8") from None
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}:{line}: not UTF-8 text at byte {error.start}; save it as UTF-8") from None
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
         raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
 
@@ -53,14 +61,16 @@ def read_bytes(path: Path) -> bytes:
     return bytes(content)
 
 
-def parse_json(text: str, where: str, *, nan: bool = False) -> Any:
+def parse_json(text: str, where: str, *, nan: bool = False, line: str = "") -> Any:
     """The value of a JSON text; refuses doubled keys, half characters and NaN, which with ``nan`` is read as None.
 
-    Raises InputError, in one line.
+    ``line`` says what a line should hold, where the text is one. Raises InputError, in one line.
     """
     try:
-        return loads(text, finite=True, nan=nan)
+        return loads(text, nan=nan)
     except json.JSONDecodeError as error:
+        if line:
+            raise InputError(f"{where}: not JSON at column {error.colno}: {why(error)}; {line}") from None
         raise InputError(f"{where}, line {error.lineno}: not JSON: {why(error)}; write the file again") from None
     except UnicodeEncodeError:
         raise InputError(f"{where}: holds half of a surrogate pair; write the character itself") from None
@@ -70,12 +80,46 @@ def parse_json(text: str, where: str, *, nan: bool = False) -> Any:
         raise InputError(f"{where}: {error}") from None
 
 
-def loads(text: str, *, finite: bool = False, nan: bool = False) -> Any:
+def loads(text: str, *, nan: bool = False) -> Any:
     """The value of a JSON text that is strict and loses nothing. Raises ValueError and RecursionError."""
     constant = _none_for_nan if nan else _no_constant
     value = json.loads(text, object_pairs_hook=_no_double, parse_constant=constant, parse_int=_whole)
-    _written(value, finite).encode()  # an escaped lone surrogate parses, but is no text
+    _written(value).encode()  # an escaped lone surrogate parses, but is no text
     return value
+
+
+def made_of(kind: type[Made], data: Any) -> Made:
+    """A dataclass made of the plain data of a file, field by field. Raises ValueError, in one line."""
+    from pydantic import ValidationError
+
+    try:
+        made: Made = _adapter(cast("Hashable", kind)).validate_python(data)
+        return made
+    except ValidationError as error:
+        raise ValueError(": ".join(filter(None, refusal(error)))) from None
+
+
+def refusal(error: Any) -> tuple[str, str]:
+    """Field of the first value that pydantic refused (inner ones behind dots; empty: the whole), and the reason."""
+    first = error.errors()[0]
+    missing = first["type"] == "missing"
+    reason = "the field is missing" if missing else f"{first['msg']}; it is {shortened(first['input'])}"
+    return ".".join(map(str, first["loc"])), reason
+
+
+@cache
+def _adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter  # takes a while to load, and few files need it
+
+    return TypeAdapter(kind)
+
+
+@cache
+def schema_of(room: str, name: str) -> Draft202012Validator:
+    """The check of a JSON Schema (draft 2020-12) that ships with a room; ``schema`` of it is the schema itself."""
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(json.loads(files(room).joinpath(name).read_text("utf-8")))
 
 
 def why(error: json.JSONDecodeError) -> str:
@@ -108,9 +152,9 @@ def _whole(digits: str) -> int:
     return int(digits)
 
 
-def _written(value: Any, finite: bool) -> str:
+def _written(value: Any) -> str:
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=not finite)
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except ValueError:  # 1e999 parses, as infinity
         raise ValueError("holds a number beyond 1.8e308; write one that can be held") from None
 

@@ -1,4 +1,4 @@
-"""Cluster: Ray joined or begun, what it has, and what is refused before anything is computed."""
+"""Cluster: Ray joined or begun, what it has, what is refused before anything is computed, and what its errors mean."""
 
 from __future__ import annotations
 
@@ -8,21 +8,27 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from cotrace.errors import InputError, WorkersError
+from cotrace.errors import CotraceError, InputError, WorkersError
 
+MAX_RESTARTS = 10
+"""Workers that may be lost and begun again in a run, unless the user says otherwise."""
+START_S = 300.0
+"""Seconds in which some worker must have begun."""
 ANSWER_S = 10.0
 """Seconds in which whoever is at an address must answer."""
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_raylet_start_wait_time_s": "180",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed|killed due to memory pressure",
 }
-"""Ray, begun here, reports its use to nobody, warns of no GPUs that nobody asked for, and waits for busy machines."""
+"""Ray, begun here, reports its use to nobody, warns of no GPUs that nobody asked for, waits for busy machines, and does
+not print on standard output that a worker was lost, which is said, or done again, by whoever gave it work."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ def _begin(ray: Any, address: str | None, needs: Needs) -> None:
             ray.init(**options)
     except Exception as error:  # Ray raises no class of its own here
         where = "Ray cannot begin here" if address is None else f"the cluster at {address} cannot be joined"
-        raise WorkersError(f"{where}: {_first_line(error)}; see `ray status`, or leave ray and workers out") from None
+        raise WorkersError(f"{where}: {first_line(error)}; see `ray status`, or leave ray and workers out") from None
 
 
 def check_address(address: str) -> None:
@@ -142,5 +148,59 @@ def _surroundings() -> Iterator[None]:
                 os.environ.pop(name, None)
 
 
-def _first_line(error: BaseException) -> str:
+def check_asked(workers: int, gpus: float, max_restarts: int) -> None:
+    """Raise InputError for numbers of workers, GPUs or restarts that cannot be."""
+    if workers < 1:
+        raise InputError(f"workers is {workers}: give at least 1")
+    if not gpus >= 0 or (gpus > 1 and gpus != int(gpus)) or gpus == float("inf"):
+        raise InputError(f"GPUs of a worker are {gpus:g}: give a share of one such as 0.25, or a whole number")
+    if max_restarts < 0:
+        raise InputError(f"max_restarts is {max_restarts}: give 0 or more")
+
+
+def first_ready(ray: Any, refs: Sequence[Any]) -> list[Any]:
+    """Return the batches that finish first; empty where that takes longer than a worker may take to begin."""
+    try:
+        ready, _ = ray.wait(refs, num_returns=1, timeout=START_S)
+    except SystemError as error:  # a signal that came while Ray waited: what its handler raised is the cause
+        raise error.__cause__ or error from None
+    return list(ready)
+
+
+@contextmanager
+def full_store(ray: Any) -> Iterator[None]:
+    """Ray's object store may have no room, in memory or on disk."""
+    try:
+        yield
+    except (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError) as error:
+        raise _store_full(error) from None
+
+
+def _store_full(error: BaseException) -> WorkersError:
+    return WorkersError(
+        f"Ray's object store is full ({first_line(error)}): give it more (`ray start --object-store-memory`), or free "
+        "the disk that it spills to; nothing was half-written, go on with `cotrace resume`"
+    )
+
+
+def cause_of(error: Any) -> BaseException:
+    """Return the error of a batch as it would have been raised here."""
+    cause, ray = getattr(error, "cause", None), ray_module()
+    if isinstance(cause, (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError)):
+        return _store_full(cause)
+    if isinstance(cause, CotraceError):
+        return cause
+    return error if not isinstance(cause, BaseException) else cause
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says."""
     return (str(error).strip() or type(error).__name__).split("\n")[0]
+
+
+def too_many_lost(lost: int, most: int, error: BaseException, remedy: str) -> WorkersError:
+    """More workers were lost than may be begun again."""
+    return WorkersError(
+        f"{lost} workers were lost (the last: {first_line(error)}) and max_restarts is {most}: what is done is kept, "
+        f"{remedy}, with fewer workers or more max_restarts"
+    )

@@ -10,10 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cotrace.errors import InputError, WorkersError
-from cotrace.workers.cluster import Needs, join, ray_module
-from cotrace.workers.worker import versions
-from cotrace.workers.workers import MAX_RESTARTS, cause_of, check_asked, check_versions, first_line, first_ready
+from cotrace.errors import InputError
+from cotrace.workers.cluster import (
+    MAX_RESTARTS,
+    Needs,
+    cause_of,
+    check_asked,
+    first_line,
+    first_ready,
+    join,
+    ray_module,
+    too_many_lost,
+)
+from cotrace.workers.worker import check_versions, versions
 
 Job = Callable[[], str]
 """Function to run: it answers with a line of what went wrong, empty where nothing did."""
@@ -69,16 +78,9 @@ def _answer(ray: Any, ref: Any, name: str, lost: Counter[str], side: Side) -> st
     except ray.exceptions.RayError as error:
         lost[name] += 1
         if lost.total() > side.max_restarts:
-            raise _too_many(lost.total(), side.max_restarts, error) from None
+            raise too_many_lost(lost.total(), side.max_restarts, error, "say the same again") from None
         again = f"its process was lost {TRIES} times, the last time as: {first_line(error)}"
         return None if lost[name] < TRIES else again
-
-
-def _too_many(lost: int, most: int, error: BaseException) -> WorkersError:
-    return WorkersError(
-        f"{lost} workers were lost (the last: {first_line(error)}) and max_restarts is {most}: what is done is kept, "
-        "say the same again, with fewer workers or more max_restarts"
-    )
 
 
 def _run(job: Job, expected: Mapping[str, str], threads: int, folder: Path) -> str:

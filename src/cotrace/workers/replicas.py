@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from copy import copy
 from functools import partial
 from typing import TypeVar, cast
 
 from cotrace.errors import InputError
-from cotrace.problem.goals import Constrained, Constraint
+from cotrace.problem.goals import Constrained
 from cotrace.problem.language import LanguageProblem
 from cotrace.problem.protocol import Problem
 from cotrace.problem.scored import PairProblem
@@ -16,8 +15,9 @@ from cotrace.problem.scorer import Scorer
 from cotrace.problem.set_metric import SetProblem
 from cotrace.problem.weighted import WeightedSum
 from cotrace.validation import checked
+from cotrace.workers.cluster import MAX_RESTARTS
 from cotrace.workers.shares import check_sendable
-from cotrace.workers.workers import MAX_RESTARTS, Workers
+from cotrace.workers.workers import Workers
 
 Part = TypeVar("Part", bound=PairProblem | SetProblem)
 
@@ -53,58 +53,27 @@ def distributed(
 
 def check_distributable(problem: Problem) -> None:
     """Raise InputError for a problem that no model runs."""
-    if isinstance(problem, WeightedSum):
-        for part in problem.problems:
+    if isinstance(problem, LanguageProblem):
+        for own in problem.counted_parts.values():
+            check_sendable(own.scorer)
+    elif isinstance(problem, WeightedSum | Constrained):
+        for part in problem.made_of if isinstance(problem, WeightedSum) else problem.made_of[:1]:
             check_distributable(part)
-    elif isinstance(problem, Constrained):
-        check_distributable(problem.problem)
-    elif not isinstance(problem, LanguageProblem):
+    else:
         raise InputError(
             f"ct.distributed: a {type(problem).__name__} has no batches to hand out; give a ct.LanguageProblem, or a "
             "sum or constraint of some"
         )
-    else:
-        for own in problem.inside.counted_parts.values():
-            check_sendable(own.scorer)
 
 
 def _on(problem: Problem, workers: Workers) -> Problem:
     if isinstance(problem, WeightedSum):
         return WeightedSum([(w, _on(p, workers)) for w, p in zip(problem.shares, problem.problems, strict=True)])
     if isinstance(problem, Constrained):
-        side = [_side(each, workers) for each in problem.side]
+        side = [each.on(_on(each.problem, workers)) for each in problem.side]
         return Constrained(_on(problem.problem, workers), side, bounds=problem.bounds)
-    return _language(cast("LanguageProblem", problem), workers)
-
-
-def _side(side: Constraint, workers: Workers) -> Constraint:
-    other = _on(side.problem, workers)
-    return Constraint(other, side.eps, sides=side.sides, margin=side.margin, multiplier=side.multiplier)
-
-
-def _language(problem: LanguageProblem, workers: Workers) -> LanguageProblem:
-    """A copy whose parts have scorers that are run there; what was computed already stays."""
-    found, inside = copy(problem), copy(problem.inside)
-    found.inside, inside.whole, inside.judging = inside, lambda: found, {}
-    vars(inside).pop("audit", None)
-    inside.training = _part(inside.training, workers)
-    inside.held = None if inside.held is None else _part(inside.held, workers)
-    inside.some = None if inside.some is None else _part(inside.some, workers)
-    if inside.some is not None:
-        inside.some.use_cost(inside.training.cost, inside.some.size / inside.training.size)
-    inside.sealed = None if inside.sealed is None else partial(_sealed, inside.sealed, workers)
-    inside.build = partial(_built, inside.build, workers)
-    return found
-
-
-def _sealed(sealed: Callable[[], PairProblem | SetProblem], workers: Workers) -> PairProblem | SetProblem:
-    return _part(sealed(), workers)
-
-
-def _built(
-    build: Callable[[Sequence[int]], PairProblem | SetProblem], workers: Workers, indices: Sequence[int]
-) -> PairProblem | SetProblem:
-    return _part(build(indices), workers)
+    # A copy whose parts have scorers that are run there; what was computed already stays.
+    return cast("LanguageProblem", problem).with_parts(partial(_part, workers=workers))
 
 
 def _part(part: Part, workers: Workers) -> Part:

@@ -18,7 +18,7 @@ from cotrace.batches import EncodedPair
 from cotrace.dictionaries import Dictionary
 from cotrace.dictionaries.placed import placed
 from cotrace.donors import Donors, RecordedDonors, Setting
-from cotrace.errors import ModelError
+from cotrace.errors import ModelError, WorkersError
 from cotrace.interventions import PrefixCache, keep_prefixes
 from cotrace.models import LanguageModel, load_model
 from cotrace.models.language_model import fingerprints
@@ -39,6 +39,17 @@ SENT_MASKS = 4
 def versions() -> dict[str, str]:
     """Return the versions of the packages that compute here."""
     return {name: __version__ if name == "cotrace" else version(name) for name in ALIKE}
+
+
+def check_versions(facts: Mapping[str, Any], own: Mapping[str, str] | None = None) -> None:
+    """Raise WorkersError where a worker's cotrace, torch or transformers are not the driver's, which are this one's."""
+    own = versions() if own is None else own
+    for name in ALIKE:
+        if facts["versions"].get(name) != own[name]:
+            raise WorkersError(
+                f"the worker on {facts['node']} has {name} {facts['versions'].get(name)} and the driver {own[name]}: "
+                f"install {name}=={own[name]} on every machine"
+            )
 
 
 @dataclass(frozen=True, eq=False)

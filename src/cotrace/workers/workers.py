@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any
 
 import torch
@@ -17,25 +16,33 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cotrace.batches import Layout
-from cotrace.errors import CotraceError, InputError, WorkersError
+from cotrace.errors import WorkersError
 from cotrace.models import LanguageModel
 from cotrace.problem.builder import recorded_elsewhere
 from cotrace.problem.losses import BatchLoss, Measure
 from cotrace.problem.passes import Event
 from cotrace.problem.scorer import Scorer
 from cotrace.validation import guarded
-from cotrace.workers.cluster import Cluster, Needs, join, ray_module
+from cotrace.workers.cluster import (
+    MAX_RESTARTS,
+    START_S,
+    Cluster,
+    Needs,
+    cause_of,
+    check_asked,
+    first_ready,
+    full_store,
+    join,
+    ray_module,
+    too_many_lost,
+)
 from cotrace.workers.shares import Cut, Question, Sent, Shared, check_sendable, is_shared
-from cotrace.workers.worker import ALIKE, Holding, ModelSource, Replica, versions
+from cotrace.workers.worker import Holding, ModelSource, Replica, check_versions
 
-MAX_RESTARTS = 10
-"""Workers that may be lost and begun again in a run, unless the user says otherwise."""
 SLICES = 4
 """Parts for each worker that masks over few batches are cut into, so that none waits long for the last."""
 AHEAD = 2
 """Batches that a worker has been given at most, so that the next is there when one is done."""
-START_S = 300.0
-"""Seconds in which some worker must have begun."""
 SMALL_BYTES = 1 << 16
 """Larger tensors go through the object store, once for all batches."""
 
@@ -110,7 +117,7 @@ class Workers:
         self._busy_s = 0.0
         self._workers: dict[int, _Worker] = {}
         self._starting: dict[Any, _Worker] = {}
-        self._numbers, self._keys = count_from_zero(), count_from_zero()
+        self._numbers, self._keys = itertools.count(), itertools.count()
         self._home: dict[str, int] = {}
         self._models: weakref.WeakKeyDictionary[Any, Sent] = weakref.WeakKeyDictionary()
         self._questions: weakref.WeakKeyDictionary[Scorer, tuple[Sent, Cut]] = weakref.WeakKeyDictionary()
@@ -220,7 +227,7 @@ class Workers:
     def _put(self, value: Any) -> Sent:
         """Into the object store. Raises WorkersError where it is full."""
         ray = ray_module()
-        with _full_store(ray):
+        with full_store(ray):
             return Sent(str(next(self._keys)), ray.put(value))
 
     def _asked(self, scorer: Scorer) -> tuple[Sent, Cut]:
@@ -297,7 +304,7 @@ class Workers:
         """The result of a batch; None where its worker was lost, and all that it had is to be done again."""
         worker, unit = flying.pop(ref)
         try:
-            with _full_store(ray):
+            with full_store(ray):
                 found = ray.get(ref)
         except ray.exceptions.RayTaskError as error:
             raise cause_of(error) from None
@@ -320,11 +327,7 @@ class Workers:
         self._held.remove(worker)
         self.restarts += 1
         if self.restarts > self.max_restarts:
-            raise WorkersError(
-                f"{self.restarts} workers were lost (the last: {first_line(error)}) and max_restarts is "
-                f"{self.max_restarts}: what is done is kept, go on with `cotrace resume`, with fewer workers or more "
-                "max_restarts"
-            )
+            raise too_many_lost(self.restarts, self.max_restarts, error, "go on with `cotrace resume`")
         self._start(ray)
 
     @property
@@ -374,71 +377,6 @@ class Workers:
             f"no worker has begun within {START_S:.0f} s: free are {free}, and each needs {self._needs.cpus} CPUs and "
             f"{self._needs.gpus:g} GPUs; wait for other jobs, ask for less, or go on later with `cotrace resume`"
         )
-
-
-def first_ready(ray: Any, refs: Sequence[Any]) -> list[Any]:
-    """Return the batches that finish first; empty where that takes longer than a worker may take to begin."""
-    try:
-        ready, _ = ray.wait(refs, num_returns=1, timeout=START_S)
-    except SystemError as error:  # a signal that came while Ray waited: what its handler raised is the cause
-        raise error.__cause__ or error from None
-    return list(ready)
-
-
-def count_from_zero() -> Iterator[int]:
-    """0, 1, 2, ..."""
-    return count()
-
-
-def check_asked(workers: int, gpus: float, max_restarts: int) -> None:
-    """Raise InputError for numbers of workers, GPUs or restarts that cannot be."""
-    if workers < 1:
-        raise InputError(f"workers is {workers}: give at least 1")
-    if not gpus >= 0 or (gpus > 1 and gpus != int(gpus)) or gpus == float("inf"):
-        raise InputError(f"GPUs of a worker are {gpus:g}: give a share of one such as 0.25, or a whole number")
-    if max_restarts < 0:
-        raise InputError(f"max_restarts is {max_restarts}: give 0 or more")
-
-
-def check_versions(facts: Mapping[str, Any], own: Mapping[str, str] | None = None) -> None:
-    """Raise WorkersError where a worker's cotrace, torch or transformers are not the driver's, which are this one's."""
-    own = versions() if own is None else own
-    for name in ALIKE:
-        if facts["versions"].get(name) != own[name]:
-            raise WorkersError(
-                f"the worker on {facts['node']} has {name} {facts['versions'].get(name)} and the driver {own[name]}: "
-                f"install {name}=={own[name]} on every machine"
-            )
-
-
-@contextmanager
-def _full_store(ray: Any) -> Iterator[None]:
-    """Ray's object store may have no room, in memory or on disk."""
-    try:
-        yield
-    except (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError) as error:
-        raise _store_full(error) from None
-
-
-def _store_full(error: BaseException) -> WorkersError:
-    return WorkersError(
-        f"Ray's object store is full ({first_line(error)}): give it more (`ray start --object-store-memory`), or free "
-        "the disk that it spills to; nothing was half-written, go on with `cotrace resume`"
-    )
-
-
-def cause_of(error: Any) -> BaseException:
-    """Return the error of a batch as it would have been raised here."""
-    cause, ray = getattr(error, "cause", None), ray_module()
-    if isinstance(cause, (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError)):
-        return _store_full(cause)
-    if isinstance(cause, CotraceError):
-        return cause
-    return error if not isinstance(cause, BaseException) else cause
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).split("\n")[0]
 
 
 def _end_worker(ray: Any, worker: _Worker) -> None:

@@ -1,6 +1,6 @@
 """The HTML report: what it is made of, and the page."""
 
-from cotrace.report.page.inputs import EXAMPLES, Example, Examples, Material, Piece, examples_of
+from cotrace.report.page.inputs import EXAMPLES, Example, Examples, Piece, ReportInputs, examples_of
 from cotrace.report.page.plain import EDIT, LANGUAGES, PLAIN, Edited, Plain, plain_of
 
 __all__ = [
@@ -11,21 +11,21 @@ __all__ = [
     "Edited",
     "Example",
     "Examples",
-    "Material",
     "Piece",
     "Plain",
+    "ReportInputs",
     "examples_of",
     "plain_of",
     "report_html",
 ]
 
 
-def report_html(material: Material) -> bytes:
+def report_html(inputs: ReportInputs) -> bytes:
     """The report, without texts where it would be too large with them. Raises InputError where it still is.
 
     Args:
-        material: The results of a run.
+        inputs: The results of a run.
     """
     from cotrace.report.page.page import page_of  # the chart library takes a while to load, and most commands draw none
 
-    return page_of(material)
+    return page_of(inputs)

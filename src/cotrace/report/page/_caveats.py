@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cotrace.report.page.inputs import Material, figure_of
+from cotrace.report.page.inputs import ReportInputs, figure_of
 from cotrace.results.table import ranges
+from cotrace.statistics import covers
 
 FEW_UNITS = 30
 SHORTFALL = 0.7
@@ -24,28 +25,26 @@ class Caveat:
     grave: bool = False
 
 
-def caveats(material: Material) -> tuple[Caveat, ...]:
+def caveats(inputs: ReportInputs) -> tuple[Caveat, ...]:
     """The grave ones first."""
     parts = (_nothing_moves, _holdout, _pairs, _judgement, _controls, _shortfall, _metric, _surrogate, _refused, _drawn)
     more = (_donors, _bounds, _gaps, _stability, _members, _audit, _meaning)
-    found = [caveat for part in (*parts, *more) for caveat in part(material)]
+    found = [caveat for part in (*parts, *more) for caveat in part(inputs)]
     return tuple(sorted(found, key=lambda one: not one.grave))
 
 
-def _nothing_moves(material: Material) -> Iterator[Caveat]:
-    judged = material.judged
-    interval = None if judged is None else judged.full_interval
-    covers = interval is not None and interval[0] <= 0 <= interval[1]
-    if covers or "covers 0" in material.first.summary:
+def _nothing_moves(inputs: ReportInputs) -> Iterator[Caveat]:
+    judged = inputs.judged
+    if (judged is not None and covers(judged.full_interval)) or "covers 0" in inputs.first.summary:
         yield Caveat(
             "The interval of the full swap covers 0: these pairs do not show an effect that a set could explain.", True
         )
-    elif not material.first.full_is_clear or (judged is not None and not judged.full_shown):
+    elif not inputs.first.full_is_clear or (judged is not None and not judged.full_shown):
         yield Caveat("What the full swap does is within rounding: no effect is a share of it.", True)
 
 
-def _holdout(material: Material) -> Iterator[Caveat]:
-    if not material.heldout:
+def _holdout(inputs: ReportInputs) -> Iterator[Caveat]:
+    if not inputs.heldout:
         yield Caveat(
             "Nothing was held out: every effect is on the training pairs, by which the set was chosen; the choice "
             "flatters it. Trace with --holdout 0.3.",
@@ -53,8 +52,8 @@ def _holdout(material: Material) -> Iterator[Caveat]:
         )
 
 
-def _pairs(material: Material) -> Iterator[Caveat]:
-    judged = material.judged
+def _pairs(inputs: ReportInputs) -> Iterator[Caveat]:
+    judged = inputs.judged
     if judged is None:
         return
     counts = [int(number) for number in re.findall(r"\d+", judged.units)]
@@ -66,10 +65,10 @@ def _pairs(material: Material) -> Iterator[Caveat]:
         yield Caveat(f"The intervals rest on few pairs ({judged.units}): they are wide, and rough.")
 
 
-def _judgement(material: Material) -> Iterator[Caveat]:
-    judged = material.judged
+def _judgement(inputs: ReportInputs) -> Iterator[Caveat]:
+    judged = inputs.judged
     if judged is None:
-        whose = f" of {material.first.search}" if material.evaluations else ""
+        whose = f" of {inputs.first.search}" if inputs.evaluations else ""
         yield Caveat(
             f"The result{whose} was not judged: there are no controls and no verdict. Judge it with cotrace evaluate "
             "RUN.",
@@ -82,8 +81,8 @@ def _judgement(material: Material) -> Iterator[Caveat]:
         )
 
 
-def _controls(material: Material) -> Iterator[Caveat]:
-    judged = material.judged
+def _controls(inputs: ReportInputs) -> Iterator[Caveat]:
+    judged = inputs.judged
     controls = None if judged is None else judged.controls
     if controls is None:
         return
@@ -100,8 +99,8 @@ def _controls(material: Material) -> Iterator[Caveat]:
         )
 
 
-def _shortfall(material: Material) -> Iterator[Caveat]:
-    chosen = material.chosen
+def _shortfall(inputs: ReportInputs) -> Iterator[Caveat]:
+    chosen = inputs.chosen
     if chosen.effect_heldout is None or not chosen.effect:
         return
     if chosen.effect_heldout / chosen.effect < SHORTFALL:
@@ -112,9 +111,9 @@ def _shortfall(material: Material) -> Iterator[Caveat]:
         )
 
 
-def _metric(material: Material) -> Iterator[Caveat]:
-    judged, chosen = material.judged, material.chosen
-    if material.first.metric == "odds_ratio":
+def _metric(inputs: ReportInputs) -> Iterator[Caveat]:
+    judged, chosen = inputs.judged, inputs.chosen
+    if inputs.first.metric == "odds_ratio":
         yield Caveat(
             "odds_ratio has no upper bound: pairs with tiny odds rule its mean. Read the median and the share of pairs "
             "moved beside it, or trace log_odds."
@@ -127,30 +126,30 @@ def _metric(material: Material) -> Iterator[Caveat]:
         )
 
 
-def _surrogate(material: Material) -> Iterator[Caveat]:
-    if any(one.reported is not None for one in material.first):
+def _surrogate(inputs: ReportInputs) -> Iterator[Caveat]:
+    if any(one.reported is not None for one in inputs.first):
         yield Caveat("Searches followed a soft form of the metric; the level that people read stands beside it.")
-    first, chosen = material.first, material.chosen
+    first, chosen = inputs.first, inputs.chosen
     for heldout, where in ((True, "held-out pairs"), (False, "the pairs searched")):
         hard = first.hard(chosen, heldout=heldout)
         if hard is not None and hard.caveat:
             yield Caveat(f"On {where}: {hard.caveat}.", True)
 
 
-def _refused(material: Material) -> Iterator[Caveat]:
-    refused = material.record.get("pairs_refused")
-    if material.examples is not None:
-        refused = len(material.examples.refused)
+def _refused(inputs: ReportInputs) -> Iterator[Caveat]:
+    refused = inputs.record.get("pairs_refused")
+    if inputs.examples is not None:
+        refused = len(inputs.examples.refused)
     if isinstance(refused, int) and refused:
-        training = material.record.get("pairs_training", material.record.get("pairs_searched", 0))
-        others = (int(material.record.get(key, 0)) for key in ("pairs_heldout", "pairs_audit"))
+        training = inputs.record.get("pairs_training", inputs.record.get("pairs_searched", 0))
+        others = (int(inputs.record.get(key, 0)) for key in ("pairs_heldout", "pairs_audit"))
         total = refused + int(training) + sum(others)
         share = f" of {total}" if total > refused else ""
         yield Caveat(f"{refused}{share} pairs could not be used: the results cover only the rest.")
 
 
-def _drawn(material: Material) -> Iterator[Caveat]:
-    searched, training = (material.record.get(f"pairs_{part}") for part in ("searched", "training"))
+def _drawn(inputs: ReportInputs) -> Iterator[Caveat]:
+    searched, training = (inputs.record.get(f"pairs_{part}") for part in ("searched", "training"))
     if isinstance(searched, int) and isinstance(training, int) and searched < training:
         yield Caveat(
             f"The searches looked at {searched} of the {training} training pairs (--search-pairs); effects on training "
@@ -158,8 +157,8 @@ def _drawn(material: Material) -> Iterator[Caveat]:
         )
 
 
-def _donors(material: Material) -> Iterator[Caveat]:
-    donors = str(material.config.get("donors") or "")
+def _donors(inputs: ReportInputs) -> Iterator[Caveat]:
+    donors = str(inputs.config.get("donors") or "")
     if donors.partition("=")[0] in OFF_DISTRIBUTION:
         yield Caveat(
             f"Donor values come from {donors!r}, which the model need not meet in use: a set may matter for how it "
@@ -167,29 +166,29 @@ def _donors(material: Material) -> Iterator[Caveat]:
         )
 
 
-def _bounds(material: Material) -> Iterator[Caveat]:
-    first = material.first
+def _bounds(inputs: ReportInputs) -> Iterator[Caveat]:
+    first = inputs.first
     broken = [
         one.k for one in first if one.side_heldout is not None and any(v > 0 for v in first.violations(one.k) or ())
     ]
     if broken:
         yield Caveat(
-            f"On held-out pairs the constraints do not hold at k = {ranges(broken)}.", material.chosen.k in broken
+            f"On held-out pairs the constraints do not hold at k = {ranges(broken)}.", inputs.chosen.k in broken
         )
     if first.infeasible_sizes:
         yield Caveat(f"No set that keeps the constraints was found at k = {ranges(list(first.infeasible_sizes))}.")
 
 
-def _gaps(material: Material) -> Iterator[Caveat]:
-    partial = [one.search for one in material.frontiers if len(one) != one.sizes[-1] - one.sizes[0] + 1]
+def _gaps(inputs: ReportInputs) -> Iterator[Caveat]:
+    partial = [one.search for one in inputs.frontiers if len(one) != one.sizes[-1] - one.sizes[0] + 1]
     if partial:
         yield Caveat(
             f"Sizes are left out by {', '.join(partial)}: its points are not joined, between them nothing is known."
         )
 
 
-def _stability(material: Material) -> Iterator[Caveat]:
-    judged = material.judged
+def _stability(inputs: ReportInputs) -> Iterator[Caveat]:
+    judged = inputs.judged
     if judged is not None and judged.stability and all(one.method == "archive bootstrap" for one in judged.stability):
         yield Caveat(
             "How often a component returns was found by choosing again among sets already evaluated, which cannot find "
@@ -197,8 +196,8 @@ def _stability(material: Material) -> Iterator[Caveat]:
         )
 
 
-def _members(material: Material) -> Iterator[Caveat]:
-    judged = material.judged
+def _members(inputs: ReportInputs) -> Iterator[Caveat]:
+    judged = inputs.judged
     if judged is None:
         return
     if any(row.near_equal for row in judged.alternatives):
@@ -207,10 +206,10 @@ def _members(material: Material) -> Iterator[Caveat]:
         yield Caveat("Intervals of interactions are not adjusted for the number of pairs of members looked at.")
 
 
-def _audit(material: Material) -> Iterator[Caveat]:
-    if not material.heldout or any(one.judged_on == "audit" for one in material.evaluations):
+def _audit(inputs: ReportInputs) -> Iterator[Caveat]:
+    if not inputs.heldout or any(one.judged_on == "audit" for one in inputs.evaluations):
         return
-    if material.config.get("audit"):
+    if inputs.config.get("audit"):
         yield Caveat(
             "The audit pairs have not been looked at: once the size and the search are chosen, cotrace evaluate RUN "
             "--audit gives the final figures."
@@ -222,6 +221,6 @@ def _audit(material: Material) -> Iterator[Caveat]:
         )
 
 
-def _meaning(material: Material) -> Iterator[Caveat]:
-    verb = "moves the metric when it is swapped" if material.first.mode == "swap" else "is enough to keep the metric"
+def _meaning(inputs: ReportInputs) -> Iterator[Caveat]:
+    verb = "moves the metric when it is swapped" if inputs.first.mode == "swap" else "is enough to keep the metric"
     yield Caveat(f"A set that {verb} is evidence of what matters on these pairs, not an explanation of why.")

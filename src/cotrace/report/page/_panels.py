@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from cotrace.components import Block, Component, ComponentSpace
-from cotrace.report.page.charts import CUTS, DIVERGING, Spec, bare, inks, rows_height, spec_of
-from cotrace.report.page.inputs import Material
+from cotrace.report.page.charts import Spec, bare, count_axis, diverging, drawn, inks, rows_height, spec_of, tips
+from cotrace.report.page.inputs import ReportInputs
 from cotrace.statistics import Interval
 
 MOST_UNITS, MOST_CELLS = 64, 4096
@@ -38,6 +38,11 @@ class Panel:
     def width(self) -> int:
         """The most pixels that it needs."""
         return 760 if self.kind == "density" or len(self.units) > 16 else 110 + 52 * max(3, len(self.units))
+
+    def members(self, space: ComponentSpace) -> list[Component]:
+        """The components of its blocks."""
+        blocks = [space.blocks[i] for i in self.blocks]
+        return [space[i] for block in blocks for i in range(block.start, block.stop)]
 
     def spec(self, cells: Sequence[Spec] | None = None) -> Spec:
         """Its chart; without its cells where they are to follow the page's slider."""
@@ -89,12 +94,10 @@ def grid(
     shade = alt.Color(
         "shade:O", legend=None, scale=alt.Scale(domain=list(range(5)), range=[f"var(--in{i})" for i in range(5)])
     )
-    tips = [alt.Tooltip(f"{name}:N") for name in ("component", "state", "alone")]
-    cells = base.mark_rect(stroke="var(--paper)", strokeWidth=1.5 if len(units) <= 32 else 0.5, cornerRadius=2)
-    chart: alt.LayerChart = alt.layer(cells.encode(color=shade, tooltip=tips)).resolve_scale(color="independent")
-    if len(units) <= 16:
-        numbers = base.mark_text(fontSize=11).encode(text="came:N", color=inks())
-        chart = alt.layer(cells.encode(color=shade, tooltip=tips), numbers).resolve_scale(color="independent")
+    rect = base.mark_rect(stroke="var(--paper)", strokeWidth=1.5 if len(units) <= 32 else 0.5, cornerRadius=2)
+    cells = rect.encode(color=shade, tooltip=tips("component:N", "state:N", "alone:N"))
+    numbers = [base.mark_text(fontSize=11).encode(text="came:N", color=inks())] if len(units) <= 16 else []
+    chart = alt.layer(cells, *numbers).resolve_scale(color="independent")
     return spec_of(chart, height=rows_height(len(layers)), description=description)
 
 
@@ -107,11 +110,10 @@ def effects(panel: Panel, rows: Sequence[Spec], bound: float, *, legend: bool = 
     x = alt.X("unit:O", title=panel.unit_word, scale=alt.Scale(domain=list(panel.units)), axis=bare())
     if dense:
         x = alt.X("size:Q", title=f"size of the largest effect of a {panel.unit_word}")
-    base = alt.Chart(alt.InlineData(values=list(rows))).encode(
+    base = drawn(rows).encode(
         x=x, y=alt.Y("layer:O", title="layer", scale=alt.Scale(domain=list(panel.layers)[::-1]), axis=bare())
     )
-    scale = alt.Scale(type="threshold", domain=[cut * bound for cut in CUTS], range=list(DIVERGING))
-    colour = alt.Color("effect:Q", scale=scale, legend=alt.Legend(format="+.2g") if legend else None)
+    colour = alt.Color("effect:Q", scale=diverging(bound), legend=alt.Legend(format="+.2g") if legend else None)
     if dense:
         marks = [base.mark_bar(stroke="var(--line)", strokeWidth=0.5).encode(color=colour)]
         marks.append(base.mark_text(align="left", dx=4, fontSize=11, color="var(--muted)").encode(text="words:N"))
@@ -127,15 +129,11 @@ def effects(panel: Panel, rows: Sequence[Spec], bound: float, *, legend: bool = 
 def density(layers: list[int], unit_word: str, description: str, rows: Sequence[Spec] | None = None) -> Spec:
     """Components chosen in each layer, where a cell for each would be too small to see."""
     base = alt.Chart(_cells(rows)).encode(
-        x=alt.X("count:Q", title=f"{unit_word}s chosen", axis=alt.Axis(tickMinStep=1, format=",d")),
+        x=alt.X("count:Q", title=f"{unit_word}s chosen", axis=count_axis()),
         y=alt.Y("layer:O", title="layer", scale=alt.Scale(domain=layers[::-1]), axis=bare()),
     )
-    tips = [
-        alt.Tooltip("layer:O"),
-        alt.Tooltip("count:Q", title="chosen"),
-        alt.Tooltip("share:N", title="of the layer"),
-    ]
-    bars = base.mark_bar(color="var(--in3)", cornerRadiusEnd=2).encode(tooltip=tips)
+    shown = tips("layer:O", "count:Q chosen", "share:N of the layer")
+    bars = base.mark_bar(color="var(--in3)", cornerRadiusEnd=2).encode(tooltip=shown)
     words = base.mark_text(align="left", dx=4, fontSize=11, color="var(--muted)").encode(text="words:N")
     return spec_of(alt.layer(bars, words), height=rows_height(len(layers)), description=description)
 
@@ -188,42 +186,42 @@ class Presence:
     """Share of the sizes from then on whose best set holds it."""
 
     @classmethod
-    def of(cls, material: Material) -> Presence:
+    def of(cls, inputs: ReportInputs) -> Presence:
         """One look at every set."""
-        n, sizes = len(material.space), np.array(material.first.sizes)
+        n, sizes = len(inputs.space), np.array(inputs.first.sizes)
         first, count = np.zeros(n, np.int64), np.zeros(n, np.int64)
-        for selection in material.first:
-            places = material.places(selection)
+        for selection in inputs.first:
+            places = inputs.places(selection)
             first[places[first[places] == 0]] = selection.k
             count[places] += 1
         later = len(sizes) - np.searchsorted(sizes, first)
         return cls(first, count / np.maximum(later, 1))
 
 
-def rows_of(material: Material) -> tuple[tuple[Row, ...], int]:
+def rows_of(inputs: ReportInputs) -> tuple[tuple[Row, ...], int]:
     """The components of the sets found, and those that do most alone; and how many of some set are left out."""
-    presence, alone = Presence.of(material), singles(material)
-    members = set(material.places(material.chosen).tolist())
+    presence, alone = Presence.of(inputs), singles(inputs)
+    members = set(inputs.places(inputs.chosen).tolist())
     most = sorted(alone, key=lambda place: -abs(alone[place]))[:MOST_ALONE]
     found = {*np.flatnonzero(presence.first).tolist(), *most}
     ranked = sorted(found, key=lambda i: (i not in members, presence.first[i] or LATE, -abs(alone.get(i, 0.0)), i))
     kept = ranked[:MOST_ROWS]
-    leaving = _leaving(material)
-    rows = tuple(_row(material, place, presence, alone.get(place), leaving) for place in kept)
+    leaving = _leaving(inputs)
+    rows = tuple(_row(inputs, place, presence, alone.get(place), leaving) for place in kept)
     return rows, int((presence.first > 0).sum()) - sum(row.first_k is not None for row in rows)
 
 
-def singles(material: Material) -> dict[int, float]:
+def singles(inputs: ReportInputs) -> dict[int, float]:
     """Place -> effect alone, on the pairs searched, of the components that some search evaluated alone."""
     found: dict[int, float] = {}
-    place_of = np.argsort(material.order)
-    for frontier in material.frontiers:
-        table = material.table(frontier, "training")
+    place_of = np.argsort(inputs.order)
+    for frontier in inputs.frontiers:
+        table = inputs.table(frontier, "training")
         if table is None:
             continue
         lone = np.flatnonzero(_counts(table.keys) == 1)
         places = np.unpackbits(table.keys[lone], axis=1, count=table.n).argmax(axis=1)
-        weights = material.weights("training", table.effects.shape[1])
+        weights = inputs.weights("training", table.effects.shape[1])
         effects = np.average(table.effects[lone].astype(np.float64), axis=1, weights=weights)
         found = dict(zip(place_of[places].tolist(), effects.tolist(), strict=True)) | found
     return found
@@ -234,44 +232,40 @@ def _counts(keys: UInt8[np.ndarray, "set byte"]) -> Int[np.ndarray, "set"]:
     return np.asarray(ONES[keys].sum(axis=1))
 
 
-def _leaving(material: Material) -> dict[str, Row]:
+def _leaving(inputs: ReportInputs) -> dict[str, dict[str, Any]]:
     """Name -> what is lost when it leaves the chosen set: as judged, or from sets that a search evaluated."""
-    judged = material.judged
-    if judged is not None and judged.minimality is not None:
-        return {
-            one.component: Row(
-                index=0,
-                name=one.component,
-                site="",
-                layer=0,
-                leaves=one.loss,
-                leaves_interval=one.interval,
-                leaves_on=judged.judged_on,
-                status=one.status,
-            )
-            for one in judged.minimality.members
+    judged = inputs.judged
+    if judged is None or judged.minimality is None:
+        return {name: {"leaves": loss, "leaves_on": "training"} for name, loss in _known_leaving(inputs)}
+    return {
+        one.component: {
+            "leaves": one.loss,
+            "leaves_interval": one.interval,
+            "leaves_on": judged.judged_on,
+            "status": one.status,
         }
-    return dict(_known_leaving(material))
+        for one in judged.minimality.members
+    }
 
 
-def _known_leaving(material: Material) -> Iterator[tuple[str, Row]]:
-    places = material.places(material.chosen)
-    whole = material.mean_effect(places)
-    if whole is None or len(places) > MOST_ROWS:
+def _known_leaving(inputs: ReportInputs) -> Iterator[tuple[str, float]]:
+    places = inputs.places(inputs.chosen)
+    effect = inputs.mean_effect(places)
+    if effect is None or len(places) > MOST_ROWS:
         return
     for i, place in enumerate(places.tolist()):
         rest = np.delete(places, i)
-        without = material.mean_effect(rest) if len(rest) or material.first.mode == "keep" else 0.0
+        without = inputs.mean_effect(rest) if len(rest) or inputs.first.mode == "keep" else 0.0
         if without is not None:
-            name, loss = str(material.space[place]), material.first.sign * (whole - without)
-            yield name, Row(index=place, name=name, site="", layer=0, leaves=loss, leaves_on="training")
+            yield str(inputs.space[place]), inputs.first.sign * (effect - without)
 
 
-def _row(material: Material, place: int, presence: Presence, alone: float | None, leaving: dict[str, Row]) -> Row:
-    one: Component = material.space[place]
+def _row(
+    inputs: ReportInputs, place: int, presence: Presence, alone: float | None, leaving: Mapping[str, dict[str, Any]]
+) -> Row:
+    one: Component = inputs.space[place]
     name, first = str(one), int(presence.first[place])
-    left = leaving.get(name)
-    partner, interaction = _strongest(material, name)
+    partner, interaction = _strongest(inputs, name)
     return Row(
         index=place,
         name=name,
@@ -280,31 +274,28 @@ def _row(material: Material, place: int, presence: Presence, alone: float | None
         first_k=first or None,
         share=float(presence.share[place]) if first else None,
         alone=alone,
-        leaves=None if left is None else left.leaves,
-        leaves_interval=None if left is None else left.leaves_interval,
-        leaves_on="" if left is None else left.leaves_on,
-        status="" if left is None else left.status,
-        inclusion=_inclusion(material, name),
-        shapley=_shapley(material, name),
+        inclusion=_inclusion(inputs, name),
+        shapley=_shapley(inputs, name),
         partner=partner,
         interaction=interaction,
+        **leaving.get(name, {}),
     )
 
 
-def _inclusion(material: Material, name: str) -> float | None:
-    judged = material.judged
+def _inclusion(inputs: ReportInputs, name: str) -> float | None:
+    judged = inputs.judged
     return None if judged is None or not judged.stability else judged.stability[0].inclusion.get(name, 0.0)
 
 
-def _shapley(material: Material, name: str) -> float | None:
-    judged = material.judged
+def _shapley(inputs: ReportInputs, name: str) -> float | None:
+    judged = inputs.judged
     if judged is None or judged.interactions is None or judged.interactions.shapley is None:
         return None
     return judged.interactions.shapley.values.get(name)
 
 
-def _strongest(material: Material, name: str) -> tuple[str, float | None]:
-    judged = material.judged
+def _strongest(inputs: ReportInputs, name: str) -> tuple[str, float | None]:
+    judged = inputs.judged
     pairs = judged.interactions.pairs if judged is not None and judged.interactions is not None else ()
     own = [pair for pair in pairs if name in pair.components]
     if not own:

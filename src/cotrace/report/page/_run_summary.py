@@ -12,7 +12,9 @@ import yaml
 
 from cotrace import shipped
 from cotrace.components import ERROR_SITES, FEATURE_SITES
-from cotrace.report.page.inputs import Material, figure_of
+from cotrace.report.page.inputs import ReportInputs, figure_of
+from cotrace.results.table import in_words, shorten
+from cotrace.statistics import interval_text
 
 PLACES = {
     "memory": "in memory",
@@ -71,7 +73,6 @@ def _size(count: int) -> str:
     return f"{count / 2**20:,.1f} MiB" if count >= 2**20 else f"{count / 2**10:,.1f} KiB"
 
 
-MOST_NAMES = 12
 SAID = {
     *("summary", "metric", "direction", "components", "space"),
     *("pairs_training", "pairs_searched", "pairs_heldout", "pairs_judged", "pairs_audit", "pairs_refused"),
@@ -107,13 +108,13 @@ def spaced(text: str) -> str:
     return PERCENT.sub("\u00a0%", text)
 
 
-def title(material: Material) -> str:
+def title(inputs: ReportInputs) -> str:
     """The question in one line."""
-    first = material.first
-    model = material.config.get("model")
+    first = inputs.first
+    model = inputs.config.get("model")
     whose = f" in {short_name(str(model))}" if model else ""
     verb = "move" if first.mode == "swap" else "are enough for"
-    return f"Which {parts_words(material)}{whose}, together, {verb} {first.metric.replace('_', ' ')} on {first.task}?"
+    return f"Which {parts_words(inputs)}{whose}, together, {verb} {first.metric.replace('_', ' ')} on {first.task}?"
 
 
 def short_name(name: str) -> str:
@@ -123,29 +124,31 @@ def short_name(name: str) -> str:
     return name.rstrip("/").rpartition("/")[2] if name.startswith(("/", ".")) else name
 
 
-def parts_words(material: Material) -> str:
+def parts_words(inputs: ReportInputs) -> str:
     """The kinds of components, in words."""
-    words = list(dict.fromkeys(UNIT_WORDS[site.value] for site in material.first.space.sites))
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+    return in_words(dict.fromkeys(UNIT_WORDS[site.value] for site in inputs.first.space.sites))
 
 
-def headlines(material: Material) -> Iterator[Headline]:
+def headlines(inputs: ReportInputs) -> Iterator[Headline]:
     """The selection in a few large figures."""
-    first, chosen = material.first, material.chosen
-    which = "judged" if material.judged is not None else "shown"
-    yield Headline(f"{chosen.k:,} of {len(first.space):,}", f"{parts_words(material)} in the set that is {which} here")
+    first, chosen = inputs.first, inputs.chosen
+    which = "judged" if inputs.judged is not None else "shown"
+    yield Headline(f"{chosen.k:,} of {len(first.space):,}", f"{parts_words(inputs)} in the set that is {which} here")
     unseen = chosen.effect_heldout is not None
     effect = chosen.effect_heldout if unseen else chosen.effect
     full = first.full_effect_heldout if unseen else first.full_effect
     where = "held-out pairs" if unseen else "the training pairs"
-    interval = "" if chosen.interval is None else ", 95 % interval {:+.3g} to {:+.3g}".format(*chosen.interval)
+    interval = interval_text(chosen.interval, between=" to ")
     what = "change of" if first.mode == "swap" else "faithfulness of"
-    yield Headline(figure_of(effect), f"{what} {first.metric.replace('_', ' ')} on {where}{interval}")
+    yield Headline(
+        figure_of(effect),
+        f"{what} {first.metric.replace('_', ' ')} on {where}" + (interval and f", 95 % interval {interval}"),
+    )
     if (hard := first.hard(chosen, heldout=unseen)) is not None:
         level = f"{first.metric.replace('_', ' ')} as people read it, {where}"
         yield Headline(hard.words.replace("->", "\u2192"), level)
     share = first.share(chosen, heldout=unseen)
-    if share is not None and (material.judged is None or material.judged.full_shown):
+    if share is not None and (inputs.judged is None or inputs.judged.full_shown):
         yield Headline(spaced(f"{share:.0%}"), f"of what swapping everything does ({figure_of(full)})")
     if chosen.moved_share is not None:
         yield Headline(
@@ -153,37 +156,36 @@ def headlines(material: Material) -> Iterator[Headline]:
         )
 
 
-def verdict(material: Material) -> tuple[str, ...]:
+def verdict(inputs: ReportInputs) -> tuple[str, ...]:
     """The sentences of the evaluation; without one, what the search itself says."""
-    if material.judged is not None:
-        return tuple(map(spaced, material.judged.verdict))
-    first, chosen = material.first, material.chosen
-    more = "" if chosen.k <= MOST_NAMES else f" and {chosen.k - MOST_NAMES} more"
-    names = ", ".join(chosen.components[:MOST_NAMES]) + more
+    if inputs.judged is not None:
+        return tuple(map(spaced, inputs.judged.verdict))
+    first, chosen = inputs.first, inputs.chosen
+    names = shorten(chosen.components, between=", ")
     does = f"{chosen.k:,} of {len(first.space):,} components have {figure_of(chosen.effect)}"
     return (f"{first.search} found that {does}, where all together have {figure_of(first.full_effect)}: {names}.",)
 
 
-def question(material: Material) -> str:
+def question(inputs: ReportInputs) -> str:
     """The summary of the problem, with a capital."""
-    summary = material.first.summary
+    summary = inputs.first.summary
     return summary[:1].upper() + summary[1:]
 
 
-def record(material: Material) -> tuple[tuple[str, str], ...]:
+def record(inputs: ReportInputs) -> tuple[tuple[str, str], ...]:
     """Name and value of everything that identifies the run."""
-    found = material.record
+    found = inputs.record
     model, versions = found.get("model") or {}, found.get("versions") or {}
     rows = [
-        ("model", material.config.get("model")),
-        ("revision", material.config.get("revision")),
+        ("model", inputs.config.get("model")),
+        ("revision", inputs.config.get("revision")),
         *((f"model {name}", value) for name, value in _items(model)),
-        ("task", material.config.get("task") or material.first.task),
+        ("task", inputs.config.get("task") or inputs.first.task),
         ("data sha256", found.get("data_sha256")),
         ("pairs", _counts(found)),
-        ("component space", found.get("space") or material.first.space.outline),
-        ("seed", material.config.get("seed")),
-        ("number type, device, threads", _numbers(material)),
+        ("component space", found.get("space") or inputs.first.space.outline),
+        ("seed", inputs.config.get("seed")),
+        ("number type, device, threads", _numbers(inputs)),
         ("versions", ", ".join(f"{name} {value}" for name, value in _items(versions))),
         ("batch plan", batches_words(found.get("batch_plan"))),
         *((name.replace("_", " "), _plain(value)) for name, value in found.items() if name not in SAID),
@@ -219,23 +221,23 @@ def _counts(found: Mapping[str, Any]) -> str:
     return ", ".join([f"{training} for training{some}", *told.values()])
 
 
-def _numbers(material: Material) -> str:
-    values = (material.config.get("dtype"), material.config.get("device"), material.record.get("threads"))
+def _numbers(inputs: ReportInputs) -> str:
+    values = (inputs.config.get("dtype"), inputs.config.get("device"), inputs.record.get("threads"))
     return ", ".join(str(value) for value in values if value is not None)
 
 
-def config_text(material: Material) -> str:
+def config_text(inputs: ReportInputs) -> str:
     """The configuration that replays the run, as YAML; empty where the run has none."""
-    stored = {name: value for name, value in material.config.items() if name != "record"}
+    stored = {name: value for name, value in inputs.config.items() if name != "record"}
     return yaml.safe_dump(stored, sort_keys=False, allow_unicode=True, width=100) if stored else ""
 
 
-def commands(material: Material) -> tuple[str, ...]:
+def commands(inputs: ReportInputs) -> tuple[str, ...]:
     """Commands that replay the run: from its folder, and as it was typed, or would be."""
-    if not material.config:
+    if not inputs.config:
         return ()
-    typed = material.record.get("command")
-    words = shlex.join(map(str, typed)) if isinstance(typed, list) and typed else " ".join(_words(material.config))
+    typed = inputs.record.get("command")
+    words = shlex.join(map(str, typed)) if isinstance(typed, list) and typed else " ".join(_words(inputs.config))
     return ("cotrace trace --config RUN/config.yaml --out NEW", words)
 
 

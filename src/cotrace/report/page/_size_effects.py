@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from cotrace.components import ComponentSpace
-from cotrace.report.page.inputs import PART_WORDS, Example, Material, Places
+from cotrace.report.page.inputs import PART_WORDS, Example, Places, ReportInputs
 from cotrace.results import Frontier, Selection
 
 MOST_SIZES = 48
@@ -52,22 +52,22 @@ class Stops:
         return f"{self.frontier.search}: the slider stops at {len(self.selections)} of {len(self.frontier)} sizes"
 
 
-def stops_of(material: Material) -> tuple[Stops, ...]:
+def stops_of(inputs: ReportInputs) -> tuple[Stops, ...]:
     """The stops of every search, fewer where the sets change so much that the page would grow too large."""
     most = MOST_SIZES
     while True:
-        found = tuple(_stops(material, frontier, most) for frontier in material.frontiers)
+        found = tuple(_stops(inputs, frontier, most) for frontier in inputs.frontiers)
         if most <= 4 or sum(map(_changes, found)) <= MOST_CHANGES:
             return found
         most //= 2
 
 
-def _stops(material: Material, frontier: Frontier, most: int) -> Stops:
-    keep = material.chosen.k
+def _stops(inputs: ReportInputs, frontier: Frontier, most: int) -> Stops:
+    keep = inputs.chosen.k
     small = [one for one in frontier if one.k <= MOST_MEMBERS] or list(frontier)[:1]
     kept = [i for i, one in enumerate(small) if one.k == keep]
     shown = tuple(small[i] for i in spread(len(small), most, kept))
-    return Stops(frontier, shown, tuple(map(material.places, shown)))
+    return Stops(frontier, shown, tuple(map(inputs.places, shown)))
 
 
 def _changes(stops: Stops) -> int:
@@ -156,26 +156,26 @@ class Shown:
     example: Example
     effect: float
     """At the judged size."""
-    whole: bool = True
+    complete: bool = True
     """Whether its texts are there in full."""
 
 
 class Effects:
     """The effects of the first search's sets, at every stop, on each pair of each part."""
 
-    def __init__(self, material: Material, stops: Stops) -> None:
-        self.material, self.stops = material, stops
-        at = [one.k for one in stops.selections].index(material.chosen.k)
+    def __init__(self, inputs: ReportInputs, stops: Stops) -> None:
+        self.inputs, self.stops = inputs, stops
+        at = [one.k for one in stops.selections].index(inputs.chosen.k)
         self.judged_stop = at
 
     @cached_property
     def tables(self) -> dict[str, Table]:
         """Part -> effects; NaN rows where no search kept them. Empty where the metric has none of each pair."""
-        found = {part: self._table(part) for part in self.material.parts}
+        found = {part: self._table(part) for part in self.inputs.parts}
         return {part: table for part, table in found.items() if table is not None}
 
     def _table(self, part: str) -> Table | None:
-        rows = [self.material.example_effects(self.material.places(s), part) for s in self.stops.selections]
+        rows = [self.inputs.example_effects(self.inputs.places(s), part) for s in self.stops.selections]
         known = next((row for row in rows if row is not None), None)
         if known is None or rows[self.judged_stop] is None:
             return None
@@ -191,14 +191,14 @@ class Effects:
             for turn in turns:
                 if rank < len(turn) and len(kept) < MOST_EXAMPLES:
                     one = self._shown(*turn[rank], budget)
-                    budget -= _length(one.example) if one.whole else 0
+                    budget -= _length(one.example) if one.complete else 0
                     kept.append(one)
         return tuple(sorted(kept, key=lambda one: (-abs(one.effect), one.part, one.place)))
 
     def _groups(self) -> Iterator[tuple[str, list[int]]]:
         for part in self.tables:
             places: dict[str, list[int]] = {}
-            for i, one in enumerate(self.material.pairs(part)):
+            for i, one in enumerate(self.inputs.pairs(part)):
                 places.setdefault(one.fields.get("group", ""), []).append(i)
             yield from ((part, some) for some in places.values())
 
@@ -210,12 +210,12 @@ class Effects:
             yield part, order[i // 2] if i % 2 == 0 else order[-1 - i // 2]
 
     def _shown(self, part: str, place: int, budget: int) -> Shown:
-        example = self.material.pairs(part)[place]
+        example = self.inputs.pairs(part)[place]
         effect = float(self.tables[part][self.judged_stop][place])
-        whole = _length(example) <= min(budget, MOST_TEXT)
-        if not whole:
+        complete = _length(example) <= min(budget, MOST_TEXT)
+        if not complete:
             example = Example(example.id, weight=example.weight, fields=example.fields)
-        return Shown(part, place, example, effect, whole)
+        return Shown(part, place, example, effect, complete)
 
     @property
     def total(self) -> int:
@@ -256,7 +256,7 @@ class Effects:
         return tuple(row for part in self.tables for row in self._subgroups(part))
 
     def _subgroups(self, part: str) -> Iterator[tuple[str, str, str, list[int]]]:
-        pairs = self.material.pairs(part)
+        pairs = self.inputs.pairs(part)
         yield part, "", "all", list(range(len(pairs)))
         places: dict[tuple[str, str], list[int]] = {}
         for i, one in enumerate(pairs):
@@ -267,11 +267,11 @@ class Effects:
 
     def _subgroup(self, part: str, _field: str, _value: str, places: list[int]) -> dict[str, Any]:
         table = self.tables[part]
-        some, weights = table[:, places], self.material.weights(part, table.shape[1])[places]
+        some, weights = table[:, places], self.inputs.weights(part, table.shape[1])[places]
         if not weights.sum() > 0:
             weights = np.ones(len(places))
         means = (some * weights).sum(axis=1) / weights.sum()
-        sign = self.material.first.sign
+        sign = self.inputs.first.sign
         moved = np.where(np.isfinite(some).all(axis=1), (sign * some > 0).mean(axis=1), np.nan)
         return {
             "mean": rounded_all(means),

@@ -8,14 +8,15 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
 from cotrace.report.page._size_effects import MOST_POINTS, rounded, spread
-from cotrace.report.page.inputs import PART_WORDS, Material, level, quantity
+from cotrace.report.page.inputs import PART_WORDS, ReportInputs, level, quantity
 from cotrace.results import Frontier, Tradeoff
+from cotrace.statistics import interval_text
 
 if TYPE_CHECKING:
     from cotrace.evaluation import Evaluation
@@ -55,44 +56,41 @@ CONFIG: Spec = {
 }
 
 
-def colours(material: Material) -> dict[str, str]:
+def colours(inputs: ReportInputs) -> dict[str, str]:
     """Search -> its colour as a CSS variable; those without one of their own take the others in turn."""
-    names = [frontier.search for frontier in material.frontiers]
+    names = [frontier.search for frontier in inputs.frontiers]
     others = iter(f"var(--other{i % 3})" for i in range(len(names)))
     return {name: f"var(--{name})" if name in NAMED else next(others) for name in names}
 
 
-def shapes(material: Material) -> dict[str, str]:
+def shapes(inputs: ReportInputs) -> dict[str, str]:
     """Search -> the shape of its points."""
-    names = [frontier.search for frontier in material.frontiers]
+    names = [frontier.search for frontier in inputs.frontiers]
     others = iter(OTHER_SHAPES[i % 3] for i in range(len(names)))
     return {name: SHAPES[name] if name in SHAPES else next(others) for name in names}
 
 
-def frontier(material: Material, part: str, *, legend: int = 0) -> Spec:
+def frontier(inputs: ReportInputs, part: str, *, legend: int = 0) -> Spec:
     """The frontier on one part of the data: a line for each search, the first one's interval, the model level.
 
     ``legend``: columns of a legend of the searches with their costs; 0 for none, as the page has its own.
     """
-    rows = [row for frontier in material.frontiers for row in _points(frontier, part)]
-    x = alt.X("k:Q", title=f"components chosen, k (of {len(material.first.space):,})", axis=alt.Axis(grid=False))
+    rows = [row for frontier in inputs.frontiers for row in _points(frontier, part)]
+    x = alt.X("k:Q", title=f"components chosen, k (of {len(inputs.first.space):,})", axis=alt.Axis(grid=False))
     if max((row["k"] for row in rows), default=1) > LOG_FROM:
         x = x.scale(type="log", nice=False)
     else:
-        x = x.axis(alt.Axis(grid=False, tickMinStep=1, format="d")).scale(zero=False, nice=False, padding=10)
-    y = alt.Y("effect:Q", title=quantity(material.first))
-    names, shown = list(colours(material)), _legend(material, legend) if legend else None
-    colour = alt.Color("search:N", scale=alt.Scale(domain=names, range=list(colours(material).values())), legend=shown)
-    shape = alt.Shape("search:N", scale=alt.Scale(domain=names, range=list(shapes(material).values())), legend=shown)
-    tips = [alt.Tooltip(name, title=title) for name, title in _TIPS]
-    base = alt.Chart(alt.InlineData(values=rows)).encode(x=x, y=y, color=colour)
+        x = x.axis(count_axis(grid=False)).scale(zero=False, nice=False, padding=10)
+    y = alt.Y("effect:Q", title=quantity(inputs.first))
+    shown = _legend(inputs, legend) if legend else None
+    colour = alt.Color("search:N", scale=scale_of(colours(inputs)), legend=shown)
+    shape = alt.Shape("search:N", scale=scale_of(shapes(inputs)), legend=shown)
+    base = drawn(rows).encode(x=x, y=y, color=colour)
     layers = [
-        *_levels(material, part, legend=bool(legend)),
-        *_band(
-            [row for row in rows if row["search"] == names[0] and "low" in row], x, colour, quantity(material.first)
-        ),
-        *_lines(base, shape, tips, rows),
-        *_controls(material, part),
+        *_levels(inputs, part, legend=bool(legend)),
+        *_band([row for row in rows if row["search"] == inputs.first.search and "low" in row], x, colour, inputs),
+        *_lines(base, shape, rows),
+        *_controls(inputs, part),
         alt.Chart(alt.NamedData(name="cursor"))
         .mark_rule(color="var(--ink)", strokeWidth=1, strokeDash=[2, 3])
         .encode(x="k:Q"),
@@ -101,30 +99,29 @@ def frontier(material: Material, part: str, *, legend: int = 0) -> Spec:
     return spec_of(alt.layer(*layers), height=300, description=description)
 
 
-def _legend(material: Material, columns: int) -> alt.Legend:
+def _legend(inputs: ReportInputs, columns: int) -> alt.Legend:
     """Each search with what it cost."""
-    words = {one.search: f"{one.search} ({one.forward_equivalents:,.0f} forward-eq.)" for one in material.frontiers}
+    words = {one.search: f"{one.search} ({one.forward_equivalents:,.0f} forward-eq.)" for one in inputs.frontiers}
     return alt.Legend(columns=columns, labelExpr=f"{json.dumps(words)}[datum.label]")
 
 
-def progress(material: Material) -> Spec:
+def progress(inputs: ReportInputs) -> Spec:
     """Best effect on the pairs searched by the cost at which it was found; a dot where the search ended."""
     rows = [
         {"search": one.search, "cost": rounded(cost), "effect": rounded(effect), "end": i == len(points) - 1}
-        for one in material.frontiers
+        for one in inputs.frontiers
         for points in [[*found_at(one), (one.forward_equivalents, one.best().effect or 0.0)]]
         for i, (cost, effect) in enumerate(points)
         if cost > 0
     ]
-    names = colours(material)
-    base = alt.Chart(alt.InlineData(values=rows)).encode(
+    base = drawn(rows).encode(
         x=alt.X("cost:Q", title="forward-equivalents", scale=alt.Scale(type="log"), axis=alt.Axis(grid=False)),
-        y=alt.Y("effect:Q", title=quantity(material.first)),
-        color=alt.Color("search:N", scale=alt.Scale(domain=list(names), range=list(names.values())), legend=None),
+        y=alt.Y("effect:Q", title=quantity(inputs.first)),
+        color=alt.Color("search:N", scale=scale_of(colours(inputs)), legend=None),
     )
     steps = base.mark_line(interpolate="step-after", strokeWidth=1.6)
     ends = base.transform_filter("datum.end").mark_point(filled=True, size=40, opacity=1)
-    layers = [*_levels(material, "training", legend=True), steps, ends]
+    layers = [*_levels(inputs, "training", legend=True), steps, ends]
     return spec_of(alt.layer(*layers), height=300, description="Best effect by the cost at which it was found")
 
 
@@ -150,9 +147,9 @@ def layers(frontier: Frontier, k: int) -> Spec:
     range_ = [f"var(--{name})" for name in (*NAMED[:4], "other0", "other1")]
     scale = alt.Scale(domain=[site.value for site in sites], range=range_)
     legend = alt.Legend(columns=2) if len(sites) > 1 else None
-    bars = alt.Chart(alt.InlineData(values=rows)).mark_bar(height={"band": 0.75})
+    bars = drawn(rows).mark_bar(height={"band": 0.75})
     chart = bars.encode(
-        x=alt.X("count:Q", title="components chosen", axis=alt.Axis(tickMinStep=1, format=",d")),
+        x=alt.X("count:Q", title="components chosen", axis=count_axis()),
         y=alt.Y("layer:O", title="layer", scale=alt.Scale(domain=places[::-1]), axis=bare()),
         color=alt.Color("site:N", scale=scale, legend=legend),
         order="order:Q",
@@ -160,31 +157,22 @@ def layers(frontier: Frontier, k: int) -> Spec:
     return spec_of(chart, height=rows_height(len(places)), description="Components chosen in each layer")
 
 
-def _lines(base: alt.Chart, shape: alt.Shape, tips: list[alt.Tooltip], rows: list[Spec]) -> Iterator[alt.Chart]:
+def _lines(base: alt.Chart, shape: alt.Shape, rows: list[Spec]) -> Iterator[alt.Chart]:
     """Lines with their points; points that no line leads to are rings around what they may lie on: both are seen."""
     if any(row["joined"] for row in rows):
         joined = base.transform_filter("datum.joined")
         yield joined.mark_line(strokeWidth=1.8)
-        yield joined.mark_point(filled=True, opacity=1, size=34).encode(shape=shape, tooltip=tips)
+        yield joined.mark_point(filled=True, opacity=1, size=34).encode(shape=shape, tooltip=_TIPS)
     if not all(row["joined"] for row in rows):
         apart = base.transform_filter("!datum.joined")
-        yield apart.mark_point(filled=False, opacity=1, size=150, strokeWidth=2).encode(shape=shape, tooltip=tips)
+        yield apart.mark_point(filled=False, opacity=1, size=150, strokeWidth=2).encode(shape=shape, tooltip=_TIPS)
 
 
-def _band(rows: list[Spec], x: alt.X, colour: alt.Color, title: str) -> Iterator[alt.Chart]:
+def _band(rows: list[Spec], x: alt.X, colour: alt.Color, inputs: ReportInputs) -> Iterator[alt.Chart]:
     """The intervals of one search."""
     if rows:
-        area = alt.Chart(alt.InlineData(values=rows)).mark_area(opacity=0.16)
-        yield area.encode(x=x, color=colour, y=alt.Y("low:Q", title=title), y2="high:Q")
-
-
-_TIPS = (
-    ("search:N", "search"),
-    ("k:Q", "k"),
-    ("effect:Q", "effect"),
-    ("interval:N", "95 % interval"),
-    ("p:N", "p, adjusted"),
-)
+        area = drawn(rows).mark_area(opacity=0.16)
+        yield area.encode(x=x, color=colour, y=alt.Y("low:Q", title=quantity(inputs.first)), y2="high:Q")
 
 
 def is_joined(frontier: Frontier) -> bool:
@@ -203,17 +191,17 @@ def _points(frontier: Frontier, part: str) -> Iterator[Spec]:
         row |= {"interval": "not computed", "p": "not computed"}
         if part == "heldout" and one.interval is not None:
             low, high = one.interval
-            row |= {"low": rounded(low), "high": rounded(high), "interval": f"{low:+.3g} to {high:+.3g}"}
+            row |= {"low": rounded(low), "high": rounded(high), "interval": interval_text(one.interval, between=" to ")}
         if one.p_value is not None:
             row["p"] = f"{one.p_value:.3g}"
         yield row
 
 
-def _levels(material: Material, part: str, *, legend: bool = False) -> Iterator[alt.Chart]:
+def _levels(inputs: ReportInputs, part: str, *, legend: bool = False) -> Iterator[alt.Chart]:
     """Zero, and the model level with its name: at the line, or in a legend."""
-    zero = alt.Chart(alt.InlineData(values=[{"y": 0}]))
+    zero = drawn([{"y": 0}])
     yield zero.mark_rule(color="var(--line-strong)").encode(y="y:Q")
-    first = material.first
+    first = inputs.first
     value = first.full_effect if part == "training" else first.full_effect_heldout
     if value is None or not math.isfinite(value):
         return
@@ -227,13 +215,13 @@ def _levels(material: Material, part: str, *, legend: bool = False) -> Iterator[
         yield line.mark_rule(color="var(--ink)").encode(y="y:Q", strokeDash=dash)
         return
     yield line.mark_rule(color="var(--ink)", strokeDash=[6, 4]).encode(y="y:Q")
-    yield from _named(line, material, up=value >= 0)
+    yield from _named(line, inputs, up=value >= 0)
 
 
-def _named(line: alt.Chart, material: Material, *, up: bool) -> Iterator[alt.Chart]:
+def _named(line: alt.Chart, inputs: ReportInputs, *, up: bool) -> Iterator[alt.Chart]:
     """The name of the level, with paper behind it, at the end of its line where the chosen size is not marked."""
-    sizes = material.first.sizes
-    left = material.chosen.k > (sizes[0] + sizes[-1]) / 2
+    sizes = inputs.first.sizes
+    left = inputs.chosen.k > (sizes[0] + sizes[-1]) / 2
     place: dict[str, Any] = {"align": "left" if left else "right", "dx": 6 if left else 0, "fontSize": 11}
     place |= {"dy": -5 if up else 5}
     place["baseline"] = "bottom" if up else "top"
@@ -242,29 +230,24 @@ def _named(line: alt.Chart, material: Material, *, up: bool) -> Iterator[alt.Cha
     yield line.mark_text(**place).encode(**where)
 
 
-def _controls(material: Material, part: str) -> Iterator[alt.Chart]:
+def _controls(inputs: ReportInputs, part: str) -> Iterator[alt.Chart]:
     """The mean of the random sets of the same size and composition."""
-    judged = material.judged
+    judged = inputs.judged
     sizes = () if judged is None or part == "training" else judged.sizes
     rows = [{"k": s.k, "y": rounded(s.control_mean), "what": "random sets, mean"} for s in sizes if s.control_mean]
     if rows:
-        marks = alt.Chart(alt.InlineData(values=rows)).mark_point(shape="stroke", color="var(--muted)", size=160)
-        tips = [alt.Tooltip("what:N", title="control"), alt.Tooltip("k:Q"), alt.Tooltip("y:Q", title="effect")]
-        yield marks.encode(x="k:Q", y="y:Q", tooltip=tips)
+        marks = drawn(rows).mark_point(shape="stroke", color="var(--muted)", size=160)
+        yield marks.encode(x="k:Q", y="y:Q", tooltip=tips("what:N control", "k:Q", "y:Q effect"))
 
 
-def histogram(material: Material) -> Spec:
+def histogram(inputs: ReportInputs) -> Spec:
     """How many pairs are moved how far."""
     bars = alt.Chart(alt.NamedData(name="bars")).mark_bar(color="var(--in3)", binSpacing=1)
     chart = bars.encode(
-        x=alt.X("low:Q", title=quantity(material.first), bin="binned", axis=alt.Axis(grid=False)),
+        x=alt.X("low:Q", title=quantity(inputs.first), bin="binned", axis=alt.Axis(grid=False)),
         x2="high:Q",
-        y=alt.Y("count:Q", title="pairs", axis=alt.Axis(tickMinStep=1, format="d", tickCount=4)),
-        tooltip=[
-            alt.Tooltip("low:Q", title="from"),
-            alt.Tooltip("high:Q", title="to"),
-            alt.Tooltip("count:Q", title="pairs"),
-        ],
+        y=alt.Y("count:Q", title="pairs", axis=count_axis(tickCount=4)),
+        tooltip=tips("low:Q from", "high:Q to", "count:Q pairs"),
     )
     return spec_of(chart, height=150, description="How many pairs are moved how far at this size")
 
@@ -289,22 +272,16 @@ def interactions(judged: Evaluation | None, *, legend: bool = False) -> Spec | N
         for pair in pairs
         for a, b in (pair.components, pair.components[::-1])
     ]
-    base = alt.Chart(alt.InlineData(values=rows)).encode(
+    base = drawn(rows).encode(
         x=alt.X(
             "a:O", title=None, scale=alt.Scale(domain=names), axis=alt.Axis(domain=False, ticks=False, labelAngle=-40)
         ),
         y=alt.Y("b:O", title=None, scale=alt.Scale(domain=names), axis=bare()),
     )
     shown = alt.Legend(format="+.2g") if legend else None
-    scale = alt.Scale(type="threshold", domain=[cut * bound for cut in CUTS], range=list(DIVERGING))
-    tips = [
-        alt.Tooltip("a:N"),
-        alt.Tooltip("b:N", title="and"),
-        alt.Tooltip("value:Q", title="together beyond apart"),
-        alt.Tooltip("kind:N", title="by its interval"),
-    ]
     cells = base.mark_rect(stroke="var(--paper)", strokeWidth=1.5).encode(
-        color=alt.Color("value:Q", scale=scale, legend=shown), tooltip=tips
+        color=alt.Color("value:Q", scale=diverging(bound), legend=shown),
+        tooltip=tips("a:N", "b:N and", "value:Q together beyond apart", "kind:N by its interval"),
     )
     layers: list[alt.Chart] = [cells]
     if len(names) <= 9:
@@ -316,15 +293,16 @@ def interactions(judged: Evaluation | None, *, legend: bool = False) -> Spec | N
     )
 
 
-def cost(material: Material) -> Spec:
+def cost(inputs: ReportInputs) -> Spec:
     """Forward-equivalents of each search."""
-    rows = [{"search": one.search, "cost": rounded(one.forward_equivalents)} for one in material.frontiers]
-    scale = alt.Scale(domain=list(colours(material)), range=list(colours(material).values()))
-    base = alt.Chart(alt.InlineData(values=rows)).encode(
-        x=alt.X("cost:Q", title="forward-equivalents", axis=alt.Axis(tickCount=6, format=",d")),
+    rows = [{"search": one.search, "cost": rounded(one.forward_equivalents)} for one in inputs.frontiers]
+    base = drawn(rows).encode(
+        x=alt.X("cost:Q", title="forward-equivalents", axis=count_axis(tickCount=6)),
         y=alt.Y("search:N", title=None, sort=None, axis=alt.Axis(domain=False, ticks=False)),
     )
-    bars = base.mark_bar(cornerRadiusEnd=2).encode(color=alt.Color("search:N", scale=scale, legend=None))
+    bars = base.mark_bar(cornerRadiusEnd=2).encode(
+        color=alt.Color("search:N", scale=scale_of(colours(inputs)), legend=None)
+    )
     words = base.mark_text(align="left", dx=4, fontSize=12).encode(text=alt.Text("cost:Q", format=",.0f"))
     return spec_of(alt.layer(bars, words), height=max(60, 34 * len(rows)), description="What each search cost")
 
@@ -341,14 +319,14 @@ def tradeoff(found: Tradeoff, index: int, *, labels: bool = False) -> Spec:
         }
         for one in found.points
     ]
-    base = alt.Chart(alt.InlineData(values=rows)).encode(
+    base = drawn(rows).encode(
         x=alt.X(
             "harm:Q",
             title=f"harm: {found.harms[index].partition(':')[0]}",
             axis=alt.Axis(format="+%", labelExpr=SPACED, grid=False),
         ),
         y=alt.Y("strength:Q", title=f"strength: move of {found.metric} ({found.aim})"),
-        tooltip=[alt.Tooltip(name) for name in ("k:Q", "donor:N", "strength:Q", "harm:Q", "kind:N")],
+        tooltip=tips("k:Q", "donor:N", "strength:Q", "harm:Q", "kind:N"),
     )
     front = base.transform_filter("datum.kind !== 'beaten'")
     layers = [
@@ -363,6 +341,30 @@ def tradeoff(found: Tradeoff, index: int, *, labels: bool = False) -> Spec:
             words.mark_text(align="left", dx=5, dy=9, fontSize=7, color="var(--muted)").encode(text="words:N")
         )
     return spec_of(alt.layer(*layers), height=280, description=f"Strength of edits against {found.harms[index]}")
+
+
+def drawn(rows: Sequence[Spec]) -> alt.Chart:
+    """A chart of these rows."""
+    return alt.Chart(alt.InlineData(values=list(rows)))
+
+
+def tips(*fields: str) -> list[alt.Tooltip]:
+    """Fields with their types, as people read them: each with a title behind it, or its own name."""
+    parts = [field.partition(" ") for field in fields]
+    return [alt.Tooltip(field, title=title) if title else alt.Tooltip(field) for field, _, title in parts]
+
+
+_TIPS = tips("search:N search", "k:Q k", "effect:Q effect", "interval:N 95 % interval", "p:N p, adjusted")
+
+
+def scale_of(ranges: Mapping[str, str]) -> alt.Scale:
+    """Name -> its colour or shape."""
+    return alt.Scale(domain=list(ranges), range=list(ranges.values()))
+
+
+def diverging(bound: float) -> alt.Scale:
+    """Orange below 0, blue above, in seven steps; ``bound`` is the largest size."""
+    return alt.Scale(type="threshold", domain=[cut * bound for cut in CUTS], range=list(DIVERGING))
 
 
 def spec_of(chart: Any, *, height: int, description: str) -> Spec:
@@ -381,6 +383,13 @@ def inks() -> alt.Color:
 def bare(labels: bool = True) -> alt.Axis:
     """An axis of labels alone."""
     return alt.Axis(domain=False, ticks=False, labels=labels, labelAngle=0)
+
+
+def count_axis(**more: Any) -> alt.Axis:
+    """An axis of counts, with ticks at whole numbers alone. Vega's tickMinStep still lets halves through."""
+    between = {"condition": {"test": "datum.value % 1 !== 0", "value": 0}, "value": 1}
+    label = "datum.value % 1 === 0 ? datum.label : ''"
+    return alt.Axis(tickMinStep=1, format=",d", labelExpr=label, tickOpacity=between, gridOpacity=between, **more)
 
 
 def rows_height(rows: int) -> int:

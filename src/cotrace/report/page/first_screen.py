@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from cotrace import shipped
 from cotrace.report.page import _run_summary as run_summary
 from cotrace.report.page._caveats import caveats
-from cotrace.report.page.inputs import Material, figure_of
-from cotrace.report.page.plain import Plain, Shift, sentences
+from cotrace.report.page.inputs import ReportInputs, figure_of
+from cotrace.report.page.plain import Plain, sentences
+from cotrace.results.outcomes import Shift
 
 ALPHA = 0.05
 
@@ -22,23 +23,23 @@ class Said:
     lines: tuple[str, ...]
 
 
-def first_screen(material: Material) -> tuple[Said, ...]:
+def first_screen(inputs: ReportInputs) -> tuple[Said, ...]:
     """Question, answer, certainty and limits, in the language of the report."""
-    words = sentences(material.language)
+    words = sentences(inputs.language)
     parts = (("asked", _asked), ("found", _found), ("sure", _sure), ("not", _not))
-    return tuple(Said(words[head], tuple(part(material, words))) for head, part in parts)
+    return tuple(Said(words[head], tuple(part(inputs, words))) for head, part in parts)
 
 
-def plain_of_chosen(material: Material) -> Plain | None:
+def plain_of_chosen(inputs: ReportInputs) -> Plain | None:
     """The plain figures, where they are of the set that the page judges."""
-    found = material.plain
-    chosen = set(material.chosen.components)
+    found = inputs.plain
+    chosen = set(inputs.chosen.components)
     return found if found is not None and set(found.components) == chosen else None
 
 
-def parts_words(material: Material, words: Mapping[str, str]) -> str:
+def parts_words(inputs: ReportInputs, words: Mapping[str, str]) -> str:
     """The name of the components: heads, or parts of several kinds."""
-    sites = [site.value for site in material.first.space.sites]
+    sites = [site.value for site in inputs.first.space.sites]
     return words.get(f"parts_{sites[0]}", words["parts_other"]) if len(sites) == 1 else words["parts_other"]
 
 
@@ -53,25 +54,25 @@ def _end(share: float) -> str:
     return "<\u00a00.1\u00a0%" if share < 0.5 else ">\u00a099.9\u00a0%"
 
 
-def _asked(material: Material, words: Mapping[str, str]) -> Iterator[str]:
-    first = material.first
-    named = str(material.config.get("model") or first.model)
+def _asked(inputs: ReportInputs, words: Mapping[str, str]) -> Iterator[str]:
+    first = inputs.first
+    named = str(inputs.config.get("model") or first.model)
     model = words["model_shipped"] if named == shipped.NAME else run_summary.short_name(named) or words["model"]
     yield words[f"asked_{first.mode}"].format(
-        n=f"{len(first.space):,}", parts=parts_words(material, words), model=model, task=first.task
+        n=f"{len(first.space):,}", parts=parts_words(inputs, words), model=model, task=first.task
     )
 
 
-def _found(material: Material, words: Mapping[str, str]) -> Iterator[str]:
-    first, chosen, plain = material.first, material.chosen, plain_of_chosen(material)
+def _found(inputs: ReportInputs, words: Mapping[str, str]) -> Iterator[str]:
+    first, chosen, plain = inputs.first, inputs.chosen, plain_of_chosen(inputs)
     donors = first.donors or "counterfactual"
     kind = "keep" if first.mode == "keep" else "counterfactual" if donors == "counterfactual" else "other"
     when = words[f"when_{kind}"].format(k=chosen.k, donors=donors)
-    yield f"{when} {_does(material, plain, words)}"
+    yield f"{when} {_does(inputs, plain, words)}"
 
 
-def _does(material: Material, plain: Plain | None, words: Mapping[str, str]) -> str:
-    first, chosen = material.first, material.chosen
+def _does(inputs: ReportInputs, plain: Plain | None, words: Mapping[str, str]) -> str:
+    first, chosen = inputs.first, inputs.chosen
     if plain is None:
         unseen = chosen.effect_heldout is not None
         effect, full = (
@@ -89,25 +90,25 @@ def _does(material: Material, plain: Plain | None, words: Mapping[str, str]) -> 
     return words[way].format(what=what, before=before, after=after)
 
 
-def _sure(material: Material, words: Mapping[str, str]) -> Iterator[str]:
-    plain, parts = plain_of_chosen(material), parts_words(material, words)
-    pairs = _pairs(material, plain)
+def _sure(inputs: ReportInputs, words: Mapping[str, str]) -> Iterator[str]:
+    plain, parts = plain_of_chosen(inputs), parts_words(inputs, words)
+    pairs = _pairs(inputs, plain)
     if pairs is not None:
-        part = "heldout" if material.chosen.effect_heldout is not None else "training"
+        part = "heldout" if inputs.chosen.effect_heldout is not None else "training"
         yield words[f"pairs_{part}"].format(pairs=f"{pairs:,}", parts=parts)
     if plain is not None:
         yield from _interval(plain.spoken.share, words)
-    p = material.chosen.p_value
+    p = inputs.chosen.p_value
     if p is None:
         yield words["random_none"]
     else:
         yield words["random_no" if p <= ALPHA else "random_yes"].format(p=f"{p:.2g}", parts=parts)
 
 
-def _pairs(material: Material, plain: Plain | None) -> int | None:
+def _pairs(inputs: ReportInputs, plain: Plain | None) -> int | None:
     if plain is not None:
         return plain.spoken.share.pairs
-    return None if material.judged is None else material.judged.pairs
+    return None if inputs.judged is None else inputs.judged.pairs
 
 
 def _interval(share: Shift, words: Mapping[str, str]) -> Iterator[str]:
@@ -120,9 +121,9 @@ def _interval(share: Shift, words: Mapping[str, str]) -> Iterator[str]:
         yield words["chance"]
 
 
-def _not(material: Material, words: Mapping[str, str]) -> Iterator[str]:
-    yield words["not_cause"].format(parts=parts_words(material, words))
+def _not(inputs: ReportInputs, words: Mapping[str, str]) -> Iterator[str]:
+    yield words["not_cause"].format(parts=parts_words(inputs, words))
     yield words["not_other"]
-    grave = sum(one.grave for one in caveats(material))
+    grave = sum(one.grave for one in caveats(inputs))
     if grave:
         yield words["not_grave_one" if grave == 1 else "not_grave"].format(count=grave)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from difflib import SequenceMatcher
@@ -19,8 +18,9 @@ from cotrace.prompts.pair import PromptPair, given_fields, values_of
 from cotrace.report.page.plain import Edited, Plain, sentences
 from cotrace.results import Frontier, Selection, Tradeoff
 from cotrace.results.effects import EffectTable
-from cotrace.text.escape import visible_json
-from cotrace.text.files import parse_json
+from cotrace.results.table import number
+from cotrace.text.escape import json_bytes
+from cotrace.text.files import made_of, parse_json
 
 if TYPE_CHECKING:
     from cotrace.evaluation import Evaluation
@@ -52,7 +52,7 @@ def level(frontier: Frontier) -> str:
 
 def figure_of(value: float | None) -> str:
     """A signed figure with three significant digits."""
-    return "not computed" if value is None else f"{value:+.3g}"
+    return number(value, digits=3) or "not computed"
 
 
 def wrapped(text: str, inches: float, size: float) -> list[str]:
@@ -133,39 +133,19 @@ class Examples:
 
     def to_json(self) -> bytes:
         """The content of ``examples.json``."""
-        data = {"schema": 1, **asdict(self)}
-        return (visible_json(json.dumps(data, ensure_ascii=False, separators=(",", ":"))) + "\n").encode()
+        return json_bytes({"schema": 1, **asdict(self)}, indent=None, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, content: bytes, where: str = EXAMPLES) -> Examples:
         """Inverse of ``to_json``. Raises InputError for a file that is something else."""
         try:
-            data = parse_json(content.decode("utf-8-sig"), where)
-            parts = [tuple(map(_example, data[part])) for part in ("training", "heldout")]
-            return cls(parts[0], parts[1], tuple(map(str, data["refused"])))
+            return made_of(cls, parse_json(content.decode("utf-8-sig"), where))
         except InputError as error:
             raise InputError(f"{error}; or delete it for a report without texts") from None
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        except ValueError as error:
             raise InputError(
-                f"{where} is not what a run writes ({type(error).__name__}: {error}); delete it for a report without "
-                "texts"
+                f"{where} is not what a run writes ({error}); delete it for a report without texts"
             ) from None
-
-
-def _example(data: Mapping[str, Any]) -> Example:
-    return Example(
-        id=str(data["id"]),
-        base=_piece(data["base"]),
-        donor=None if data["donor"] is None else _piece(data["donor"]),
-        answers=tuple(map(str, data["answers"])),
-        target=int(data["target"]),
-        weight=float(data["weight"]),
-        fields={str(name): str(value) for name, value in data["fields"].items()},
-    )
-
-
-def _piece(data: Mapping[str, Any]) -> Piece:
-    return Piece(str(data["text"]), tuple(map(int, data["cuts"])), tuple(map(int, data["changed"])))
 
 
 def examples_of(problem: LanguageProblem) -> Examples:
@@ -242,7 +222,7 @@ PART_WORDS = {"heldout": "held-out pairs", "training": "training pairs"}
 
 
 @dataclass(frozen=True)
-class Material:
+class ReportInputs:
     """The results of one run. What a run did not compute is None or empty, and the page says so."""
 
     frontiers: tuple[Frontier, ...]
@@ -327,7 +307,7 @@ class Material:
         """The parts of the data that effects are known of, the unseen first."""
         return PARTS if self.heldout else PARTS[1:]
 
-    def shown(self) -> Material:
+    def shown(self) -> ReportInputs:
         """The same without texts where they are not to be shown."""
         if not self.redact:
             return self

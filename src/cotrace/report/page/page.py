@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.resources import files
@@ -23,10 +23,11 @@ from cotrace.report.page._caveats import caveats
 from cotrace.report.page._panels import Panel, Row, panels_of, rows_of, singles
 from cotrace.report.page._size_effects import Effects, Stops, blocks_data, rounded, search_data, stops_of
 from cotrace.report.page.first_screen import first_screen, parts_words, percent, plain_of_chosen
-from cotrace.report.page.inputs import PART_WORDS, Material, figure_of, heading
+from cotrace.report.page.inputs import PART_WORDS, ReportInputs, figure_of, heading
 from cotrace.report.page.members import member_cards, pattern_data
 from cotrace.report.page.plain import sentences
 from cotrace.results.effects import HardFigure
+from cotrace.statistics import Interval, interval_text
 from cotrace.text.escape import visible, visible_in
 
 LIMIT_BYTES = 6 * 2**20
@@ -54,12 +55,12 @@ ALWAYS = ("component", "now", "first_k")
 """Columns that are there whatever was computed."""
 
 
-def page_of(material: Material) -> bytes:
+def page_of(inputs: ReportInputs) -> bytes:
     """The report, without texts where it would be too large with them. Raises InputError where it still is."""
-    material = material.shown()
-    content = _rendered(material)
-    if len(content) > LIMIT_BYTES and material.examples is not None:
-        content = _rendered(replace(material, examples=None, redact=True))
+    inputs = inputs.shown()
+    content = _rendered(inputs)
+    if len(content) > LIMIT_BYTES and inputs.examples is not None:
+        content = _rendered(replace(inputs, examples=None, redact=True))
     if len(content) > LIMIT_BYTES:
         raise InputError(
             f"the report would be {len(content) / 2**20:.1f} MiB, more than {LIMIT_BYTES // 2**20}: trace with a "
@@ -68,64 +69,64 @@ def page_of(material: Material) -> bytes:
     return content
 
 
-def _rendered(material: Material) -> bytes:
-    text = _environment().get_template("report.html.j2").render(_context(material))
+def _rendered(inputs: ReportInputs) -> bytes:
+    text = _environment().get_template("report.html.j2").render(_context(inputs))
     return text.encode("utf-8", "replace")  # half a surrogate pair is no text
 
 
-def _context(material: Material) -> dict[str, Any]:
-    stops = stops_of(material)
-    effects, panels = Effects(material, stops[0]), panels_of(material.space)
-    rows, missing = rows_of(material)
-    specs = dict(_specs(material, panels, effects))
+def _context(inputs: ReportInputs) -> dict[str, Any]:
+    stops = stops_of(inputs)
+    effects, panels = Effects(inputs, stops[0]), panels_of(inputs.space)
+    rows, missing = rows_of(inputs)
+    specs = dict(_specs(inputs, panels, effects))
     return {
-        "material": material,
-        "first": material.first,
-        "chosen": material.chosen,
-        "judged": material.judged,
-        "later": material.later,
+        "inputs": inputs,
+        "first": inputs.first,
+        "chosen": inputs.chosen,
+        "judged": inputs.judged,
+        "later": inputs.later,
         "version": __version__,
-        "title": run_summary.title(material),
-        "question": run_summary.question(material),
-        "heading": heading(material.first),
-        "words": sentences(material.language),
-        "language": material.language,
-        "screen": first_screen(material),
-        "plain": plain_of_chosen(material),
-        "parts": parts_words(material, sentences(material.language)),
-        "headlines": list(run_summary.headlines(material)),
-        "verdict": run_summary.verdict(material),
+        "title": run_summary.title(inputs),
+        "question": run_summary.question(inputs),
+        "heading": heading(inputs.first),
+        "words": sentences(inputs.language),
+        "language": inputs.language,
+        "screen": first_screen(inputs),
+        "plain": plain_of_chosen(inputs),
+        "parts": parts_words(inputs, sentences(inputs.language)),
+        "headlines": list(run_summary.headlines(inputs)),
+        "verdict": run_summary.verdict(inputs),
         "lead": LEAD,
-        "caveats": [replace(one, text=run_summary.spaced(one.text)) for one in caveats(material)],
-        "record": run_summary.record(material),
-        "config": run_summary.config_text(material),
-        "commands": run_summary.commands(material),
+        "caveats": [replace(one, text=run_summary.spaced(one.text)) for one in caveats(inputs)],
+        "record": run_summary.record(inputs),
+        "config": run_summary.config_text(inputs),
+        "commands": run_summary.commands(inputs),
         "stops": stops,
-        "intervals": any(one.interval is not None for one in material.first),
-        "hard": any(material.first.hard(one) for one in material.first),
-        "tested": any(one.p_value is not None for one in material.first),
-        "timed": any(one.elapsed_s is not None for one in material.frontiers),
+        "intervals": any(one.interval is not None for one in inputs.first),
+        "hard": any(inputs.first.hard(one) for one in inputs.first),
+        "tested": any(one.p_value is not None for one in inputs.first),
+        "timed": any(one.elapsed_s is not None for one in inputs.frontiers),
         "effects": effects,
         "panels": panels,
         "rows": rows,
         "columns": [column for column in COLUMNS if column[0] in ALWAYS or _is_known(rows, column[0])],
         "part_words": PART_WORDS,
-        "legend": _legend(material),
+        "legend": _legend(inputs),
         "thinned": list(_thinned(stops, effects, len(rows), missing)),
         "charts": specs,
-        "data": json_block(_data(material, stops, effects, panels)),
+        "data": json_block(_data(inputs, stops, effects, panels)),
         "specs": json_block({"config": charts.CONFIG, "charts": specs}),
         "policy": policy(),
-        **_explained(material),
+        **_explained(inputs),
         "library": Markup(_script(library())),  # noqa: S704  # this package's own and Vega's code, no user's text
         "script": Markup(_script(_asset("report.js"))),  # noqa: S704
         **{name: Markup(_asset(f"{file}.css")) for name, file in STYLES.items()},  # noqa: S704
     }
 
 
-def _explained(material: Material) -> dict[str, Any]:
+def _explained(inputs: ReportInputs) -> dict[str, Any]:
     """Return the explanation of the set, where there is one."""
-    found = material.explanation
+    found = inputs.explanation
     if found is None:
         return {"explained": None}
     tables = [
@@ -147,36 +148,36 @@ def _explained(material: Material) -> dict[str, Any]:
     }
 
 
-def _data(material: Material, stops: Sequence[Stops], effects: Effects, panels: Sequence[Panel]) -> dict[str, Any]:
-    space = material.space
-    alone = singles(material)
+def _data(inputs: ReportInputs, stops: Sequence[Stops], effects: Effects, panels: Sequence[Panel]) -> dict[str, Any]:
+    space = inputs.space
+    alone = singles(inputs)
     listed = sorted(alone, key=lambda place: -abs(alone[place]))[:MOST_SINGLES]
     return {
         "n": len(space),
-        "sign": material.first.sign,
+        "sign": inputs.first.sign,
         "blocks": blocks_data(space),
         "alone": {str(place): rounded(alone[place]) for place in listed},
         "panels": [panel.data() for panel in panels],
         "searches": [search_data(one) for one in stops],
         "start": effects.judged_stop,
         "examples": effects.data() if effects.tables else None,
-        "patterns": [] if material.explanation is None else pattern_data(material.explanation),
+        "patterns": [] if inputs.explanation is None else pattern_data(inputs.explanation),
     }
 
 
-def _specs(material: Material, panels: Sequence[Panel], effects: Effects) -> Iterator[tuple[str, charts.Spec]]:
-    for part in material.parts:
-        yield f"chart-frontier-{part}", charts.frontier(material, part)
+def _specs(inputs: ReportInputs, panels: Sequence[Panel], effects: Effects) -> Iterator[tuple[str, charts.Spec]]:
+    for part in inputs.parts:
+        yield f"chart-frontier-{part}", charts.frontier(inputs, part)
     for panel in panels:
         yield panel.id, panel.spec()
     if effects.tables:
-        yield "chart-histogram", charts.histogram(material)
-    if (matrix := charts.interactions(material.judged)) is not None:
+        yield "chart-histogram", charts.histogram(inputs)
+    if (matrix := charts.interactions(inputs.judged)) is not None:
         yield "chart-interactions", matrix
-    yield "chart-cost", charts.cost(material)
-    if material.tradeoff is not None:
-        for index in range(len(material.tradeoff.harms)):
-            yield f"chart-tradeoff-{index}", charts.tradeoff(material.tradeoff, index)
+    yield "chart-cost", charts.cost(inputs)
+    if inputs.tradeoff is not None:
+        for index in range(len(inputs.tradeoff.harms)):
+            yield f"chart-tradeoff-{index}", charts.tradeoff(inputs.tradeoff, index)
 
 
 def _hard(found: HardFigure | None) -> str:
@@ -187,14 +188,23 @@ def _hard(found: HardFigure | None) -> str:
     return f"{arrow} (the soft form goes the other way)" if found.disagrees else arrow
 
 
+def points(share: float) -> str:
+    """A change of a share in percentage points."""
+    return f"{100 * share:+.1f}"
+
+
+def _bracketed(interval: Interval | None, form: Callable[[float], str]) -> str:
+    return "" if interval is None else f"[{interval_text(interval, form, ', ')}]"
+
+
 def _is_known(rows: Iterable[Row], key: str) -> bool:
     """Whether a column has anything in it."""
     return any(getattr(row, key) is not None for row in rows)
 
 
-def _legend(material: Material) -> list[dict[str, Any]]:
-    colours, shapes = charts.colours(material), charts.shapes(material)
-    joined = {one.search: charts.is_joined(one) for one in material.frontiers}
+def _legend(inputs: ReportInputs) -> list[dict[str, Any]]:
+    colours, shapes = charts.colours(inputs), charts.shapes(inputs)
+    joined = {one.search: charts.is_joined(one) for one in inputs.frontiers}
     return [{"name": name, "colour": colours[name], "shape": shapes[name], "joined": joined[name]} for name in colours]
 
 
@@ -203,7 +213,7 @@ def _thinned(stops: Sequence[Stops], effects: Effects, rows: int, missing: int) 
     yield from (one.words for one in stops if one.words)
     if effects.words:
         yield effects.words
-    if any(not one.whole for one in effects.shown):
+    if any(not one.complete for one in effects.shown):
         yield "prompts too long for the page are left out, their ids are not"
     if missing:
         yield f"{rows} components are in the table; {missing:,} more are in some set"
@@ -262,8 +272,8 @@ def _environment() -> Environment:
     made.filters["hard"] = _hard
     made.filters["spaced"] = run_summary.spaced
     made.filters["percent"] = percent
-    made.filters["points"] = lambda value: f"{100 * value:+.1f}"
-    made.filters["range"] = lambda value: "" if value is None else f"[{percent(value[0])}, {percent(value[1])}]"
-    made.filters["spread"] = lambda value: "" if value is None else f"[{100 * value[0]:+.1f}, {100 * value[1]:+.1f}]"
-    made.filters["between"] = lambda value: "" if value is None else "{:+.3g} to {:+.3g}".format(*value)
+    made.filters["points"] = points
+    made.filters["range"] = lambda value: _bracketed(value, percent)
+    made.filters["spread"] = lambda value: _bracketed(value, points)
+    made.filters["between"] = lambda value: interval_text(value, between=" to ")
     return made

@@ -5,23 +5,22 @@ Probabilities are of the answers that a pair offers, so they add up to one; of a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from cotrace.errors import InputError, unknown
 from cotrace.results import Frontier, Selection
-from cotrace.results.outcomes import Outcome
-from cotrace.statistics import Interval, Units, mean_intervals
-from cotrace.text.escape import visible_json
-from cotrace.text.files import parse_json
+from cotrace.results.outcomes import Outcome, Shift
+from cotrace.statistics import Units, mean_intervals
+from cotrace.text.escape import json_bytes
+from cotrace.text.files import made_of, parse_json
 
 if TYPE_CHECKING:
     from cotrace.problem import LanguageProblem
@@ -47,28 +46,6 @@ SAME = 0.9
 MOST_ANSWERS, MOST_GROUPS = 4, 24
 Table = Float[np.ndarray, "example answer"]
 Values = Float[np.ndarray, "example"]
-
-
-@dataclass(frozen=True)
-class Shift:
-    """A share before and under the set, with 95 % intervals where there are enough pairs."""
-
-    pairs: int
-    before: float
-    after: float
-    before_interval: Interval | None = None
-    after_interval: Interval | None = None
-    change_interval: Interval | None = None
-
-    @property
-    def change(self) -> float:
-        """After less before."""
-        return self.after - self.before
-
-    @property
-    def is_shown(self) -> bool:
-        """Whether the interval of the change leaves 0 out."""
-        return self.change_interval is not None and not self.change_interval[0] <= 0 <= self.change_interval[1]
 
 
 @dataclass(frozen=True)
@@ -111,37 +88,20 @@ class Plain:
 
     def to_json(self) -> bytes:
         """The content of ``plain.json``."""
-        text = json.dumps({"schema": 1, **asdict(self)}, ensure_ascii=False, allow_nan=False)
-        return (visible_json(text) + "\n").encode()
+        return json_bytes({"schema": 1, **asdict(self)}, indent=None)
 
     @classmethod
     def from_json(cls, text: str, where: str = PLAIN) -> Plain:
         """Inverse of ``to_json``. Raises InputError for a file that is something else."""
         try:
-            data: Any = parse_json(text, where)
-            answers = tuple(AnswerShift(str(one["answer"]), _shift(one["share"])) for one in data["answers"])
-            groups = tuple(
-                GroupShift(str(one["group"]), _maybe(one["rate"]), _maybe(one["accuracy"])) for one in data["groups"]
-            )
-            names = tuple(map(str, data["components"]))
-            made = cls(str(data["search"]), names, str(data["part"]), answers, groups, _maybe(data["odds"]))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            made = made_of(cls, parse_json(text, where))
+        except ValueError as error:
             raise InputError(
                 f"{where} is not what a run writes ({error}); delete it for a report without shares of answers"
             ) from None
         if not made.answers:
             raise InputError(f"{where} holds no answer; delete it for a report without shares of answers")
         return made
-
-
-def _maybe(data: Any) -> Shift | None:
-    return None if data is None else _shift(data)
-
-
-def _shift(data: Mapping[str, Any]) -> Shift:
-    names = ("before_interval", "after_interval", "change_interval")
-    ends = [None if data[name] is None else (float(data[name][0]), float(data[name][1])) for name in names]
-    return Shift(int(data["pairs"]), float(data["before"]), float(data["after"]), *ends)
 
 
 def plain_of(problem: LanguageProblem, frontier: Frontier, selection: Selection) -> Plain | None:
@@ -155,15 +115,16 @@ def plain_of(problem: LanguageProblem, frontier: Frontier, selection: Selection)
         frontier: The frontier.
         selection: One of its selections.
     """
-    inside = problem.inside
-    part, name = (inside.training, "training") if inside.held is None else (inside.held, "heldout")
-    if part.metric.reads != "answers" or getattr(part, "draws", ()):
+    view, name = (problem, "training") if problem.heldout is None else (problem.heldout, "heldout")
+    part = view.part
+    if part.metric.reads != "answers" or part.draws:
         return None
-    known = {one.pair.id: one.pair for one in inside.encoding.pairs}
+    known = {one.pair.id: one.pair for one in problem.encoding.pairs}
     pairs = [known[one] for one in part.ids]
-    under = part.scorer.scores(part.masks(list(selection.components))[None], None)[0]
+    chosen = view.masks(list(selection.components))
+    under = part.scorer.scores(chosen[None], None)[0]
     before, after = _numbers(part.scorer.base), _numbers(under)
-    units = Units.made(len(pairs), _numbers(part.weights), inside.groups_of(part.ids))
+    units = Units.made(len(pairs), _numbers(part.weights), view.clusters)
     both = _Both(pairs, before, after, units)
     return Plain(
         frontier.search, tuple(selection.components), name, tuple(both.answers()), tuple(both.groups()), both.odds()
@@ -182,6 +143,12 @@ class _Both:
     before: Table
     after: Table
     units: Units
+
+    @cached_property
+    def _offered(self) -> Bool[np.ndarray, "example answer"]:
+        """Whether a pair has the answer."""
+        counts = np.array([len(pair.answers) for pair in self.pairs])
+        return np.asarray(np.arange(self.before.shape[1]) < counts[:, None])
 
     @property
     def alone(self) -> bool:
@@ -213,12 +180,12 @@ class _Both:
         chosen = [self._chosen(table) for table in (self.before, self.after)]
         right = np.array([pair.target if pair.label is None else pair.label for pair in self.pairs])
         favoured = [pair.favourable for pair in self.pairs]
-        rated = None not in favoured
-        yield self._group("", range(len(self.pairs)), chosen, right, np.array(favoured) if rated else None)
+        rated = None if None in favoured else np.array(favoured)
+        yield self._group("", range(len(self.pairs)), chosen, right, rated)
         names = sorted({pair.group for pair in self.pairs if pair.group is not None})
         for name in names[:MOST_GROUPS]:
             members = [i for i, pair in enumerate(self.pairs) if pair.group == name]
-            yield self._group(name, members, chosen, right, np.array(favoured) if rated else None)
+            yield self._group(name, members, chosen, right, rated)
 
     def odds(self) -> Shift | None:
         """Mean log-odds of the target against all other answers."""
@@ -234,17 +201,15 @@ class _Both:
 
     def _shares(self, table: Table) -> Table:
         """Probability of each answer among those that the pair offers; of a single one its own."""
-        kept = np.array([[i < len(pair.answers) for i in range(table.shape[1])] for pair in self.pairs])
-        raw = np.where(kept, np.exp(table), 0.0)
-        if self.alone:
-            return raw
-        raw = np.where(kept, np.exp(table - table.max(1, keepdims=True, where=kept, initial=-np.inf)), 0.0)
-        shares: Table = raw / raw.sum(1, keepdims=True)
+        shares: Table = np.where(self._offered, np.exp(table), 0.0)
+        if not self.alone:
+            largest = table.max(1, keepdims=True, where=self._offered, initial=-np.inf)
+            shares = np.where(self._offered, np.exp(table - largest), 0.0)
+            shares /= shares.sum(1, keepdims=True)
         return shares
 
     def _chosen(self, table: Table) -> Any:
-        kept = np.array([[i < len(pair.answers) for i in range(table.shape[1])] for pair in self.pairs])
-        return np.where(kept, table, -np.inf).argmax(1)
+        return np.where(self._offered, table, -np.inf).argmax(1)
 
     def _shift(self, before: Any, after: Any, *, members: Sequence[int] | None = None) -> Shift:
         some = list(range(len(self.pairs))) if members is None else list(members)
@@ -277,29 +242,12 @@ class Edited:
 
     def to_json(self) -> bytes:
         """The content of ``edit.json``."""
-        data = {"schema": 1, "k": self.k, "donor": self.donor, "unseen": self.unseen}
-        data |= {"outcomes": [one.row() for one in self.outcomes], "largest_difference": self.largest_difference}
-        return (visible_json(json.dumps(data, ensure_ascii=False, allow_nan=False)) + "\n").encode()
+        return json_bytes({"schema": 1, **asdict(self), "outcomes": [one.row() for one in self.outcomes]}, indent=None)
 
     @classmethod
     def from_json(cls, text: str, where: str = EDIT) -> Edited:
         """Inverse of ``to_json``. Raises InputError for a file that is something else."""
         try:
-            data: Any = parse_json(text, where)
-            outcomes = tuple(map(_outcome, data["outcomes"]))
-            difference = float(data["largest_difference"])
-            return cls(int(data["k"]), str(data["donor"]), bool(data["unseen"]), outcomes, difference)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            return made_of(cls, parse_json(text, where))
+        except ValueError as error:
             raise InputError(f"{where} is not what cotrace edit writes ({error}); delete it, or edit again") from None
-
-
-def _outcome(data: Mapping[str, Any]) -> Outcome:
-    ends = ("before_interval", "after_interval", "change_interval")
-    return Outcome(
-        task=str(data["task"]),
-        metric=str(data["metric"]),
-        pairs=int(data["pairs"]),
-        before=float(data["before"]),
-        after=float(data["after"]),
-        **{name: None if data[name] is None else (float(data[name][0]), float(data[name][1])) for name in ends},
-    )
