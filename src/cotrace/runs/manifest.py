@@ -86,12 +86,18 @@ class Fingerprint:
         return cls(path.stat().st_size, digest)
 
 
+class ListedFile(TypedDict):
+    """What manifest.json says of a file."""
+
+    size_bytes: int
+    sha256: str
+
+
 class Listed(TypedDict):
+    """What manifest.json says."""
+
     schema: Literal[1]
-    files: dict[str, Fingerprint]
-
-
-"""What manifest.json says."""
+    files: dict[str, ListedFile]
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,7 @@ class Manifest:
             files = TypeAdapter(Listed).validate_python(payload, strict=True)["files"]
         except ValidationError:
             raise DamagedRun(f"{path} is not what this cotrace writes; {remedy(folder)}") from None
-        return cls(folder, {name: files[name] for name in files if Path(name).name == name})
+        return cls(folder, {name: Fingerprint(**files[name]) for name in files if Path(name).name == name})
 
     def write(self) -> None:
         """Write manifest.json."""
