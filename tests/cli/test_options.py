@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import wraps
@@ -404,3 +407,11 @@ def test_a_figure_is_drawn_as_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     handing_out.figure("r", kind="map", form="svg", k=4, search="s", width="column", out=str(out), quiet=True)
     assert given == {"inputs": ("r", "s"), "kind": "map", "form": "svg", "k": 4, "width": "column"}
     assert out.read_bytes() == b"drawn"
+
+
+def test_what_is_asked_is_said_before_anything_heavy_is_loaded() -> None:
+    """The commands and their screen load neither torch nor pydantic: help, and the first line, come at once."""
+    heavy = "{'torch', 'pydantic', 'pandas'} & {*sys.modules}"
+    code = f"import sys; import cotrace.cli.main, cotrace.cli.console; print({heavy})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+    assert done.stdout == "set()\n"
