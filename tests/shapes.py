@@ -108,7 +108,8 @@ def checked(function: Function) -> Function:
             return function(*args, **named)
         if strict is None:
             strict = _strict(function)
-        return strict(*args, **named)
+        with jaxtyped("context"):  # names of axes are a call's own, in what its body asks with isinstance too
+            return strict(*args, **named)
 
     return call
 
@@ -147,14 +148,16 @@ def _by_hand(function: Function, hints: Mapping[str, Any]) -> Function:
     return call
 
 
-_KNOWN: dict[CodeType, dict[str, Any]] = {}
+_KNOWN: dict[int, tuple[CodeType, dict[str, Any]]] = {}
+"""By identity, as the code of dataclasses with equal names of fields is equal; held, so that no other has its own."""
 
 
 def _hints(code: CodeType, function: Any) -> dict[str, Any]:
     """The annotations as types; one that names what is there for type checkers only is anything."""
-    if code not in _KNOWN:
-        _KNOWN[code] = {name: _hint(text, function) for name, text in function.__annotations__.items()}
-    return dict(_KNOWN[code])
+    if id(code) not in _KNOWN:
+        found = {name: _hint(text, function) for name, text in function.__annotations__.items()}
+        _KNOWN[id(code)] = (code, found)
+    return dict(_KNOWN[id(code)][1])
 
 
 def _hint(annotation: Any, function: Any) -> Any:

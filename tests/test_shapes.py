@@ -92,6 +92,31 @@ def test_a_dataclass_is_checked_when_it_is_made() -> None:
             Measured(*given)  # type: ignore[arg-type]
 
 
+def test_dataclasses_whose_fields_have_the_same_names_are_told_apart() -> None:
+    @checked_class
+    @dataclass
+    class Other:
+        name: int
+        values: str
+
+    assert Measured("a", torch.ones(2)).name == "a"
+    assert Other(1, "b").values == "b"
+    with pytest.raises(WRONG):
+        Other("a", "b")  # type: ignore[arg-type]
+
+
+def test_names_of_axes_are_a_calls_own_in_what_its_body_asks() -> None:
+    @checked
+    def asks(x: Tensor) -> bool:
+        return isinstance(x, Float[Tensor, "n"])
+
+    @checked
+    def outer(x: Float[Tensor, "n"], other: Tensor) -> bool:
+        return asks(other)
+
+    assert outer(torch.ones(2), torch.ones(3))
+
+
 def test_all_of_cotrace_is_checked_unless_it_is_run_as_users_run_it() -> None:
     with pytest.raises(TypeCheckError):
         sparsity(torch.zeros(2, 2))

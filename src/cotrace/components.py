@@ -309,7 +309,7 @@ HELD: Mapping[Site, frozenset[Site]] = {
 
 
 def overlap(components: Sequence[Component]) -> tuple[Component, Component] | None:
-    """Two components of one layer of which the first holds the second, as ``L0.resid`` does ``L0.head1``; else None."""
+    """Return two components where the first holds the second, as ``L0.resid`` does ``L0.head1``; else None."""
     by_layer: dict[int, dict[tuple[Site, str], Component]] = {}
     for component in components:
         by_layer.setdefault(component.layer, {}).setdefault((component.site, component.role), component)
@@ -342,7 +342,7 @@ Layers = range | str | int | Sequence[int] | None
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry of ``sites``; what is None is not narrowed."""
+    """One entry of ``sites``; a field that is None narrows nothing."""
 
     text: str
     sites: tuple[Site, ...]

@@ -306,7 +306,7 @@ def _has(value: object, name: str) -> bool:
 
 
 def _holds(value: object, kinds: tuple[Any, ...]) -> bool:
-    """Whether a list, a tuple or the like holds what it should; a text is a list of texts."""
+    """Whether a list, a tuple or the like holds the right kinds; a text is a list of texts."""
     if not kinds or not (isinstance(value, (*LISTS, str)) or _is_array(value)):
         return True
     held = list(cast("Iterable[Any]", value.tolist() if _is_array(value) else value))  # type: ignore[attr-defined]

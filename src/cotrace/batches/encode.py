@@ -276,8 +276,7 @@ class _Encoder:
                     yield error
 
     def _portions(self) -> Iterator[range]:
-        """Consecutive pairs whose prompts are about so long together: each token's place in the text is known at once,
-        which takes many times what is kept of it."""
+        """Split pairs into portions of about equal length: offsets of all tokens at once take many times their room."""
         start = length = 0
         for i, text in enumerate(self.base):
             length += len(text.text)

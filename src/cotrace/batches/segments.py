@@ -68,7 +68,7 @@ def donor_tokens(pair: EncodedPair, with_answers: bool) -> int:
 
 
 def donor_pair(pair: EncodedPair) -> EncodedPair:
-    """The donor run as a pair of its own, each token its own donor: what is recorded."""
+    """Return the donor run as a pair of its own, each token its own donor, for recording."""
     prompt = pair.donor or pair.prompt
     return replace(pair, prompt=prompt, donor=(), donor_positions=every(len(prompt)), roles={}, prefix=0)
 

@@ -37,7 +37,7 @@ def sweep(
     quiet: bool = False,
     as_json: bool = False,
 ) -> None:
-    """Run what is left of a grid, then show and write what all cells say. Raises CotraceError where cells failed."""
+    """Run the open cells of a grid, then show and write the results of all. Raises CotraceError where cells failed."""
     cells, screen = read_grid(grid), Screen(quiet, as_json)
     campaign = Campaign(Path(out or f"runs/{Path(grid).stem}"), cells)
     left = [cell for cell in cells if not campaign.is_done(cell)]
@@ -248,7 +248,7 @@ def reproduce(asked: Asked, *, quiet: bool = False, as_json: bool = False) -> No
 
 
 def one(config: RunConfig, folder: Path, *, quiet: bool) -> None:
-    """One run: begun, gone on with, or left as it is where it is finished. Raises InputError for another question's."""
+    """Start a run, resume it, or leave it where it is finished. Raises InputError for another question's."""
     if not (folder / CONFIG).is_file():
         answer(config, METHODS, quiet=quiet)
         return

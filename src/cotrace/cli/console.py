@@ -84,7 +84,7 @@ class Screen:
             self.note(f"workers: {workers.count} on {workers.cluster.nodes} node(s) of Ray{where}")
 
     def note(self, text: str) -> None:
-        """A line about what goes on, on stderr."""
+        """Print a line of progress on stderr."""
         if not self.quiet:
             self.progress.print(visible(text), markup=False, style="dim", soft_wrap=True)
 
@@ -140,7 +140,7 @@ def write_figures(path: str | None, data: Any, screen: Screen, command: str = ""
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all; but what is no file, such as a pipe, is written to and stays what it is."""
+    """Write a file whole or not at all; a pipe or the like is written to as it is."""
     if path.exists() and not path.is_file():
         path.write_bytes(content)
     else:

@@ -122,7 +122,7 @@ def _bound(cost: float) -> str:
 
 
 def worker_rows(prepared: Prepared, found: Costs) -> list[tuple[str, str]]:
-    """Seconds, memory and object store with the workers that are asked for; none is begun for it."""
+    """Rows of the plan for workers: seconds, memory and object store; no worker is started."""
     gpus = prepared.config.worker_gpus
     whole = prepared.problem.plan.batches
     return [

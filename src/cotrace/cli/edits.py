@@ -46,7 +46,7 @@ from cotrace.tasks import load as named_task
 
 @dataclass(frozen=True)
 class Reopened:
-    """Everything of a run that edits need; what is large is loaded on first use."""
+    """Everything of a run that edits need; large parts are loaded on first use."""
 
     run: StoredRun
     frontier: Frontier

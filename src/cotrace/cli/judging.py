@@ -200,7 +200,7 @@ def evaluate_prepared(
 
 
 def check_foreign(sets: Sets, frontier: Frontier) -> None:
-    """Raise InputError where the run's space holds no component of a set, or a set from a file names what is not there.
+    """Raise InputError where the run's space holds no component of a set, or lacks one that a file names.
 
     Components of sites that the run did not trace are left out later, and said; one of a site that it did trace, at a
     layer or unit that the space lacks, is no component of this model.

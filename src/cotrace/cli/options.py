@@ -39,7 +39,7 @@ Real = Annotated[tuple[float, ...], Parameter(converter=lambda _, tokens: number
 
 
 def listed(tokens: Sequence[Token]) -> Iterator[str]:
-    """The words typed, taken apart at commas; what is a path as it stands is left whole."""
+    """Split the words typed at commas; an existing path is left whole."""
     for token in tokens:
         whole = Path(token.value).exists()
         yield from [token.value] if whole else filter(None, map(str.strip, token.value.split(",")))

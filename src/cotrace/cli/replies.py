@@ -57,7 +57,7 @@ class Chosen(BaseModel):
 
 
 class FrontierRow(BaseModel):
-    """One row of frontier.csv; what was not computed is null."""
+    """One row of frontier.csv; figures not computed are null."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
@@ -102,7 +102,7 @@ class RunReply(Reply):
 
 
 class PlanReply(Reply):
-    """``--dry-run`` of trace and compare: what would be done, and what it would cost."""
+    """``--dry-run`` of trace and compare: the plan and its cost."""
 
     summary: str
     plan: Plan
@@ -217,7 +217,7 @@ class GenerateReply(Reply):
 
 
 class EditReply(Reply):
-    """edit: what was folded, what it does and what it costs."""
+    """edit: the folded set, its effect and its cost."""
 
     written: str
     k: int
@@ -267,11 +267,11 @@ class TransferReply(Reply):
     """transfer."""
 
     targets: dict[str, dict[str, JsonValue]]
-    """Target -> what was found there, as ``ct.Transfer.to_dict`` has it."""
+    """Target -> its figures, as ``ct.Transfer.to_dict`` has them."""
 
 
 class ExplanationPlanReply(Reply):
-    """explain --dry-run: what it would cost."""
+    """explain --dry-run: the predicted cost."""
 
     components: list[str]
     pairs: str
@@ -296,7 +296,7 @@ class ReproductionReply(Reply):
 
 
 class SweepReply(Reply):
-    """sweep: what has become of each cell, or with --dry-run what is left of it."""
+    """sweep: the outcome of each cell, or with --dry-run its open work."""
 
     written: str | None
     """Folder of the campaign; null where nothing was run."""

@@ -86,7 +86,7 @@ def resume(
 
 
 def _finished(begun: Begun, screen: Screen) -> bool:
-    """Whether there is nothing to resume, which is said."""
+    """Whether there is nothing to resume; says so."""
     if begun.is_finished:
         screen.say(f"{begun.folder} is finished: there is nothing to resume")
         screen.data("resume", lambda: stored_data(begun.folder))

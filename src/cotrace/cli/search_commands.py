@@ -85,7 +85,7 @@ def compare(
 
 
 def ahead(options: Options, show: Showing) -> None:
-    """Say what is asked, to who looks on, before anything heavy is imported, which alone takes seconds."""
+    """Print the question before heavy imports, which alone take seconds."""
     from cotrace.cli.console import Screen
 
     searches = f" by {', '.join(options.searches)}" if options.searches else ""

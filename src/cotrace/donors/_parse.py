@@ -39,7 +39,7 @@ def donor_source(donors: str | DonorSource) -> DonorSource:
 
 
 def donor_words(donors: str | DonorSource) -> str:
-    """A source as text: as ``donor_source`` reads it, with what it cannot say (tensors, draws) in words behind it.
+    """A source as text that ``donor_source`` reads; tensors are named in words.
 
     Args:
         donors: A name or a source.

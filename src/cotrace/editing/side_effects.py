@@ -258,7 +258,7 @@ def tradeoff(
 def _borders(
     bench: _Bench, runs: Sequence[_Run], aim: Aim, limits: Sequence[Limit]
 ) -> Iterator[tuple[Selection, Scale]]:
-    """Half-way between neighbouring factors of which one is allowed and the other would be the strongest edit yet."""
+    """Return factors half-way between an allowed one and a neighbour that would be the strongest edit yet."""
     strengths = {run: strength(aim, *bench.number(run, 0)) for run in runs}
     allowed = {run: bench.within(run, limits) for run in runs}
     best = max((strengths[run] for run in runs if allowed[run]), default=0.0)

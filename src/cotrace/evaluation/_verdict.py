@@ -1,4 +1,4 @@
-"""The verdict: sentences made from the numbers of an evaluation, which stand beside them; none says more than they."""
+"""The verdict: sentences made from the numbers of an evaluation, and no more than these."""
 
 from __future__ import annotations
 

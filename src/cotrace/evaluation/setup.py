@@ -300,7 +300,7 @@ def case_of(
 def _judged(
     problem: Problem, frontier: Frontier, pairs: Pairs, judge_pairs: JudgePairs
 ) -> tuple[Problem, str, EffectTable | None]:
-    """The pairs that judge, their name, and what is known of them already."""
+    """Return the pairs that judge, their name, and the stored effects."""
     if pairs not in get_args(Pairs):
         raise unknown("pairs", pairs, get_args(Pairs))
     if pairs == "audit":

@@ -260,7 +260,7 @@ def stability_cost(
 
 
 def _alternatives_cost(case: Case, search: Search, runs: int) -> float:
-    """Searches in ever smaller spaces (a set of at most k leaves with each), and judging what they find."""
+    """Cost of searches in ever smaller spaces (each set found leaves), and of judging their sets."""
     k, n = case.k, len(case.problem.space)
     count = min(runs, ALTERNATIVES)
     smaller = limited(search, k)

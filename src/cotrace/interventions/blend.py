@@ -225,7 +225,7 @@ class _Joint:
         return value + moved
 
     def _wanted(self) -> Int[Tensor, "some"] | None:
-        """The features that some mask touches; None for all that are told apart, as a gradient or an error needs."""
+        """Return the features that some mask touches; None for all, as a gradient or an error needs."""
         if any(z.requires_grad for _, z in self.parts) or self.of(self.placed.error_site):
             return None
         touched = torch.stack([z.any(0) for _, z in self.parts]).any(0)

@@ -145,7 +145,7 @@ def entering(model: LanguageModel, entry: Entry, copies: int) -> Iterator[None]:
 
 
 def _unchanged(*args: Any, **kwargs: Any) -> Any:
-    """What a layer that is passed by does with hidden states."""
+    """Return the hidden states as they are, in place of a layer that is passed by."""
     return args[0] if args else kwargs["hidden_states"]
 
 

@@ -37,7 +37,7 @@ DISK_SHARE = 0.9
 
 
 class NoRoom(Exception):
-    """Neither memory nor disk has room; what is asked for must be computed when it is needed."""
+    """Error: neither memory nor disk has room; the values must be computed when they are needed."""
 
 
 def in_memory(like: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -66,7 +66,7 @@ class Storage:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """All that is asked for inside, or nothing: what was counted is given back after an error."""
+        """Reserve all room that is asked for inside, or none: after an error it is given back."""
         before = self.used.copy()
         try:
             yield
@@ -95,7 +95,7 @@ def mapped(dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
 def mapped_file(
     path: Path, dtype: torch.dtype, shapes: Mapping[str, tuple[int, ...]], about: Mapping[str, str] | None = None
 ) -> dict[str, Tensor]:
-    """Room for named tensors in a new safetensors file: what is put into it is in the file. Raises NoRoom.
+    """Return room for named tensors in a new safetensors file, mapped into memory. Raises NoRoom.
 
     ``about`` is text that the file says of itself.
     """

@@ -69,7 +69,7 @@ BYPASSED = "later parts read more than the last layer's output"
 
 
 def proven(model: PreTrainedModel, layers: Sequence[Layer], narrow: Mapping[Place, Place]) -> tuple[Layer, ...]:
-    """The layers without the places that do not do what they should, each with the reason.
+    """Return the layers without the places that failed their proof, each with the reason.
 
     ``narrow`` gives for a whole part the matrix at its end, which stands in where the part adds the residual stream.
     """

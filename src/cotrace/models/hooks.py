@@ -46,8 +46,9 @@ class PatternChange:
 
 
 Edit = Callable[[Tensor], Any]
-"""Tensor at a place -> what goes on in its stead. Attention outputs come as [row, pos, head, d_head], patterns as
-[row, head, query, key] (there only the change may be given), everything else as [row, pos, feature]."""
+"""Tensor at a place -> the tensor that replaces it. Attention outputs come as [row, pos, head, d_head], patterns as
+[row, head, query, key] (there only the change may be given), everything else as [row, pos, feature].
+"""
 MODULE_TAPS = ("input", "output", "experts")
 TapList = Sequence[tuple[Place, Edit]]
 

@@ -216,7 +216,7 @@ def load_model(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the loader's bars and notes, which say nothing of what is asked; as it was afterwards."""
+    """Silence the loader's bars and notes; restores them afterwards."""
     bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()

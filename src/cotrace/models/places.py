@@ -174,5 +174,5 @@ class PlacedDictionary:
         return values if self.unscaled is None else self.unscaled(values)
 
     def telling(self, active: Int[Tensor, "some"]) -> PlacedDictionary:
-        """The same with only these features told apart."""
+        """Return the same with only these features as components."""
         return replace(self, active=active.to(self.dictionary.bias.device))

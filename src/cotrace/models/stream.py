@@ -141,7 +141,7 @@ class Unembedding:
 
 
 def _matrix(head: nn.Module, read: Tensor) -> Float[Tensor, "vocabulary d_model"]:
-    """The head's weight; of one that is stored in fewer bits what it makes of each direction.
+    """Return the head's weight; for a quantised one its output for each direction.
 
     Raises UnsupportedSite where that is not what it does to ``read``, as where it rounds what it reads too.
     """

@@ -42,8 +42,9 @@ def records_alone(source: DonorSource) -> bool:
 
 
 def recorded_elsewhere(source: DonorSource | None, space: ComponentSpace) -> bool:
-    """Whether who runs a batch elsewhere records its donor values. Features are encoded here, all in one, so that the
-    bytes do not depend on how pairs are handed out."""
+    """Whether a worker records the donor values of its batches itself. Features are encoded here, all in one, so that
+    the bytes do not depend on how pairs are handed out.
+    """
     return source is not None and records_alone(source) and OF_DICTIONARIES.isdisjoint(space.sites)
 
 

@@ -153,7 +153,7 @@ class _Prompts:
 
 
 class _Capture:
-    """Settles, before any pass, what is run and what is kept. Raises InputError."""
+    """Plan of a capture: the runs and the values kept, settled before any pass. Raises InputError."""
 
     def __init__(self, problem: DividedProblem, called: str, wanted: Sequence[_Wanted], pairs: Any, run: Any) -> None:
         self.problem, self.called, self.wanted = problem, called, wanted

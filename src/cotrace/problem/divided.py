@@ -95,9 +95,9 @@ class DividedProblem(Problem):
     part: Part
     """The problem on these pairs, scored."""
     training: Part
-    """On the training pairs."""
+    """The problem on the training pairs."""
     held: Part | None
-    """On the held-out pairs that judge."""
+    """The problem on the held-out pairs that judge."""
     sealed: Callable[[], Part] | None
     """Builds the part of the audit, which waits until it is asked for."""
     audit_size: int

@@ -54,7 +54,7 @@ class Evaluator:
 
     @cached_property
     def sign(self) -> float:
-        """+1 where larger effects are preferred, -1 where smaller ones are; not asked of what is only measured."""
+        """+1 where larger effects are preferred, -1 where smaller ones are; needs a direction."""
         return sign_of(self.problem.direction)
 
     @property

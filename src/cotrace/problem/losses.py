@@ -1,4 +1,4 @@
-"""Losses and measures of batches: what is wanted of each batch of a plan, so that it can be run anywhere."""
+"""Losses and measures of batches, as data that can be run anywhere."""
 
 from __future__ import annotations
 

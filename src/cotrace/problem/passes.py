@@ -50,7 +50,7 @@ def is_size(given: str | float | int | None) -> bool:
 
 
 def check_memory(given: str | float | int | None) -> None:
-    """Raise InputError for what is neither a size nor a share."""
+    """Raise InputError for a value that is neither a size nor a share."""
     if given is not None:
         _parsed(given)
 

@@ -193,7 +193,7 @@ class Problem:
 
     @attribute
     def parts(self) -> Sequence[int] | None:
-        """In a sum the number of the problem of each pair: its mean is the sum of their means."""
+        """Number of each pair's problem in a sum: its mean is the sum of their means."""
         return None
 
     @attribute

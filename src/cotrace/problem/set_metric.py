@@ -28,7 +28,7 @@ class SetProblem(ScoredPairs[SetMetric]):
 
     @cached_property
     def _each(self) -> tuple[Metric, SetMetric] | None:
-        """The levels that are looked at where scores are logits, of which no table would have room; else None."""
+        """Return the levels that stand for logits, for which no table would have room; else None."""
         each, of_levels = self.metric.each, self.metric.of_levels
         return (each, of_levels) if self.metric.reads == "logits" and each and of_levels else None
 

@@ -279,7 +279,7 @@ def _note_base(
     fits: Mapping[PlacedDictionary, _Fit],
     prefixes: Tensor,
 ) -> None:
-    """Flag what is active in the base run, and take the measure of the reconstructions."""
+    """Flag the features that are active in the base run, and measure the reconstructions."""
     for layout in layouts:
         seen: dict[Any, Tensor] = {}
 
@@ -314,7 +314,7 @@ def _note_donors(
     flags: Flags,
     prefixes: Tensor,
 ) -> None:
-    """Flag what is active in the donor's run, or has a value of the donor's."""
+    """Flag the features that are active in the donor's run, or have a donor's value."""
     if isinstance(source, Vector):
         for name in map(Component.parse, source.values):
             for (placed, _), flag in flags.items():

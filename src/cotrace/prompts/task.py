@@ -228,6 +228,6 @@ class Task:
 
 
 def _task_prompts(pair: PromptPair) -> tuple[str, str]:
-    """Base and counterfactual as text; of a chat what was said last."""
+    """Return base and counterfactual as text; of a chat the last message."""
     last = [str(chat[-1].get("content", "")) if chat else "" for chat in (pair.messages, pair.counterfactual_messages)]
     return pair.base or last[0], pair.counterfactual or last[1]

@@ -147,7 +147,7 @@ class Writer:
         return place if place.dictionary is None else place.dictionary.write
 
     def site(self, member: Component) -> Site:
-        """The member's site, or that of which it is a part."""
+        """Return the member's site, or the one that it is a part of."""
         return self.host(member).site if member.site in OF_DICTIONARIES else member.site
 
     def needs(self, member: Component) -> list[Place]:
@@ -231,7 +231,7 @@ class Frozen:
         return (None if module is None else Norm.of(module, given)), place.factor
 
     def through(self, place: Place, layer: int, site: Site) -> tuple[Tensor, Tensor]:
-        """How much each input of a matrix counts [point, feature], and what is added without any [point]."""
+        """Return the weight of each input of a matrix [point, feature], and the constant [point]."""
         matrix, values = place.module, self.at(place)
         with torch.enable_grad(), frozen(self.writer.model.module):
             given = values.detach().clone().requires_grad_()

@@ -151,7 +151,7 @@ class Written:
     donor: float | None = None
     """The same of the value that it has when it is swapped, at the base run's scales."""
     promoted: tuple[Token, ...] = ()
-    """Tokens whose logits what it writes on these pairs raises most."""
+    """Tokens whose logits its writes on these pairs raise most."""
     suppressed: tuple[Token, ...] = ()
     """Tokens whose logits it lowers most."""
 
@@ -288,7 +288,7 @@ class Alone:
     partner_interval: Interval | None = None
     """Interval of ``with_partner``."""
     taken_back: bool = False
-    """Whether it does more then because the partner takes back what it does, and not because they are redundant."""
+    """Whether the partner takes back its effect, rather than standing in for it."""
     inhibits: bool = False
     """Whether it moves the metric against what the whole set does."""
 
@@ -308,7 +308,7 @@ class Paths:
     pairs: str
     """The pairs in words, such as ``24 held-out pairs``."""
     partial: tuple[str, ...] = ()
-    """Members whose query, key and value are not told apart, because their family's attention is not called so."""
+    """Members whose query, key and value cannot be changed alone in this family."""
 
     def arrow(self, source: str, target: str, given: str | None = None) -> Arrow | None:
         """The arrow between two members; None where the first is not before the second.

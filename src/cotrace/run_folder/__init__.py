@@ -1,4 +1,4 @@
-"""A run's folder as Python has it: opened again, or written from a problem and what was found on it."""
+"""A run's folder in Python: opened again, or written from a problem and its results."""
 
 from cotrace.run_folder.folder import Run, open_run, save_run
 from cotrace.validation import door

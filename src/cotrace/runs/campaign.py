@@ -192,7 +192,7 @@ class Outcome:
         return self.evaluation.k if self.evaluation else max(self.frontier.sizes)
 
     def row(self) -> dict[str, Any]:
-        """The row of the table; what was not computed is empty."""
+        """Return the row of the table; figures not computed are empty."""
         found: dict[str, Any] = {"cell": self.cell.name} | dict(self.cell.at)
         if self.frontier is None:
             return found | {"status": f"failed: {self.failure}"}

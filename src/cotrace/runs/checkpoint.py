@@ -125,7 +125,7 @@ def going_on(config: RunConfig, plan: Mapping[str, Any] | None) -> RunConfig:
 
 
 def extended(plan: Mapping[str, Any] | None, own: Mapping[str, Any]) -> dict[str, Any]:
-    """The plan of a run that was taken up, from its beginning on: what it was before, and what has changed since."""
+    """The plan of a resumed run from its beginning: as it was before, with the changes since."""
     if plan is None:
         return dict(own)
     return dict(own) | dict(plan) | {"events": [*plan["events"], *own["events"]]}
@@ -170,7 +170,7 @@ class Checkpoints:
 
     @property
     def _is_folder(self) -> bool:
-        """Whether it is there. Raises DamagedRun for a link: what it leads to is not this run's to delete."""
+        """Whether the folder is there. Raises DamagedRun for a link, whose target is not this run's."""
         if self.folder.is_symlink():
             raise DamagedRun(f"{self.folder} is a link and no folder of the run's own: remove it to begin anew")
         return self.folder.is_dir()

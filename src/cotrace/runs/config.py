@@ -84,7 +84,7 @@ class SourceOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerOptions:
-    """Who computes; results are the same whoever does."""
+    """Options of who computes; results are the same whoever does."""
 
     workers: Annotated[int | None, WORKERS] = None
     """Run the batches on so many Ray workers, each with a replica of the model: the same results, sooner.
@@ -98,7 +98,7 @@ class WorkerOptions:
 
     @property
     def of_workers(self) -> dict[str, Any]:
-        """What is said of workers; nothing where nothing is."""
+        """Return the settings of workers; empty where there are none."""
         return {name: value for name, value in _values(self, WorkerOptions).items() if value is not None}
 
 
@@ -184,8 +184,9 @@ class RunConfig(WorkerOptions, SourceOptions):
     batch_tokens: Annotated[int | None, RUN] = None
     """Most tokens in one forward pass; less takes less memory. Default: chosen by the model's size."""
     memory: Annotated[str | float | None, SIZE] = None
-    """Most memory for donor values and kept prefixes, such as 4GB, 512MiB or 0.5 of what is free; what goes beyond it
-    lies on disk, or is computed anew. A size also bounds what a forward pass holds. Default: half of what is free."""
+    """Most memory for donor values and kept prefixes, such as 4GB, 512MiB or 0.5 of what is free; the rest lies on
+    disk, or is computed anew. A size also bounds what a forward pass holds. Default: half of what is free.
+    """
     checkpointing: Annotated[Literal["auto", "on", "off"], RUN] = "auto"
     """Compute activations again in the backward pass: when memory runs out (auto), always, or never."""
     threads: Annotated[int | None, RUN] = None

@@ -42,7 +42,7 @@ DIGITS = 32
 
 
 class Journal:
-    """Runs batches by another executor and keeps what they gave; what is kept already is not run."""
+    """Executor that runs batches by another one and keeps their results; kept batches are not run again."""
 
     def __init__(self, run: Path, inner: Executor, every_s: float = EVERY_S) -> None:
         self.folder, self.inner = run / CHECKPOINTS / FOLDER, inner
@@ -181,7 +181,7 @@ def scorer_mark(scorer: Scorer) -> bytes:
 
 
 def _tell(told: Any, value: Any) -> None:
-    """Add a donor source, or what it holds, to a hash."""
+    """Add a donor source, or its content, to a hash."""
     if isinstance(value, Tensor):
         told.update(_tensor_mark(value))
     elif is_dataclass(value):

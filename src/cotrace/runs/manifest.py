@@ -147,7 +147,7 @@ class Manifest:
         return None if found == entry else f"{path} is not what the run wrote: its hash differs"
 
     def damaged(self) -> dict[str, str]:
-        """Name -> what is wrong, of every file that is not as it was written."""
+        """Return name -> damage of every file that is not as it was written."""
         return {name: words for name in self.files if (words := self.damage(name)) is not None}
 
     def check(self, names: Iterable[str]) -> None:

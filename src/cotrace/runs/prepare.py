@@ -158,7 +158,7 @@ def employ(config: RunConfig) -> Workers | None:
 
 
 CREW: ContextVar[dict[Any, Workers] | None] = ContextVar("crew", default=None)
-"""Workers that go from one run to the next, by what was asked for; None where each run has its own."""
+"""Workers shared by several runs, by their settings; None where each run has its own."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The record of a run: what was found out by running it, beside the configuration, for whoever replays it."""
+"""The record of a run beside its configuration: versions, hashes and sizes, for replays."""
 
 from __future__ import annotations
 

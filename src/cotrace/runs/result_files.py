@@ -44,7 +44,7 @@ class Step:
 
 
 def frontier_csv(frontiers: Iterable[Frontier], columns: Sequence[str] = COLUMNS) -> bytes:
-    """One row per search and k; what was not computed is empty. Floats are written so that they read back the same."""
+    """One row per search and k; figures not computed are empty. Floats are written so that they read back the same."""
     rows = [row for frontier in frontiers for row in frontier.rows()]
     return _csv(columns, [{name: row[name] for name in columns} for row in rows])
 

@@ -198,7 +198,7 @@ def _compared(
 
 
 def _gap(kept: Float[np.ndarray, "set ex"], stored: Sequence[float | None], problem: Problem) -> float:
-    """How far what is reported lies from the mean of the effects that were kept."""
+    """Return the distance of the reported value from the mean of the kept effects."""
     mean = np.average(kept.astype(float), axis=1, weights=Units.of(problem).weight)
     return float(np.abs(mean - np.array(stored, float)).max())
 

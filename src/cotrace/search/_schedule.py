@@ -144,7 +144,7 @@ class Itinerary:
         return EXPECTED[visit.phase] * self._at_pace(visit)
 
     def _at_pace(self, visit: Visit) -> float:
-        """What a visit may cost; on the ways, an equal share of what is allowed, or one set where that is less."""
+        """Return the most that a visit may cost: on the ways an equal share of what is allowed, at least one set."""
         pace = max(self.allowed / self.ways, 2 * self.gradient_share + 1) if self.ways else math.inf
         return min(self._most(visit), pace + self._opening(visit))
 

@@ -124,7 +124,7 @@ class Archive:
         self._gradients[key] = gradient
 
     def snapshot(self) -> Archive:
-        """The archive as it is now, unmoved by what is added later."""
+        """Return a copy of the archive as it is now."""
         copy = Archive(self.n)
         copy._entries, copy._count, copy._scores = self._entries, self._count, None
         copy._best, copy._gradients = dict(self._best), dict(self._gradients)

@@ -156,7 +156,7 @@ class Attribution(Search):
     def _rank(
         self, slopes: Float[Tensor, "fold n"], folds: list[list[int] | None], weight: Float[Tensor, "example"]
     ) -> Float[Tensor, "n"]:
-        """The mean gradient, or a quantile of it over resamples of the folds: the weighted mean of what is drawn."""
+        """Return the mean gradient, or a quantile of it over resamples of the folds."""
         if not self.bootstrap:
             return slopes[0]
         resamples = Units.made(len(folds)).resamples(self.bootstrap, [self.seed, 1])

@@ -76,7 +76,7 @@ class Floating(Search):
         return n * most * (1 + most / REPEATED)
 
     def most_cost(self, n: int) -> float:
-        """No bound: how often a removal pays depends on the effects."""
+        """Return infinity, as there is no bound: how often a removal pays depends on the effects."""
         return math.inf
 
     def steps(self, problem: Problem, state: SearchState | None = None) -> Iterator[SearchState]:

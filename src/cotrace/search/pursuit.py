@@ -113,7 +113,7 @@ class Pursuit(Search):
     def _visit(
         self, function: SetFunction, surrogate: Surrogate, itinerary: Itinerary, visit: Visit, room: int | None
     ) -> None:
-        """Take the gradient at the best set of the start, and evaluate what it proposes."""
+        """Take the gradient at the best set of the start, and evaluate its proposals."""
         if visit.phase == "exchange":
             function.scores(neighbours(function.archive.ranked_set(visit.start, visit.rank), itinerary.sizes))
             return

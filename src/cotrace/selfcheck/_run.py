@@ -160,7 +160,7 @@ def _places(model: LanguageModel, sites: Any, layers: Layers) -> dict[Site, list
 
 
 def check_reading(task: Task | None, donors: str | DonorSource | None, align: str) -> None:
-    """Refuse donors and alignments that there are not, and those of no pairs. Raises UnknownName, InputError."""
+    """Refuse unknown donors and alignments, and those without pairs. Raises UnknownName, InputError."""
     if align not in ALIGNMENTS:
         raise unknown("alignment", align, ALIGNMENTS)
     if donors is not None:

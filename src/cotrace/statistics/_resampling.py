@@ -36,7 +36,9 @@ class Units:
 
     @classmethod
     def of(cls, problem: Any) -> Units:
-        """From a ``Problem``: the ``weights``, ``clusters``, ``strata`` and ``parts`` of its examples."""
+        """Return the units of a ``Problem``, by the ``weights``, ``clusters``, ``strata`` and ``parts`` of its
+        examples.
+        """
         made = cls.made(problem.size, np.asarray(problem.weights, np.float64), problem.clusters, problem.strata)
         return made if problem.parts is None else replace(made, part=np.asarray(problem.parts, np.int64))
 

@@ -153,7 +153,7 @@ def _texts(pair: PromptPair) -> dict[str, str]:
 
 
 def _labelled(pair: PromptPair, rows: list[tuple[str, str, str]]) -> Iterator[Row]:
-    """The pair's id stands in its first row only."""
+    """Label rows: the pair's id is in its first row only."""
     for i, row in enumerate(rows):
         yield (pair.id if i == 0 else "", *row)
 

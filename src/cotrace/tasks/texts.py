@@ -139,7 +139,7 @@ def _pair(name: str, line: str) -> PromptPair:
 
 
 def suited(model: LanguageModel, *, most: int | None = None) -> Task:
-    """The text that ships of which the model's loss is lower. Raises InputError where its tokenizer reads neither."""
+    """Return the shipped text on which the model's loss is lower. Raises InputError if its tokenizer reads neither."""
     from cotrace.models import LanguageModel
     from cotrace.problem.goals import loss_of  # importing tasks loads no torch
 

@@ -190,7 +190,7 @@ def _meta(female: Sentence, male: Sentence) -> dict[str, str]:
 
 
 def _winobias_place(sentence: Sentence) -> tuple[int, int]:
-    """Where the occupation stands in the prompt."""
+    """Return the place of the occupation in the prompt."""
     return _place(sentence.before.lower(), sentence.referent)
 
 

@@ -42,8 +42,9 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
 
 def _is_ours(frame: FrameType) -> bool:
     """Whether a frame is of this package, or of what checks its calls in the tests."""
-    room = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-    return room in ("cotrace", "jaxtyping", "beartype") or frame.f_code.co_filename.startswith("<@beartype")
+    name = str(frame.f_globals.get("__name__", ""))
+    known = name.partition(".")[0] in ("cotrace", "jaxtyping", "beartype") or name == "tests.shapes"
+    return known or frame.f_code.co_filename.startswith("<@beartype")
 
 
 def duration(seconds: float) -> str:

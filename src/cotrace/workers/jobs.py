@@ -1,4 +1,4 @@
-"""Jobs: whole functions run side by side on Ray, each in a process of its own; what is lost is run again."""
+"""Jobs: whole functions run side by side on Ray, each in a process of its own; lost ones are run again."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Side:
 
 
 def side_by_side(jobs: Mapping[str, Job], side: Side, folder: Path) -> Iterator[tuple[str, str]]:
-    """The name and the answer of each job, as they are done; what they write goes to a folder that all can reach.
+    """Yield the name and answer of each job as they finish; they write to a folder that all can reach.
 
     A job whose process or node is lost is begun again; one that was lost ``TRIES`` times answers with that. Raises what
     a job raises; WorkersError, InputError.

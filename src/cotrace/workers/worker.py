@@ -103,7 +103,7 @@ class ModelSource:
 
 @dataclass(frozen=True, eq=False)
 class Holding:
-    """A model that is known already, with dictionaries, of each the features that are told apart."""
+    """A known model with dictionaries, and the features of each that are components."""
 
     plain: Sent
     dictionaries: tuple[tuple[Dictionary, Tensor | None], ...]
@@ -172,7 +172,7 @@ class Replica:
         passes: Sequence[int] | None,
         measure: Measure | None,
     ) -> tuple[Tensor, Tensor, list[Event]]:
-        """Which masks, their scores of the batch's examples or what is measured of them, and what memory forced.
+        """Return the masks, their scores (or measures) of the batch's examples, and any halving.
 
         ``now`` is how the driver cuts passes at present: those that it asks for are counted by that.
         """

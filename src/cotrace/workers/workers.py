@@ -380,7 +380,7 @@ class Workers:
 
 
 def _end_worker(ray: Any, worker: _Worker) -> None:
-    """Kill it, if it lives, and give back what was set aside for it."""
+    """Kill the worker, if it lives, and free its resources."""
     ray.kill(worker.actor)
     if worker.group is not None:
         ray.util.remove_placement_group(worker.group)

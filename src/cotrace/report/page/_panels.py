@@ -233,7 +233,7 @@ def _counts(keys: UInt8[np.ndarray, "set byte"]) -> Int[np.ndarray, "set"]:
 
 
 def _leaving(inputs: ReportInputs) -> dict[str, dict[str, Any]]:
-    """Name -> what is lost when it leaves the chosen set: as judged, or from sets that a search evaluated."""
+    """Return name -> loss when it leaves the chosen set: as judged, or from sets that a search evaluated."""
     judged = inputs.judged
     if judged is None or judged.minimality is None:
         return {name: {"leaves": loss, "leaves_on": "training"} for name, loss in _known_leaving(inputs)}

@@ -253,7 +253,7 @@ def histogram(inputs: ReportInputs) -> Spec:
 
 
 def interactions(judged: Evaluation | None, *, legend: bool = False) -> Spec | None:
-    """Members x members: what two do together beyond what they do apart, at the selection."""
+    """Members x members: the joint effect of two beyond their separate ones, at the selection."""
     if judged is None or judged.interactions is None or not judged.interactions.pairs:
         return None
     pairs = judged.interactions.pairs
