@@ -16,6 +16,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in NO_MEMORY)
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says; its name where it says nothing."""
+    return (str(error).strip() or type(error).__name__).split("\n")[0]
+
+
 class CotraceError(Exception):
     """Base of every error that the user can mend; the command line prints it as one line and exits with 2."""
 

@@ -86,6 +86,7 @@ SEARCH = {
     "plus",
     "searches",
     "max_size",
+    "cost_weights",
     "search_options",
     "evaluation",
     "threads",

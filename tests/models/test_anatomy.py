@@ -5,6 +5,7 @@ import torch
 import transformers
 
 from cotrace.components import Component, Site
+from cotrace.errors import ModelError
 from cotrace.models import LanguageModel, wrap
 from cotrace.problem import LanguageProblem
 from tests import tiny
@@ -118,3 +119,20 @@ def test_nothing_is_left_behind_by_looking() -> None:
 @pytest.mark.parametrize("name", ["L9.kv2", "L3.resid", "L5.expert3", "L3.resid@subject"])
 def test_names_of_the_new_sites_parse_and_print(name: str) -> None:
     assert str(Component.parse(name)) == name
+
+
+@pytest.mark.parametrize(
+    ("said", "words"), [(("",), "AssertionError"), (("not this way\nat all",), "not this way"), ((), "AssertionError")]
+)
+def test_a_model_that_refuses_tokens_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, said: tuple[str, ...], words: str
+) -> None:
+    """Whatever it raises, be it an assertion that says nothing."""
+    model = tiny.model("gpt2")
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError(*said)
+
+    monkeypatch.setattr(model.module.transformer, "forward", refuse)
+    with pytest.raises(ModelError, match=rf"^GPT2LMHeadModel does not run on token ids alone \({words}\): cotrace"):
+        _ = model.layers

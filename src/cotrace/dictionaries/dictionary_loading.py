@@ -24,7 +24,7 @@ from cotrace.dictionaries.dictionary_file import (
     read_dictionary,
 )
 from cotrace.dictionaries.placed import with_dictionaries
-from cotrace.errors import InputError
+from cotrace.errors import InputError, first_line
 from cotrace.models.language_model import LanguageModel
 from cotrace.validation import checked, guarded
 
@@ -121,11 +121,11 @@ def _fetched(name: str, revision: str | None, wanted: Callable[[Found], bool]) -
     try:
         files = HfApi().list_repo_files(identity, revision=revision)
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        return _kept(identity, revision, below, str(error).strip().split("\n")[0])
+        return _kept(identity, revision, below, first_line(error))
     try:
         return _download(identity, revision, below, files, wanted)
     except (HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = first_line(error)
         raise InputError(f"dictionaries {name}: cannot be fetched ({reason}); give a folder of them") from None
 
 

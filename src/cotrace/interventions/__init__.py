@@ -5,14 +5,14 @@ from cotrace.interventions.blend import (
     FeaturePatch,
     PatternPatch,
     PlainPatch,
+    RunningFeatures,
     ScalePatch,
     ShiftPatch,
     ValuePatch,
     blend,
     taps_of,
 )
-from cotrace.interventions.forward import Entry, Stations, forward, frozen
-from cotrace.interventions.running_features import RunningFeatures
+from cotrace.interventions.forward import Entry, LayerInputs, forward, frozen
 from cotrace.interventions.storage import DelayedPrefixes, PrefixCache, keep_prefixes
 
 Patch = PlainPatch | FeaturePatch
@@ -22,6 +22,7 @@ __all__ = [
     "DonorFeatures",
     "Entry",
     "FeaturePatch",
+    "LayerInputs",
     "Patch",
     "PatternPatch",
     "PlainPatch",
@@ -29,7 +30,6 @@ __all__ = [
     "RunningFeatures",
     "ScalePatch",
     "ShiftPatch",
-    "Stations",
     "ValuePatch",
     "blend",
     "forward",

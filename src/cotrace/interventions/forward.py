@@ -92,7 +92,7 @@ class Entry:
 
 
 @dataclass(eq=False)
-class Stations:
+class LayerInputs:
     """Record of a reference run: the residual stream that entered each of the layers asked for."""
 
     wanted: Collection[int]
@@ -102,28 +102,28 @@ class Stations:
 
 
 @contextmanager
-def noting(model: LanguageModel, stations: Stations) -> Iterator[None]:
-    """Fill the stations during the forward pass inside."""
+def noting(model: LanguageModel, layer_inputs: LayerInputs) -> Iterator[None]:
+    """Fill them during the forward pass inside."""
     with ExitStack() as stack:
         for layer in model.layers:
-            stack.callback(layer.module.register_forward_hook(_note_form(stations)).remove)
-            if layer.index in stations.wanted:
-                hook = _note_hidden(stations, layer.index)
+            stack.callback(layer.module.register_forward_hook(_note_form(layer_inputs)).remove)
+            if layer.index in layer_inputs.wanted:
+                hook = _note_hidden(layer_inputs, layer.index)
                 stack.callback(layer.module.register_forward_pre_hook(hook, with_kwargs=True).remove)
         yield
 
 
-def _note_form(stations: Stations) -> Callable[..., None]:
+def _note_form(layer_inputs: LayerInputs) -> Callable[..., None]:
     def hook(module: nn.Module, args: Any, output: Any) -> None:
         if not isinstance(output, Tensor):
-            stations.plain = False
+            layer_inputs.plain = False
 
     return hook
 
 
-def _note_hidden(stations: Stations, index: int) -> Callable[..., None]:
+def _note_hidden(layer_inputs: LayerInputs, index: int) -> Callable[..., None]:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        stations.entries[index] = Entry(index, args[0] if args else kwargs["hidden_states"])
+        layer_inputs.entries[index] = Entry(index, args[0] if args else kwargs["hidden_states"])
 
     return hook
 
@@ -157,13 +157,13 @@ def forward(
     eager: bool = False,
     cache: DynamicCache | None = None,
     entry: Entry | None = None,
-    stations: Stations | None = None,
+    layer_inputs: LayerInputs | None = None,
     recompute: bool = False,
 ) -> Float[Tensor, "copy read vocab"]:
     """Logits at ``layout.read_at`` of each of ``copies`` runs side by side; each tap sees [copies * row, ...].
 
     ``cache`` holds the keys and values of the layout's kept prefixes, and takes those of its rows. With ``entry`` the
-    layers below it are not computed; ``stations`` are filled for such runs to come. With ``recompute`` the layers'
+    layers below it are not computed; ``layer_inputs`` are filled for such runs to come. With ``recompute`` the layers'
     activations are computed again in the backward pass and not kept for it.
     """
     with ExitStack() as stack:
@@ -172,8 +172,8 @@ def forward(
         if model.growing_frequencies:
             stack.enter_context(fresh_frequencies(model.module))
         stack.enter_context(tapped(model.module, taps, eager))
-        if stations is not None:
-            stack.enter_context(noting(model, stations))
+        if layer_inputs is not None:
+            stack.enter_context(noting(model, layer_inputs))
         if entry is not None:
             stack.enter_context(entering(model, entry, copies))
         if recompute:

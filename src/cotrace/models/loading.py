@@ -30,7 +30,7 @@ from transformers import (
 from transformers.utils import logging
 
 from cotrace import shipped
-from cotrace.errors import InputError, ModelError, unknown
+from cotrace.errors import InputError, ModelError, first_line, unknown
 from cotrace.models.attention_interface import run_experts_eagerly
 from cotrace.models.language_model import LanguageModel, label_of, wrap
 from cotrace.validation import checked
@@ -69,7 +69,7 @@ def unreachable(name: str, revision: str | None) -> str | None:
         status = error.response.status_code
         return f"it answers {status}" if status >= SERVERS_FAULT else None
     except Exception as error:  # the transport's own kinds, which differ from version to version
-        return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+        return first_line(error).rstrip(".")
     return None
 
 
@@ -117,7 +117,7 @@ def reading(name: str | None) -> Iterator[None]:
     except UNREADABLE as error:
         if name is None:
             raise
-        what = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+        what = first_line(error).rstrip(".")
         if "architecture" in what:
             raise ModelError(
                 f"cannot read {name}: {what} (it is transformers that reads GGUF files). Give the same model in "
@@ -187,7 +187,7 @@ def load_model(
             module = AutoModelForCausalLM.from_pretrained(source, dtype=_dtype(dtype), **kept, **options, **placed)
     except SafetensorError as error:
         raise ModelError(
-            f"cannot load the model {str(name)!r}: its weights are damaged or cut short ({_first_line(error)}); fetch "
+            f"cannot load the model {str(name)!r}: its weights are damaged or cut short ({first_line(error)}); fetch "
             "or save the model again"
         ) from error
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -309,7 +309,7 @@ def _device(device: str | torch.device) -> torch.device:
         target = torch.device(device)
         torch.empty(0, device=target)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"the device {str(device)!r} cannot be used: {_first_line(error)}; use 'cpu'") from None
+        raise InputError(f"the device {str(device)!r} cannot be used: {first_line(error)}; use 'cpu'") from None
     return target
 
 
@@ -329,8 +329,4 @@ def _reason(error: BaseException) -> str:
             "it brings code of its own, which is not run. If you have read that code and trust it, say "
             "--trust-remote-code (trust_remote_code=True)"
         )
-    return f"{_first_line(error)} Give the folder of a saved model, or a Hugging Face id"
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0]
+    return f"{first_line(error)} Give the folder of a saved model, or a Hugging Face id"

@@ -17,7 +17,7 @@ from cotrace.batches import EncodedPair, FrequencyLimit, Packing, answer_layouts
 from cotrace.batches.packing import longest_span
 from cotrace.batches.segments import donor_pair
 from cotrace.errors import AlignmentError, InputError, is_out_of_memory
-from cotrace.interventions import Stations, forward, keep_prefixes
+from cotrace.interventions import LayerInputs, forward, keep_prefixes
 from cotrace.models import LanguageModel
 from cotrace.models.attention_interface import fresh_frequencies, rope_limits
 from cotrace.models.hooks import REFUSALS
@@ -361,13 +361,13 @@ def takes_shortcuts(model: LanguageModel) -> bool:
     """Whether a run that starts in the last layer gives the logits of a whole run, tried on a few tokens."""
     last = len(model.layers) - 1
     layout = answer_layouts(_probe_pairs(model), [0], Packing(packed=False, batch_tokens=1))[0]
-    stations = Stations([last])
+    layer_inputs = LayerInputs([last])
     try:
         with torch.no_grad():
-            whole = forward(model, layout, [], stations=stations)
-            if last == 0 or not stations.plain or last not in stations.entries:
+            whole = forward(model, layout, [], layer_inputs=layer_inputs)
+            if last == 0 or not layer_inputs.plain or last not in layer_inputs.entries:
                 return False
-            return _agree(model, forward(model, layout, [], entry=stations.entries[last]), whole)
+            return _agree(model, forward(model, layout, [], entry=layer_inputs.entries[last]), whole)
     except REFUSALS:
         return False
 

@@ -19,7 +19,16 @@ from cotrace.components import ComponentSpace
 from cotrace.donors import Donors, DonorSource
 from cotrace.donors.recorded import Spot
 from cotrace.errors import InputError, NonFiniteError
-from cotrace.interventions import DelayedPrefixes, Entry, FeaturePatch, Patch, PrefixCache, Stations, forward, taps_of
+from cotrace.interventions import (
+    DelayedPrefixes,
+    Entry,
+    FeaturePatch,
+    LayerInputs,
+    Patch,
+    PrefixCache,
+    forward,
+    taps_of,
+)
 from cotrace.interventions.storage import Keep, NoRoom, in_memory
 from cotrace.metrics.metric import Reads
 from cotrace.models import LanguageModel
@@ -292,13 +301,13 @@ class Scorer:
         """One forward pass after the other: which masks it had, and their scores. Raises Replan."""
         with self.passing(layout):
             patches = self.donors.patches(layout, self.spots)
-        stations = Stations(list(dict.fromkeys(layer for _, layer in passes.each if layer > 0)))
-        if passes.common is not None and stations.wanted:
+        layer_inputs = LayerInputs(list(dict.fromkeys(layer for _, layer in passes.each if layer > 0)))
+        if passes.common is not None and layer_inputs.wanted:
             with self.passing(layout):
-                self.run(passes.common[None], layout, patches, stations=stations)
+                self.run(passes.common[None], layout, patches, layer_inputs=layer_inputs)
         for some, layer in passes.each:
             with self.passing(layout, len(some)):
-                found = self.run(masks[some], layout, patches, stations.entries.get(layer))
+                found = self.run(masks[some], layout, patches, layer_inputs.entries.get(layer))
             yield some, found
 
     def passing(self, layout: Layout, copies: int = 1, *, gradient: bool = False) -> AbstractContextManager[None]:
@@ -336,7 +345,7 @@ class Scorer:
         layout: Layout,
         patches: dict[Spot, Patch] | None = None,
         entry: Entry | None = None,
-        stations: Stations | None = None,
+        layer_inputs: LayerInputs | None = None,
         more: TapList = (),
         first: TapList = (),
     ) -> Float[Tensor, "mask example answer"]:
@@ -358,11 +367,11 @@ class Scorer:
             eager=self.eager,
             cache=cache,
             entry=entry,
-            stations=stations,
+            layer_inputs=layer_inputs,
             recompute=self.batching.checkpointing and masks.requires_grad,
         )
         found = self._read(logits, layout)
-        if stations is None:
+        if layer_inputs is None:
             for other in layout.beside:
                 found = found + self.run(masks, other)
         return found

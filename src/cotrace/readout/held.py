@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from cotrace.batches import Layout
 from cotrace.components import Component, Site
-from cotrace.interventions import Entry, RunningFeatures, Stations
+from cotrace.interventions import Entry, LayerInputs, RunningFeatures
 from cotrace.models import Place
 from cotrace.models.attention_interface import AttentionCall, attention_handler
 from cotrace.models.hooks import Edit, TapList
@@ -136,33 +136,33 @@ class HeldRuns:
         plain, held = plain_and_held(runs)
         starts = {run: _first(run, [member for member, _ in wanted.get(run.swapped, ())]) for run in plain}
         starts |= {run: _first(run) for run in held}
-        stations, values = self._stations(set(starts.values()), layout), Values()
+        layer_inputs, values = self._layer_inputs(set(starts.values()), layout), Values()
         found: dict[Run, Tensor] = {}
-        for some, entry in self._chunks(plain, starts, stations, layout):
+        for some, entry in self._chunks(plain, starts, layer_inputs, layout):
             found |= zip(some, self._run(some, entry, layout, _Recorder(self, some, wanted, values)), strict=True)
-        for some, entry in self._chunks(held, starts, stations, layout):
+        for some, entry in self._chunks(held, starts, layer_inputs, layout):
             found |= zip(some, self._run(some, entry, layout, _Holder(self, some, values, layout)), strict=True)
         return torch.stack([found[run] for run in runs])
 
-    def _stations(self, starts: set[int], layout: Layout) -> Stations:
+    def _layer_inputs(self, starts: set[int], layout: Layout) -> LayerInputs:
         """The stream that enters each layer in which some run begins to differ, where runs may start there."""
-        stations = Stations(starts - {0} if self.scorer.packing.shortcuts else ())
-        if stations.wanted:
+        layer_inputs = LayerInputs(starts - {0} if self.scorer.packing.shortcuts else ())
+        if layer_inputs.wanted:
             with self.scorer.passing(layout):
-                self.scorer.run(self._masks([Run()]), layout, stations=stations)
-        return stations
+                self.scorer.run(self._masks([Run()]), layout, layer_inputs=layer_inputs)
+        return layer_inputs
 
     def _chunks(
-        self, runs: Sequence[Run], starts: Mapping[Run, int], stations: Stations, layout: Layout
+        self, runs: Sequence[Run], starts: Mapping[Run, int], layer_inputs: LayerInputs, layout: Layout
     ) -> Iterator[tuple[Sequence[Run], Entry | None]]:
         """Runs that fit in one forward pass and start in one layer, with the stream that enters it."""
         step = max(1, self.scorer.batching.tokens // layout.cells)
         groups: dict[int, list[Run]] = defaultdict(list)
         for run in runs:
-            groups[starts[run] if stations.wanted else 0].append(run)
+            groups[starts[run] if layer_inputs.wanted else 0].append(run)
         for layer, some in sorted(groups.items()):
             for at in range(0, len(some), step):
-                yield some[at : at + step], stations.entries.get(layer)
+                yield some[at : at + step], layer_inputs.entries.get(layer)
 
     def _run(
         self, runs: Sequence[Run], entry: Entry | None, layout: Layout, extra: _Recorder | _Holder

@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal, TypeVar
 
-from cotrace.errors import InputError, unknown
+from cotrace.errors import InputError, first_line, unknown
 from cotrace.prompts.pair import PromptPair
 from cotrace.prompts.task import Task
 from cotrace.text.files import parse_json, read_text
@@ -145,7 +145,7 @@ def hub_rows(name: str, revision: str, *, task: str, split: str = "train") -> It
     try:
         rows: Iterable[object] = datasets.load_dataset(name, revision=revision, split=split)
     except Exception as error:  # the package raises its own and its transport's errors
-        reason = str(error).split("\n")[0] or type(error).__name__
+        reason = first_line(error)
         need = "check the network, or give the authors' files as data=PATH"
         raise InputError(f"task {task}: {name} cannot be loaded from the hub ({reason}); {need}") from None
     return rows

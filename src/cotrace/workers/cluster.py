@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from cotrace.errors import CotraceError, InputError, WorkersError
+from cotrace.errors import CotraceError, InputError, WorkersError, first_line
 
 MAX_RESTARTS = 10
 """Workers that may be lost and begun again in a run, unless the user says otherwise."""
@@ -191,11 +191,6 @@ def cause_of(error: Any) -> BaseException:
     if isinstance(cause, CotraceError):
         return cause
     return error if not isinstance(cause, BaseException) else cause
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says."""
-    return (str(error).strip() or type(error).__name__).split("\n")[0]
 
 
 def too_many_lost(lost: int, most: int, error: BaseException, remedy: str) -> WorkersError:

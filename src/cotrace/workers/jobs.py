@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cotrace.errors import InputError
+from cotrace.errors import InputError, first_line
 from cotrace.workers.cluster import (
     MAX_RESTARTS,
     Needs,
     cause_of,
     check_asked,
-    first_line,
     first_ready,
     join,
     ray_module,
