@@ -150,7 +150,7 @@ def test_a_folder_that_is_no_campaign_and_a_file_that_is_no_grid_are_refused(
 def test_a_campaign_whose_list_of_cells_is_damaged_is_one_line(
     grid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for content, words in (("{", "Invalid JSON"), ('{"cells": 3}', "cells: Input should be a valid list; it is 3")):
+    for content, words in (("{", "Invalid JSON"), ('{"cells": 3}', "cells: Input should be a valid array; it is 3")):
         (tmp_path / "out").mkdir(exist_ok=True)
         (tmp_path / "out" / "grid.json").write_text(content)
         assert run(["sweep", str(grid), "--out", str(tmp_path / "out"), "--quiet"]) == 2
