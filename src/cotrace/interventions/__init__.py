@@ -5,6 +5,7 @@ from cotrace.interventions.blend import (
     FeaturePatch,
     PatternPatch,
     PlainPatch,
+    RunningFeatures,
     ScalePatch,
     ShiftPatch,
     ValuePatch,
@@ -12,7 +13,6 @@ from cotrace.interventions.blend import (
     taps_of,
 )
 from cotrace.interventions.forward import Entry, LayerInputs, forward, frozen
-from cotrace.interventions.running_features import RunningFeatures
 from cotrace.interventions.storage import DelayedPrefixes, PrefixCache, keep_prefixes
 
 Patch = PlainPatch | FeaturePatch
