@@ -46,6 +46,14 @@ def _signals_reach_the_commands_under_test() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _charts_are_held_against_their_schema_in_their_own_room() -> None:
+    """In ``tests/report``: Altair checks a chart as it is made, which is a quarter of the time of figures."""
+    from altair.utils import schemapi
+
+    schemapi.DEBUG_MODE = False
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A GPT-2 of 2 layers x 2 heads with random weights, large enough to matter, and a tokenizer of whole words."""

@@ -41,6 +41,7 @@ def same(found: dict[str, Any], goal: Problem) -> None:
         assert one["side"] == (None if other.side is None else pytest.approx(list(other.side), abs=1e-7))
 
 
+@pytest.mark.slow
 def test_a_constraint_is_that_of_python(bias: ct.LanguageProblem, tmp_path: Path) -> None:
     text = ct.side_problem(bias, ct.tasks.text(model=bias.model))
     goal = ct.Constrained(bias, [ct.Constraint(text, math.log(1.004), sides="above")])

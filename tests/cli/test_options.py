@@ -81,6 +81,7 @@ SEARCH = {
     "plus",
     "searches",
     "max_size",
+    "cost_weights",
     "search_options",
     "evaluation",
     "threads",

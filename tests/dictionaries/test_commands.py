@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from jsonschema import Draft202012Validator
 
 import cotrace as ct
@@ -45,6 +46,43 @@ def traced(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = folder / "run"
     assert run(["trace", *asked, "--out", str(out)]) == 0
     return out
+
+
+def test_costs_of_features_and_heads_are_asked_for_on_the_command_line(
+    traced: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same set as in Python, kept in the run's configuration; refused where no search takes them."""
+    folder = traced.parent
+    config = yaml.safe_load((traced / "config.yaml").read_text())
+    asked = [
+        "trace",
+        "--model",
+        config["model"],
+        "--task",
+        str(folder / "pairs.jsonl"),
+        "--evaluation",
+        "none",
+        "--quiet",
+    ]
+    asked += [
+        "--dictionaries",
+        str(folder / "held" / "hook_mlp_out"),
+        "--sites",
+        "feature,head_output",
+        "--max-size",
+        "3",
+    ]
+    asked += ["--holdout", "0.4", "--direction", "maximise", "--cost-weights", "feature=0.1,head_output=2"]
+    assert run([*asked, "--out", str(tmp_path / "run")]) == 0
+    stored = json.loads((tmp_path / "run" / "selection.json").read_text())["frontiers"][0]
+    assert stored["cost_weights"] == {"feature": 0.1, "head_output": 2.0}
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["cost_weights"] == "feature=0.1,head_output=2"
+    capsys.readouterr()
+    assert run([*asked, "--search", "greedy", "--out", str(tmp_path / "no")]) == 2
+    assert "cost weights are taken by pursuit, and the run is of greedy" in capsys.readouterr().err
+    assert run([*asked[:-1], "feature=cheap", "--out", str(tmp_path / "no")]) == 2
+    assert "write them as in feature=0.1,head_output=1" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
 
 
 def card_of(page: str, name: str) -> str:

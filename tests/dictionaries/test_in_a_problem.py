@@ -10,13 +10,17 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 import cotrace as ct
-from cotrace.dictionaries import Dictionary
+from cotrace.components import Component
+from cotrace.dictionaries import Dictionary, describe, features_of_heads
 from cotrace.errors import DegenerateError, InputError, NonFiniteError, UnsupportedSite
 from cotrace.evaluation.evaluate import TooFewPairs
 from cotrace.problem._coverage import NestedSites
 from cotrace.problem.spaces import PoorDictionary
+from cotrace.readout.logit_parts import Writer
+from cotrace.readout.writes import Writes
 from tests import tiny
 from tests.dictionaries.toy import ALL, FEATURES, MODEL, TASK, by_hand, dense, dictionary
 
@@ -30,6 +34,7 @@ PLACES: dict[str, tuple[Dictionary, str, int]] = {
     "residual": (dictionary("blocks.1.hook_resid_post", 0), "residual", 1),
     "residual before": (dictionary("blocks.2.hook_resid_pre", 1, norm="constant_norm_rescale"), "residual", 1),
     "heads": (dictionary("blocks.0.attn.hook_z", 2, threshold=JUMP), "head_output", 0),
+    "one head": (dictionary("blocks.1.attn.hook_z", 9, width=8, head=2, norm="layer_norm"), "head_output", 1),
     "attention": (dictionary("blocks.1.hook_attn_out", 3, norm="layer_norm"), "attention_output", 1),
     "MLP": (dictionary("blocks.2.hook_mlp_out", 4, k=4), "mlp_output", 2),
     "by path": (dictionary("transformer.h.1.mlp", 5), "mlp_output", 1),
@@ -68,10 +73,11 @@ def test_features_and_error_together_are_the_site_at_every_place(place: str) -> 
 
 def check_whole(place: str, donors: str) -> None:
     """Mask 0 is the base run, mask 1 the site's own swap, on pairs that the space was made of and on unseen ones."""
-    _, site, layer = PLACES[place]
+    one, site, layer = PLACES[place]
     ours = problem(place, donors)
     whole = ct.LanguageProblem(MODEL, ours.source_task, sites=[site], donors=donors, holdout=0.34, direction="maximise")
-    at_layer = torch.tensor([float(c.layer == layer) for c in whole.space], dtype=ALL)
+    mine = [c.layer == layer and one.head in (None, c.unit) for c in whole.space]
+    at_layer = torch.tensor(mine, dtype=ALL)
     ones = torch.ones(len(ours.space), dtype=ALL)
     for mine, theirs in ((ours, whole), (ours.heldout, whole.heldout)):
         assert mine is not None
@@ -79,6 +85,39 @@ def check_whole(place: str, donors: str) -> None:
         torch.testing.assert_close(mine.effects(ones), theirs.effects(at_layer), rtol=0, atol=1e-9)
         assert float(mine.effects(0 * ones).abs().max()) <= 1e-12
         assert float(mine.effects(ones).abs().min()) > 1e-6
+
+
+def test_features_of_one_head_are_those_of_a_dictionary_of_all_that_is_zero_elsewhere() -> None:
+    """Effects of soft masks, gradients, what each writes, and what its direction promotes."""
+    one = dictionary("blocks.1.attn.hook_z", 9, width=8, head=2)
+    whole = replace(
+        one,
+        head=None,
+        encoder=pad(one.encoder, (16, 8)),
+        decoder=pad(one.decoder, (16, 8)),
+        offset=pad(one.offset, (16, 8)),
+    )
+    options: dict[str, Any] = {"sites": ["feature"], "holdout": 0, "direction": "maximise"}
+    ours, theirs = (ct.LanguageProblem(MODEL, TASK, dictionaries=[d], **options) for d in (one, whole))
+    assert ours.space == theirs.space
+    z = torch.rand(len(ours.space), generator=torch.Generator().manual_seed(1), dtype=ALL)
+    assert float(ours.effects(z).abs().max()) > 1e-3
+    torch.testing.assert_close(ours.effects(z), theirs.effects(z), rtol=0, atol=1e-12)
+    torch.testing.assert_close(ours.gradient(z), theirs.gradient(z), rtol=0, atol=1e-12)
+    members = list(ours.space[:3])
+    cards = [[replace(c, link=None) for c in describe(p.model, members, TASK)] for p in (ours, theirs)]
+    assert cards[0] == cards[1]
+    assert features_of_heads(ours.model, ["L1.head2"]) == list(
+        map(Component.parse, [f"L1.feature{i}" for i in range(FEATURES)])
+    )
+    assert features_of_heads(ours.model, ["L1.head1"]) == []
+    told = [Writes(p.training.scorer, members, Writer(p.model)).run() for p in (ours, theirs)]
+    weight = torch.ones(len(TASK.pairs))
+    for i in range(3):
+        own, other = (found.member(i, weight) for found in told)
+        assert own.base is not None
+        assert (own.base, own.donor) == pytest.approx((other.base, other.donor), abs=1e-9)
+    torch.testing.assert_close(told[0].direct, told[1].direct, rtol=0, atol=1e-9)
 
 
 @pytest.mark.filterwarnings("ignore")  # pairs are repeated on purpose
@@ -233,16 +272,17 @@ def test_features_heads_and_layers_share_a_space_with_costs() -> None:
     assert frontier.at(3).weighted_cost(weights) <= 12
 
 
-@pytest.mark.parametrize("name", ["pursuit", "greedy", "matryoshka", "pgbct", "attribution", "topk", "hardconcrete"])
+@pytest.mark.parametrize("name", sorted(ct.search.SEARCHES))
 def test_searches_find_the_features_of_a_planted_effect(name: str) -> None:
-    """All searches but the exhaustive one run on features; the best single one is known from all single effects."""
-    if name not in ct.search.SEARCHES:
-        pytest.skip(f"there is no search {name}")
+    """Every search: a set's effect is the problem's own; the best single feature is known from all single effects."""
     ours = problem("MLP", sites=("feature",))
-    sized = {"max_size": 3} if name != "pgbct" else {"path": 2}
+    sized = {"path": 2} if name == "pgbct" else {"max_size": 2 if name == "exhaustive" else 3}
     frontier = ct.search.named(name, **sized)(ours)
-    assert {c.site.value for c in frontier.at(frontier.sizes[0]).members} <= {"feature"}
-    if name in ("pursuit", "greedy", "topk"):
+    for size in frontier.sizes:
+        chosen = frontier.at(size)
+        assert {c.site.value for c in chosen.members} <= {"feature"}
+        assert chosen.effect == pytest.approx(float(ours.value(chosen.components)), abs=1e-9)
+    if name in ("pursuit", "greedy", "floating", "exhaustive", "topk"):
         singles = ours.value(torch.eye(len(ours.space), dtype=ALL))
         assert frontier.at(1).effect == pytest.approx(float(singles.max()))
 
@@ -287,6 +327,18 @@ def refused(one: Dictionary | list[Dictionary], **rest: Any) -> Any:
 def test_a_dictionary_of_another_width_is_refused() -> None:
     with pytest.raises(InputError, match=r"has 48 numbers at blocks.1.hook_mlp_out, and tiny-gpt2 has 32 there"):
         refused(dictionary("blocks.1.hook_mlp_out", 0, width=48))
+
+
+def test_a_dictionary_of_one_head_must_fit_the_heads() -> None:
+    one = dictionary("blocks.1.attn.hook_z", 0, width=8, head=2)
+    with pytest.raises(InputError, match="is of head 4, and layer 1 of tiny-gpt2 has 4 heads"):
+        refused(replace(one, head=4))
+    with pytest.raises(InputError, match=r"where heads cannot be told apart; .* read at hook_z"):
+        refused(replace(one, hook="blocks.1.hook_mlp_out", hook_out="blocks.1.hook_mlp_out"))
+    with pytest.raises(InputError, match=r"has 32 numbers at blocks.1.attn.hook_z, and tiny-gpt2 has 8 there"):
+        refused(dictionary("blocks.1.attn.hook_z", 0, head=2))
+    with pytest.raises(InputError, match="both write the head_output of layer 1, which only one can split"):
+        refused([one, replace(one, head=1, name="other")])
 
 
 def test_a_dictionary_of_another_model_is_refused_unless_it_is_said_to_be_the_same() -> None:

@@ -209,6 +209,17 @@ def test_the_features_of_heads_are_those_whose_rows_lie_in_them() -> None:
         features_of_heads(held, ["L2.head0"])
 
 
+def test_features_are_looked_for_in_chats_as_the_template_renders_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = MODEL.require_tokenizer()
+    monkeypatch.setattr(words, "chat_template", "w7 {% for m in messages %}{{ m.content }} {% endfor %}w9")
+    said, other = ({"role": "user", "content": text} for text in ("w3 w14 w15", "w3 w28 w15"))
+    pair = ct.PromptPair(id="c", messages=(said,), counterfactual_messages=(other,), answers=(" w3", " w4"))
+    chat = replace(TASK, pairs=(pair,))
+    found = describe(HELD, ["L1.feature8", "L2.feature5"], chat)
+    assert found == describe(HELD, ["L1.feature8", "L2.feature5"], ["w7 w3 w14 w15 w9", "w7 w3 w28 w15 w9"])
+    assert any(card.active_share > 0 for card in found)
+
+
 def test_what_cannot_be_described_is_refused() -> None:
     assert describe(HELD, ["L0.head1"], TEXTS) == []
     with pytest.raises(InputError, match=r"has no L0.feature1"):
@@ -309,7 +320,7 @@ def test_bad_files_end_in_one_line_before_the_model_is_loaded(
     endless = save_dictionary(scaled(one, bias=torch.full((32,), torch.inf)), tmp_path / "endless")
     head = save_dictionary(one, tmp_path / "head")
     cfg = json.loads((head / "cfg.json").read_text())
-    (head / "cfg.json").write_text(json.dumps(cfg | {"hook_head_index": 3}))
+    (head / "cfg.json").write_text(json.dumps(cfg | {"hook_head_index": "all"}))
     asked = [
         "trace",
         "--model",
@@ -323,7 +334,7 @@ def test_bad_files_end_in_one_line_before_the_model_is_loaded(
     for folder, words in (
         (pickled, "may be a pickle, which can run code when it is read: convert it with python -c"),
         (endless, "bias holds values that are not finite"),
-        (head, "it reads head 3 alone; use one of all heads of a layer (hook_z)"),
+        (head, "hook_head_index is 'all' in its cfg.json; give a head's number from 0"),
     ):
         assert run([*asked, "--dictionaries", str(folder)]) == 2
         said = capsys.readouterr().err

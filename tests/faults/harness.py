@@ -15,8 +15,10 @@ from pathlib import Path
 from random import Random
 
 import psutil
+import torch
 from safetensors.numpy import load_file
 
+from cotrace.dictionaries import Dictionary, save_dictionary
 from cotrace.runs.config_file import read_run_config
 from cotrace.runs.manifest import Manifest, unseal
 from cotrace.shipped import pairs
@@ -98,9 +100,30 @@ def trace_of(folder: Path) -> list[str]:
     return [*asked, *searches, "--checkpoint-every-s", "0"]
 
 
-def begin(commands: Commands, seed: int) -> Kills:
+def features_of(folder: Path) -> list[str]:
+    """A trace of two searches on the features and the error of a random dictionary, beside the heads of the model."""
+    draw = torch.Generator().manual_seed(0)
+    place, encoder = "blocks.2.hook_mlp_out", torch.randn(24, 96, generator=draw)
+    one = Dictionary(
+        name="random",
+        hook=place,
+        hook_out=place,
+        encoder=encoder,
+        bias=torch.zeros(24),
+        decoder=torch.nn.functional.normalize(encoder),
+        offset=torch.zeros(96),
+        k=4,
+    )
+    held = save_dictionary(one, folder / "held")
+    asked = ["trace", "--model", "shipped", "--task", str(few_pairs(folder)), "--holdout", "0.4", "--max-size", "3"]
+    asked += ["--dictionaries", str(held), "--sites", "feature,error,head_output", "--layers", "1..2"]
+    asked += ["--search", "pursuit,random", "--option.pursuit.effort", "fast", "--cost-weights", "feature=0.1"]
+    return [*asked, "--checkpoint-every-s", "0"]
+
+
+def begin(commands: Commands, seed: int, arguments: list[str] | None = None, name: str = "whole") -> Kills:
     """A run that is to be killed, once it has been made without."""
-    whole, arguments = commands.folder / "whole", trace_of(commands.folder)
+    whole, arguments = commands.folder / name, arguments or trace_of(commands.folder)
     commands.run("tasks", "--quiet")  # the server has loaded everything once this is done
     began = time.monotonic()
     code, said = commands.run(*arguments, "--out", str(whole))
@@ -128,7 +151,7 @@ class Kills:
     def go(self, kills: int) -> None:
         """Kill so many times; every run is brought to its end and compared."""
         while self.kills < kills:
-            self.one(self.commands.folder / f"killed-{self.runs}", kills)
+            self.one(self.commands.folder / f"{self.whole.name}-killed-{self.runs}", kills)
             self.runs += 1
 
     def one(self, out: Path, most: int) -> None:

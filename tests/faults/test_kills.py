@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -9,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.harness import SAME, Commands, Kills, check_readable
+from tests.faults.harness import SAME, Commands, Kills, begin, check_readable, features_of
 
 KILLS = 20
+FEW = 4
 
 
 @pytest.mark.slow
@@ -21,6 +23,17 @@ def test_kills_at_random_moments_change_no_byte(kills: Kills) -> None:
     assert kills.kills == KILLS
     early = kills.moments.get("nothing", 0)
     assert kills.resumes >= KILLS - early, "every kill but those before the folder was begun is resumed"
+
+
+@pytest.mark.filterwarnings("ignore::cotrace.problem.spaces.PoorDictionary")
+def test_kills_of_a_run_on_features_change_no_byte(commands: Commands) -> None:
+    """Which features are components, what they cost, and every set are as in the run that nothing stopped."""
+    kills = begin(commands, seed=1, arguments=features_of(commands.folder), name="features")
+    frontier = json.loads((kills.whole / "selection.json").read_text())["frontiers"][0]
+    assert any(".feature" in name for one in frontier["selections"] for name in one["components"])
+    kills.go(FEW)
+    assert kills.kills == FEW
+    assert kills.resumes >= FEW - kills.moments.get("nothing", 0)
 
 
 def begun(commands: Commands, kills: Kills, out: Path, checkpoints: int) -> int:

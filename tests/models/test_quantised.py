@@ -4,13 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
 from cotrace.cli.console import quiet_libraries
 from cotrace.editing.fold import folded
 from cotrace.errors import InputError, UnsupportedSite
 from cotrace.models import load_model, wrap
 from cotrace.problem import LanguageProblem
+from cotrace.readout.logit_parts import Writer, writer_of
+from cotrace.readout.writes import Writes
 from cotrace.results import Selection
 from cotrace.selfcheck import check
 from tests import tiny
@@ -60,6 +62,45 @@ def test_effects_are_those_of_the_weights_that_are_kept(folder: Path, quantise: 
     assert torch.allclose(effects, expected, atol=tolerance)
     slopes = [problem.gradient(z) for problem in problems]
     assert torch.allclose(*slopes, atol=tolerance)
+
+
+@pytest.mark.parametrize(("quantise", "tolerance"), [("4bit", 1e-6), ("8bit", 6e-3)])
+def test_what_members_write_is_that_of_the_weights_that_are_kept(folder: Path, quantise: str, tolerance: float) -> None:
+    """Contributions add up to the logit difference. 8-bit projections round what heads give, all heads together, so
+    that only their whole is in the sum; each by itself is as in floating point."""
+    small = load_model(folder, quantise=quantise)
+    same = wrap(floating(folder, quantise), small.tokenizer)
+    task = tiny.task(answer_tokens=(1, 1))
+    told = []
+    for model in (small, same):
+        problem = LanguageProblem(model, task, sites=["head_output", "mlp_neuron"], holdout=0)
+        members = [problem.space[1], problem.space[20]]
+        told.append(Writes(problem.training.scorer, members, Writer(model)).run())
+    tables = [found.contributions for found in told]
+    sums = []
+    for table in tables:
+        assert table is not None
+        assert table.table.sum(0) == pytest.approx(table.logit_difference, abs=1e-5)
+        rows = dict(zip(table.names, table.table, strict=True))
+        sums.append(
+            [sum(row for name, row in rows.items() if name.startswith((f"L{i}.head", f"L{i}.attn"))) for i in (0, 1)]
+        )
+        assert ("L0.head0" in rows) == (table is not tables[0] or quantise == "4bit")
+    for own, expected in zip(*sums, strict=True):
+        assert abs(expected).max() > 5 * tolerance
+        assert own == pytest.approx(expected, abs=tolerance)
+    for i in range(2):
+        own, other = (found.member(i, torch.ones(len(task.pairs))) for found in told)
+        assert (own.base, own.donor) == pytest.approx((other.base, other.donor), abs=tolerance)
+        assert own.promoted[0][0] == other.promoted[0][0]
+
+
+def test_an_output_head_in_8_bits_is_said_to_round(folder: Path) -> None:
+    """It is left in floating point unless one asks otherwise; what members write is then left out, with the reason."""
+    kept = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["none"])
+    model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=kept)
+    assert type(model.lm_head).__name__ == "Linear8bitLt"
+    assert "(Linear8bitLt) is stored in fewer bits and rounds what it reads" in str(writer_of(wrap(model)))
 
 
 @pytest.mark.parametrize("quantise", ["4bit", "8bit"])

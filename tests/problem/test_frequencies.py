@@ -137,7 +137,14 @@ def by_hand(kind: str, pair: PromptPair, *, swapped: bool) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize("options", [{}, {"pack": False}, {"batch_tokens": 40}, {"memory": 70_000}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"pack": False},
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ({"batch_tokens": 40}, {"memory": 70_000})),
+    ],
+)
 def test_every_row_has_the_scores_that_it_has_alone(kind: str, model: LanguageModel, options: dict[str, Any]) -> None:
     problem = LanguageProblem(model, TASK, sites=["head_output"], holdout=0, **options)
     base, swapped = problem.training.scorer.base, problem.scores(["L1.head2"])

@@ -42,6 +42,7 @@ def test_a_shuffled_space_gives_the_same_numbers_by_as_many_edits(monkeypatch: p
     order = random.Random(0).sample(range(len(space)), len(space))
     shuffled = built(ComponentSpace(tuple(space[i] for i in order)))
     z = torch.rand(2, len(space), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert torch.equal(shuffled.training.scorer.base, ordered.training.scorer.base)  # runs without edits, once each
     taps.clear()
     assert torch.equal(shuffled.effects(z[:, order]), ordered.effects(z))
     assert torch.equal(shuffled.gradient(z[0, order]), ordered.gradient(z[0])[order])

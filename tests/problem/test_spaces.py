@@ -62,6 +62,29 @@ def test_what_the_issue_asks_for() -> None:
     ]
 
 
+def test_the_models_own_space_takes_them_all() -> None:
+    """What ``model.space`` names is the space of a problem that is asked for the same."""
+    sites, some = ["L1.head2", "L2.*", "head_output@last"], tiny.model("llama")
+    asked: dict[str, Any] = {"holdout": 0, "direction": "maximise"}
+    assert some.space(sites, layers="1..2").names == names(sites, layers="1..2")
+    assert (
+        some.space(sites, layers="1..2")
+        == LanguageProblem(some, tiny.task(6), sites=sites, layers="1..2", **asked).space
+    )
+    assert some.space(["L1.head2", "L2.head0"], roles=["last"]).names == ["L1.head2@last", "L2.head0@last"]
+    assert some.space(Selection.parse(["L1.head1", "L0.mlp"])).names == ["L1.head1", "L0.mlp"]
+    assert some.space("head_output", layers=range(1, 3)).names == heads([1, 2])
+    for wrong, words in (
+        (["L9.head1"], "llama has no L9.head1; it has 12 head_output"),
+        ([3], "^model.space: sites is"),
+        (frontier([["L0.head1"]]), "is neither a site nor a component; give a site"),
+    ):
+        with pytest.raises(InputError, match=words):
+            some.space(wrong)
+    with pytest.raises(InputError, match="layers leave it out"):
+        some.space(["L1.head2"], layers=0)
+
+
 def test_names_without_a_role_are_of_each_role_that_is_asked_for() -> None:
     assert names(["L1.head2", "L0.head0@subject"], ("last", "first")) == [
         "L0.head0@subject",

@@ -229,7 +229,7 @@ def followed(name: str, everything: bool = False) -> tuple[Paths, float]:
     problem = LanguageProblem(one.model, one.task, sites=["head_output"], donors=one.donors, holdout=0)
     names = problem.space.names if everything else [*one.circuit, *one.others]
     changes = Changes.of(problem, "training")
-    paths = follow(changes, changes, list(map(Component.parse, names)))
+    paths, _ = follow(changes, changes, list(map(Component.parse, names)))
     return paths, problem.cost.forward_equivalents
 
 
@@ -253,7 +253,7 @@ def test_a_pattern_has_a_query_and_a_key() -> None:
     one = PLANTED["induction"]()
     problem = LanguageProblem(one.model, one.task, sites=["L0.head2", "L1.pattern1"], donors=one.donors, holdout=0)
     changes = Changes.of(problem, "training")
-    paths = follow(changes, changes, list(problem.space))
+    paths, _ = follow(changes, changes, list(problem.space))
     arrow = paths.arrow("L0.head2", "L1.pattern1")
     assert arrow is not None
     assert arrow.share == pytest.approx(1, abs=0.05)
@@ -269,7 +269,7 @@ def test_few_pairs_leave_an_arrow_by_its_size_alone() -> None:
         task = replace(one.task, pairs=one.task.pairs[:count])
         problem = LanguageProblem(one.model, task, sites=["head_output"], donors=one.donors, holdout=0)
         changes = Changes.of(problem, "training")
-        told[count] = follow(changes, changes, list(map(Component.parse, one.circuit))).arrows
+        told[count] = follow(changes, changes, list(map(Component.parse, one.circuit)))[0].arrows
     (few,), (enough,) = (told[count] for count in (9, 10))
     assert (few.evidence, few.mark, few.interval) == ("size alone", "no interval", None)
     assert few.part_intervals == {"query": None, "key": None, "value": None}

@@ -11,10 +11,10 @@ from cotrace.components import Component
 from cotrace.problem import LanguageProblem
 from cotrace.prompts import Task
 from cotrace.readout.logit_parts import Writer
+from cotrace.readout.output_maps import ov_maps
 from cotrace.readout.paths import acting_groups, changed, prompt_groups
 from cotrace.readout.reads import BEHAVIOURS, looked_at, random_rows, random_scores, read, scores_of
 from cotrace.readout.records import Behaviour, Look, Read
-from cotrace.readout.writes import ov_maps
 from tests import tiny
 from tests.handmade import PLANTED, WORDS, Heads, build, pairs
 

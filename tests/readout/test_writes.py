@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from cotrace.components import Component, Site
-from cotrace.models import LanguageModel, wrap
+from cotrace.models import LanguageModel, tapped, wrap
 from cotrace.problem import LanguageProblem
 from cotrace.readout.logit_parts import Writer, differing, writer_of
-from cotrace.readout.writes import Writes, output_rows, ov_maps
+from cotrace.readout.output_maps import leading, output_rows, ov_maps
+from cotrace.readout.writes import Writes
 from tests import tiny
 from tests.families import tiny_model
 from tests.handmade import PLANTED
@@ -309,6 +310,51 @@ def test_output_rows_and_ov_maps_are_the_weights_own() -> None:
     order = (read @ layer.self_attn.o_proj.weight[:, size : 2 * size] @ value).argsort(descending=True).tolist()
     assert moved.raises == tuple(words.convert_ids_to_tokens(order[:4]))
     assert moved.lowers == tuple(words.convert_ids_to_tokens(order[::-1][:4]))
+
+
+@pytest.mark.parametrize("family", ["mixtral", "gpt_oss", "flex_olmo"])
+@torch.no_grad()
+def test_an_experts_row_is_the_leading_direction_of_its_output_matrix(family: str) -> None:
+    """By a singular value decomposition of the family's own weights, on the side of what the expert writes here."""
+    some = model(family) if family != "gpt_oss" else wrap(tiny_model(family), tiny.tokenizer(), name=family)
+    module: Any = some.module
+    member = Component.parse("L0.expert1")
+    problem = LanguageProblem(some, TASK, sites=["expert"], holdout=0)
+    found = Writes(problem.training.scorer, [member], Writer(some)).run()
+    layer = module.model.layers[0]
+    weight = layer.mlp.experts.down_proj[1].double()
+    rows = weight if family == "gpt_oss" else weight.T  # [d_ff, d_model]; of GPT-OSS as it is stored
+    _, sizes, vectors = torch.linalg.svd(rows)
+    seen: list[Tensor] = []
+    where = problem.model.places(Site.EXPERT)[0]
+    for pair in TASK.pairs:
+        ids = some.require_tokenizer()(pair.base)["input_ids"]
+        with tapped(module, [(where, lambda own: seen.append(own.reshape(-1, where.units, where.width)[:, 1]) or own)]):
+            module(input_ids=torch.tensor([ids]), use_cache=False)
+    mean = torch.cat(seen).double().sum(0)
+    direction = vectors[0] * (1 if float(vectors[0] @ mean) > 0 else -1)
+    assert abs(float(vectors[0] @ mean)) > 1e-3 * float(mean.norm())
+    ov = output_rows(Writer(some), [member], found.mean)[str(member)]
+    assert ov.share == pytest.approx(float(sizes[0].square() / sizes.square().sum()), rel=1e-5)
+    made = direction * module.model.norm.weight.double()
+    if family == "flex_olmo":  # a norm behind all experts, at its own scale
+        made = made * layer.post_feedforward_layernorm.weight.double()
+    order = (module.lm_head.weight.double() @ made).argsort(descending=True).tolist()
+    words = some.require_tokenizer()
+    names = [words.convert_ids_to_tokens(i) if i < len(words) else f"[{i}]" for i in order]
+    (row,) = ov.moved
+    assert row.raises == tuple(names[:4])
+    assert row.lowers == tuple(names[::-1][:4])
+    assert not output_rows(Writer(some), [member], {str(member): torch.zeros(where.width, dtype=torch.float64)})
+
+
+def test_the_leading_direction_of_a_wide_and_of_a_tall_matrix() -> None:
+    for shape in ((5, 9), (9, 5)):
+        matrix = torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+        direction, share = leading(matrix)
+        _, sizes, vectors = torch.linalg.svd(matrix)
+        assert abs(float(direction @ vectors[0])) == pytest.approx(1)
+        assert share == pytest.approx(float(sizes[0] ** 2 / (matrix**2).sum()))
 
 
 class Int8Head(nn.Module):

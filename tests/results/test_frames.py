@@ -30,12 +30,12 @@ def frontier(problem: ct.LanguageProblem) -> ct.Frontier:
 
 def test_effects_are_the_problems_own(problem: ct.LanguageProblem, frontier: ct.Frontier) -> None:
     assert problem.heldout is not None
-    for part, heldout in ((problem.training, False), (problem.heldout, True)):
-        frame = frontier.effects_frame(part.ids, heldout=heldout)
+    for part, ids, heldout in ((problem, problem.training.ids, False), (problem.heldout, problem.heldout.ids, True)):
+        frame = frontier.effects_frame(ids, heldout=heldout)
         assert list(frame.columns) == ["search", "k", "pair", "effect"]
         for selection in frontier:
             rows = frame[frame.k == selection.k]
-            assert list(rows.pair) == list(part.ids)
+            assert list(rows.pair) == list(ids)
             np.testing.assert_allclose(rows.effect, part.effects(selection).numpy(), rtol=1e-6)
 
 

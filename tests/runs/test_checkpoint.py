@@ -31,7 +31,10 @@ def step(i: int) -> Step:
     return Step("topk", "single effects", i, 1.5 * i, i, 1, 0.1 + 0.2)
 
 
-@pytest.mark.parametrize("name", sorted(SEARCHES))
+@pytest.mark.parametrize(
+    "name",  # every one of them in test_resume.py, without the files
+    [pytest.param(name, marks=() if name in ("pgbct", "pursuit") else pytest.mark.slow) for name in sorted(SEARCHES)],
+)
 def test_a_search_goes_on_from_its_checkpoint_to_the_same_frontier(name: str, tmp_path: Path) -> None:
     search = named(name, **OPTIONS.get(name, {}))
     states = list(search.steps(problem()))

@@ -79,11 +79,11 @@ class Facts:
         return 0 if self.judged is None else sum(row["p_adjusted"] is not None for row in self.judged["sizes"])
 
 
-LONG = [name for name, options in RUNS.items() if "full" in options or name == "several" or "few" in name]
+QUICK = ("plain", "nothing held out", "keep", "audit alone", "not judged")
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in RUNS])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in RUNS])
 def test_what_is_said_of_a_run_is_so(
     name: str, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

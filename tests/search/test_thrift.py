@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -81,6 +82,25 @@ def test_filled_by_hand() -> None:
     nothing = torch.zeros(4, dtype=torch.bool)
     assert filled(nothing, worth, costs, 0.6, 4).tolist() == [False, True, False, True]
     assert filled(nothing, worth, costs, 9.0, 1).tolist() == [True, False, False, False]
+
+
+def test_weights_as_text_are_those_of_a_mapping() -> None:
+    found = Pursuit(cost_weights="mlp_neuron=0.1, head_output=2")(problem())
+    other = Pursuit(cost_weights={"mlp_neuron": 0.1, "head_output": 2})(problem())
+    assert replace(found, elapsed_s=0.0) == replace(other, elapsed_s=0.0)
+    assert found.cost_weights == {"head_output": 2.0, "mlp_neuron": 0.1}
+    for text in ("mlp_neuron=cheap", "mlp_neuron", "=", "mlp_neuron=nan"):
+        with pytest.raises(InputError, match="cost weight"):
+            Pursuit(cost_weights=text)
+    with pytest.raises(UnknownName, match="did you mean"):
+        Pursuit(cost_weights="mlp_neurn=1")
+
+
+def test_a_weight_of_features_is_of_those_of_every_place() -> None:
+    names = ["L0.attn.feature1", "L0.mlp.feature2", "L0.mlp.error", "L1.head0"]
+    space = ComponentSpace.parse(names)
+    found = settled("pursuit", space, "feature=0.1,mlp_feature=0.3,error=5")
+    assert found == {"attention_feature": 0.1, "mlp_feature": 0.3, "mlp_error": 5.0, "head_output": 1.0}
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,19 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+QUICK = (
+    "heads",
+    "patterns",
+    "faithfulness",
+    "noise on answers too",
+    "a mean by position",
+    "resampled",
+    "logits",
+    "a whole set",
+)
+
+
+@pytest.mark.parametrize("case", [pytest.param(one, marks=() if one in QUICK else pytest.mark.slow) for one in CASES])
 def test_every_number_is_that_of_one_process(case: str) -> None:
     alone = problem(**CASES[case])
     assert len(alone.training.scorer.all_layouts) > 1, "there is something to hand out"
@@ -89,7 +101,7 @@ FEATURES: dict[str, tuple[Any, ...]] = {
 
 
 @pytest.mark.filterwarnings("ignore::cotrace.problem.spaces.PoorDictionary")
-@pytest.mark.parametrize("memory", [None, "20KB"])
+@pytest.mark.parametrize("memory", [None, pytest.param("20KB", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("donors", ["counterfactual", "mean=position", "zero"])
 @pytest.mark.parametrize("held", FEATURES)
 def test_features_are_those_of_one_process(held: str, donors: str, memory: str | None) -> None:

@@ -18,7 +18,7 @@ from cotrace.cli.options import in_options
 from cotrace.cli.replies import TaskInfoReply, schemas
 from cotrace.errors import InputError, NotReproduced
 from cotrace.evaluation.measurement import measure as measure_task
-from cotrace.problem.spaces import entries_of
+from cotrace.models.places import entries_of
 from cotrace.prompts import PromptPair, Task
 from cotrace.prompts.pair import chat_words, values_of
 from cotrace.prompts.pair_files import record_of

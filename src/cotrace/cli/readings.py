@@ -146,7 +146,7 @@ def aimed(stored: StoredRun, frontier: Frontier, target: str, asked: Asked) -> R
     """The run's question put to the target; what belongs to the run's own data is the new data's own."""
     kind, name = kind_of(target, stored.config)
     sites = stored.config.sites or tuple(frontier.space.sites)
-    same = replace(stored.config, sites=sites, direction=asked.direction, search_options={})
+    same = replace(stored.config, sites=sites, direction=asked.direction, search_options={}, cost_weights=None)
     same = replace(same, searches=(), max_size=None, audit=0.0, search_pairs=None, out=None)
     if kind == "model":
         local = Path(name).is_dir()

@@ -132,6 +132,8 @@ class Dictionary:
     """A transcoder's linear way past its features."""
     norm: Norm = "none"
     """Norm of each token's input, undone in the reconstruction."""
+    head: int | None = None
+    """The one head of ``hook`` that it is of; None where it is of all that stands there."""
     architecture: str = "standard"
     """Architecture in SAELens' words, such as ``topk``."""
     model_name: str | None = None

@@ -161,10 +161,6 @@ def read_dictionary(found: Found) -> Dictionary:
     hook, hook_out = found.hook, cfg.get("hook_name_out") or found.hook
     if transcoder and hook_out == hook:
         raise InputError(f"dictionary {name}: a transcoder's {CFG} must name hook_name_out, the place that it writes")
-    if cfg.get("hook_head_index") is not None:
-        raise InputError(
-            f"dictionary {name}: it reads head {cfg['hook_head_index']} alone; use one of all heads of a layer (hook_z)"
-        )
     parts = _encoder(kind, cfg, weights, name)
     _check_sizes(cfg, weights, name)
     decoder = weights["W_dec"] * parts.pop("rows")[:, None]
@@ -178,12 +174,21 @@ def read_dictionary(found: Found) -> Dictionary:
         shift=weights["b_dec"] if subtract else None,
         skip=weights.get("W_skip"),
         norm=_norm(cfg, name),
+        head=_head(cfg, name),
         architecture=str(cfg.get("architecture") or "standard"),
         model_name=_text(cfg, "model_name"),
         neuronpedia=_text(cfg, "neuronpedia_id"),
         sha256=_sha256(found.weights),
         **parts,
     )
+
+
+def _head(cfg: Mapping[str, Any], name: str) -> int | None:
+    """The head that it is of, where it is of one. Raises InputError."""
+    head = cfg.get("hook_head_index")
+    if head is not None and (type(head) is not int or head < 0):
+        raise InputError(f"dictionary {name}: hook_head_index is {head!r} in its {CFG}; give a head's number from 0")
+    return head
 
 
 def _text(cfg: Mapping[str, Any], key: str) -> str | None:
@@ -343,6 +348,7 @@ def save_dictionary(dictionary: Dictionary, folder: str | Path, **about: Any) ->
         "metadata": metadata,
     }
     cfg |= {"k": dictionary.k} if dictionary.k is not None else {}
+    cfg |= {"hook_head_index": dictionary.head} if dictionary.head is not None else {}
     cfg |= {"d_out": dictionary.d_out} if dictionary.is_transcoder else {}
     (folder / CFG).write_text(json.dumps(cfg, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return folder

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.functional import jvp
 
+from cotrace.batches.tokenize import TextTokenizer, base_text, counterfactual_text
 from cotrace.components import FEATURE_SITES, Component, Site
 from cotrace.errors import InputError, UnsupportedSite
 from cotrace.models.discovery import output_projection
@@ -86,17 +87,18 @@ def describe(
     """A card for each feature among the components; what is no feature is left out.
 
     ``model`` has the dictionaries (``problem.model``, or ``dictionaries.on(model)``). ``texts`` are those that it is
-    looked for in: plain texts, or a task's prompts. Cards hold so many ``examples`` and ``tokens``. A feature's tokens
+    looked for in: plain texts, or a task's prompts, chats as the model's template renders them. Cards hold so many
+    ``examples`` and ``tokens``. A feature's tokens
     are those of its decoder row brought through the output matrix that it enters, the final norm at the states where it
     is most active, and the unembedding. Raises InputError for a feature of no dictionary of the model.
     """
     wanted = _by_dictionary(model, components)
     if not wanted:
         return []
-    written = list(dict.fromkeys(_texts(texts)))
+    written = _tokens(model, texts)
     if not written:
         raise InputError("describe: there are no texts to look for features in; give some, or a task")
-    return described(model, components, model.require_tokenizer()(written)["input_ids"], examples, tokens)
+    return described(model, components, written, examples, tokens)
 
 
 def described(
@@ -147,9 +149,11 @@ def features_of_heads(model: LanguageModel, heads: Iterable[str | Component], *,
         if layer not in held:
             raise InputError(f"{model.name} has no dictionary of the heads of layer {layer} (hook_z): load one")
         place, rows = held[layer].write, held[layer].dictionary.decoder
-        if max(units) >= place.units:
-            raise InputError(f"{model.name} has no L{layer}.head{max(units)}; its layer has {place.units}")
-        squares = rows.square().reshape(len(rows), place.units, place.width).sum(2)
+        count = place.units if place.head is None else place.head.heads
+        if max(units) >= count:
+            raise InputError(f"{model.name} has no L{layer}.head{max(units)}; its layer has {count}")
+        rows = rows if place.head is None else place.head.padded(rows)
+        squares = rows.square().reshape(len(rows), count, -1).sum(2)
         inside = squares[:, units].sum(1) >= share * squares.sum(1)
         found += [Component(held[layer].feature_site, layer, unit) for unit in torch.nonzero(inside).flatten().tolist()]
     return found
@@ -176,10 +180,19 @@ def _by_dictionary(model: LanguageModel, components: Iterable[str | Component]) 
     return wanted
 
 
-def _texts(texts: Sequence[str] | Task) -> list[str]:
-    if isinstance(texts, Task):
-        return [text for pair in texts.pairs for text in (pair.base, pair.counterfactual) if text]
-    return names_of("describe", "texts", texts)
+def _tokens(model: LanguageModel, texts: Sequence[str] | Task) -> list[Sequence[int]]:
+    """Return the tokens of each text, or of each prompt of a task; each once."""
+    words = model.require_tokenizer()
+    if not isinstance(texts, Task):
+        plain = list(dict.fromkeys(names_of("describe", "texts", texts)))
+        return list(words(plain)["input_ids"]) if plain else []
+    tokens, prompts = TextTokenizer(words), dict[tuple[str, bool], None]()
+    for pair in texts.pairs:
+        found = [base_text(pair, words, {})]
+        if pair.counterfactual or pair.counterfactual_messages:
+            found.append(counterfactual_text(pair, words, {}))
+        prompts |= dict.fromkeys((one.text, one.rendered) for one in found)
+    return [tokens.many([text], rendered=rendered)[0].ids for text, rendered in prompts]
 
 
 @torch.no_grad()
@@ -302,6 +315,7 @@ def added_by(model: LanguageModel, placed: PlacedDictionary, row: Float[Tensor, 
     Raises UnsupportedSite where that matrix is not found.
     """
     place = placed.write
+    row = row if place.head is None else place.head.padded(row)
     if placed.site is Site.MLP_NEURON:
         matrix: nn.Module | None = place.module
     elif placed.site is Site.HEAD_OUTPUT:

@@ -16,7 +16,7 @@ from cotrace.dictionaries.dictionary import Dictionary
 from cotrace.errors import InputError, UnsupportedSite
 from cotrace.models.discovery import MLP_NAMES
 from cotrace.models.language_model import LanguageModel
-from cotrace.models.places import Layer, Place, PlacedDictionary, Unscaled
+from cotrace.models.places import Layer, OneHead, Place, PlacedDictionary, Unscaled
 
 SITES = {
     "hook_resid_post": Site.RESIDUAL,
@@ -61,6 +61,23 @@ def placed(
     return tuple(one if count[one.layer] == 1 else replace(one, alone=False) for one in found)
 
 
+def _of_one_head(model: LanguageModel, dictionary: Dictionary, place: Place) -> Place:
+    """The place of all heads, or of the one that the dictionary is of. Raises InputError."""
+    if dictionary.head is None:
+        return place
+    if place.site is not Site.HEAD_OUTPUT:
+        raise InputError(
+            f"dictionary {dictionary.name} is of head {dictionary.head} of {dictionary.hook}, where heads cannot be "
+            "told apart; dictionaries of one head are read at hook_z"
+        )
+    if dictionary.head >= place.units:
+        raise InputError(
+            f"dictionary {dictionary.name} is of head {dictionary.head}, and layer {place.layer} of {model.name} has "
+            f"{place.units} heads: it belongs to another model"
+        )
+    return replace(place, units=1, head=OneHead(dictionary.head, place.width, place.units))
+
+
 def _where(one: PlacedDictionary) -> tuple[int, str]:
     return one.layer, one.site.value
 
@@ -69,9 +86,11 @@ def _placed(model: LanguageModel, dictionary: Dictionary, trained_on: str | None
     _check_model(model, dictionary, trained_on)
     moved = dictionary.to(model.device, model.compute_dtype)
     if not dictionary.is_transcoder:
-        place = host(model, dictionary, dictionary.hook)
+        place = _of_one_head(model, dictionary, host(model, dictionary, dictionary.hook))
         _check_width(model, dictionary, place, dictionary.d_in, dictionary.hook)
         return PlacedDictionary(moved, place.layer, place, place)
+    if dictionary.head is not None:
+        raise InputError(f"dictionary {dictionary.name} is a transcoder of one head; those of whole layers are read")
     write = host(model, dictionary, dictionary.hook_out)
     read, unscaled = _input(model, dictionary)
     if read.layer != write.layer or read.layer is None:

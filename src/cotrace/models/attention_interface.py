@@ -281,6 +281,14 @@ def contributions(
     return table.scatter_add(1, spread, alone.reshape(tokens, chosen, -1))[:, :count]
 
 
+def expert_output(module: nn.Module, expert: int) -> Float[Tensor, "d_ff d_model"] | None:
+    """Return the output row of each of an expert's neurons; None where the module keeps them in another form."""
+    weight = getattr(module, "down_proj", None)
+    if not isinstance(weight, Tensor) or weight.ndim != 3 or not weight.is_floating_point():
+        return None
+    return weight[expert] if getattr(module, "is_transposed", False) else weight[expert].T
+
+
 def experts_hook(edit: Callable[[Tensor], Tensor], count: int) -> Callable[..., Any]:
     """A forward hook that edits the contributions [row * pos, expert * d_model] and adds their change to the output."""
 

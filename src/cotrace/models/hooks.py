@@ -21,7 +21,7 @@ from cotrace.models.attention_interface import (
     expert_count,
     experts_hook,
 )
-from cotrace.models.places import Place
+from cotrace.models.places import OneHead, Place, Tap
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,10 @@ def tapped(model: PreTrainedModel, taps: TapList, eager: bool = False) -> Iterat
 
         return apply
 
-    edits = [(place, counted(i, edit)) for i, (place, edit) in enumerate(taps)]
+    edits = [
+        (place, counted(i, edit if place.head is None else _of_head(place.head, place.tap, edit)))
+        for i, (place, edit) in enumerate(taps)
+    ]
     with ExitStack() as stack:
         _hook_modules(stack, [(p, e) for p, e in edits if p.tap in MODULE_TAPS])
         _hook_attention(stack, model, [(p, e) for p, e in edits if p.tap not in MODULE_TAPS], eager)
@@ -77,6 +80,18 @@ def tapped(model: PreTrainedModel, taps: TapList, eager: bool = False) -> Iterat
         missed = [str(place) for i, (place, _) in enumerate(taps) if i not in reached]
         if missed:
             raise RuntimeError(f"the forward pass never reached {', '.join(missed)}")
+
+
+def _of_head(head: OneHead, tap: Tap, edit: Edit) -> Edit:
+    """Let an edit see and change one head's values only."""
+    axis, start, count = (-2, head.unit, 1) if tap == "attention" else (-1, head.where.start, head.width)
+
+    def apply(own: Tensor) -> Tensor:
+        mine = own.narrow(axis, start, count)
+        changed: Tensor = edit(mine)
+        return own if changed is mine else own.slice_scatter(changed, axis, start, start + count)
+
+    return apply
 
 
 def _hook_modules(stack: ExitStack, edits: TapList) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from cotrace.components import OF_DICTIONARIES, ComponentSpace, Site
+from cotrace.components import OF_DICTIONARIES, Component, ComponentSpace, Layers, Site
 from cotrace.errors import ModelError, UnsupportedSite
 from cotrace.models.attention_interface import (
     compute_device,
@@ -26,7 +26,7 @@ from cotrace.models.attention_interface import (
     rope_limits,
 )
 from cotrace.models.discovery import dissect
-from cotrace.models.places import Layer, Place
+from cotrace.models.places import Layer, Place, named_space
 from cotrace.validation import checked, guarded, names_of
 
 if TYPE_CHECKING:
@@ -198,11 +198,19 @@ class LanguageModel:
         return argument in inspect.signature(self.module.forward).parameters
 
     @checked("model.space")
-    def space(self, sites: Sequence[str | Site], roles: Sequence[str] = ("all",)) -> ComponentSpace:
-        """All components of these sites, each once for each position role. Raises UnknownName, UnsupportedSite."""
-        named = [one for site in names_of("model.space", "sites", sites) for one in self.meant(Site.named(site))]
-        units = {site: {layer: place.units for layer, place in self.places(site).items()} for site in named}
-        return ComponentSpace.build(units, names_of("model.space", "roles", roles))
+    def space(
+        self,
+        sites: Iterable[str | Site | Component],
+        roles: Sequence[str] = ("all",),
+        layers: Layers = None,
+    ) -> ComponentSpace:
+        """Return the components of these sites, names or patterns, each once for each of the position ``roles``.
+
+        ``sites`` takes what ``LanguageProblem`` takes: whole sites (``head_output``), one at a role
+        (``head_output@last``), single components (``L4.head2``), patterns (``L4.*``), a Selection; ``layers`` narrows
+        them: a range, numbers, or text such as ``8..16``. Raises UnknownName, UnsupportedSite, InputError.
+        """
+        return named_space(self, sites, names_of("model.space", "roles", roles), layers)
 
     def require_tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer. Raises ModelError where the model was wrapped without one."""

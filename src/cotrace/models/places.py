@@ -1,8 +1,8 @@
-"""Places: where the tensors of a model are, its layers', and those of dictionaries that are put there."""
+"""Places: where the tensors of a model are, its layers', and those of dictionaries; and which components names mean."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -10,11 +10,43 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
-from cotrace.components import PARTS_OF, Site
+from cotrace.components import (
+    OF_DICTIONARIES,
+    PARTS_OF,
+    WAYS,
+    Component,
+    ComponentSpace,
+    Entry,
+    Layers,
+    Site,
+    layers_of,
+)
 from cotrace.dictionaries.dictionary import Dictionary, Entries
+from cotrace.errors import InputError
+from cotrace.text.files import shortened
 
 Tap = Literal["input", "output", "attention", "pattern", "experts"]
+
+
+@dataclass(frozen=True)
+class OneHead:
+    """One head among those of its layer."""
+
+    unit: int
+    width: int
+    heads: int
+    """How many heads the layer has."""
+
+    @property
+    def where(self) -> slice:
+        """Its numbers among those of all heads side by side."""
+        return slice(self.unit * self.width, (self.unit + 1) * self.width)
+
+    def padded(self, values: Float[Tensor, "*token d_head"]) -> Float[Tensor, "*token d"]:
+        """Return the values with zeros for all other heads."""
+        return pad(values, (self.where.start, self.heads * self.width - self.where.stop))
 
 
 @dataclass(frozen=True)
@@ -40,6 +72,8 @@ class Place:
     """
     dictionary: PlacedDictionary | Any = None
     """The dictionary whose features, or whose error, are the components; None where values are taken as they are."""
+    head: OneHead | None = None
+    """The head whose numbers alone are the tensor, of a place of heads; None for all."""
 
     def __str__(self) -> str:
         return f"L{self.layer} {self.site}"
@@ -176,3 +210,89 @@ class PlacedDictionary:
     def telling(self, active: Int[Tensor, "some"]) -> PlacedDictionary:
         """Return the same with only these features as components."""
         return replace(self, active=active.to(self.dictionary.bias.device))
+
+
+# Which components of a model are meant by sites, names, patterns, roles and layers. A model here is anything with the
+# name, layers, sites, ``places`` and ``meant`` of a LanguageModel.
+
+
+def entries_of(sites: Any) -> list[Entry]:
+    """Return the entries of sites, names and components, each once. Raises InputError, UnknownName."""
+    given = [sites] if isinstance(sites, str) else list(sites)
+    strange = next((one for one in given if not isinstance(one, str | Site | Component)), None)
+    if strange is not None:
+        raise InputError(f"sites: {shortened(strange)} is neither a site nor a component; give {WAYS}")
+    texts = [one.value if isinstance(one, Site) else str(one) for one in given]
+    double = next((text for i, text in enumerate(texts) if text in texts[:i]), None)
+    if double is not None:
+        raise InputError(f"{double} stands twice in the component space: name each site and component once")
+    return [entry for one in given for entry in Entry.parse(one)]
+
+
+def named_space(model: Any, sites: Any, roles: Sequence[str], layers: Layers = None) -> ComponentSpace:
+    """Return the components that are named, or all of the sites, for each role and in these layers.
+
+    Sites in the order in which they are first named, layer by layer. Raises InputError, UnsupportedSite, UnknownName;
+    InputError too where no component is left, or the model lacks a layer.
+    """
+    chosen = layers_of(layers)
+    if isinstance(sites, ComponentSpace):
+        whole = set(_whole(model, sites.sites))
+        strange = next((component for component in sites if replace(component, role="all") not in whole), None)
+        if strange is not None:
+            raise InputError(f"{model.name} has no {strange}; it has {_whole(model, sites.sites).outline}")
+        found = list(sites)
+    else:
+        found = list(_meant(model, entries_of(sites), roles, chosen))
+    if chosen is not None:
+        depth = len(model.layers)
+        if max(chosen) >= depth:
+            raise InputError(f"layers go up to {max(chosen)}, and {model.name} has layers 0 to {depth - 1}")
+        found = [component for component in found if component.layer in chosen]
+        if not found:
+            raise InputError("none of the sites is in these layers: name other layers, or other sites")
+    return ComponentSpace(tuple(found))
+
+
+def _whole(model: Any, sites: Sequence[Site]) -> ComponentSpace:
+    return ComponentSpace(tuple(_meant(model, entries_of(sites), ("all",), None)))
+
+
+def _meant(
+    model: Any, entries: Sequence[Entry], roles: Sequence[str], layers: frozenset[int] | None
+) -> Iterator[Component]:
+    """All components of each site that some entry means."""
+    by_site: dict[Site, list[Entry]] = {}
+    for entry in entries:
+        for site, own in _sited(model, entry):
+            by_site.setdefault(site, []).append(own)
+        if entry.single and layers is not None and entry.layer not in layers:
+            raise InputError(f"{entry.text} is named and layers leave it out: leave out the one or the other")
+    met: set[str] = set()
+    for site, some in by_site.items():
+        order = dict.fromkeys([*roles, *(entry.role for entry in some if entry.role)])
+        units = {layer: place.units for layer, place in model.places(site).items()}
+        for one in ComponentSpace.build({site: units}, list(order)):
+            if meant := [entry.text for entry in some if entry.at(one, roles)]:
+                met.update(meant)
+                yield one
+    if missed := next((entry for entry in entries if entry.text not in met), None):
+        there = [one for site in missed.sites for one in model.meant(site) if one in (*model.sites, *OF_DICTIONARIES)]
+        raise InputError(f"{model.name} has no {missed.text}; it has {_whole(model, there or model.sites).outline}")
+
+
+def _sited(model: Any, entry: Entry) -> Iterator[tuple[Site, Entry]]:
+    """The entry's site; of several the first that each layer has. Raises UnsupportedSite, InputError."""
+    if not entry.every:
+        for meant in model.meant(entry.sites[0]) if entry.layer is None else entry.sites:
+            model.places(meant)
+            yield meant, entry
+        return
+    places: Mapping[Site, Mapping[int, Any]] = {s: model.places(s) if s in model.sites else {} for s in entry.sites}
+    depth = len(model.layers)
+    if entry.layer is not None and entry.layer >= depth:
+        raise InputError(f"{model.name} has no {entry.text}; it has layers 0 to {depth - 1}")
+    for layer in range(depth) if entry.layer is None else [entry.layer]:
+        site = next((site for site in entry.sites if layer in places[site]), None)
+        if site is not None:
+            yield site, replace(entry, layer=layer)

@@ -15,7 +15,7 @@ from cotrace.problem.scored import TABLE_NUMBERS, PairProblem
 from cotrace.problem.scorer import Scorer
 from cotrace.problem.set_metric import SetProblem
 from cotrace.readout.held import HeldRuns, Run, passes_of
-from cotrace.statistics import Interval, Units, mean_intervals
+from cotrace.statistics import Interval, Units, joint_intervals, mean_intervals
 
 Progress = Callable[[str, int, int], None]
 """(what is done, how many are done, of how many)"""
@@ -107,6 +107,18 @@ class Changes:
         """The interval of each such sum over pairs; None where the metric has no effect of each, or pairs are few."""
         if not rows or not self._effects:
             return [None] * len(rows)
+        return mean_intervals(self._sums(rows), self.units)
+
+    def joint_intervals(
+        self, rows: Sequence[Signed], beside: Float[np.ndarray, "row example"] | None = None
+    ) -> list[Interval | None]:
+        """Intervals that hold all at once, of such sums and of effects that were measured otherwise, behind them."""
+        if not self._effects:
+            return [None] * (len(rows) + (0 if beside is None else len(beside)))
+        sums = self._sums(rows)
+        return joint_intervals(sums if beside is None else np.concatenate([sums, beside]), self.units)
+
+    def _sums(self, rows: Sequence[Signed]) -> Float[np.ndarray, "row example"]:
         none = np.zeros(len(self.units.unit))
         sums = [sum((sign * self._effects.get(run, none) for sign, run in signed), none) for signed in rows]
-        return mean_intervals(np.stack(sums), self.units)
+        return np.array(sums).reshape(len(rows), len(none))

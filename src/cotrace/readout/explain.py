@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from cotrace.components import FEATURE_SITES, Component
 from cotrace.dictionaries.feature_cards import FeatureCard, described
@@ -18,12 +19,13 @@ from cotrace.readout.card import Card, words_of
 from cotrace.readout.changes import Changes
 from cotrace.readout.explanation import Explanation
 from cotrace.readout.logit_parts import writer_of
+from cotrace.readout.output_maps import output_rows, ov_maps
 from cotrace.readout.paths import act, follow, most_runs
 from cotrace.readout.reads import HEADS, MOST_PAIRS, read
 from cotrace.readout.records import Acting, Active, Contributions, Example, Feature, Ov, Paths, Read, Written
-from cotrace.readout.writes import Writes, output_rows, ov_maps
+from cotrace.readout.writes import Writes
 from cotrace.results import Frontier, members_of, selection_of
-from cotrace.statistics import FEWEST_UNITS, Interval, mean_intervals
+from cotrace.statistics import FEWEST_UNITS, Interval
 from cotrace.text.progress_bar import Steps, stepping
 from cotrace.validation import check_kind, checked
 
@@ -161,6 +163,10 @@ def _feature(card: FeatureCard) -> Feature:
     )
 
 
+Direct = Float[np.ndarray, "member pair"] | Float[np.ndarray, "member"]
+"""Direct effects, of a metric of the whole set one each; not a number where it is not known."""
+
+
 class _Explainer:
     def __init__(
         self,
@@ -174,13 +180,14 @@ class _Explainer:
         judged = chooses if problem.heldout is None else Changes.of(problem, "held-out", progress)
         self.changes, self.chooses = judged, chooses
         self.notes: list[str] = []
+        self.mean: dict[str, torch.Tensor] = {}
 
     def made(self) -> Explanation:
         """Everything, one part after the other."""
         _, groups = _cost(self.members)
-        paths = follow(self.changes, self.chooses, self.members)
+        written, effects, table = self._written()
+        paths, direct = self._paths(effects)
         acting, cost = act(self.problem, self.changes, self.members, groups)
-        written, direct, table = self._written()
         reads, examples, ov = self._read()
         features = self._features()
         cards = self._cards(paths, acting, written, direct, reads, ov, features)
@@ -228,7 +235,7 @@ class _Explainer:
         self.notes += lacking.values()
         looked = {one.component: [token for token, _ in one.tokens[:3]] for one in reads}
         heads = [member for member in self.members if member.site in HEADS]
-        ov = {} if self.writer is None else output_rows(self.writer, self.members)
+        ov = {} if self.writer is None else output_rows(self.writer, self.members, self.mean)
         if heads and self.writer is not None:
             ov |= ov_maps(scorer, self.writer, heads, scorer.pairs, looked)
         self.progress("what they read", self.changes.part.size, self.changes.part.size)
@@ -250,13 +257,13 @@ class _Explainer:
         self.progress("what the features are", len(pairs), len(pairs))
         return {card.component: _feature(card) for card in cards}
 
-    def _written(self) -> tuple[list[Written], list[tuple[float | None, Interval | None]], Contributions | None]:
+    def _written(self) -> tuple[list[Written], Direct, Contributions | None]:
         """Measure what members write, the direct part of their effects, and the table of contributions."""
         writer = writer_of(self.problem.model)
         self.writer = None if isinstance(writer, str) else writer
         if isinstance(writer, str):
             self.notes.append(f"what members write and do directly is left out: {writer}")
-            return [Written(component=str(m)) for m in self.members], [(None, None)] * len(self.members), None
+            return [Written(component=str(m)) for m in self.members], np.full(len(self.members), np.nan), None
         part = self.changes.part
         scorers = [part.scorer, *(draw.scorer for draw in (part.draws if isinstance(part, PairProblem) else ()))]
         tick = self.changes.ticking("what they write")
@@ -267,22 +274,26 @@ class _Explainer:
         if runs[0].writer.unembedding.logit_scale is None:
             self.notes.append("parts are of the logits before the model's cap on them")
         weight = part.weights.double().cpu()
+        self.mean = runs[0].mean
         written = [runs[0].member(i, weight) for i in range(len(self.members))]
         return written, self._direct(runs), runs[0].contributions
 
-    def _direct(self, runs: Sequence[Writes]) -> list[tuple[float | None, Interval | None]]:
-        part, units = self.changes.part, self.changes.units
+    def _direct(self, runs: Sequence[Writes]) -> Direct:
+        part = self.changes.part
         if not isinstance(part, PairProblem):
-            values = [float(part.change([scores])) for scores in runs[0].direct]
-            return [(None if np.isnan(value) else value, None) for value in values]
+            return np.array([float(part.change([scores])) for scores in runs[0].direct])
         made = [part.metric.effects(run.direct, run.scorer.base, part.answers) for run in runs]
-        effects = torch.stack(made).mean(0).double().cpu().numpy()
-        known = ~np.isnan(effects).any(1)
-        intervals = iter(mean_intervals(effects[known], units))
-        return [
-            (units.mean(row), next(intervals)) if there else (None, None)
-            for row, there in zip(effects, known, strict=True)
-        ]
+        return torch.stack(made).mean(0).double().cpu().numpy()
+
+    def _paths(self, effects: Direct) -> tuple[Paths, list[tuple[float | None, Interval | None]]]:
+        """Measure who feeds whom, and the direct effects; the intervals of both hold together."""
+        known = np.isfinite(effects.reshape(len(effects), -1).sum(1))
+        paths, intervals = follow(
+            self.changes, self.chooses, self.members, effects[known] if effects.ndim == 2 else None
+        )
+        values = [self.changes.units.mean(row) if effects.ndim == 2 else float(row) for row in effects[known]]
+        direct = iter(zip(values, intervals or [None] * len(values), strict=True))
+        return paths, [next(direct) if there else (None, None) for there in known]
 
     def _cards(
         self,

@@ -163,7 +163,7 @@ class Explanation:
         rows = [
             (
                 card.component if i == 0 else "",
-                quoted([one.token]) if one.token else "" if card.read.attends else "its output row",
+                quoted([one.token]) if one.token else "" if card.read.attends else card.ov.row,
                 quoted(one.raises),
                 quoted(one.lowers),
                 "" if i or card.ov.copies is None else f"{card.ov.copies:.0%}",
@@ -172,7 +172,7 @@ class Explanation:
             if card.ov is not None
             for i, one in enumerate(card.ov.moved or (Moved(token="", raises=()),))
         ]
-        title = "What their weights alone write (OV maps of heads, output rows of neurons)"
+        title = "What their weights alone write (OV maps of heads, output rows of others)"
         return Table(title, ("component", "given", "raises", "lowers", "copies"), rows, frozenset({1, 2, 3}))
 
     def positions(self, *, single: bool = False) -> Table:

@@ -250,11 +250,12 @@ class Frozen:
         placed = self.writer.model.places(member.site)[member.layer].dictionary
         if placed is None:
             return self.at(place)
-        written = self.at(placed.write)
-        if not torch.equal(written, self.at(place)):
+        written, head = self.at(placed.write), placed.write.head
+        if not torch.equal(written, self.at(place) if head is None else self.at(place)[:, head.where]):
             raise UnsupportedSite(f"what {member} writes is not seen: a gate is between it and the output matrix")
         values = RunningFeatures.seen(placed, self.at(placed.read), written)
-        return values.added(member, values.value(member)[0]).to(written)
+        added = values.added(member, values.value(member)[0]).to(written)
+        return added if head is None else head.padded(added)
 
     def swapped(self, member: Component, values: Tensor) -> Float[Tensor, "point feature"]:
         """The same of a run in which the member alone is swapped, from the place's values in that run."""

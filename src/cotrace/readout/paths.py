@@ -17,6 +17,9 @@ from itertools import combinations
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
+
 from cotrace.batches import EncodedPair
 from cotrace.batches.encode import named_positions
 from cotrace.batches.segments import shared_prefix
@@ -40,7 +43,7 @@ from cotrace.readout.records import (
     Kind,
     Paths,
 )
-from cotrace.statistics import covers
+from cotrace.statistics import Interval, covers
 
 MOST_ROLES = 8
 Groups = dict[str, tuple[int, ...]]
@@ -234,10 +237,20 @@ def _contexts(k: int) -> int:
     return 0 if k < 2 else max(2, k // 2)
 
 
-def follow(changes: Changes, chooses: Changes, members: Sequence[Component]) -> Paths:
-    """Measure it on the pairs of ``changes``; partners are chosen on those of ``chooses``."""
+def follow(
+    changes: Changes,
+    chooses: Changes,
+    members: Sequence[Component],
+    direct: Float[np.ndarray, "member pair"] | None = None,
+) -> tuple[Paths, list[Interval | None]]:
+    """Measure it on the pairs of ``changes``; partners are chosen on those of ``chooses``.
+
+    The intervals of all arrows hold at once, those of the ``direct`` effects, which come second, among them.
+    """
     hosts = {one.layer: one.site for one in changes.part.scorer.model.dictionaries}
-    return _Follower(changes, chooses, sorted(members, key=partial(_key, hosts=hosts)), hosts).paths()
+    ordered = sorted(members, key=partial(_key, hosts=hosts))
+    found = _Follower(changes, chooses, ordered, hosts, np.zeros((0, changes.part.size)) if direct is None else direct)
+    return found.paths(), found.direct_intervals
 
 
 def _key(member: Component, hosts: Hosts) -> tuple[int, int, str, int, str]:
@@ -255,8 +268,11 @@ def through(source: Component, target: Component, given: Component | None = None
 
 
 class _Follower:
-    def __init__(self, changes: Changes, chooses: Changes, members: Sequence[Component], hosts: Hosts) -> None:
-        self.changes, self.chooses, self.members, self.hosts = changes, chooses, members, hosts
+    def __init__(
+        self, changes: Changes, chooses: Changes, members: Sequence[Component], hosts: Hosts, direct: np.ndarray
+    ) -> None:
+        self.changes, self.chooses, self.members, self.hosts, self.direct = changes, chooses, members, hosts, direct
+        self.direct_intervals: list[Interval | None] = []
         held = HeldRuns(changes.part.scorer)
         self.parts = {member: held.parts(member) for member in members}
         self.joint = swap(*members)
@@ -273,7 +289,7 @@ class _Follower:
         self.changes.measure(
             "with partners swapped", [*self._alone_with(again, partners), *(through(*t) for t in again)]
         )
-        arrows = [*self._arrows([(a, b, None) for a, b in pairs]), *self._arrows(again)]
+        arrows = list(self._arrows([*((a, b, None) for a, b in pairs), *again]))
         heads = [m for m in self.members if m.site in (Site.HEAD_OUTPUT, Site.KV_GROUP, Site.ATTENTION_PATTERN)]
         return Paths(
             together=self.changes.value((1, self.joint)),
@@ -337,9 +353,11 @@ class _Follower:
     def _arrows(self, which: Sequence[tuple[Component, Component, Component | None]]) -> Iterator[Arrow]:
         told = self.changes
         rows = [[(1.0, through(a, b, p)), *([(-1.0, swap(p))] if p else [])] for a, b, p in which]
-        intervals = told.intervals(rows)
         parts = [(a, b, part) for a, b, given in which if given is None for part in self.parts[b]]
-        of_part = dict(zip(parts, told.intervals([[(1.0, through(a, b, part=p))] for a, b, p in parts]), strict=True))
+        every = [*rows, *([(1.0, through(a, b, part=p))] for a, b, p in parts)]
+        found = told.joint_intervals(every, self.direct)
+        intervals, self.direct_intervals = found[: len(rows)], found[len(every) :]
+        of_part = dict(zip(parts, found[len(rows) : len(every)], strict=True))
         least = NEGLIGIBLE * abs(told.value((1, self.joint)))
         for (a, b, given), row, interval in zip(which, rows, intervals, strict=True):
             effect = told.value(*row)

@@ -197,7 +197,7 @@ class Feature:
 
 @dataclass(frozen=True, kw_only=True)
 class Moved:
-    """Tokens that a head moves when it attends to one token alone; or a neuron or coordinate, by its output row."""
+    """Tokens that a head moves when it attends to one token alone; or another member, by its output row."""
 
     token: str
     """Empty of an output row."""
@@ -216,6 +216,16 @@ class Ov:
     None where the member does not attend."""
     moved: tuple[Moved, ...] = ()
     """One entry for each of the tokens that it attends to most; one for an output row."""
+    share: float | None = None
+    """Share of an expert's sum of squares along the direction in which its neurons' rows write most, which is taken for
+    its row; None for all others, which have one row."""
+
+    @property
+    def row(self) -> str:
+        """Say in words what its output row is."""
+        return (
+            "its output row" if self.share is None else f"the leading direction of its rows ({self.share:.0%} of them)"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,7 +255,8 @@ class Arrow:
     effect: float
     """Change of the metric when the target alone takes the value that it has when the source is swapped."""
     interval: Interval | None
-    """Over pairs; None where there are too few, or the metric has no effect of each."""
+    """Over pairs, together with those of all other arrows; None where there are too few, or the metric has no effect of
+    each."""
     share: float | None
     """Share of the source's whole effect, under the same condition; None where that is next to nothing."""
     given: str | None = None

@@ -1,181 +1,26 @@
-"""Writes of a member: its part in the metric's answers, and the tokens that its weights alone raise (OV maps, output
-rows).
-
-A head that attends wholly to one token writes the token's value through its output matrix (Elhage et al. 2021, A
-Mathematical Framework for Transformer Circuits). Where that raises the token's own logit most, the head copies.
-"""
+"""Writes of a member on the data: its part in the answers, the tokens that it raises, and its direct effect."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from cotrace.batches import EncodedPair, Layout, prompt_layouts, token_text
+from cotrace.batches import Layout, token_text
 from cotrace.components import Component, Site
 from cotrace.errors import UnsupportedSite
-from cotrace.interventions import LayerInputs, forward
+from cotrace.interventions import LayerInputs
 from cotrace.models import Place
-from cotrace.models.attention_interface import AttentionCall, attention_handler
 from cotrace.models.hooks import Edit
-from cotrace.models.stream import EXACT, Norm, post_norm
+from cotrace.models.stream import EXACT
 from cotrace.problem.scorer import Scorer
 from cotrace.readout.held import over_layouts
-from cotrace.readout.logit_parts import ADDER, Frozen, Kept, Points, Writer, features
-from cotrace.readout.records import Contributions, Moved, Ov, Token, Written
-
-PAIRS = 16
-"""Prompts whose values are looked at."""
-FIRST = 5
-"""A token is copied where its own logit is among so many that are raised most."""
-RAISED = 4
-"""Tokens that are kept of those that a looked-at token raises, and lowers."""
-ROWS = (Site.MLP_NEURON, Site.MLP_COORDINATE)
-"""Sites whose components always write along one direction."""
-
-
-def ov_maps(
-    scorer: Scorer,
-    writer: Writer,
-    heads: Sequence[Component],
-    pairs: Sequence[EncodedPair],
-    looked: Mapping[str, Sequence[str]],
-) -> dict[str, Ov]:
-    """Return OV maps of heads whose values go straight into the output matrix; ``looked``: tokens of each."""
-    pairs = pairs[:: -(-len(pairs) // PAIRS)]
-    values = _Values(scorer, writer, heads)
-    return {
-        str(head): _map(writer, head, own, values, looked.get(str(head), ())) for head, own in values.run(pairs).items()
-    }
-
-
-class _Values:
-    """The values of each head on every token."""
-
-    def __init__(self, scorer: Scorer, writer: Writer, heads: Sequence[Component]) -> None:
-        self.scorer, self.writer = scorer, writer
-        self.places = scorer.model.places(Site.HEAD_OUTPUT)
-        self.heads = [h for h in heads if h.layer in writer.matrices and self.places[h.layer].tap == "attention"]
-        self.gated: set[int] = set()
-        """Layers in which something stands between the heads and their matrix."""
-        self.tokens: list[int] = []
-        self.later: list[bool] = []
-        """Whether a token is behind the prompt's first, on which many heads merely rest."""
-        self.found: dict[Component, list[Tensor]] = {head: [] for head in self.heads}
-        self._calls: dict[nn.Module, Tensor] = {}
-        self._given: dict[int, Tensor] = {}
-
-    @torch.no_grad()
-    def run(self, pairs: Sequence[EncodedPair]) -> dict[Component, Float[Tensor, "token d_head"]]:
-        """Run the heads whose output goes as it is into the matrix behind them."""
-        model, eager = self.scorer.model, self.scorer.eager
-        layers = sorted({head.layer for head in self.heads})
-        taps = [(self.places[layer], self._keep(layer)) for layer in layers]
-        taps += [(self.writer.matrices[layer], self._compare(layer)) for layer in layers]
-        for layout in prompt_layouts(pairs, range(len(pairs)), replace(self.scorer.packing, packed=False)):
-            with attention_handler(model.module, self._note, eager=eager):
-                forward(model, layout, taps, eager=eager)
-            self._take(layout)
-        return {head: torch.cat(rows) for head, rows in self.found.items() if head.layer not in self.gated}
-
-    def _note(self, module: nn.Module, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
-        self._calls[module] = call.value
-        return call.original()
-
-    def _keep(self, layer: int) -> Edit:
-        def edit(own: Tensor) -> Tensor:
-            self._given[layer] = own
-            return own
-
-        return edit
-
-    def _compare(self, layer: int) -> Edit:
-        def edit(own: Tensor) -> Tensor:
-            if not torch.equal(own.flatten(), self._given[layer].flatten()):
-                self.gated.add(layer)
-            return own
-
-        return edit
-
-    def _take(self, layout: Layout) -> None:
-        where = torch.nonzero((layout.example >= 0).flatten()).flatten()
-        self.tokens += layout.input_ids.flatten()[where].tolist()
-        self.later += (layout.position_ids.flatten()[where] > 0).tolist()
-        for head in self.heads:
-            place = self.places[head.layer]
-            call = self._calls[place.module]
-            own = call[:, (head.unit or 0) // (place.units // call.shape[1])]
-            self.found[head].append(own.flatten(0, 1)[where.to(own.device)])
-
-
-@torch.no_grad()
-def _map(
-    writer: Writer, head: Component, values: Float[Tensor, "token d_head"], seen: _Values, looked: Sequence[str]
-) -> Ov:
-    place = writer.matrices[head.layer]
-    given = values.new_zeros(len(values), place.units * place.width)
-    start = (head.unit or 0) * place.width
-    given[:, start : start + place.width] = values
-    made = place.module(given) - place.module(torch.zeros_like(given))
-    words = writer.model.require_tokenizer()
-    copied, by_token = 0, defaultdict[str, list[Tensor]](list)
-    for token, later, logits in zip(seen.tokens, seen.later, _logits(writer, head, made), strict=True):
-        copied += later and bool(logits[token] > logits.mean()) and int((logits > logits[token]).sum()) < FIRST
-        name = token_text(words, token)
-        if name in looked:
-            by_token[name].append(logits)
-    moved = [_moved(writer, name, torch.stack(by_token[name]).mean(0)) for name in looked if name in by_token]
-    return Ov(copies=copied / max(1, sum(seen.later)), moved=tuple(moved))
-
-
-def _logits(
-    writer: Writer, member: Component, made: Float[Tensor, "token d_model"]
-) -> Iterator[Float[Tensor, "vocabulary"]]:
-    """Return the logits of each vector behind the norms that it passes, without their scales."""
-    ends, place = writer.unembedding, writer.added[member.layer, ADDER[member.site]]
-    anything = torch.randn(made.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)[None]
-    if member.site is Site.MLP_COORDINATE:  # one of what is added, behind the layer's norm
-        behind = made
-    else:
-        behind = place.factor * Norm.of(post_norm(place), anything.to(made)).weighted(made)
-    final = Norm.of(ends.norm, anything.to(made)).weighted(behind).to(ends.weight)
-    for row in final:
-        yield (ends.head(row[None]) - ends.head(torch.zeros_like(row[None])))[0].float().cpu()
-
-
-@torch.no_grad()
-def output_rows(writer: Writer, members: Sequence[Component]) -> dict[str, Ov]:
-    """Return the tokens that one more unit of each neuron or coordinate raises, where the stream shows its output."""
-    found = {}
-    for member in members:
-        if member.site not in ROWS or (member.layer, Site.MLP_OUTPUT) not in writer.added:
-            continue
-        place = writer.place(member)
-        one = torch.zeros(1, place.units * place.width, device=writer.model.device, dtype=writer.model.dtype)
-        one[0, features(member, place, writer.model)] = 1
-        made = one if member.site is Site.MLP_COORDINATE else place.module(one) - place.module(torch.zeros_like(one))
-        (logits,) = _logits(writer, member, made)
-        found[str(member)] = Ov(copies=None, moved=(_moved(writer, "", logits),))
-    return found
-
-
-def _moved(writer: Writer, given: str, logits: Float[Tensor, "vocabulary"]) -> Moved:
-    words = writer.model.require_tokenizer()
-
-    def named(order: Tensor) -> tuple[str, ...]:
-        return tuple(token_text(words, one) if one < len(words) else f"[{one}]" for one in order[:RAISED].tolist())
-
-    return Moved(
-        token=given,
-        raises=named(torch.argsort(logits, descending=True, stable=True)),
-        lowers=named(torch.argsort(logits, stable=True)),
-    )
-
+from cotrace.readout.logit_parts import Frozen, Kept, Points, Writer, features
+from cotrace.readout.records import Contributions, Token, Written
 
 FAINT = 1e-6
 """Logits below which nothing is raised or lowered."""
@@ -195,6 +40,8 @@ class Writes:
     writer: Writer
     unseen: dict[str, str] = field(default_factory=dict)
     """Member -> why what it writes is not seen."""
+    mean: dict[str, Tensor] = field(default_factory=dict)
+    """Expert -> the sum of what it writes on all tokens of the base run [d_model]."""
 
     def __post_init__(self) -> None:
         scorer, count = self.scorer, len(self.scorer.pairs)
@@ -239,7 +86,7 @@ class Writes:
         adders = [place for place in map(writer.adder, self.members) if place is not None]
         # Whole streams are large: only those that no output gives, and the one that direct runs start from.
         layer_inputs = LayerInputs([one.index for one in layers if one.index not in passed or one is layers[-1]])
-        more = [*kept.edits(places, points.at, 1), *reads.edits(adders, layout.read_at, 1)]
+        more = [*kept.edits(places, points.at, 1), *reads.edits(adders, layout.read_at, 1), *self._adding_up(layout)]
         with self.scorer.passing(layout):
             self.scorer.run(self._zeros(1), layout, layer_inputs=layer_inputs, more=more)
         at = points.at.to(self.scorer.model.device)
@@ -248,6 +95,23 @@ class Writes:
         }
         streams |= {layer: kept.values[place][0] for layer, place in passed.items() if layer < len(layers)}
         return Frozen(writer, points, kept, streams), layer_inputs, reads.values
+
+    def _adding_up(self, layout: Layout) -> list[tuple[Place, Edit]]:
+        """Edits that change nothing and add up what each expert writes, padding left out."""
+        where = torch.nonzero((layout.example >= 0).flatten()).flatten()
+
+        def adding(member: Component, place: Place) -> Edit:
+            mine = features(member, place, self.scorer.model)
+
+            def add(own: Tensor) -> Tensor:
+                flat = own.reshape(-1, place.units * place.width)[where.to(own.device), mine]
+                self.mean[str(member)] = self.mean.get(str(member), 0.0) + flat.sum(0).double().cpu()
+                return own
+
+            return add
+
+        places = {member: self._place(member) for member in self._seen if member.site is Site.EXPERT}
+        return [(place, adding(member, place)) for member, place in places.items()]
 
     @cached_property
     def _seen(self) -> list[Component]:
@@ -300,6 +164,7 @@ class Writes:
         if error <= EXACT.get(change.dtype, 1e-4) * base.at(joint).norm():
             return True
         self.unseen[str(member)] = f"what {member} writes is not seen: its layer does more than add it to the others"
+        self.mean.pop(str(member), None)
         return False
 
     def _chunks(self, layout: Layout) -> Iterator[Sequence[Component]]:

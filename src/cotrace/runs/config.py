@@ -172,6 +172,9 @@ class RunConfig(WorkerOptions, SourceOptions):
     """Search methods, separated by commas. Default: pursuit; for compare pursuit,pgbct,greedy,topk,random."""
     max_size: Annotated[int | None, SEARCH] = None
     """Largest number of components k to look for; up to 256 every k has a set. Default: all N."""
+    cost_weights: Annotated[str | None, SEARCH] = None
+    """Cost of one component of each site, such as feature=0.1,head_output=1, or balanced (sites cost alike): pursuit
+    then also looks for what is best for its cost."""
     search_options: Annotated[dict[str, dict[str, Any]], OPTIONS] = field(default_factory=dict)
     """A search's own settings, as in --option.pgbct.l1 0.01 or --option.random.draws 20."""
 

@@ -20,13 +20,14 @@ from cotrace.donors import Noise, check_sites, donor_file, donor_source
 from cotrace.errors import InputError, unknown
 from cotrace.metrics import Answers, AnyMetric, metric_named
 from cotrace.models import LanguageModel
+from cotrace.models.places import entries_of
 from cotrace.problem import Problem
 from cotrace.problem.full_swap import NoDirection
 from cotrace.problem.language import LanguageProblem
 from cotrace.problem.passes import check_memory
 from cotrace.problem.scorer import executing
 from cotrace.problem.set_metric import aim
-from cotrace.problem.spaces import entries_of, shortlist, space_of
+from cotrace.problem.spaces import shortlist, space_of
 from cotrace.prompts import Task
 from cotrace.prompts.task import groups, split_parts
 from cotrace.runs.config import RunConfig
@@ -91,6 +92,11 @@ def prepare(
     """
     config = settled(config, searches)
     built = tuple(build_search(config, name) for name in config.searches)
+    if config.cost_weights and not any(hasattr(one, "cost_weights") for one in built):
+        raise InputError(
+            f"cost weights are taken by pursuit, and the run is of {', '.join(config.searches)}: name it too, or leave "
+            "them out"
+        )
     check_memory(config.memory)
     check_threads(config.threads)
     if config.workers:
@@ -277,7 +283,8 @@ def build_search(config: RunConfig, name: str) -> Search:
     own = {key: checked(name, key, value, kinds.get(key, Any)) for key, value in config.options_of(name).items()}
     if name == "pgbct" and not {"l1", "l2", "path"} & own.keys():
         own["path"] = PATH_POINTS
-    common = {"max_size": config.max_size, "seed": config.seed}
+    common: dict[str, Any] = {"max_size": config.max_size, "seed": config.seed}
+    common |= {} if config.cost_weights is None else {"cost_weights": config.cost_weights}
     return search.named(name, **{key: value for key, value in common.items() if key in kinds} | own)
 
 

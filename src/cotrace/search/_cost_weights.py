@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from cotrace.components import ComponentSpace, Site
+from cotrace.components import ERROR_SITES, FEATURE_SITES, ComponentSpace, Site
 from cotrace.errors import InputError
 from cotrace.problem.protocol import chosen_of, key_of
 from cotrace.search.sets import SetFunction
@@ -136,23 +136,53 @@ BUDGETS = 24
 
 Weights = Mapping[str, float]
 """Site -> cost of one of its components."""
+OF_ALL = {Site.FEATURE: FEATURE_SITES, Site.ERROR: ERROR_SITES}
+"""Names that mean the parts of all dictionaries, however those of one place are named."""
 
 
-def settled(search: str, space: ComponentSpace, given: Weights | str | None) -> dict[str, float]:
-    """Weights of the sites of a space; empty where none are given. Raises InputError, UnknownName."""
-    if given is None:
-        return {}
+def named_costs(search: str, given: Weights | str | None) -> Weights | str | None:
+    """Return the cost of each site that is named, ``balanced``, or None. Text such as ``feature=0.1,head_output=1`` is
+    taken apart. Raises InputError, UnknownName."""
+    if given is None or given == BALANCED:
+        return given
     if isinstance(given, str):
-        if given != BALANCED:
-            raise InputError(f"{search}: cost weights {given!r} are neither a cost for each site nor {BALANCED!r}")
-        counts = Counter(component.site for component in space)
-        return {site.value: counts[space.sites[0]] / counts[site] for site in space.sites}
+        parts = [part.partition("=") for part in given.split(",")]
+        if not all(is_number(value) for _, _, value in parts):
+            raise InputError(
+                f"{search}: cost weights {given!r} are neither a cost for each site nor {BALANCED!r}; write them as in "
+                "feature=0.1,head_output=1"
+            )
+        given = {site.strip(): float(value) for site, _, value in parts}
     weights = {Site.named(site).value: float(weight) for site, weight in given.items()}
     for site, weight in weights.items():
         if not (math.isfinite(weight) and weight > 0):
             raise InputError(f"{search}: the cost weight of {site} is {weight}; give a finite number above 0")
-        if site not in {member.value for member in space.sites}:
-            raise InputError(f"{search}: cost weight for {site}, but the space has {space.outline}; leave it out")
+    return weights
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def settled(search: str, space: ComponentSpace, given: Weights | str | None) -> dict[str, float]:
+    """Weights of the sites of a space; empty where none are given. Raises InputError, UnknownName."""
+    costs = named_costs(search, given)
+    if costs is None:
+        return {}
+    if isinstance(costs, str):
+        counts = Counter(component.site for component in space)
+        return {site.value: counts[space.sites[0]] / counts[site] for site in space.sites}
+    weights: dict[str, float] = {}
+    for name, weight in costs.items():
+        mine = [site.value for site in space.sites if site is Site(name) or site in OF_ALL.get(Site(name), ())]
+        if not mine:
+            raise InputError(f"{search}: cost weight for {name}, but the space has {space.outline}; leave it out")
+        weights |= {site: weight for site in mine if site == name or site not in costs}
     return {site.value: weights.get(site.value, 1.0) for site in space.sites}
 
 

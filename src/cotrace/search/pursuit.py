@@ -19,6 +19,7 @@ from cotrace.search._cost_weights import (
     Proposal,
     Surrogate,
     Weights,
+    named_costs,
     settled,
     spend,
     weight_vector,
@@ -51,7 +52,8 @@ class Pursuit(Search):
     effort: str = "normal"
     """``fast``, ``normal`` or ``thorough``."""
     cost_weights: Weights | str | None = None
-    """Site -> cost of one component, or ``balanced``: then a last pass looks for what is best for its cost."""
+    """Site -> cost of one component (or text, ``feature=0.1,head_output=1``), or ``balanced``: then a last pass looks
+    for what is best for its cost."""
     gradient_share: float = 1.0
     """Share of the pairs that a gradient is taken on, drawn anew for each; evaluations are always on all."""
     seed: int = 0
@@ -65,6 +67,7 @@ class Pursuit(Search):
             raise unknown("effort", self.effort, EFFORTS)
         positive(self.name, "gradient_share", self.gradient_share)
         within(self.name, "gradient_share", self.gradient_share, 0, 1)
+        named_costs(self.name, self.cost_weights)
 
     def predicted_cost(self, n: int) -> float:
         """Forward-equivalents for n components, as a rule: what is spent is less than half of itself away."""

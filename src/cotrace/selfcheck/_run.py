@@ -18,8 +18,9 @@ from cotrace.donors import DonorSource, Noise, donor_source
 from cotrace.errors import CotraceError, InputError, unknown
 from cotrace.models import LanguageModel, Place
 from cotrace.models.language_model import evaluating
+from cotrace.models.places import entries_of
 from cotrace.problem.passes import takes_packed_rows
-from cotrace.problem.spaces import entries_of, space_of
+from cotrace.problem.spaces import shortlist, space_of
 from cotrace.prompts import Task
 from cotrace.results import Frontier, Selection
 from cotrace.selfcheck._properties import TOLERANCES, Probe, deviation, precision_findings, run_findings, site_findings
@@ -120,7 +121,9 @@ def check(
     site, component, donor source or alignment that there is not.
     """
     check_reading(task, donors, align)
-    if sites is not None and not isinstance(sites, ComponentSpace | Frontier | Selection):
+    if isinstance(sites, Frontier | Selection):
+        sites = shortlist(sites)
+    elif sites is not None and not isinstance(sites, ComponentSpace):
         sites = names_of("ct.check", "sites", sites)
     chosen = _places(model, sites, layers)
     if task is not None and sites is not None:

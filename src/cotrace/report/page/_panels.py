@@ -17,7 +17,7 @@ from cotrace.statistics import Interval
 
 MOST_UNITS, MOST_CELLS = 64, 4096
 """Limits of a map's units and cells; above them the number chosen in each layer is shown."""
-UNIT_WORD = {"pattern": "head", "head": "head", "neuron": "neuron", "coord": "coordinate"}
+UNIT_WORD = {"pattern": "head", "head": "head", "neuron": "neuron", "coord": "coordinate", "feature": "feature"}
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def _panel(name: str, kind: str, role: str, blocks: list[tuple[int, Block]]) -> 
     word = "site"
     if kind != "whole layers":
         units = sorted({unit for _, block in blocks for unit in block.units})
-        word = UNIT_WORD.get(blocks[0][1].site.tag, "unit")
+        word = UNIT_WORD.get(blocks[0][1].site.tag.rpartition(".")[2], "unit")
     large = len(units) > MOST_UNITS or len(units) * len(layers) > MOST_CELLS
     title = kind if role == "all" else f"{kind} at {role}"
     places = tuple(place for place, _ in blocks)

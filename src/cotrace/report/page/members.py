@@ -113,7 +113,7 @@ def _facts(card: Card, found: Explanation) -> Iterator[tuple[str, str]]:
     if card.ov is not None:
         if card.ov.copies is not None:
             yield "copies", f"{card.ov.copies:.0%} of the tokens it may look at"
-        yield ("by its OV map" if attends else "by its output row"), "; ".join(map(_moved, card.ov.moved))
+        yield f"by {'its OV map' if attends else card.ov.row}", "; ".join(map(_moved, card.ov.moved))
     yield "swapped alone", f"{card.alone.effect:+.3g} ({interval_text(card.alone.interval) or NO_INTERVAL})"
     if card.direct is not None:
         yield "of it directly", f"{card.direct:+.3g} ({interval_text(card.direct_interval) or NO_INTERVAL})"
