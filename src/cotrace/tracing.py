@@ -41,7 +41,7 @@ def trace(
         task: The prompt pairs.
         search: Name of the search, such as ``pursuit`` or ``greedy``.
         search_options: Hyperparameters of the search; None for its defaults.
-        evaluation: ``quick`` or ``none``.
+        evaluation: ``quick``, ``standard``, ``full``, or ``none``.
         problem_options: Keywords of ``LanguageProblem``, such as ``sites`` or ``holdout``.
     """
     sized = {} if max_size is None else {"max_size": max_size}  # pgbct has none: its penalties decide

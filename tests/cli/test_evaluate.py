@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import cotrace as ct
-from cotrace.cli.judging import Asked
+from cotrace.cli.judging import sets_of
 from cotrace.cli.main import run
+from cotrace.cli.options import Judging
 from cotrace.interchange import read_selection
 from cotrace.runs.addenda import with_effects
 from cotrace.runs.result_files import StoredRun
@@ -311,13 +312,13 @@ def test_sets_in_files_of_one_name_are_all_judged(tmp_path: Path) -> None:
     for head, path in enumerate(paths):
         path.parent.mkdir()
         path.write_text(f"L0.head{head}")
-    found = Asked(selections=tuple(map(str, paths))).sets()
+    found = sets_of(Judging(selection=tuple(map(str, paths))))
     assert {name: chosen.components for name, chosen in found.items()} == {
         str(path): [f"L0.head{head}"] for head, path in enumerate(paths)
     }
-    assert list(Asked(selections=(str(paths[0]),), circuits=("ioi",)).sets()) == ["set.txt", "ioi"]
+    assert list(sets_of(Judging(selection=(str(paths[0]),), known=("ioi",)))) == ["set.txt", "ioi"]
     paths[0].rename(named := tmp_path / "ioi")
-    assert list(Asked(selections=(str(named),), circuits=("ioi",)).sets()) == [str(named), "ioi"]
+    assert list(sets_of(Judging(selection=(str(named),), known=("ioi",)))) == [str(named), "ioi"]
 
 
 def test_an_audit_of_a_run_without_audit_pairs_is_refused_before_anything_is_loaded(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import wraps
@@ -20,7 +23,9 @@ from cotrace.cli import inspection as task_commands
 from cotrace.cli import readings as carry
 from cotrace.cli import readings as explaining
 from cotrace.cli.main import COMMANDS, run
+from cotrace.cli.options import Carrying, Editing, Judging
 from cotrace.errors import CotraceError
+from cotrace.problem import LanguageProblem
 from cotrace.prompts import PromptPair, Task
 from cotrace.runs import RunConfig, prepare
 from cotrace.runs.config import SourceOptions, WorkerOptions
@@ -127,14 +132,15 @@ def test_what_is_asked_of_a_run_arrives(
         given.update(options, model=source)
         return tiny.model("gpt2")
 
-    def problem(model: Any, task: Any, **options: Any) -> Any:
+    @wraps(LanguageProblem.__init__)
+    def problem(self: Any, model: Any, task: Any, **options: Any) -> None:
         given.update(options)
         raise Arrived("the problem is posed")
 
     monkeypatch.setattr(tasks, "load", load_task)
     monkeypatch.setattr(models, "load_model", load_model)
     monkeypatch.setattr(prepare, "outlook", lambda *_: None)  # which reads the model's configuration
-    monkeypatch.setattr(prepare, "LanguageProblem", problem)
+    monkeypatch.setattr(LanguageProblem, "__init__", problem)
     monkeypatch.setattr(prepare.torch, "set_num_threads", lambda count: given.setdefault("threads", count))
     options = PROBLEM | MODEL | TASK | {"threads": ("3", 3)}
     assert run([command, "--model", "some/model", "--task", "some_task", *words(options)]) == 2
@@ -288,8 +294,10 @@ ASKED: dict[str, dict[str, Any]] = {
         "json": True,
     },
 }
-APART = {"show", "source", "options", "hands", "config", "trust_remote_code", "sizes", "factors", "constraint"}
+APART = {"show", "source", "options", "hands", "config", "opening", "sizes", "factors", "constraint"}
 """Parameters that other tests type: sizes, factors and constraints go with neither k nor donor."""
+GROUPS = {"evaluate": Judging, "transfer": Carrying, "edit": Editing}
+"""Command -> the class that holds most of its options, in its parameter ``asked``."""
 SPELLED = {"as_json": "json", "to": "format", "form": "format", "target": "to"}
 
 
@@ -297,7 +305,11 @@ def test_every_command_and_parameter_is_tried() -> None:
     assert {*(command.__name__ for command in COMMANDS), "show_task", "open_report"} == {*TARGETS} == {*ASKED}
     for command in (*COMMANDS, search_commands.show_task, result_commands.open_report):
         asked = ASKED[command.__name__]
-        named = [name for name in inspect.signature(command).parameters if name not in APART]
+        own = [*inspect.signature(command).parameters]
+        if "asked" in own:
+            own[own.index("asked")] = "show"
+            own += [field.name for field in fields(GROUPS[command.__name__])]
+        named = [name for name in own if name not in APART]
         options = {SPELLED.get(name, name).replace("_", "-") for name in named}
         positional = (asked.get(""),) if isinstance(asked.get(""), str) else asked.get("", ())
         assert len(options - {*asked}) == len(positional), f"{command.__name__}: {options - {*asked}}"
@@ -338,10 +350,8 @@ def typed(asked: Mapping[str, Any]) -> Iterator[str]:
 
 
 def flat(value: Any) -> Iterator[Any]:
-    """The plain values in arguments, however deep; a limit on a side effect as it was typed."""
-    if type(value).__name__ == "Limit":
-        yield "neutral<=1%"
-    elif is_dataclass(value) and not isinstance(value, type):
+    """The plain values in arguments, however deep."""
+    if is_dataclass(value) and not isinstance(value, type):
         yield from flat({field.name: getattr(value, field.name) for field in fields(value)})
     elif isinstance(value, Mapping):
         for own in value.values():
@@ -398,3 +408,11 @@ def test_a_figure_is_drawn_as_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     handing_out.figure("r", kind="map", form="svg", k=4, search="s", width="column", out=str(out), quiet=True)
     assert given == {"inputs": ("r", "s"), "kind": "map", "form": "svg", "k": 4, "width": "column"}
     assert out.read_bytes() == b"drawn"
+
+
+def test_what_is_asked_is_said_before_anything_heavy_is_loaded() -> None:
+    """The commands and their screen load neither torch nor pydantic: help, and the first line, come at once."""
+    heavy = "{'torch', 'pydantic', 'pandas'} & {*sys.modules}"
+    code = f"import sys; import cotrace.cli.main, cotrace.cli.console; print({heavy})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+    assert done.stdout == "set()\n"

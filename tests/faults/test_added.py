@@ -21,7 +21,7 @@ CONTENTS = {
     "digits": (f'{{"k": {"9" * 6000}}}', "a number of 6,000 digits"),
     "double": ('{"k": 1, "k": 2}', "the field 'k' stands twice"),
     "text": ("\xff", "not JSON"),
-    "empty": ("{}", "Field required"),
+    "empty": ("{}", "the field is missing"),
 }
 COMMANDS = {"report": ["report", "RUN"], "figure": ["figure", "RUN", "--kind", "map"], "cite": ["cite", "RUN"]}
 READ = {"evaluation.json": ("report", "figure", "cite"), "tradeoff.json": ("report", "figure")}

@@ -69,3 +69,26 @@ def test_a_kill_while_adding_leaves_no_wrong_hash(folder: Path, at: int, monkeyp
         add_files(folder, {"a.csv": b"other\n", "new.json": b"[]"})
         assert written == ["manifest.json", "a.csv", "new.json", "manifest.json"]
     assert Manifest.read(folder).damaged() == {}
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"schema": 2, "files": {}},
+        {"schema": 1},
+        {"schema": 1, "files": []},
+        {"schema": 1, "files": {"a.csv": {"size_bytes": "2", "sha256": "x"}}},
+        {"schema": 1, "files": {"a.csv": {"size_bytes": 2}}},
+    ],
+)
+def test_a_manifest_of_another_form_is_one_line(folder: Path, payload: dict[str, object]) -> None:
+    (folder / "manifest.json").write_bytes(manifest.seal(payload))
+    with pytest.raises(DamagedRun, match="is not what this cotrace writes; restore it"):
+        Manifest.read(folder)
+
+
+def test_no_name_leads_out_of_the_folder(folder: Path) -> None:
+    one = {"size_bytes": 2, "sha256": "x"}
+    files = {"a.csv": one, "../b.json": one, "in/c.json": one}
+    (folder / "manifest.json").write_bytes(manifest.seal({"schema": 1, "cotrace": "0", "files": files}))
+    assert [*Manifest.read(folder).files] == ["a.csv"]

@@ -145,3 +145,13 @@ def test_a_folder_that_is_no_campaign_and_a_file_that_is_no_grid_are_refused(
     grid.write_text("models: [a\n")
     with pytest.raises(InputError, match=r"not YAML, line 2"):
         read_grid(grid)
+
+
+def test_a_campaign_whose_list_of_cells_is_damaged_is_one_line(
+    grid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for content, words in (("{", "Invalid JSON"), ('{"cells": 3}', "cells: Input should be a valid array; it is 3")):
+        (tmp_path / "out").mkdir(exist_ok=True)
+        (tmp_path / "out" / "grid.json").write_text(content)
+        assert run(["sweep", str(grid), "--out", str(tmp_path / "out"), "--quiet"]) == 2
+        assert f"grid.json is not what a sweep writes ({words}" in capsys.readouterr().err

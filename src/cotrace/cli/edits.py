@@ -10,6 +10,7 @@ from functools import cached_property
 
 from cotrace import report
 from cotrace.cli.console import Screen, own_threads, quiet_libraries
+from cotrace.cli.options import Editing
 from cotrace.editing import Limit, Side, apply, harness, neutral, save, second_task, tradeoff
 from cotrace.editing.apply import changes, checked_donor, checked_factor, stand_alone
 from cotrace.editing.fold import fold_changes
@@ -119,50 +120,22 @@ FACTORS = (-0.5, -0.25, -0.1, 0.0, 0.1, 0.25, 0.5, 0.75)
 LARGEST_DIFFERENCE = 1e-3
 
 
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """An edit asked for on the command line, and how it is judged."""
+def limits_of(asked: Editing) -> tuple[Limit, ...]:
+    """The bounds on side effects. Raises InputError."""
+    return tuple(map(Limit.parse, asked.constraint))
 
-    k: int | None = None
-    sizes: tuple[int, ...] = ()
-    donor: str | None = None
-    factors: tuple[float, ...] = ()
-    metric: str | None = None
-    limits: tuple[Limit, ...] = ()
-    neutral: str | None = None
-    second_tasks: tuple[str, ...] = ()
-    harness_tasks: tuple[str, ...] = ()
-    harness_limit: int | None = None
 
-    def __post_init__(self) -> None:
-        if self.k is not None and self.sizes:
-            raise InputError("give either --k or --sizes, not both")
-        if self.donor is not None and self.factors:
-            raise InputError("give either --donor or --factors, not both")
-        if self.limits and (self.k or len(self.sizes) == 1) and (self.donor is not None or len(self.factors) == 1):
-            raise InputError(
-                "--constraint looks for the strongest edit, and one size and one donor leave nothing to choose: leave "
-                "--constraint out, or give several --sizes or --factors"
-            )
-        if self.harness_limit is not None and not self.harness_tasks:
-            raise InputError("--lm-eval-limit bounds the tasks of --lm-eval: name one, or leave it out")
-        if self.k is None and not self.sizes and not self.limits:
-            raise InputError(
-                "say which selection: --k 10, or --constraint 'neutral<=1%' to have the strongest looked for"
-            )
+def donors_of(asked: Editing) -> list[str]:
+    """The donors to try."""
+    if asked.donor is not None:
+        return [asked.donor]
+    factors = asked.factors or (FACTORS if asked.constraint else (0.0,))
+    return [f"scale={checked_factor(factor):g}" for factor in factors]
 
-    def donors(self) -> list[str]:
-        """The donors to try."""
-        if self.donor is not None:
-            return [self.donor]
-        factors = self.factors or (FACTORS if self.limits else (0.0,))
-        return [f"scale={checked_factor(factor):g}" for factor in factors]
 
-    def chosen_sizes(self, found: Sequence[int]) -> list[int]:
-        """The sizes to try: those asked for, or sixteen over the frontier's."""
-        if self.k is not None:
-            return [self.k]
-        return list(self.sizes) or spread(found)
+def sizes_of(asked: Editing, found: Sequence[int]) -> list[int]:
+    """The sizes to try: those asked for, or sixteen over the frontier's."""
+    return [asked.k] if asked.k is not None else list(asked.sizes) or spread(found)
 
 
 def spread(sizes: Sequence[int], most: int = 16) -> list[int]:
@@ -176,7 +149,7 @@ def spread(sizes: Sequence[int], most: int = 16) -> list[int]:
 @own_threads()
 def edit(
     run: str,
-    asked: Asked,
+    asked: Editing,
     out: str,
     *,
     search: str | None = None,
@@ -185,17 +158,19 @@ def edit(
     as_json: bool = False,
 ) -> None:
     """Choose, fold, measure, save. Raises CotraceError before anything is written."""
+    asked.check()
+    limits = limits_of(asked)
     path = check_free(out)
     screen = Screen(quiet, as_json)
     quiet_libraries()
     reopened = Reopened.read(run, model=model, search=search)
-    watched = sides(asked.neutral, asked.second_tasks)
-    check_limits(asked.limits, watched)
-    selections = [reopened.selection(k) for k in asked.chosen_sizes(reopened.frontier.sizes)]
-    donors = asked.donors()
+    watched = sides(asked.neutral, asked.second_task)
+    check_limits(limits, watched)
+    selections = [reopened.selection(k) for k in sizes_of(asked, reopened.frontier.sizes)]
+    donors = donors_of(asked)
     for donor in donors:
         checked_donor(donor)
-    if asked.harness_tasks:
+    if asked.lm_eval:
         installed()
     task = reopened.task  # data is read before the model is loaded
     check_metric(asked.metric or reopened.config.metric, task)
@@ -240,14 +215,14 @@ def edit(
 
 def _tradeoff(
     reopened: Reopened,
-    asked: Asked,
+    asked: Editing,
     selections: Sequence[Selection],
     donors: Sequence[str],
     watched: Sequence[Side],
     screen: Screen,
 ) -> Tradeoff | None:
     """The trade-off where there is a choice to make; None for one edit without constraints."""
-    if len(selections) * len(donors) == 1 and not asked.limits:
+    if len(selections) * len(donors) == 1 and not asked.constraint:
         return None
     metric = asked.metric or reopened.config.metric or reopened.task.metric
     found = tradeoff(
@@ -258,7 +233,7 @@ def _tradeoff(
         metric=metric,
         aim=None if metric in GROUPS else reopened.frontier.direction,
         sides=watched,
-        limits=asked.limits,
+        limits=limits_of(asked),
         parts=reopened.parts,
         progress=screen.note,
     )
@@ -291,15 +266,15 @@ def _folded(reopened: Reopened, selection: Selection, donor: str) -> tuple[Langu
     return edited, (part.scores(edited) - hooked).abs().max().item()
 
 
-def _harness(reopened: Reopened, asked: Asked, selection: Selection, donor: str) -> list[Outcome]:
-    if not asked.harness_tasks:
+def _harness(reopened: Reopened, asked: Editing, selection: Selection, donor: str) -> list[Outcome]:
+    if not asked.lm_eval:
         return []
     return harness(
         reopened.model,
         selection,
         donor,
-        tasks=asked.harness_tasks,
-        limit=asked.harness_limit,
+        tasks=asked.lm_eval,
+        limit=asked.lm_eval_limit,
         reference=reopened.reference if donor.startswith("mean") else None,
     )
 
@@ -317,7 +292,7 @@ def _card(
     donor: str,
     outcomes: Sequence[Outcome],
     difference: float,
-    asked: Asked,
+    asked: Editing,
     said: Sequence[str],
 ) -> Card:
     config = reopened.config
@@ -328,8 +303,8 @@ def _card(
         named = ", ".join(f"{name} {value}" for name, value in own.items())
         notes.append(f"Text drawn from it is drawn by the generation_config of the base model: {named}.")
     notes += said
-    if asked.limits:
-        bounds = "; ".join(limit.words for limit in asked.limits)
+    if asked.constraint:
+        bounds = "; ".join(limit.words for limit in limits_of(asked))
         notes.append(f"Chosen as the strongest edit within {bounds}; a choice among many flatters the one chosen.")
     return Card(
         base_model=reopened.model.name,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from math import ceil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from cotrace import tasks
 from cotrace.cli.console import Screen, own_threads, quiet_libraries
 from cotrace.cli.display import forecast_of
+from cotrace.cli.options import Judging
 from cotrace.errors import CotraceError, InputError
 from cotrace.evaluation import (
     CrossFit,
@@ -99,84 +100,66 @@ def evaluation_data(path: Path, found: Evaluation, folds: CrossFit | None) -> An
     return {"written": str(path), "evaluation": found.to_dict()} | fitted
 
 
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """How a run is judged."""
+def sets_of(asked: Judging) -> Sets:
+    """Somebody else's sets, by name. Raises InputError."""
+    names = [Path(path).name for path in asked.selection]
+    # What two of them are called names neither: then each is called by its path.
+    called = names if len({*names, *asked.known}) == len(names) + len(set(asked.known)) else asked.selection
+    files = {name: read_selection(path) for name, path in zip(called, asked.selection, strict=True)}
+    return {**files, **{name: known.circuit(name) for name in asked.known}}
 
-    level: str = "standard"
-    k: int | None = None
-    search: str | None = None
-    selections: tuple[str, ...] = ()
-    circuits: tuple[str, ...] = ()
-    audit: bool = False
-    stability: int = 0
-    folds: int = 0
-    text: str | None = None
-    side_tasks: tuple[str, ...] = ()
-    smallest_p: float | None = None
-    every_size: bool = False
-    intervals: bool = False
-    judge_pairs: int | Literal["all"] | None = None
-    workers: Mapping[str, Any] = field(default_factory=dict)
-    """The fields of RunConfig that say who computes."""
 
-    def __post_init__(self) -> None:
-        if self.stability < 0 or self.folds < 0 or self.folds == 1:
-            raise InputError("give --stability at least 1 run and --folds at least 2")
-        if isinstance(self.judge_pairs, int) and self.judge_pairs < 1:
-            raise InputError(f"--judge-pairs is {self.judge_pairs}: give at least 1 pair, or all")
-        if self.smallest_p is not None and not 0 < self.smallest_p < 1:
-            raise InputError(f"--smallest-p is {self.smallest_p:g}: give a p-value between 0 and 1")
+def check_text(asked: Judging) -> None:
+    """Raise InputError where the text that is named cannot be read, or has nothing to score."""
+    if asked.text is None:
+        return
+    try:
+        tasks.load("text", data=asked.text)
+    except InputError as error:
+        raise InputError(f"--text {asked.text}: {error}") from None
 
-    def sets(self) -> Sets:
-        """Somebody else's sets, by name. Raises InputError."""
-        names = [Path(path).name for path in self.selections]
-        # What two of them are called names neither: then each is called by its path.
-        called = names if len({*names, *self.circuits}) == len(names) + len(set(self.circuits)) else self.selections
-        files = {name: read_selection(path) for name, path in zip(called, self.selections, strict=True)}
-        return {**files, **{name: known.circuit(name) for name in self.circuits}}
 
-    def check_text(self) -> None:
-        """Raise InputError where the text that is named cannot be read, or has nothing to score."""
-        if self.text is None:
-            return
-        try:
-            tasks.load("text", data=self.text)
-        except InputError as error:
-            raise InputError(f"--text {self.text}: {error}") from None
+def sides_of(asked: Judging) -> list[Task]:
+    """The further tasks that are named. Raises InputError."""
+    return [tasks.load(name) for name in asked.side]
 
-    def sides(self) -> list[Task]:
-        """The further tasks that are named. Raises InputError."""
-        return [tasks.load(name) for name in self.side_tasks]
 
-    def check(self, stored: StoredRun) -> None:
-        """Refuse what the run alone shows to be impossible, before anything is loaded. Raises InputError."""
-        frontier = stored.frontier(self.search)
-        if self.k is not None:
-            frontier.at(self.k)
-        if self.audit:
-            check_audit(stored)
-        if self.folds:
-            check_folds(stored, self.folds)
-        if self.folds or self.stability:
-            check_searches_again(stored, frontier.search)
-        for name in self.circuits:
-            check_circuit(known.circuit(name), stored.config)
-        self.check_text()
+def check_asked(asked: Judging, stored: StoredRun) -> None:
+    """Refuse what the run alone shows to be impossible, before anything is loaded. Raises InputError."""
+    frontier = stored.frontier(asked.search)
+    if asked.k is not None:
+        frontier.at(asked.k)
+    if asked.audit:
+        check_audit(stored)
+    if asked.folds:
+        check_folds(stored, asked.folds)
+    if asked.folds or asked.stability:
+        check_searches_again(stored, frontier.search)
+    for name in asked.known:
+        check_circuit(known.circuit(name), stored.config)
+    check_text(asked)
 
 
 @own_threads()
-def evaluate_run(run: str, asked: Asked, *, dry_run: bool = False, quiet: bool = False, as_json: bool = False) -> None:
+def evaluate_run(
+    run: str,
+    asked: Judging,
+    *,
+    workers: Mapping[str, Any] | None = None,
+    dry_run: bool = False,
+    quiet: bool = False,
+    as_json: bool = False,
+) -> None:
     """Load the run's model and data, check that they are the run's, say the plan, judge, show, store."""
     stored = StoredRun.read(run)
-    asked.check(stored)
-    sets, sides = asked.sets(), asked.sides()
+    check_asked(asked, stored)
+    sets, sides = sets_of(asked), sides_of(asked)
     frontiers = _ordered(stored, asked.search)
     check_foreign(sets, frontiers[0])
     screen = Screen(quiet, as_json)
     quiet_libraries()
     screen.note(f"loading {stored.config.model}")
-    question = replace(stored.question, **({} if dry_run else asked.workers))
+    question = replace(stored.question, **({} if dry_run else workers or {}))
     if asked.judge_pairs is not None:
         question = replace(question, judge_pairs=asked.judge_pairs)
     with prepare_again(stored.path, question) as prepared:
@@ -188,7 +171,7 @@ def evaluate_prepared(
     stored: StoredRun,
     prepared: Prepared,
     frontiers: Sequence[Frontier],
-    asked: Asked,
+    asked: Judging,
     sets: Sets,
     sides: Sequence[Task],
     screen: Screen,
@@ -262,7 +245,7 @@ def check_searches_again(stored: StoredRun, name: str) -> None:
         raise InputError(f"--folds and --stability search again, and the run has no search {name!r}; leave them out")
 
 
-def check_units(prepared: Prepared, asked: Asked) -> None:
+def check_units(prepared: Prepared, asked: Judging) -> None:
     """Raise InputError where there are too few pairs to search again on parts of them, before anything is evaluated."""
     units = Units.of(prepared.goal)
     if asked.stability and units.count < 3:
@@ -281,7 +264,7 @@ def _ordered(stored: StoredRun, search: str | None) -> list[Frontier]:
 def _judge(
     prepared: Prepared,
     frontiers: Sequence[Frontier],
-    asked: Asked,
+    asked: Judging,
     sets: Sets,
     sides: Sequence[Task],
     screen: Screen,
@@ -291,7 +274,7 @@ def _judge(
         frontiers,
         level=asked.level,
         k=asked.k,
-        pairs="audit" if asked.audit else "heldout",
+        pairs=asked.pairs,
         against=sets,
         text=asked.text,
         side=sides,
@@ -315,10 +298,10 @@ def _search_of(prepared: Prepared, name: str) -> Search | None:
     return next((search for search in prepared.searches if search.name == name), None)
 
 
-def say_plan(prepared: Prepared, frontier: Frontier, asked: Asked, screen: Screen) -> EvaluationPlan:
+def say_plan(prepared: Prepared, frontier: Frontier, asked: Judging, screen: Screen) -> EvaluationPlan:
     """Print the plan of a run and its cost before it starts."""
     more: dict[str, Any] = {"smallest_p": asked.smallest_p, "every_size": asked.every_size}
-    judged_on: dict[str, Any] = {"level": asked.level, "k": asked.k, "pairs": "audit" if asked.audit else "heldout"}
+    judged_on: dict[str, Any] = {"level": asked.level, "k": asked.k, "pairs": asked.pairs}
     if asked.intervals:
         settled(prepared.goal, frontier, intervals=True, **judged_on, **more)
     plan = predict(prepared.goal, frontier, **judged_on, **more)

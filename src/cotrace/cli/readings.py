@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from cotrace.carry_over import Transfer, selection_of
 from cotrace.carry_over import transfer as judge
 from cotrace.cli.console import STDOUT, Screen, check_figures, own_threads, quiet_libraries, write_figures
 from cotrace.cli.judging import check_circuit
+from cotrace.cli.options import Carrying
 from cotrace.errors import InputError
 from cotrace.interchange import circuits as known
 from cotrace.models import LanguageModel
@@ -94,33 +95,16 @@ def _say(found: Explanation, screen: Screen) -> None:
 KINDS = ("task", "model", "split")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """How a set is judged elsewhere."""
-
-    to: tuple[str, ...]
-    k: int | None = None
-    search: str | None = None
-    data: str | None = None
-    metric: str | None = None
-    direction: str | None = None
-    controls: int = 39
-
-    def __post_init__(self) -> None:
-        if not self.to:
-            raise InputError("nothing to carry the set to: give --to a task, a model or a split")
-        if self.controls < 1:
-            raise InputError(f"--controls is {self.controls}: give at least 1 random set")
-
-
 @own_threads()
-def transfer(run: str, asked: Asked, *, json_path: str | None, quiet: bool = False) -> None:
+def transfer(run: str, to: Sequence[str], asked: Carrying, *, json_path: str | None, quiet: bool = False) -> None:
     """Judge the run's set on each target, one after the other; every name and file is checked first."""
+    if not to:
+        raise InputError("nothing to carry the set to: give --to a task, a model or a split")
     check_figures(json_path)
     stored = StoredRun.read(run)
     frontier = stored.frontier(asked.search)
     chosen = selection_of(frontier, asked.k)
-    targets = {target: settled(aimed(stored, frontier, target, asked), ("pursuit",)) for target in asked.to}
+    targets = {target: settled(aimed(stored, frontier, target, asked), ("pursuit",)) for target in to}
     data = {target: config.load_task() for target, config in targets.items()}
     for target, config in targets.items():
         check_names(config, data[target])
@@ -142,7 +126,7 @@ def transfer(run: str, asked: Asked, *, json_path: str | None, quiet: bool = Fal
     write_figures(json_path, {"targets": {name: one.to_dict() for name, one in found.items()}}, screen, "transfer")
 
 
-def aimed(stored: StoredRun, frontier: Frontier, target: str, asked: Asked) -> RunConfig:
+def aimed(stored: StoredRun, frontier: Frontier, target: str, asked: Carrying) -> RunConfig:
     """The run's question put to the target; what belongs to the run's own data is the new data's own."""
     kind, name = kind_of(target, stored.config)
     sites = stored.config.sites or tuple(frontier.space.sites)

@@ -6,7 +6,25 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from cotrace.cli.options import ALONE, SAID, SHOWN, DryRun, Handed, Names, Real, Saying, Showing, Trusting, Whole
+from cotrace.cli.options import (
+    ALONE,
+    CARRIED,
+    EDITED,
+    JUDGED,
+    OPENED,
+    SAID,
+    SHOWN,
+    Carried,
+    DryRun,
+    Edits,
+    Handed,
+    Judged,
+    Names,
+    Opens,
+    Saying,
+    Showing,
+    Switch,
+)
 
 Kind = Literal["frontier", "map", "layers", "interactions", "compare"]
 Form = Literal["png", "svg", "pdf"]
@@ -16,22 +34,9 @@ Format = Literal["json", "mib", "transformer-lens", "nnsight", "names", "csv", "
 def evaluate(
     run: str,
     *,
-    level: Literal["quick", "standard", "full"] = "standard",
-    k: int | None = None,
-    search: str | None = None,
-    selection: Names = (),
-    known: Names = (),
-    audit: Annotated[bool, Parameter(negative="", show_default=False)] = False,
-    stability: int = 0,
-    folds: int = 0,
-    text: str | None = None,
-    side: Names = (),
-    smallest_p: float | None = None,
-    judge_pairs: Annotated[int | Literal["all"] | None, Parameter(show_default=False)] = None,
-    every_size: Annotated[bool, Parameter(negative="", show_default=False)] = False,
-    intervals: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    asked: Judged = JUDGED,
     dry_run: DryRun = False,
-    trust_remote_code: Trusting = False,
+    opening: Opens = OPENED,
     hands: Handed = ALONE,
     show: Showing = SHOWN,
 ) -> None:
@@ -41,61 +46,13 @@ def evaluate(
     ----------
     run
         Folder of a finished run.
-    level
-        How much is asked; each level says its plan and cost first.
-    k
-        Size of the selection that is judged in detail. Default: the smallest with 90 % of the best training effect.
-    search
-        Which of the run's searches. Default: the first.
-    selection
-        File with somebody else's set: component names, or JSON. Several by commas.
-    known
-        Published circuits to compare with, by commas: ioi, greater_than, induction.
-    audit
-        Judge on the audit pairs: the final figures, once.
-    stability
-        Search again so many times on parts of the pairs, and without members.
-    folds
-        Cross-fit over the pairs that were searched, in so many folds.
-    text
-        Neutral text of your own, one passage a line. Default: of the two that ship the one that the model knows better.
-    side
-        Further tasks whose change is measured, by commas.
-    smallest_p
-        Draw as many random sets as a p-value this small needs.
-    judge_pairs
-        Held-out pairs that judge, at most so many, in whole groups drawn by the seed; or all. Default: the run's.
-    every_size
-        Test every size of the frontier against random sets, not some: every k has an adjusted p-value.
-    intervals
-        Refuse where there are too few pairs for intervals, rather than leave them out.
     dry_run
         Say the plan and its cost, and stop.
-    trust_remote_code
-        Run the code that comes with the run's model, which no file may ask for. Only for code that you have read.
     """
-    from cotrace.cli import judging as module
-    from cotrace.runs.config import trusting
+    from cotrace.cli.judging import evaluate_run
 
-    with trusting(trust_remote_code):
-        asked = module.Asked(
-            level=level,
-            k=k,
-            search=search,
-            selections=selection,
-            circuits=known,
-            audit=audit,
-            stability=stability,
-            folds=folds,
-            text=text,
-            side_tasks=side,
-            smallest_p=smallest_p,
-            judge_pairs=judge_pairs,
-            workers=hands.of_workers,
-            every_size=every_size,
-            intervals=intervals,
-        )
-        module.evaluate_run(run, asked, dry_run=dry_run, quiet=show.quiet, as_json=show.as_json)
+    with opening.trusting():
+        evaluate_run(run, asked, workers=hands.of_workers, dry_run=dry_run, quiet=show.quiet, as_json=show.as_json)
 
 
 def explain(
@@ -105,7 +62,7 @@ def explain(
     search: str | None = None,
     known: Names = (),
     dry_run: DryRun = False,
-    trust_remote_code: Trusting = False,
+    opening: Opens = OPENED,
     show: Showing = SHOWN,
 ) -> None:
     """Say what a run's selection does: what its members read and write, where they act, and who feeds whom.
@@ -122,13 +79,10 @@ def explain(
         Published circuits whose roles are shown beside, by commas: ioi, greater_than, induction.
     dry_run
         Say the cost, and stop.
-    trust_remote_code
-        Run the code that comes with the run's model, which no file may ask for. Only for code that you have read.
     """
     from cotrace.cli import readings as module
-    from cotrace.runs.config import trusting
 
-    with trusting(trust_remote_code):
+    with opening.trusting():
         module.explain_run(
             run, k=k, search=search, circuits=known, dry_run=dry_run, quiet=show.quiet, as_json=show.as_json
         )
@@ -138,14 +92,9 @@ def transfer(
     run: str,
     *,
     target: Annotated[Names, Parameter(name="--to")],
-    k: int | None = None,
-    search: str | None = None,
-    data: str | None = None,
-    metric: str | None = None,
-    direction: str | None = None,
-    controls: int = 39,
+    asked: Carried = CARRIED,
     json: str | None = None,
-    trust_remote_code: Trusting = False,
+    opening: Opens = OPENED,
     show: Saying = SAID,
 ) -> None:
     """Say whether a run's set carries over: to another task, another split, or another checkpoint.
@@ -157,37 +106,19 @@ def transfer(
     target
         A task by name or file, a model's folder or id, or a split of the run's task; several are judged one by one.
         Where a word may be more than one of them: task=WORD, model=WORD or split=WORD.
-    k
-        Size of the selection. Default: the smallest with 90 % of the best training effect.
-    search
-        Which of the run's searches. Default: the first.
-    data
-        File or folder with the data of a task that is named.
-    metric
-        What is measured on a task that is named. Default: that task's own.
-    direction
-        Which way the target's metric should move: maximise or minimise. Default: as swapping everything moves it there.
-    controls
-        How many random sets of the same composition it is compared with.
     json
         Print the figures as one JSON object on stdout, and nothing else there; --json FILE writes them to a new file.
-    trust_remote_code
-        Run the code that comes with the run's model, which no file may ask for. Only for code that you have read.
     """
     from cotrace.cli import readings as module
-    from cotrace.runs.config import trusting
 
-    asked = module.Asked(
-        to=target, k=k, search=search, data=data, metric=metric, direction=direction, controls=controls
-    )
-    with trusting(trust_remote_code):
-        module.transfer(run, asked, json_path=json, quiet=show.quiet)
+    with opening.trusting():
+        module.transfer(run, target, asked, json_path=json, quiet=show.quiet)
 
 
 def report(
     run: str,
     *,
-    redact: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    redact: Switch = False,
     language: Literal["en", "de"] = "en",
     search: str | None = None,
     out: str | None = None,
@@ -266,7 +197,7 @@ def generate(
     search: str | None = None,
     model: str | None = None,
     out: str | None = None,
-    trust_remote_code: Trusting = False,
+    opening: Opens = OPENED,
     show: Showing = SHOWN,
 ) -> None:
     """Continue prompts with the base model and with a run's selection edited, side by side.
@@ -299,14 +230,11 @@ def generate(
         Another model than the run's.
     out
         New file for the continuations. Default: generated-kK.jsonl in the run's folder.
-    trust_remote_code
-        Run the code that comes with the run's model, which no file may ask for. Only for code that you have read.
     """
     from cotrace.cli.handing_out import generated
     from cotrace.editing import Sampling
-    from cotrace.runs.config import trusting
 
-    with trusting(trust_remote_code):
+    with opening.trusting():
         sampling = Sampling(
             max_new_tokens=max_new_tokens, temperature=temperature, samples=samples, seed=seed, batch_size=batch_size
         )
@@ -329,19 +257,10 @@ def edit(
     run: str,
     *,
     out: str,
-    k: int | None = None,
-    donor: str | None = None,
-    constraint: Names = (),
-    sizes: Whole = (),
-    factors: Real = (),
-    metric: str | None = None,
-    neutral: str | None = None,
-    second_task: Names = (),
-    lm_eval: Names = (),
-    lm_eval_limit: int | None = None,
+    asked: Edits = EDITED,
     search: str | None = None,
     model: str | None = None,
-    trust_remote_code: Trusting = False,
+    opening: Opens = OPENED,
     show: Showing = SHOWN,
 ) -> None:
     """Fold a run's selection into the weights and save a model that plain transformers loads.
@@ -352,52 +271,14 @@ def edit(
         Folder of a run.
     out
         New folder for the edited model.
-    k
-        Size of the selection.
-    donor
-        zero, scale=FACTOR, mean=task or vector=FILE.safetensors. Default: zero; with a constraint, several factors.
-    constraint
-        A side effect and the most harm to it, as in neutral<=1%; the strongest edit within is taken. Several by commas.
-    sizes
-        Sizes to choose from, by commas. Default with a constraint: sixteen of the run's.
-    factors
-        Factors of scale to choose from, from -1 to 2, by commas.
-    metric
-        What is to move, such as stereotype_gap. Default: the run's.
-    neutral
-        Text file with one passage a line, for the next-token loss. Default: of the two texts that ship the one that the
-        model knows better.
-    second_task
-        Task or JSON Lines file that should stay as it is. Several by commas.
-    lm_eval
-        Tasks of lm-evaluation-harness (pip install 'cotrace[harness]'), before and after. Several by commas.
-    lm_eval_limit
-        Most examples of each of them.
     search
         Which search of the run. Default: the first.
     model
         Another model than the run's.
-    trust_remote_code
-        Run the code that comes with the run's model, which no file may ask for. Only for code that you have read.
     """
-    from cotrace.cli.edits import Asked
     from cotrace.cli.edits import edit as run_edit
-    from cotrace.editing import Limit
-    from cotrace.runs.config import trusting
 
-    with trusting(trust_remote_code):
-        asked = Asked(
-            k=k,
-            sizes=sizes,
-            donor=donor,
-            factors=factors,
-            metric=metric,
-            limits=tuple(map(Limit.parse, constraint)),
-            neutral=neutral,
-            second_tasks=second_task,
-            harness_tasks=lm_eval,
-            harness_limit=lm_eval_limit,
-        )
+    with opening.trusting():
         run_edit(run, asked, out, search=search, model=model, quiet=show.quiet, as_json=show.as_json)
 
 
@@ -452,7 +333,7 @@ def verify(
     *,
     examples: int = 20,
     model: str | None = None,
-    trust_remote_code: Trusting = False,
+    opening: Opens = OPENED,
     show: Showing = SHOWN,
 ) -> None:
     """Check every file of a run by its hash, and compute its effects again: same, within tolerance, or different.
@@ -465,13 +346,10 @@ def verify(
         How many pairs of each part to compute again, for up to 16 selections of each search.
     model
         Where the run's model lies on this machine, if not where the run says.
-    trust_remote_code
-        Run the code that comes with the run's model, which no file may ask for. Only for code that you have read.
     """
     from cotrace.cli.inspection import verify_run
-    from cotrace.runs.config import trusting
 
-    with trusting(trust_remote_code):
+    with opening.trusting():
         verify_run(run, examples, model=model, quiet=show.quiet, as_json=show.as_json)
 
 

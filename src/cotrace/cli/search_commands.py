@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from cotrace.cli.options import (
     ALONE,
+    OPENED,
     PLAIN,
     SAID,
     SHOWN,
@@ -16,11 +17,12 @@ from cotrace.cli.options import (
     DryRun,
     Handed,
     Names,
+    Opens,
     Options,
     Saying,
     Showing,
     Sourced,
-    Trusting,
+    Switch,
 )
 from cotrace.runs.config import RunConfig
 
@@ -96,7 +98,7 @@ def resume(
     run: str,
     *,
     batch_tokens: int | None = None,
-    trust_remote_code: Trusting = False,
+    opening: Opens = OPENED,
     hands: Handed = ALONE,
     show: Showing = SHOWN,
 ) -> None:
@@ -108,13 +110,10 @@ def resume(
         Folder of the run.
     batch_tokens
         Most tokens in one forward pass from here on, where memory ran out. Last digits may differ then.
-    trust_remote_code
-        Run the code that comes with the run's model, which no file may ask for. Only for code that you have read.
     """
     from cotrace.cli.runner import resume as go_on
-    from cotrace.runs.config import trusting
 
-    with trusting(trust_remote_code):
+    with opening.trusting():
         go_on(run, batch_tokens=batch_tokens, quiet=show.quiet, as_json=show.as_json, workers=hands.of_workers)
 
 
@@ -215,10 +214,9 @@ def reproduce(
     """
     from cotrace.cli import campaigns as module
 
-    words = {"settings": settings, "methods": methods}
-    split = {name: tuple(one for part in parts for one in part.split(",") if one) for name, parts in words.items()}
     asked = module.Asked(
-        **split,
+        settings=settings,
+        methods=methods,
         data=source.data,
         search_pairs=search_pairs,
         max_size=max_size,
@@ -238,7 +236,7 @@ def check(
     sites: Names = (),
     layers: str | None = None,
     json: str | None = None,
-    row: Annotated[bool, Parameter(negative="")] = False,
+    row: Switch = False,
     source: Sourced = PLAIN,
     show: Saying = SAID,
 ) -> None:

@@ -199,7 +199,7 @@ def tradeoff(
         metric: The metric; None for the task's.
         sides: Tasks that should stay as they are.
         limits: Bounds on the harm in sides.
-        seed: Seed of the resamples and halves.
+        seed: Seed of the split and of the halves of each side.
         progress: Function that is called with one line before every edit.
     """
     check_limits(limits, sides)

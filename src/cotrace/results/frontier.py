@@ -284,7 +284,7 @@ class Frontier:
         """k, effect, held-out effect, interval and the components that came (+) and went (-) since the row above.
 
         Args:
-            most: Most rows, spread over the sizes; None for all.
+            most: Most rows, the smallest sizes first; None for all.
         """
         return frontier_table(self, most)
 

@@ -15,17 +15,19 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
-from cotrace.errors import InputError, OutputExists, unknown
+from cotrace.errors import DamagedRun, InputError, OutputExists, unknown
 from cotrace.evaluation import Evaluation
 from cotrace.results import Frontier, Table
-from cotrace.runs.addenda import EVALUATION
+from cotrace.runs.addenda import EVALUATION, read_evaluation
 from cotrace.runs.config import IDENTITY_WORKERS, RunConfig, identity
 from cotrace.runs.config_file import LIMIT_BYTES, NOT_FROM_FILES
 from cotrace.runs.directory import CONFIG, write_atomically
 from cotrace.runs.manifest import is_finished
 from cotrace.runs.result_files import StoredRun
 from cotrace.text import escape
+from cotrace.text.files import refusal
 
 AXES = {
     "models": "model",
@@ -55,6 +57,12 @@ class Grid(BaseModel):
     searches: list[Point] = Field(default=["pursuit"], min_length=1)
     common: dict[str, Any] = Field(default={})
     """Fields of every run, such as max_size, metric or holdout."""
+
+
+class Claimed(TypedDict):
+    """What ``grid.json`` in a campaign's folder says."""
+
+    cells: list[str]
 
 
 @dataclass(frozen=True)
@@ -91,9 +99,8 @@ def read_grid(path: str | Path) -> list[Cell]:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        return f"{where}: {first['msg']}; a grid has {', '.join(Grid.model_fields)}"
+        where, reason = refusal(error)
+        return f"{where or 'the file'}: {reason}; a grid has {', '.join(Grid.model_fields)}"
     mark = getattr(error, "problem_mark", None)
     return f"not YAML{'' if mark is None else f', line {mark.line + 1}'}: {getattr(error, 'problem', None) or error}"
 
@@ -128,8 +135,8 @@ def _config(path: Path, asked: dict[str, Any]) -> RunConfig:
     try:
         config: RunConfig = TypeAdapter(RunConfig).validate_python(_located(path.parent, asked))
     except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"{path}: {first['loc'][0]}: {first['msg']}; it is {first['input']!r}") from None
+        field, reason = refusal(error)
+        raise InputError(f"{path}: {field.partition('.')[0]}: {reason}") from None
     return config
 
 
@@ -215,14 +222,23 @@ class Campaign:
         """Make the folder, or take it up again where it is this grid's. Raises OutputExists."""
         path, names = self.folder / GRID, [cell.name for cell in self.cells]
         if path.is_file():
-            known = json.loads(path.read_text(encoding="utf-8"))
-            if known["cells"] != names:  # finished cells stay, others come
-                write_atomically(path, self._grid(sorted({*known["cells"], *names})))
+            known = self._known(path)
+            if known != names:  # finished cells stay, others come
+                write_atomically(path, self._grid(sorted({*known, *names})))
             return
         if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
             raise OutputExists(f"{self.folder} holds something that is no campaign: name a new folder with --out")
         (self.folder / CELLS).mkdir(parents=True, exist_ok=True)
         write_atomically(path, self._grid(names))
+
+    @staticmethod
+    def _known(path: Path) -> list[str]:
+        """The cells that a campaign has. Raises DamagedRun."""
+        try:
+            return TypeAdapter(Claimed).validate_json(path.read_bytes())["cells"]
+        except ValidationError as error:
+            reason = ": ".join(filter(None, refusal(error)))
+            raise DamagedRun(f"{path} is not what a sweep writes ({reason}); restore it, or name a new --out") from None
 
     @staticmethod
     def _grid(names: Sequence[str]) -> bytes:
@@ -246,22 +262,13 @@ class Campaign:
             return Outcome(cell, failure or "not run yet")
         stored = StoredRun.read(self.path(cell))
         path = self.path(cell) / EVALUATION
-        judged = Evaluation.from_dict(_without_schema(path)) if path.is_file() else None
+        judged = read_evaluation(path) if path.is_file() else None
         return Outcome(cell, "", stored.frontiers[0], judged)
 
     def write(self, outcomes: Sequence[Outcome]) -> None:
         """The table and the report over all cells."""
         write_atomically(self.folder / SUMMARY, summary_csv(outcomes))
         write_atomically(self.folder / REPORT, report_html(outcomes))
-
-
-def _without_schema(path: Path) -> dict[str, Any]:
-    try:
-        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
-    data.pop("schema", None)
-    return data
 
 
 def summary_csv(outcomes: Sequence[Outcome]) -> bytes:

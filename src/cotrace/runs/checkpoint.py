@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from cotrace.errors import CotraceError, DamagedRun
 from cotrace.results import Frontier
@@ -28,6 +30,21 @@ from cotrace.runs.result_files import Step
 from cotrace.search import SearchState
 
 TABLES = ("effects", "effects_heldout")
+
+
+class SmallerBatches(TypedDict):
+    """What became of the batches when memory ran out."""
+
+    batch_tokens: int
+    checkpointing: bool
+
+
+class BatchPlan(TypedDict):
+    """How the passes are cut, and what changed when memory ran out."""
+
+    batch_tokens: int
+    checkpointing: str
+    events: list[SmallerBatches]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,23 +90,8 @@ class RunState:
             steps=tuple(Step(*row) for row in data["steps"]),
             search=None if data["search"] is None else SearchState.from_arrays(data["search"], tensors),
             elapsed_s=float(data["elapsed_s"]),
-            batch_plan=_checked(data["batch_plan"]),
+            batch_plan=TypeAdapter(BatchPlan | None).validate_python(data["batch_plan"]),
         )
-
-
-def _checked(plan: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """A plan that can be gone on with. Raises KeyError, TypeError, ValueError."""
-    if plan is None:
-        return None
-    events = [
-        {"batch_tokens": int(event["batch_tokens"]), "checkpointing": bool(event["checkpointing"])}
-        for event in plan["events"]
-    ]
-    return {
-        "batch_tokens": int(plan["batch_tokens"]),
-        "checkpointing": str(plan["checkpointing"]),
-        "events": events,
-    }
 
 
 def frontier_tensors(frontier: Frontier) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from cotrace.runs.directory import CONFIG, write_atomically
 from cotrace.runs.manifest import seal_text, text_is_whole
 from cotrace.tasks.catalogue import FORMATS
 from cotrace.text.escape import visible
+from cotrace.text.files import refusal
 
 SCHEMA = 1
 SCHEMA_KEY = "schema"
@@ -140,10 +141,10 @@ def _parsed(path: Path, data: dict[str, Any], lines: Mapping[str, int]) -> RunCo
     try:
         config: RunConfig = _adapter().validate_python(_from(path.parent, data))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = str(first["loc"][0])
+        field, reason = refusal(error)
+        key = field.partition(".")[0]
         where = f", line {lines[key]}" if key in lines else ""
-        raise InputError(f"{path}{where}: {key}: {_reason(first)}") from None
+        raise InputError(f"{path}{where}: {key}: {reason}") from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return config
@@ -178,10 +179,6 @@ def _located(folder: Path, name: str, value: Any) -> Any:
         before, path = f"{found[0]}=", found[1]
     there = folder / path
     return f"{before}{there.resolve()}{colon}{function}" if path and value != SHIPPED and there.exists() else value
-
-
-def _reason(first: Any) -> str:
-    return "the field is missing" if first["type"] == "missing" else f"{first['msg']}; it is {first['input']!r}"
 
 
 def _text(path: Path) -> str:

@@ -6,11 +6,14 @@ import hashlib
 import json
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from cotrace import __version__
 from cotrace.donors import donor_file
@@ -83,6 +86,20 @@ class Fingerprint:
         return cls(path.stat().st_size, digest)
 
 
+class ListedFile(TypedDict):
+    """What manifest.json says of a file."""
+
+    size_bytes: int
+    sha256: str
+
+
+class Listed(TypedDict):
+    """What manifest.json says."""
+
+    schema: Literal[1]
+    files: dict[str, ListedFile]
+
+
 @dataclass(frozen=True)
 class Manifest:
     """The files of a finished run."""
@@ -108,9 +125,10 @@ class Manifest:
         except DamagedRun as error:
             raise DamagedRun(f"{error}; {remedy(folder)}") from None
         try:
-            return cls(folder, dict(_entries(payload)))
-        except (KeyError, ValueError, TypeError, AttributeError):
+            files = TypeAdapter(Listed).validate_python(payload, strict=True)["files"]
+        except ValidationError:
             raise DamagedRun(f"{path} is not what this cotrace writes; {remedy(folder)}") from None
+        return cls(folder, {name: Fingerprint(**files[name]) for name in files if Path(name).name == name})
 
     def write(self) -> None:
         """Write manifest.json."""
@@ -184,18 +202,6 @@ def add_files(folder: Path, files: Mapping[str, bytes]) -> None:
         for name, content in files.items():
             write_atomically(folder / name, content)
         before.with_files(files).write()
-
-
-def _entries(payload: Any) -> Iterator[tuple[str, Fingerprint]]:
-    """The files that a manifest lists. Raises KeyError, ValueError, TypeError or AttributeError for another form."""
-    if payload["schema"] != SCHEMA:
-        raise ValueError("another schema")
-    for name, entry in payload["files"].items():
-        size, digest = entry["size_bytes"], entry["sha256"]
-        if not (isinstance(size, int) and isinstance(digest, str)):
-            raise TypeError("a file is described by size_bytes and sha256")
-        if Path(name).name == name:  # none leads out of the folder
-            yield name, Fingerprint(size, digest)
 
 
 LONGEST_S = 10.0

@@ -37,6 +37,7 @@ from cotrace.runs.result_files import StoredRun
 from cotrace.search import Search
 from cotrace.selfcheck import ensure
 from cotrace.tasks.catalogue import is_file
+from cotrace.text.files import refusal
 
 if TYPE_CHECKING:
     from cotrace.workers import Workers
@@ -293,8 +294,7 @@ def checked(name: str, key: str, value: Any, kind: Any) -> Any:
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise InputError(f"{name}: {key}: {reason}; it is {value!r}; see --option.{name}.{key}") from None
+        raise InputError(f"{name}: {key}: {refusal(error)[1]}; see --option.{name}.{key}") from None
 
 
 def check_threads(count: int | None) -> None:

@@ -96,8 +96,15 @@ def made_of(kind: type[Made], data: Any) -> Made:
         made: Made = _adapter(cast("Hashable", kind)).validate_python(data)
         return made
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))) from None
+        raise ValueError(": ".join(filter(None, refusal(error)))) from None
+
+
+def refusal(error: Any) -> tuple[str, str]:
+    """Field of the first value that pydantic refused (inner ones behind dots; empty: the whole), and the reason."""
+    first = error.errors()[0]
+    missing = first["type"] == "missing"
+    reason = "the field is missing" if missing else f"{first['msg']}; it is {shortened(first['input'])}"
+    return ".".join(map(str, first["loc"])), reason
 
 
 @cache
