@@ -101,7 +101,7 @@ def trace_of(folder: Path) -> list[str]:
 
 
 def features_of(folder: Path) -> list[str]:
-    """A trace of two searches on the features and the error of a random dictionary, beside the heads of the model."""
+    """A trace of two searches on the features and the error of a random dictionary."""
     draw = torch.Generator().manual_seed(0)
     place, encoder = "blocks.2.hook_mlp_out", torch.randn(24, 96, generator=draw)
     one = Dictionary(
@@ -116,7 +116,7 @@ def features_of(folder: Path) -> list[str]:
     )
     held = save_dictionary(one, folder / "held")
     asked = ["trace", "--model", "shipped", "--task", str(few_pairs(folder)), "--holdout", "0.4", "--max-size", "3"]
-    asked += ["--dictionaries", str(held), "--sites", "feature,error,head_output", "--layers", "1..2"]
+    asked += ["--dictionaries", str(held), "--sites", "feature,error"]
     asked += ["--search", "pursuit,random", "--option.pursuit.effort", "fast", "--cost-weights", "feature=0.1"]
     return [*asked, "--checkpoint-every-s", "0"]
 

@@ -38,7 +38,7 @@ def oracle(file: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("dtype", "key", "tolerance"), [("float64", "fp64", 1e-6), ("float32", "fp32", 1e-4)])
-@pytest.mark.parametrize("name", ["winobias", "professions"])
+@pytest.mark.parametrize("name", ["winobias", pytest.param("professions", marks=pytest.mark.slow)])
 def test_effects_equal_those_of_the_papers_code(name: str, dtype: str, key: str, tolerance: float) -> None:
     expected = oracle(FILE[name])
     masks = torch.stack([torch.tensor(z).flatten() for z in expected["masks"].values()])
@@ -48,7 +48,7 @@ def test_effects_equal_those_of_the_papers_code(name: str, dtype: str, key: str,
         assert ((mine - theirs).abs() / (1 + theirs.abs())).max() < tolerance, mask
 
 
-@pytest.mark.parametrize("name", ["winobias", "professions"])
+@pytest.mark.parametrize("name", ["winobias", pytest.param("professions", marks=pytest.mark.slow)])
 def test_pgbct_reproduces_the_recorded_optimisation_run(name: str) -> None:
     recorded = oracle(f"traj_tiny_{name}_lr0.1_lam1e-3.json")
     search = PGBCT(l1=1e-3, l2=1e-3, lr=0.1, epochs=3, batch_size=32, order=recorded["order"])
