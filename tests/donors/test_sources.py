@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig
 
 import cotrace as ct
 from cotrace.donors import Mean, Noise, Vector, donor_source, donor_words
-from cotrace.donors.sources import embedding_std
+from cotrace.donors.noise import embedding_std
 from cotrace.errors import AlignmentError, CotraceError, InputError, UnsupportedSite
 from cotrace.models import LanguageModel, wrap
 from cotrace.problem import LanguageProblem

@@ -15,8 +15,7 @@ import cotrace as ct
 from cotrace import shipped
 from cotrace.donors import Vector
 from cotrace.editing import Limit, Side, measure_edit, neutral, rescore, sweep, tradeoff
-from cotrace.editing.scoring import ScoredTask
-from cotrace.editing.side_effects import Parts
+from cotrace.editing.scoring import Parts, ScoredTask
 from cotrace.errors import CotraceError, InputError
 from cotrace.prompts import PromptPair
 from cotrace.results.outcomes import Outcome, pareto

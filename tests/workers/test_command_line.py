@@ -15,7 +15,7 @@ import yaml
 from cotrace.cli.main import run
 from cotrace.dictionaries import save_dictionary
 from cotrace.errors import InputError, WorkersError
-from cotrace.workers.jobs import Side, side_by_side
+from cotrace.workers.cluster import Side, side_by_side
 from tests.conftest import records, write_lines
 from tests.dictionaries.toy import dictionary
 from tests.workers.local import job

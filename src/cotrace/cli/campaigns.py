@@ -84,8 +84,7 @@ def _all(campaign: Campaign, left: Sequence[Cell], workers: dict[str, Any], scre
 
 def _side_by_side(campaign: Campaign, left: Sequence[Cell], workers: dict[str, Any], screen: Screen) -> dict[str, str]:
     """Run as many cells at a time as there are workers, each in a process of its own."""
-    from cotrace.workers.cluster import MAX_RESTARTS
-    from cotrace.workers.jobs import Side, side_by_side
+    from cotrace.workers.cluster import MAX_RESTARTS, Side, side_by_side
 
     restarts = workers.get("max_restarts")
     side = Side(

@@ -17,8 +17,8 @@ from cotrace.editing.fold import fold_changes
 from cotrace.editing.generation import own_settings
 from cotrace.editing.rescoring import compare, installed
 from cotrace.editing.save import Card, check_free
-from cotrace.editing.scoring import ScoredTask
-from cotrace.editing.side_effects import Parts, check_limits
+from cotrace.editing.scoring import Parts, ScoredTask
+from cotrace.editing.side_effects import check_limits
 from cotrace.errors import DegenerateError, InputError
 from cotrace.metrics import GROUPS
 from cotrace.models import LanguageModel

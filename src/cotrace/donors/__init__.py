@@ -2,12 +2,12 @@
 
 from cotrace.donors._parse import donor_file, donor_source, donor_words
 from cotrace.donors.features import donors_of
+from cotrace.donors.noise import Noise
 from cotrace.donors.recorded import Donors, RecordedDonors, record
 from cotrace.donors.sources import (
     Counterfactual,
     DonorSource,
     Mean,
-    Noise,
     Resample,
     Scale,
     Setting,

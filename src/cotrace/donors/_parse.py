@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cotrace.components import Component
-from cotrace.donors.sources import Counterfactual, DonorSource, Mean, Noise, Resample, Scale, Vector, Zero
+from cotrace.donors.noise import Noise
+from cotrace.donors.sources import Counterfactual, DonorSource, Mean, Resample, Scale, Vector, Zero
 from cotrace.errors import InputError, unknown
 from cotrace.text.files import MOST_DIGITS, clipped
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from cotrace.donors import DonorSource
 from cotrace.editing.apply import apply, changed, changes, described, stand_alone
-from cotrace.editing.scoring import ScoredTask, all_outcomes, outcome
+from cotrace.editing.scoring import Parts, ScoredTask, all_outcomes, outcome
 from cotrace.editing.scoring import Table as Scores
-from cotrace.editing.side_effects import Parts, Side
+from cotrace.editing.side_effects import Side
 from cotrace.errors import InputError
 from cotrace.metrics import AnyMetric, Metric, metric_named
 from cotrace.metrics.metric import weighted_mean

@@ -1,8 +1,9 @@
-"""A model's scores on a task as they are before and after an edit, and the outcomes made of them."""
+"""A model's scores on the parts of a task before and after an edit, and the outcomes made of them."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -14,12 +15,49 @@ from cotrace.errors import InputError, NonFiniteError
 from cotrace.interventions import forward
 from cotrace.metrics import METRICS, Answers, AnyMetric, Metric, metric_named
 from cotrace.models import LanguageModel
+from cotrace.problem import LanguageProblem
 from cotrace.problem.logprobs import answer_lengths, answer_scores
 from cotrace.problem.passes import choose_packing
 from cotrace.prompts import Task
-from cotrace.prompts.task import groups
+from cotrace.prompts.task import groups, split
 from cotrace.results.outcomes import Outcome
 from cotrace.statistics import Interval, Units, mean_intervals, set_interval
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Which pairs of the task a search saw, and which are held out."""
+
+    training: Collection[str]
+    heldout: Collection[str]
+    clusters: Mapping[str, str] = field(default_factory=dict)
+    """Id -> what the pair stays together with; where there is none, its ``split_group``."""
+
+    @classmethod
+    def of(cls, task: Task, holdout: float, seed: int) -> Parts:
+        """The split that a problem on the whole task makes, where it refuses no pair and no other option is given."""
+        train, held = split(task.pairs, holdout, seed)
+        ids = [pair.id for pair in task.pairs]
+        return cls({ids[i] for i in train}, {ids[i] for i in held or train})
+
+    @classmethod
+    def of_problem(cls, problem: LanguageProblem) -> Parts:
+        """The problem's own parts: without refused and audit pairs, split by the field that it was split by."""
+        training = problem.training.ids
+        heldout = training if problem.heldout is None else problem.heldout.ids
+        ids = [*training, *heldout]
+        return cls(set(training), set(heldout), dict(zip(ids, problem.groups_of(ids), strict=True)))
+
+    @classmethod
+    def settled(cls, given: Parts | LanguageProblem | None, task: Task, holdout: float, seed: int) -> Parts:
+        """Return the parts given, those of the problem given, or the split of the whole task."""
+        if given is None:
+            return cls.of(task, holdout, seed)
+        return given if isinstance(given, Parts) else cls.of_problem(given)
+
+    def reference(self, task: Task) -> Task:
+        """The task with the pairs that the search saw."""
+        return replace(task, pairs=tuple(pair for pair in task.pairs if pair.id in self.training))
 
 
 class ScoredTask:

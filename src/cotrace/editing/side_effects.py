@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cotrace.donors import DonorSource, Scale, Zero
 from cotrace.editing.apply import changed, changes, checked_factor, described, stand_alone
-from cotrace.editing.scoring import ScoredTask, level, outcome
+from cotrace.editing.scoring import Parts, ScoredTask, level, outcome
 from cotrace.errors import InputError, unknown
 from cotrace.metrics import GROUPS, AnyMetric, metric_named
 from cotrace.models import LanguageModel
@@ -24,7 +24,6 @@ from cotrace.problem.full_swap import unclear
 from cotrace.problem.goals import UnknownText, high_loss, loss_of
 from cotrace.problem.scored import rounding
 from cotrace.prompts import Task
-from cotrace.prompts.task import split
 from cotrace.results import Selection
 from cotrace.results.outcomes import EditPoint, Harm, Tradeoff, pareto
 from cotrace.shipped import SHIPS
@@ -134,42 +133,6 @@ FACTORS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 ROUNDS = 4
 """How often the factor at which a limit is reached is looked for half-way between two that were tried."""
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Which pairs of the task a search saw, and which are held out."""
-
-    training: Collection[str]
-    heldout: Collection[str]
-    clusters: Mapping[str, str] = field(default_factory=dict)
-    """Id -> what the pair stays together with; where there is none, its ``split_group``."""
-
-    @classmethod
-    def of(cls, task: Task, holdout: float, seed: int) -> Parts:
-        """The split that a problem on the whole task makes, where it refuses no pair and no other option is given."""
-        train, held = split(task.pairs, holdout, seed)
-        ids = [pair.id for pair in task.pairs]
-        return cls({ids[i] for i in train}, {ids[i] for i in held or train})
-
-    @classmethod
-    def of_problem(cls, problem: LanguageProblem) -> Parts:
-        """The problem's own parts: without refused and audit pairs, split by the field that it was split by."""
-        training = problem.training.ids
-        heldout = training if problem.heldout is None else problem.heldout.ids
-        ids = [*training, *heldout]
-        return cls(set(training), set(heldout), dict(zip(ids, problem.groups_of(ids), strict=True)))
-
-    @classmethod
-    def settled(cls, given: Parts | LanguageProblem | None, task: Task, holdout: float, seed: int) -> Parts:
-        """Return the parts given, those of the problem given, or the split of the whole task."""
-        if given is None:
-            return cls.of(task, holdout, seed)
-        return given if isinstance(given, Parts) else cls.of_problem(given)
-
-    def reference(self, task: Task) -> Task:
-        """The task with the pairs that the search saw."""
-        return replace(task, pairs=tuple(pair for pair in task.pairs if pair.id in self.training))
 
 
 @checked("ct.editing.sweep")

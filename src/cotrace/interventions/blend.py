@@ -1,4 +1,4 @@
-"""The soft intervention, of values and of features, and the edits that carry it out at the places of a layout.
+"""The soft intervention, of values and of features, the edits that carry it out, and features while a model runs.
 
 A place's value is decoded features plus an error, own: ``sum_i f_i W_i + e``, donor: ``sum_i g_i W_i + d``. Blended,
 that is ``own + sum_i z_i (g_i - f_i) W_i + z_e (d - e)``, and with the error written out
