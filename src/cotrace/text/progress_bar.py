@@ -18,6 +18,8 @@ Steps = Callable[[str, int, int], None]
 Counted = Callable[[int, int], None] | bool | None
 """Called with how many parts of some work are done, and of how many; True for a bar, False for none."""
 EVERY_S = 0.2
+OURS = {"cotrace", "jaxtyping", "beartype"}
+"""Packages and modules whose frames lie between a warning and the user's line."""
 
 
 def in_notebook() -> bool:
@@ -41,10 +43,9 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
 
 
 def _is_ours(frame: FrameType) -> bool:
-    """Whether a frame is of this package, or of what checks its calls in the tests."""
+    """Whether a frame is of this package, or of what checks its calls."""
     name = str(frame.f_globals.get("__name__", ""))
-    known = name.partition(".")[0] in ("cotrace", "jaxtyping", "beartype") or name == "tests.shapes"
-    return known or frame.f_code.co_filename.startswith("<@beartype")
+    return not OURS.isdisjoint((name, name.partition(".")[0])) or frame.f_code.co_filename.startswith("<@beartype")
 
 
 def duration(seconds: float) -> str:
