@@ -88,12 +88,13 @@ def gaps() -> ct.LanguageProblem:
 
 def test_a_gap_between_groups_is_recomputed_on_the_drawn_pairs(gaps: ct.LanguageProblem) -> None:
     """A pair that counts twice is the pair given twice, one that counts 0 is not there: by the metric's definition."""
-    part = gaps.heldout._part
+    held = gaps.heldout
+    part = held.part
     z = torch.zeros(len(gaps.space))
     z[[1, 6]] = 1
     count = np.random.default_rng(0).integers(0, 3, part.size)
-    found = part.redrawn(z[None], count[None]).item()
-    scores = part.scores(z).exp()
+    found = held.redrawn(z[None], count[None]).item()
+    scores = held.scores(z).exp()
     base = part.scorer.base.exp()
     groups = np.array([int(g) for g in part.answers.group])
 
@@ -103,7 +104,7 @@ def test_a_gap_between_groups_is_recomputed_on_the_drawn_pairs(gaps: ct.Language
         return abs(means[0] - means[1])
 
     assert found == pytest.approx(parity_gap(scores) - parity_gap(base), abs=1e-6)
-    assert part.redrawn(z[None], np.ones((1, part.size))).item() == pytest.approx(part.value(z).item(), abs=1e-7)
+    assert held.redrawn(z[None], np.ones((1, part.size))).item() == pytest.approx(held.value(z).item(), abs=1e-7)
 
 
 def test_a_metric_of_the_whole_set_has_intervals_by_drawing_it_again(gaps: ct.LanguageProblem) -> None:

@@ -86,7 +86,7 @@ def test_a_gap_drawn_again_weighs_pairs_and_knows_the_mode(mode) -> None:
         for i, p in enumerate(task(24).pairs)
     )
     whole = replace(task(24), pairs=pairs, metric="demographic_parity_gap")
-    part = ct.LanguageProblem(model("gpt2"), whole, holdout=0.4, mode=mode).heldout._part
+    part = ct.LanguageProblem(model("gpt2"), whole, holdout=0.4, mode=mode).heldout
     z = torch.zeros(1, 12)
     z[0, [1, 6]] = 1
     assert part.redrawn(z, np.ones((1, part.size))).item() == pytest.approx(part.value(z).item(), abs=1e-6)

@@ -334,7 +334,7 @@ def test_what_is_refused() -> None:
 def test_a_mask_is_the_set_that_it_chooses(mode: Any) -> None:
     problem = LanguageProblem(tiny.model("gpt2"), tiny.task(4), sites=["head_output"], holdout=0, mode=mode)
     names = ["L0.head1", "L2.head3"]
-    assert ct.explain(problem, problem.training.masks(names)).components == names
+    assert ct.explain(problem, problem.masks(names)).components == names
 
 
 def test_without_intervals_nothing_is_said_as_if_there_were_some() -> None:

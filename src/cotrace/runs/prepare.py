@@ -93,7 +93,7 @@ def prepare(
     """
     config = settled(config, searches)
     built = tuple(build_search(config, name) for name in config.searches)
-    if config.cost_weights and not any(hasattr(one, "cost_weights") for one in built):
+    if config.cost_weights and not any("cost_weights" in one.settings for one in built):
         raise InputError(
             f"cost weights are taken by pursuit, and the run is of {', '.join(config.searches)}: name it too, or leave "
             "them out"
