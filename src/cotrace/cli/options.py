@@ -90,7 +90,7 @@ Switch = Annotated[bool, Parameter(negative="", show_default=False)]
 
 @dataclass(frozen=True, kw_only=True)
 class Opening:
-    """What is allowed to who opens a run again."""
+    """Options of those who open a run again."""
 
     trust_remote_code: Switch = False
     """Run the code that comes with the run's model, which no file may ask for. Only for code that you have read."""
@@ -159,7 +159,7 @@ class Carrying:
     data: str | None = None
     """File or folder with the data of a task that is named."""
     metric: str | None = None
-    """What is measured on a task that is named. Default: that task's own."""
+    """Metric on a task that is named. Default: that task's own."""
     direction: str | None = None
     """Which way the target's metric should move: maximise or minimise. Default: as swapping everything moves it
     there."""
@@ -173,7 +173,7 @@ class Carrying:
 
 @dataclass(frozen=True, kw_only=True)
 class Editing:
-    """What is edited, and how it is judged."""
+    """The edit, and how it is judged."""
 
     k: int | None = None
     """Size of the selection."""
@@ -187,7 +187,7 @@ class Editing:
     factors: Real = ()
     """Factors of scale to choose from, from -1 to 2, by commas."""
     metric: str | None = None
-    """What is to move, such as stereotype_gap. Default: the run's."""
+    """Metric that is to move, such as stereotype_gap. Default: the run's."""
     neutral: str | None = None
     """Text file with one passage a line, for the next-token loss. Default: of the two texts that ship the one that the
     model knows better."""

@@ -60,7 +60,7 @@ class Grid(BaseModel):
 
 
 class Claimed(TypedDict):
-    """What ``grid.json`` in a campaign's folder says."""
+    """Content of ``grid.json`` in a campaign's folder."""
 
     cells: list[str]
 

@@ -33,7 +33,7 @@ TABLES = ("effects", "effects_heldout")
 
 
 class SmallerBatches(TypedDict):
-    """What became of the batches when memory ran out."""
+    """The change of the batches when memory ran out."""
 
     batch_tokens: int
     checkpointing: bool

@@ -87,14 +87,14 @@ class Fingerprint:
 
 
 class ListedFile(TypedDict):
-    """What manifest.json says of a file."""
+    """Entry of a file in manifest.json."""
 
     size_bytes: int
     sha256: str
 
 
 class Listed(TypedDict):
-    """What manifest.json says."""
+    """Content of manifest.json."""
 
     schema: Literal[1]
     files: dict[str, ListedFile]
