@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cotrace.errors import InputError
 from cotrace.metrics.metric import Aggregate, Answers, Check, SetMetric, chosen, log_share
+from cotrace.validation import checked
 
 Form = Literal["hard", "soft"]
 
@@ -50,6 +51,7 @@ def selection_rates(scores: Tensor, answers: Answers, form: Form = "hard") -> Fl
     return rates(picks(scores, answers, answers.favourable, form), answers, torch.ones(len(answers)).bool())
 
 
+@checked("ct.metrics.selection_rate_ratio")
 def selection_rate_ratio(scores: Tensor, answers: Answers) -> Float[Tensor, "*mask"]:
     """Smallest selection rate / largest, in [0, 1]; 0 / 0 is nan. Below 0.8 it fails the four-fifths rule (29 CFR
     1607.4 D).

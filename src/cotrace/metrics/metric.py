@@ -12,8 +12,10 @@ from torch import Tensor
 
 from cotrace.components import Direction
 from cotrace.prompts import PromptPair
+from cotrace.validation import guarded
 
 
+@guarded("ct.metrics.Answers")
 @dataclass(frozen=True, eq=False)
 class Answers:
     """The pairs' side of a metric: nothing in it depends on the mask. An index of -1 means that the pair gives none."""
@@ -153,6 +155,7 @@ def alike(answers: Answers) -> Int[Tensor, "example"]:
     return torch.zeros_like(answers.group)
 
 
+@guarded("ct.metrics.Metric")
 @dataclass(frozen=True, kw_only=True)
 class Metric:
     """A level of each example, and how its change against the base run is expressed.
@@ -210,6 +213,7 @@ class Metric:
         return self.hard is not None
 
 
+@guarded("ct.metrics.SetMetric")
 @dataclass(frozen=True, kw_only=True)
 class SetMetric:
     """One number for the whole set of pairs: there is no effect of each example. Its functions take what Metric's do:

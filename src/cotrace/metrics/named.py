@@ -37,6 +37,7 @@ from cotrace.metrics.metric import (
     target_score,
     weighted_mean,
 )
+from cotrace.validation import checked
 
 
 def log_odds(scores: Scores, answers: Answers) -> Float[Tensor, "*mask example"]:
@@ -170,6 +171,7 @@ PAIRWISE: Mapping[str, Metric] = {
 }
 
 
+@checked("ct.metrics.towards")
 def towards(metric: AnyMetric, target: float) -> SetMetric:
     """The metric -|M - target|, M the (soft) mean level over the pairs; M itself is what is reported.
 
@@ -210,6 +212,7 @@ def towards(metric: AnyMetric, target: float) -> SetMetric:
 SIGNATURE = "f(scores, answers) or f(logits, answers), returning a level [mask, example]"
 
 
+@checked("ct.metrics.own_metric")
 def own_metric(function: Callable[..., Any], name: str | None = None) -> Metric:
     """The metric of a function of ``scores`` [mask, example, answer] (log p of each answer) and ``answers``.
 
@@ -310,6 +313,7 @@ METRICS: Mapping[str, AnyMetric] = {**PAIRWISE, **GROUPS}
 """Name -> metric."""
 
 
+@checked("ct.metrics.metric_named")
 def metric_named(metric: str | AnyMetric | Callable[..., Any]) -> AnyMetric:
     """The metric of that name, of a file's or module's function, or of a function. Raises UnknownName, InputError."""
     if isinstance(metric, Metric | SetMetric):
