@@ -15,8 +15,8 @@ from typing import Any
 
 from cotrace.errors import InputError, WorkersError
 
-ANSWER_S = 10.0
-"""Seconds in which whoever is at an address must answer."""
+ANSWER_S = 8.0
+"""Seconds in which whoever is at an address must answer: with the start of the command line, ten."""
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
