@@ -22,8 +22,8 @@ MAX_RESTARTS = 10
 """Workers that may be lost and begun again in a run, unless the user says otherwise."""
 START_S = 300.0
 """Seconds in which some worker must have begun."""
-ANSWER_S = 10.0
-"""Seconds in which whoever is at an address must answer."""
+ANSWER_S = 8.0
+"""Seconds in which whoever is at an address must answer: with the start of the command line, ten."""
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
