@@ -88,17 +88,20 @@ def test_a_wrong_kind_of_argument_is_one_line_that_names_the_call(
     assert str(caught.value).startswith(f"{named}: ")
 
 
+def is_base(value: Any) -> bool:
+    """Whether others stand in its stead: each search refuses for itself."""
+    return value is ct.search.Search or getattr(value, "_is_protocol", False)
+
+
 def public(room: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Everything that can be called by a public name, in rooms too; protocols, errors and enums are no calls."""
+    """Everything that can be called by a public name, in rooms too; protocols, bases, errors and enums are no calls."""
     for part in getattr(room, "__all__", [part for part in vars(room) if part[0] not in "_@"]):
         value = getattr(room, part)
         if isinstance(value, ModuleType) and value.__name__.startswith("cotrace.") and value is not ct.errors:
             yield from public(value, f"{name}.{part}")
         elif not callable(value) or (isinstance(value, type) and issubclass(value, BaseException | Enum)):
             continue
-        elif value is ct.search.Search:  # a base: each search refuses for itself
-            continue
-        elif value.__module__.startswith(room.__name__) and not getattr(value, "_is_protocol", False):
+        elif value.__module__.startswith(room.__name__) and not is_base(value):
             yield f"{name}.{part}", value
 
 
