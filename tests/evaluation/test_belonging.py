@@ -14,7 +14,7 @@ from cotrace.results import Frontier, Selection
 from cotrace.results.effects import EffectTable
 from cotrace.search import Greedy, Random, TopK
 from tests.evaluation.problems import Judged, judged
-from tests.problems import ClosedForm, modular
+from tests.problems import modular
 from tests.tiny import model, task
 
 FIRST, SECOND = modular([0.5, 0.4, 0.3, 0.2, 0.1, 0.0]), modular([0.0, 0.1, 0.2, 0.3, 0.4, 0.5])
@@ -142,24 +142,3 @@ def test_no_stored_set_of_the_size_is_no_crash_and_few_are_said_to_be_few() -> N
     many = evaluate(problem, frontier, k=2)
     assert many.stability[0].sets == 5
     assert not any("shows no stability" in line for line in many.verdict)
-
-
-class Slotted:
-    """A problem that takes no weak references."""
-
-    __slots__ = ("own",)
-
-    def __init__(self, own: ClosedForm) -> None:
-        self.own = own
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.own, name)
-
-    def value_and_effects(self, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        effects = self.own.effects(masks)
-        return effects.mean(-1), effects
-
-
-def test_a_problem_that_takes_no_weak_references_is_searched_too() -> None:
-    problem = Slotted(ClosedForm(modular([1.0, 3.0, 2.0, 0.5]), 4))
-    assert list(Greedy()(problem).at(1).components) == ["L0.head1"]  # type: ignore[arg-type]

@@ -31,14 +31,10 @@ _MEASURED: WeakKeyDictionary[EffectTable, ref[Problem]] = WeakKeyDictionary()
 
 
 def remember(problem: Problem, *tables: EffectTable | None) -> None:
-    """Remember the problem of these effects, unless it takes no weak references (``__slots__``)."""
-    try:
-        known = ref(problem)
-    except TypeError:
-        return
+    """Remember the problem of these effects."""
     for table in tables:
         if table is not None:
-            _MEASURED[table] = known
+            _MEASURED[table] = ref(problem)
 
 
 def is_of(table: EffectTable, problem: Problem) -> bool:
