@@ -30,9 +30,21 @@ Function = Callable[..., Any]
 
 
 def install(package: str = "cotrace") -> None:
-    """Check every module of the package that is imported from now on."""
-    assert package not in sys.modules, f"{package} is imported already, so its calls would go unchecked"
-    sys.meta_path.insert(0, _Finder(package))
+    """Check every module of the package that is imported from now on.
+
+    A worker of Ray's has imported it before it is sent something of a test's module: there nothing is checked.
+    """
+    if not _in_worker():
+        assert package not in sys.modules, f"{package} is imported already, so its calls would go unchecked"
+        sys.meta_path.insert(0, _Finder(package))
+
+
+def _in_worker() -> bool:
+    """Whether this process is a worker of Ray's."""
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return False
+    return bool(ray.get_runtime_context().worker.mode == ray.WORKER_MODE)
 
 
 @contextmanager
