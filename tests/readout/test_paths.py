@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cache
+from itertools import combinations
 from typing import Any
 
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 from cotrace.components import Component
@@ -198,6 +200,27 @@ def test_a_role_is_held_at_its_positions_only() -> None:
     early, late = (through(source, Component.parse(name)) for name in ("L1.head3", "L1.head3@last"))
     found = HeldRuns(problem.training.scorer).scores([early, late])
     assert (found[0] - found[1]).abs().max() > 1e-4
+
+
+def test_all_arrows_have_one_critical_value() -> None:
+    """Half an interval is as many standard errors of the effects, made by hooks by hand, for each arrow: it holds them
+    all at once."""
+    model, task = tiny.model("gpt2"), tiny.task(24)
+    problem = LanguageProblem(model, task, sites=["head_output"], holdout=0, direction="maximise")
+    members = [Component.parse(name) for name in ("L0.head1", "L1.head2", "L2.head3")]
+    changes = Changes.of(problem, "training")
+    found, part = follow(changes, changes, members)[0], problem.training
+    values = []
+    for source, target in combinations(members, 2):
+        scores = through_by_hand(model, task, source, target)
+        effects = part.metric.effects(scores, part.scorer.base, part.answers).double().numpy()
+        arrow = found.arrow(str(source), str(target))
+        assert arrow is not None
+        assert arrow.interval is not None
+        assert sum(arrow.interval) / 2 == pytest.approx(effects.mean())
+        values.append((arrow.interval[1] - effects.mean()) / (effects.std(ddof=1) / len(effects) ** 0.5))
+    assert values == [pytest.approx(values[0], rel=0.1)] * 3
+    assert min(values) > 1.15 * stats.t.ppf(0.975, 23)
 
 
 def test_small_batches_and_plain_rows_give_the_same() -> None:
