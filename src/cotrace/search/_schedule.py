@@ -52,7 +52,7 @@ EFFORTS: Mapping[str, tuple[Effort, Effort]] = {
     "thorough": (Effort(60, 4, 1, 0.05, 3, 3), Effort(256, 3, 1, 0.02, 2, 3)),
 }
 """Word -> effort in spaces of at most ``FEW`` components, and in larger ones."""
-EXPECTED: Mapping[str, float] = {"up": 1.0, "down": 0.35, "polish": 0.01, "fill": 0.5, "exchange": 0.25, "rest": 1.0}
+EXPECTED: Mapping[str, float] = {"up": 1.0, "down": 0.35, "polish": 0.01, "fill": 0.5, "exchange": 0.25, "rest": 1.0, "greedy": 0.8}
 """Share of what a visit can cost which it does cost, as measured: sets that were met before are free, and those that
 no gradient promises are not evaluated. The way down costs all of it at sizes that the way up did not come to."""
 
@@ -104,12 +104,18 @@ class Itinerary:
             *(Visit("fill", a, b) for a, b in pairwise([0, *self._filled]) if b > a + 1),
             *(Visit("exchange", size, size, rank) for rank in self.beam for size in inner),
             *(Visit("rest", a, b) for a, b in pairwise([0, *self.grid]) if b > a + 1 and self._completed),
+            *(Visit("greedy", size, size + 1) for size in range(min(self.most, self.n - 1)) if self._guaranteed),
         ]
 
     @property
     def beam(self) -> tuple[int, ...]:
         """Ranks from which every exchange is evaluated in the end."""
         return BEAM * 2 if self.n <= SMALL and self.word != "fast" else ()
+
+    @property
+    def _guaranteed(self) -> bool:
+        """Whether greedy's own sets are evaluated too, so that no size falls below it."""
+        return self.word == "thorough" and self.n <= FEW and self.sizes is None
 
     @property
     def paced(self) -> bool:
@@ -193,6 +199,8 @@ class Itinerary:
         """Forward-equivalents of a visit, at most."""
         if visit.phase == "exchange":
             return visit.size * (self.n - visit.size) + self.n
+        if visit.phase == "greedy":
+            return self.n - visit.start
         if visit.phase == "fill":
             return 2.0 * (visit.size - visit.start - 1)
         if visit.phase == "rest":

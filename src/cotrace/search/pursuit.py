@@ -50,7 +50,8 @@ class Pursuit(Search):
     sizes: tuple[int, ...] | None = None
     """The only sizes to look at; None for all of them, or for a geometric grid where the largest is above 256."""
     effort: str = "normal"
-    """``fast``, ``normal`` or ``thorough``."""
+    """``fast``, ``normal`` or ``thorough``; up to N = 60 ``thorough`` evaluates greedy's own sets as well, and is below
+    greedy at no size."""
     cost_weights: Weights | str | None = None
     """Site -> cost of one component (or text, ``feature=0.1,head_output=1``), or ``balanced``: then a last pass looks
     for what is best for its cost."""
@@ -120,6 +121,9 @@ class Pursuit(Search):
         if visit.phase == "exchange":
             function.scores(neighbours(function.archive.ranked_set(visit.start, visit.rank), itinerary.sizes))
             return
+        if visit.phase == "greedy":
+            greedy_set(function, visit.size)
+            return
         chosen = function.archive.best_set(visit.start) if visit.start else function.empty()
         if visit.phase in ("fill", "rest"):
             function.scores(self._between(function, surrogate, chosen, visit))
@@ -187,6 +191,15 @@ def sets_near(near: Neighbourhood, itinerary: Itinerary, visit: Visit) -> dict[i
     end += near.alternates(visit.size, itinerary.effort.alternates)
     end += [proposal for extra in itinerary.exchanges(visit) for proposal in near.nested(visit.size, extra)]
     return found
+
+
+def greedy_set(function: SetFunction, size: int) -> Bool[Tensor, "n"]:
+    """Return exact greedy's set of a size; what was evaluated before costs nothing, so each further size is one step."""
+    chosen = function.empty()
+    for _ in range(size):
+        rest = (~chosen).nonzero()[:, 0].tolist()
+        chosen[rest[int(function.flipped(chosen, rest).argmax())]] = True
+    return chosen
 
 
 def neighbours(chosen: Bool[Tensor, "n"], sizes: tuple[int, ...] | None = None) -> Bool[Tensor, "set n"]:
