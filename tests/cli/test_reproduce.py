@@ -41,6 +41,7 @@ def test_a_setting_is_run_once(
     best = stored.frontier("topk").at(1)
     assert f"{best.effect_heldout:+.4g}" in text
     assert b"<svg" in (out / "bias.svg").read_bytes()
+    assert "published" not in text.split("## bias")[1], "the paper has no figures of this model"
     before = {path: path.stat().st_mtime_ns for path in (out / "bias").iterdir()}
     assert run(asked) == 0
     assert {path: path.stat().st_mtime_ns for path in (out / "bias").iterdir()} == before
@@ -57,6 +58,15 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert run([*ASKED, *options, "--out", str(tmp_path / "out")]) == 2
         assert words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("model", ["gpt2", "openai-community/gpt2", "/models/gpt2/"])
+def test_the_paper_s_own_figures_stand_beside_those_of_the_same_model(model: str) -> None:
+    lines = list(campaigns.published("winobias", model))
+    assert lines[0].startswith("- published, pgbct: +0.107 (k = 8), ")
+    assert "- published, everything: +0.105 (k = 144)" in lines
+    assert "read off the paper's figure to within 0.0005" in lines[-2]
+    assert not list(campaigns.published("winobias", "gpt2-medium")) + list(campaigns.published("winogender", model))
 
 
 @needs_shared
