@@ -72,7 +72,7 @@ def search_of(word: str, max_size: int | None = None) -> Any:
     """``pursuit`` or ``pursuit:fast``, up to a size where it has one."""
     name, _, setting = word.partition(":")
     search = named(name, **OPTIONS[setting] if setting else {})
-    return replace(search, max_size=max_size) if max_size and hasattr(search, "max_size") else search
+    return replace(search, max_size=max_size) if max_size and "max_size" in search.__dataclass_fields__ else search
 
 
 def oriented(frontier: Frontier, sizes: Sequence[int], *, heldout: bool = False) -> list[float] | None:

@@ -6,22 +6,30 @@ An audit that is finished is left as it is, one that was stopped goes on where i
 from __future__ import annotations
 
 import argparse
+import csv
 import json
+import re
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import cotrace as ct
 from cotrace.cli.main import run as cotrace
 from cotrace.errors import CotraceError, InputError
+from cotrace.prompts import PromptPair
 from cotrace.prompts.pair_files import read_pairs
+from cotrace.runs.addenda import read_explanation
 from cotrace.runs.result_files import StoredRun
 from gallery.recipes import AUDITS, Audit
 
 QUICK = {"search_pairs": 16, "max_size": 27, "option.pursuit.effort": "fast", "evaluation": "quick"}
 FULL = {"evaluation": "standard"}
+LIKELIEST, TEMPLATES = 5, 4
+EXPLAINED = 4
+"""Most members that are explained: what it costs grows with their square."""
+MODEL, BY_HAND = "SmolLM2-135M-Instruct", "python -m gallery --only bias_not_knowledge ..."
 
 
 def words(options: Mapping[str, Any]) -> list[str]:
@@ -40,19 +48,24 @@ def command(audit: Audit, given: argparse.Namespace, folder: Path) -> list[str]:
     shared = FULL if given.full else QUICK
     options: dict[str, Any] = {"model": given.model} | ({"gguf": given.gguf} if given.gguf else {})
     options |= {"task": str(pairs_file(audit, given) or audit.task)}
-    if audit.data and not audit.known:
+    if audit.data and not own_pairs(audit, given):
         options["data"] = str(Path(given.data) / audit.data)
     options |= shared | audit.options | {"out": str(folder)}
     return ["trace", *words(options)]
 
 
+def own_pairs(audit: Audit, given: argparse.Namespace) -> bool:
+    """Whether an audit's pairs are written to a file: its own, facts that the model knows, a part of a benchmark."""
+    return audit.pairs is not None or audit.known or (audit.few is not None and not given.full)
+
+
 def pairs_file(audit: Audit, given: argparse.Namespace) -> Path | None:
-    """The audit's own pairs as a file: those written here, or the facts that the model knows."""
+    """The audit's own pairs as a file; None where it takes a whole benchmark."""
     path = Path(given.out) / "pairs" / f"{audit.name}.jsonl"
-    if audit.pairs is None and not audit.known:
+    if not own_pairs(audit, given):
         return None
     if not path.exists():
-        rows = audit.pairs() if audit.pairs else known_facts(given, audit)
+        rows = audit.pairs() if audit.pairs else known_facts(given, audit) if audit.known else few_words(given, audit)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         read_pairs(path)
@@ -60,7 +73,7 @@ def pairs_file(audit: Audit, given: argparse.Namespace) -> Path | None:
 
 
 def known_facts(given: argparse.Namespace, audit: Audit) -> list[dict[str, Any]]:
-    """Facts whose first token the model itself names first. Raises InputError where there are too few."""
+    """Facts whose first token is among the five likeliest for the model. Raises InputError where there are too few."""
     import torch
 
     model = ct.load_model(given.model, gguf_file=given.gguf)
@@ -68,8 +81,8 @@ def known_facts(given: argparse.Namespace, audit: Audit) -> list[dict[str, Any]]
     for pair in ct.tasks.counterfact(Path(given.data) / str(audit.data)).pairs:
         ids = tokenizer(pair.base, return_tensors="pt").input_ids
         with torch.no_grad():
-            top = int(model.module(ids).logits[0, -1].argmax())
-        if top == tokenizer(pair.answers[0], add_special_tokens=False).input_ids[0]:
+            likeliest = model.module(ids).logits[0, -1].topk(LIKELIEST).indices.tolist()
+        if tokenizer(pair.answers[0], add_special_tokens=False).input_ids[0] in likeliest:
             start, stop = pair.spans["subject"]
             row = {"id": pair.id, "base": pair.base, "answers": list(pair.answers), "target": 0}
             kept.append(row | {"spans": {"subject": [start, stop]}, "split_group": pair.split_group})
@@ -78,6 +91,20 @@ def known_facts(given: argparse.Namespace, audit: Audit) -> list[dict[str, Any]]
             f"the model knows {len(kept)} of these facts, fewer than {given.fewest}: give --data more of them"
         )
     return kept
+
+
+def few_words(given: argparse.Namespace, audit: Audit) -> list[dict[str, Any]]:
+    """So many words of each counterfactual, evenly over the list, in the first templates."""
+    by_word: dict[tuple[str, str], list[PromptPair]] = {}
+    for pair in ct.tasks.load(audit.task, data=Path(given.data) / str(audit.data)).pairs:
+        by_word.setdefault((pair.answers[pair.target], str(pair.split_group)), []).append(pair)
+    kept: list[PromptPair] = []
+    for answer in dict.fromkeys(answer for answer, _ in by_word):
+        groups = [pairs for (own, _), pairs in by_word.items() if own == answer]
+        step = max(1, len(groups) // (audit.few or 1))
+        kept += [pair for pairs in groups[::step][: audit.few] for pair in pairs[:TEMPLATES]]
+    fields = ("id", "base", "counterfactual", "answers", "target", "split_group")
+    return [{name: getattr(pair, name) for name in fields} for pair in kept]
 
 
 def traced(audit: Audit, given: argparse.Namespace, folder: Path) -> int:
@@ -90,41 +117,83 @@ def traced(audit: Audit, given: argparse.Namespace, folder: Path) -> int:
 
 
 def bounded(audit: Audit, given: argparse.Namespace, folder: Path) -> int:
-    """An audit under a constraint, in Python: the frontier and its report."""
+    """An audit under a constraint, in Python: the frontier, its figure, its report, and what its members do."""
     if (folder / "frontier.csv").exists():
         return 0
     model = ct.load_model(given.model, gguf_file=given.gguf)
     task = ct.tasks.load(audit.task, data=Path(given.data) / str(audit.data), split=audit.options["split"])
-    problem = ct.LanguageProblem(model, task, search_pairs=None if given.full else 16)
+    problem = ct.LanguageProblem(model, task, search_pairs=None if given.full else QUICK["search_pairs"])
     side = ct.side_problem(problem, ct.tasks.load(str(audit.constrained), size=40))
     limit = 0.5 * abs(float(side.value([str(one) for one in side.space])))
     search = ct.search.Pursuit(max_size=audit.options["max_size"], effort="normal" if given.full else "fast")
     frontier = search(ct.Constrained(problem, [ct.Constraint(side, limit)]))
     folder.mkdir(parents=True, exist_ok=True)
-    frontier.to_frame().to_csv(folder / "frontier.csv", index=False)
     ct.report.write(frontier, folder / "report.html")
+    (folder / "frontier.svg").write_bytes(ct.report.to_bytes(ct.report.frontier(frontier), "svg"))
+    few = frontier.at(min(EXPLAINED, max(frontier.sizes)))
+    (folder / "explanation.json").write_text(json.dumps({"words": list(ct.explain(problem, few).words)}))
+    frontier.to_frame().to_csv(folder / "frontier.csv", index=False)  # last: it says that all is there
     return 0
 
 
 def page(audit: Audit, given: argparse.Namespace, folder: Path, seconds: float) -> str:
-    """The audit's page."""
-    line = f"cotrace {shlex.join(command(audit, given, folder))}" if not audit.constrained else "python -m gallery"
-    parts = [f"# {audit.name}", audit.question, f"```\n{line}\n```"]
-    if audit.constrained:
-        parts.append(f"Frontier under the constraint: [frontier.csv](runs/{audit.name}/frontier.csv).")
-    else:
-        stored = StoredRun.read(folder)
-        best = stored.frontiers[0].enough(0.9)
-        path = folder / "evaluation.json"
-        verdict = json.loads(path.read_text())["verdict"] if path.exists() else []
-        parts += [f"![effect by size]({audit.name}.svg)", "", *verdict]
-        parts.append(f"The smallest set with 90 % of the best effect has {best.k}: {', '.join(best.components)}.")
-        cotrace(["report", str(folder), "--redact", "--quiet"])
-        figure = Path(given.out) / f"{audit.name}.svg"
-        if not figure.exists():
-            cotrace(["figure", str(folder), "--format", "svg", "--kind", "frontier", "--out", str(figure), "--quiet"])
-    parts += [f"**Not shown.** {audit.not_shown}", f"This call took {seconds / 60:.1f} minutes."]
+    """The audit's page: question, command, figure, verdict, what the set does, and what is not shown."""
+    line = f"cotrace {shlex.join(command(audit, shown(given), folder))}" if not audit.constrained else BY_HAND
+    found = bounded_parts(audit, given, folder) if audit.constrained else traced_parts(audit, given, folder)
+    parts = [f"# {audit.name.replace('_', ' ')}", audit.question, f"```\n{line}\n```", *found]
+    parts += ["## What is not shown", audit.not_shown, f"This call took {seconds / 60:.1f} minutes."]
     return "\n\n".join(parts) + "\n"
+
+
+def shown(given: argparse.Namespace) -> argparse.Namespace:
+    """The same with names in place of this machine's folders."""
+    named = {"model": MODEL if given.gguf else given.model, "data": "benchmarks", "out": "gallery/pages"}
+    return argparse.Namespace(**vars(given) | named)
+
+
+def traced_parts(audit: Audit, given: argparse.Namespace, folder: Path) -> Iterator[str]:
+    """Figure, verdict and members of a run, and what the first of them do."""
+    stored = StoredRun.read(folder)
+    frontier = stored.frontiers[0]
+    best = frontier.enough(0.9)
+    yield drawing(audit, given, ["figure", str(folder), "--format", "svg", "--kind", "frontier", "--quiet"])
+    verdict = json.loads((folder / "evaluation.json").read_text())["verdict"]
+    yield "\n".join(f"- {escaped(line)}" for line in verdict)
+    yield f"The smallest set with 90 % of the best effect has {best.k}: {', '.join(best.components)}."
+    k = max(size for size in frontier.sizes if size <= min(EXPLAINED, best.k))
+    if not (folder / "explanation.json").exists():
+        cotrace(["explain", str(folder), "--k", str(k), "--quiet"])
+    cotrace(["report", str(folder), "--redact", "--quiet"])
+    yield does(read_explanation(folder / "explanation.json").words, k)
+
+
+def bounded_parts(audit: Audit, given: argparse.Namespace, folder: Path) -> Iterator[str]:
+    """Figure and frontier under a constraint, and what the first members do."""
+    drawn = Path(given.out) / f"{audit.name}.svg"
+    drawn.write_bytes((folder / "frontier.svg").read_bytes())
+    yield f"![effect by size]({audit.name}.svg)"
+    rows = list(csv.DictReader((folder / "frontier.csv").open()))
+    held = [f"| {row['k']} | {float(row['effect']):+.3f} | {float(row['effect_heldout']):+.3f} |" for row in rows]
+    yield "\n".join(["| k | effect | held out |", "|---|---|---|", *held])
+    yield does(json.loads((folder / "explanation.json").read_text())["words"], min(EXPLAINED, len(rows)))
+
+
+def drawing(audit: Audit, given: argparse.Namespace, words: list[str]) -> str:
+    """The figure beside the page, drawn once."""
+    figure = Path(given.out) / f"{audit.name}.svg"
+    if not figure.exists():
+        cotrace([*words, "--out", str(figure)])
+    return f"![effect by size]({figure.name})"
+
+
+def does(words: Sequence[str], k: int) -> str:
+    """What the best set of a small size does."""
+    return "\n\n".join([f"## What the best {k} do", "\n".join(f"- {escaped(line)}" for line in words)])
+
+
+def escaped(line: str) -> str:
+    """Text in which Markdown sees no marks."""
+    return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", line)
 
 
 def main(arguments: list[str] | None = None) -> int:

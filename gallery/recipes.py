@@ -28,7 +28,9 @@ class Audit:
     """Options of ``cotrace trace`` beside those that all audits share."""
     pairs: Callable[[], Iterator[dict[str, Any]]] | None = None
     known: bool = False
-    """Keep only facts whose answer the model itself gives."""
+    """Keep only facts whose answer is among the model's own five likeliest."""
+    few: int | None = None
+    """Keep so many words of each gender in four templates, evenly over the list; all with ``--full``."""
     constrained: str | None = None
     """Task whose metric may not move by more than half of what everything does."""
 
@@ -88,7 +90,8 @@ AUDITS = (
         question="Which MLP neurons make a pronoun follow from an occupation?",
         task="professions",
         data="professions",
-        options={"sites": "mlp_neuron", "max_size": 16, "memory": "2GB"},
+        options={"sites": "mlp_neuron", "max_size": 16, "memory": "2GB", "metric": "odds_ratio"},
+        few=12,
         not_shown="That there are no better sets: 46,080 neurons are far too many for 16 pairs to tell apart.",
     ),
     Audit(
@@ -98,7 +101,8 @@ AUDITS = (
         data="counterfact",
         options={"mode": "keep", "sites": "head_output", "donors": "noise=3x@subject", "metric": "odds_ratio"},
         known=True,
-        not_shown="Where the fact is stored: heads carry it to where it is read.",
+        not_shown="Where the fact is stored: heads carry it to where it is read. Few facts are known to so small a "
+        "model, so few pairs are held out.",
     ),
     Audit(
         name="indirect_objects",
@@ -119,6 +123,7 @@ AUDITS = (
         question="In chat form: which heads take the pronoun from the occupation?",
         task="chat_bias",
         pairs=chat_bias,
+        options={"max_size": 8},
         not_shown="What longer dialogues do; the pairs are ours, eight occupations in one phrasing.",
     ),
     Audit(
@@ -126,6 +131,7 @@ AUDITS = (
         question="In chat form: which heads tell a good review from a bad one?",
         task="chat_sentiment",
         pairs=chat_sentiment,
+        options={"max_size": 8},
         not_shown="Sentiment in general: eight words in one phrasing.",
     ),
     Audit(

@@ -96,7 +96,9 @@ def test_an_audit_is_run_once_and_has_a_page(tmp_path: Path, monkeypatch: pytest
     page = (tmp_path / "bias.md").read_text()
     assert "Which heads?" in page
     assert "cotrace trace --model shipped --task demo_bias --search-pairs 8 --max-size 2" in page
-    assert "**Not shown.** Anything else." in page
+    assert "## What is not shown\n\nAnything else." in page
+    assert "## What the best 2 do\n\n- L" in page
+    assert str(tmp_path) not in page, "no folder of this machine"
     assert b"<svg" in (tmp_path / "bias.svg").read_bytes()
     assert (tmp_path / "runs/bias/report-redacted.html").exists()
     before = (tmp_path / "runs/bias/frontier.csv").stat().st_mtime_ns

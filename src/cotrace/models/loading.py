@@ -26,6 +26,7 @@ from transformers import (
     BitsAndBytesConfig,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
+    modeling_gguf_pytorch_utils,
 )
 from transformers.utils import logging
 
@@ -217,13 +218,15 @@ def load_model(
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the loader's bars and notes; restores them afterwards."""
-    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    bars, level, own = logging.is_progress_bar_enabled(), logging.get_verbosity(), modeling_gguf_pytorch_utils.tqdm
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+    modeling_gguf_pytorch_utils.tqdm = logging.tqdm  # the bar of de-quantizing asks nobody whether it may be shown
     try:
         yield
     finally:
         logging.set_verbosity(level)
+        modeling_gguf_pytorch_utils.tqdm = own
         if bars:
             logging.enable_progress_bar()
 

@@ -52,7 +52,15 @@ EFFORTS: Mapping[str, tuple[Effort, Effort]] = {
     "thorough": (Effort(60, 4, 1, 0.05, 3, 3), Effort(256, 3, 1, 0.02, 2, 3)),
 }
 """Word -> effort in spaces of at most ``FEW`` components, and in larger ones."""
-EXPECTED: Mapping[str, float] = {"up": 1.0, "down": 0.35, "polish": 0.01, "fill": 0.5, "exchange": 0.25, "rest": 1.0, "greedy": 0.8}
+EXPECTED: Mapping[str, float] = {
+    "up": 1.0,
+    "down": 0.35,
+    "polish": 0.01,
+    "fill": 0.5,
+    "exchange": 0.25,
+    "rest": 1.0,
+    "greedy": 0.8,
+}
 """Share of what a visit can cost which it does cost, as measured: sets that were met before are free, and those that
 no gradient promises are not evaluated. The way down costs all of it at sizes that the way up did not come to."""
 

@@ -194,7 +194,7 @@ def sets_near(near: Neighbourhood, itinerary: Itinerary, visit: Visit) -> dict[i
 
 
 def greedy_set(function: SetFunction, size: int) -> Bool[Tensor, "n"]:
-    """Return exact greedy's set of a size; what was evaluated before costs nothing, so each further size is one step."""
+    """Return exact greedy's set of a size; sets evaluated before are free, so each further size is one step."""
     chosen = function.empty()
     for _ in range(size):
         rest = (~chosen).nonzero()[:, 0].tolist()
