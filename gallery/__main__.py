@@ -138,17 +138,20 @@ def bounded(audit: Audit, given: argparse.Namespace, folder: Path) -> int:
 
 def page(audit: Audit, given: argparse.Namespace, folder: Path, seconds: float) -> str:
     """The audit's page: question, command, figure, verdict, what the set does, and what is not shown."""
-    line = f"cotrace {shlex.join(command(audit, shown(given), folder))}" if not audit.constrained else BY_HAND
+    line = shown(given, command(audit, given, folder)) if not audit.constrained else BY_HAND
     found = bounded_parts(audit, given, folder) if audit.constrained else traced_parts(audit, given, folder)
     parts = [f"# {audit.name.replace('_', ' ')}", audit.question, f"```\n{line}\n```", *found]
     parts += ["## What is not shown", audit.not_shown, f"This call took {seconds / 60:.1f} minutes."]
     return "\n\n".join(parts) + "\n"
 
 
-def shown(given: argparse.Namespace) -> argparse.Namespace:
-    """The same with names in place of this machine's folders."""
-    named = {"model": MODEL if given.gguf else given.model, "data": "benchmarks", "out": "gallery/pages"}
-    return argparse.Namespace(**vars(given) | named)
+def shown(given: argparse.Namespace, words: Sequence[str]) -> str:
+    """A command line with names in place of this machine's folders."""
+    line = f"cotrace {shlex.join(words)}"
+    folders = {given.out: "gallery/pages", given.data: "benchmarks"} | ({given.model: MODEL} if given.gguf else {})
+    for folder, name in folders.items():
+        line = line.replace(folder, name) if folder else line
+    return line
 
 
 def traced_parts(audit: Audit, given: argparse.Namespace, folder: Path) -> Iterator[str]:
