@@ -4,7 +4,7 @@ VENV ?= .venv
 MARKS ?= not slow
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check -qq install --constraint constraints.txt
 
-.PHONY: demo test test-oldest check docs wheel release gallery clean
+.PHONY: demo test test-oldest test-oracles check docs wheel release gallery clean
 
 demo: $(VENV)/.run  ## trace the model that ships, compare five searches, draw the figures
 	$(VENV)/bin/cotrace demo
@@ -22,6 +22,9 @@ test: $(VENV)/.dev  ## formatter, linter, types, import contract, tests
 
 test-oldest: .venv-oldest/.dev  ## the tests with the oldest transformers that is supported
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -m "$(MARKS)" -n auto -W ignore::DeprecationWarning
+
+test-oracles: .venv-oracles/.dev  ## calls and snippets of other libraries, in those libraries
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv-oracles/bin/python -m pytest -m "slow or not slow" tests/coming_from tests/interchange/test_libraries.py
 
 docs: $(VENV)/.dev  ## the documentation site, into site/; a broken link or name fails
 	$(VENV)/bin/python scripts/api_page.py
@@ -55,5 +58,10 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	.venv-oldest/bin/python -m pip --disable-pip-version-check -qq install --constraint constraints-oldest.txt --editable '.[dev]'
 	@touch "$@"
 
+.venv-oracles/.dev: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-oracles
+	.venv-oracles/bin/python -m pip --disable-pip-version-check -qq install --constraint constraints.txt --editable '.[dev,oracles]'
+	@touch "$@"
+
 clean:
-	rm -rf "$(VENV)" .venv-oldest build dist site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf "$(VENV)" .venv-oldest .venv-oracles build dist site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
