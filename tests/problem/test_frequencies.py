@@ -18,7 +18,7 @@ from cotrace.editing.generation import Sampling, continuations
 from cotrace.errors import AlignmentError
 from cotrace.models import LanguageModel, wrap
 from cotrace.problem import LanguageProblem
-from cotrace.problem.passes import frequency_limit
+from cotrace.problem.trials import Trials
 from cotrace.prompts import PromptPair, Task
 from tests import tiny
 
@@ -272,10 +272,10 @@ def own(*, keeps: bool) -> LanguageModel:
 
 def test_a_rotary_embedding_that_is_unknown_is_found_by_trying() -> None:
     model = own(keeps=False)
-    limit = frequency_limit(model, 40)
+    limit = model.once(Trials).frequency_limit(40)
     assert limit is not None
     assert (limit.after, limit.stepped) == (LIMIT, True)
-    assert frequency_limit(model, LIMIT) is None
+    assert model.once(Trials).frequency_limit(LIMIT) is None
     problem = LanguageProblem(model, TASK, sites=["head_output"], holdout=0)
     words = tiny.tokenizer()
     for i, pair in enumerate(TASK.pairs):
@@ -296,7 +296,7 @@ def test_one_that_remembers_longer_rows_fails_the_check() -> None:
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_ordinary_models_have_no_limit(family: str) -> None:
-    assert frequency_limit(tiny.model(family), 60) is None
+    assert tiny.model(family).once(Trials).frequency_limit(60) is None
     assert not tiny.model(family).growing_frequencies
 
 

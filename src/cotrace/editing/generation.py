@@ -21,7 +21,7 @@ from cotrace.metrics.named import guarded, load_function
 from cotrace.models import LanguageModel
 from cotrace.models.attention_interface import fresh_frequencies
 from cotrace.models.language_model import evaluating
-from cotrace.problem.passes import frequency_limit
+from cotrace.problem.trials import Trials
 from cotrace.prompts import Task
 from cotrace.results import Selection, Table
 from cotrace.results.outcomes import Outcome
@@ -313,7 +313,7 @@ def _extend(model: LanguageModel, rows: Sequence[Sequence[int]], sampling: Sampl
 def _rows_together(model: LanguageModel, rows: Sequence[Sequence[int]], sampling: Sampling) -> int:
     """Rows of a batch: one alone where a longer one beside it would change its RoPE."""
     longest = max(map(len, rows)) + sampling.max_new_tokens
-    return sampling.batch_size if frequency_limit(model, longest) is None else 1
+    return sampling.batch_size if model.once(Trials).frequency_limit(longest) is None else 1
 
 
 def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:

@@ -20,11 +20,12 @@ from transformers import PreTrainedModel
 
 from cotrace.components import Site
 from cotrace.errors import NonFiniteError
-from cotrace.models.hooks import PROBE_ROWS, PROBE_TOKENS, Trace, probe_ids, tapped
+from cotrace.models.hooks import PROBE_ROWS, PROBE_TOKENS, Trace, probe_ids, tapped, varies
 from cotrace.models.places import Layer, Place
 
 ADDED = (Site.ATTENTION_OUTPUT, Site.MLP_OUTPUT)
 SAME_TENSOR = {Site.MLP_OUTPUT: (Site.MLP_OUTPUT, Site.MLP_COORDINATE)}
+BYPASSED = "later parts read more than the last layer's output"
 NOT_ADDED = "nowhere in the layer is it found added to the residual stream as it is"
 EXACT = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 """Root mean square by which a sum may be missed, relative to it, by the type that it is computed in."""
@@ -47,9 +48,10 @@ def where_added(model: PreTrainedModel, layers: Sequence[Layer], trace: Trace) -
     """The layers with these outputs where they are added; without those that are never added as they are."""
     chains = {(layer.index, site): _chain(layer, place, trace) for layer, site, place in _parts(layers)}
     found: dict[tuple[int, Site], tuple[Place, float] | None] = {}
-    while open_ := {key: chain[0] for key, chain in chains.items() if key not in found}:
+    bypassed: bool | None = None
+    while (open_ := {key: chain[0] for key, chain in chains.items() if key not in found}) or bypassed is None:
         tried = {**{key: known[0] for key, known in found.items() if known}, **open_}
-        sums = sums_of(model, layers, tried, trace)
+        sums, bypassed = sums_of(model, layers, tried, trace)
         for key, place in open_.items():
             if key in sums:
                 found[key] = replace(place, factor=sums[key].factor), sums[key].error
@@ -57,7 +59,14 @@ def where_added(model: PreTrainedModel, layers: Sequence[Layer], trace: Trace) -
                 chains[key] = chains[key][1:]
             else:
                 found[key] = None
-    return tuple(_with(layer, found) for layer in layers)
+    placed = [_with(layer, found) for layer in layers]
+    return tuple(map(_without_residual, placed) if bypassed else placed)
+
+
+def _without_residual(layer: Layer) -> Layer:
+    places = dict(layer.places)
+    gone = {Site.RESIDUAL: BYPASSED} if places.pop(Site.RESIDUAL, None) else {}
+    return replace(layer, places=places, missing={**layer.missing, **gone})
 
 
 def _parts(layers: Sequence[Layer]) -> Iterator[tuple[Layer, Site, Place]]:
@@ -117,17 +126,23 @@ def _with(layer: Layer, found: Mapping[tuple[int, Site], tuple[Place, float] | N
 @torch.no_grad()
 def sums_of(
     model: PreTrainedModel, layers: Sequence[Layer], places: Mapping[tuple[int, Site], Place], trace: Trace
-) -> dict[tuple[int, Site], Sum]:
-    """How each part is found in the stream when all of them are random numbers; those not found are left out."""
+) -> tuple[dict[tuple[int, Site], Sum], bool]:
+    """How each part is found in the stream when all of them are random numbers; those not found are left out.
+
+    The last layer's output is then set to zero: the second value is whether the logits still tell tokens apart.
+    """
     seen = {layer.index: _Seen(layer.module, _size(trace.entered.get(layer.module))) for layer in layers}
     noise = torch.Generator().manual_seed(0)
     plain = [(replace(place, factor=1.0), seen[index].fill(site, noise)) for (index, site), place in places.items()]
+    last = layers[-1].place(Site.RESIDUAL)
     with ExitStack() as stack:
         stack.enter_context(tapped(model, plain))
         for layer in seen.values():
             layer.watch(stack)
-        model(input_ids=probe_ids(model), use_cache=False)
-    return {(index, site): found for index, layer in seen.items() for site, found in layer.sums().items()}
+        stack.enter_context(tapped(model, [(last, torch.zeros_like)] if last else []))
+        logits = model(input_ids=probe_ids(model), use_cache=False).logits
+    sums = {(index, site): found for index, layer in seen.items() for site, found in layer.sums().items()}
+    return sums, last is not None and varies(logits)
 
 
 def _size(stream: Tensor | None) -> float:
@@ -206,58 +221,71 @@ class _Explained:
         self.basis, self.triangle = torch.linalg.qr(self.parts)
         self.streams: list[_Stream] = []
         self.others: list[_Stream] = []
+        self.known: dict[bytes, _Stream | None] = {}
+        """Numbers -> the stream that they are; None for another output."""
 
     def follow(self, tensors: Sequence[tuple[nn.Module, bool, Tensor]]) -> dict[Site, Sum]:
         """The parts in the last tensor, which leaves the layer; the first one, which enters it, is the stream."""
         taken: dict[nn.Module, _Stream] = {}
         last: _Stream | None = None
         for module, gave, tensor in tensors:
-            flat = tensor.double().flatten()
-            size = float(flat.norm())
-            if not math.isfinite(size):
-                raise NonFiniteError(
-                    "the model's activations are not finite on a few plain tokens: its weights are damaged, or too "
-                    "large for this number type; load it with dtype='float32', or get it again"
-                )
-            plain = self._split(flat)
-            if plain.rest.norm() <= self.exact * size:
-                continue  # a part itself
-            last = self._sum(plain, size) if self.streams else plain
-            if last is None and gave and module in taken and _only_norms(module):
-                last = replace(plain, added=taken[module].added)  # a stream that is normed as a whole
+            numbers = tensor.double().flatten()
+            key = numbers.numpy().tobytes()
+            if key not in self.known:
+                plain = self._split(numbers, size := _finite(numbers))
+                if plain is None:
+                    continue
+                last = self._sum(plain, size) if self.streams else plain
+                if last is None and gave and module in taken and _only_norms(module):
+                    last = replace(plain, added=taken[module].added)  # a stream that is normed as a whole
+                self._keep(key, plain, last, gave)
+            elif (last := self.known[key]) is not None:
+                self.streams.remove(last)
+                self.streams.append(last)  # the latest
             if last is not None:
-                self.streams.append(last)
                 taken[module] = last
-            elif gave:
-                self.others.append(plain)
         return {} if last is None else dict(last.added)
 
-    def _split(self, flat: Tensor) -> _Stream:
-        """Return the rest of a tensor without the parts, and the share of each part in it."""
-        along = self.basis.T @ flat
+    def _keep(self, key: bytes, plain: _Stream, stream: _Stream | None, gave: bool) -> None:
+        """Note a tensor that is a stream, or that some module gave."""
+        if stream is not None:
+            self.streams.append(stream)
+        elif gave:
+            self.others.append(plain)
+        if stream is not None or gave:
+            self.known[key] = stream
+
+    def _split(self, numbers: Tensor, size: float) -> _Stream | None:
+        """Return the rest of a tensor without the parts, and the share of each part in it; None for a part itself."""
+        along = self.basis.T @ numbers
         shares = torch.linalg.solve_triangular(self.triangle, along[:, None], upper=True)[:, 0]
-        return _Stream(flat - self.basis @ along, shares)
+        rest = numbers - self.basis @ along
+        return None if rest.norm() <= self.exact * size else _Stream(rest, shares)
 
     def _sum(self, plain: _Stream, size: float) -> _Stream | None:
         """The tensor as a stream before and the fewest additions; None where it is no such sum."""
         for other in (None, *self.others):
-            found = [s for stream in self.streams[::-1] if (s := self._of(plain, stream, other, size)) is not None]
-            if found:
+            if found := list(self._of(plain, other, size)):
                 return min(found, key=lambda pair: pair[0])[1]
         return None
 
-    def _of(self, plain: _Stream, before: _Stream, other: _Stream | None, size: float) -> tuple[int, _Stream] | None:
-        terms = [before] if other is None else [before, other]
-        weights = _fitted([term.rest for term in terms], plain.rest)
-        fit = sum(weight * term.rest for weight, term in zip(weights, terms, strict=True))
-        error = float((plain.rest - fit).norm()) / size
-        if error > self.exact or abs(weights[0]) * before.rest.norm() <= FAINT * size:
-            return None
-        shares = plain.shares - sum(weight * term.shares for weight, term in zip(weights, terms, strict=True))
-        new = dict(self._visible(shares, float(weights[0]), error, size))
-        # With another output in the same sum, the MLP is not all that is added: there is a second one beside it.
-        kept = {site: found for site, found in new.items() if other is None or site is not Site.MLP_OUTPUT}
-        return len(new), replace(plain, added={**before.added, **kept})
+    def _of(self, plain: _Stream, other: _Stream | None, size: float) -> Iterator[tuple[int, _Stream]]:
+        """The tensor as each stream, the latest first, plus parts, and plus the other; with how many parts are new."""
+        streams = self.streams[::-1]
+        rests = torch.stack([stream.rest for stream in streams])
+        weights = _fitted(rests, None if other is None else other.rest, plain.rest)
+        fits = weights[:, :1] * rests
+        shares = plain.shares - weights[:, :1] * torch.stack([stream.shares for stream in streams])
+        if other is not None:
+            fits, shares = fits + weights[:, 1:] * other.rest, shares - weights[:, 1:] * other.shares
+        errors = ((plain.rest - fits).norm(dim=1) / size).tolist()
+        sizes = (weights[:, 0].abs() * rests.norm(dim=1)).tolist()
+        for i, (before, error) in enumerate(zip(streams, errors, strict=True)):
+            if error <= self.exact and sizes[i] > FAINT * size:
+                new = dict(self._visible(shares[i], float(weights[i, 0]), error, size))
+                # With another output in the same sum, the MLP is not all that is added: there is a second one beside.
+                kept = {site: found for site, found in new.items() if other is None or site is not Site.MLP_OUTPUT}
+                yield len(new), replace(plain, added={**before.added, **kept})
 
     def _visible(self, shares: Tensor, kept: float, error: float, size: float) -> Iterator[tuple[Site, Sum]]:
         for site, share, part in zip(self.sites, shares.tolist(), self.parts.T, strict=True):
@@ -266,11 +294,23 @@ class _Explained:
                 yield site, Sum(1.0 if plain else share, error)
 
 
-def _fitted(terms: Sequence[Tensor], whole: Tensor) -> Tensor:
-    """The weights of the terms in the sum nearest to the whole, by least squares; of one term in closed form."""
-    if len(terms) == 1:
-        return ((terms[0] @ whole) / (terms[0] @ terms[0]))[None]
-    weights: Tensor = torch.linalg.lstsq(torch.stack(list(terms), 1), whole[:, None]).solution[:, 0]
+def _finite(numbers: Tensor) -> float:
+    """The numbers' norm. Raises NonFiniteError."""
+    size = float(numbers.norm())
+    if not math.isfinite(size):
+        raise NonFiniteError(
+            "the model's activations are not finite on a few plain tokens: its weights are damaged, or too large for "
+            "this number type; load it with dtype='float32', or get it again"
+        )
+    return size
+
+
+def _fitted(ones: Tensor, other: Tensor | None, whole: Tensor) -> Tensor:
+    """The weights of each one, and of the other, in the sum nearest to the whole by least squares: [one, term]."""
+    if other is None:
+        return (ones @ whole / ones.square().sum(1))[:, None]
+    terms = torch.stack([ones, other.expand_as(ones)], 2)
+    weights: Tensor = torch.linalg.lstsq(terms, whole.expand_as(ones)[..., None]).solution[..., 0]
     return weights
 
 

@@ -19,8 +19,7 @@ from transformers import PreTrainedModel
 from cotrace.components import Site
 from cotrace.errors import ModelError, UnsupportedSite
 from cotrace.models.additions import where_added
-from cotrace.models.attention_interface import AttentionCall, attention_handler
-from cotrace.models.hooks import REFUSALS, Trace, attend, probe_ids, tapped, watch
+from cotrace.models.hooks import CLOSE, REFUSALS, Trace, probe_ids, tapped, varies, watch
 from cotrace.models.places import Layer, Place
 
 OUTPUT_PROJECTIONS: Mapping[str, str] = {
@@ -61,14 +60,14 @@ def head_count(module: nn.Module) -> int:
 
 WHOLE = {Site.HEAD_OUTPUT: Site.ATTENTION_OUTPUT, Site.MLP_NEURON: Site.MLP_OUTPUT}
 """Site whose units together are all of another site -> that site."""
-CLOSE = 1e-3
 PARTIAL = "it is not all of what the layer adds"
 HIDDEN = "its softmax weights cannot be read and replaced"
 JOINED = "its experts cannot be run one by one"
-BYPASSED = "later parts read more than the last layer's output"
 
 
-def proven(model: PreTrainedModel, layers: Sequence[Layer], narrow: Mapping[Place, Place]) -> tuple[Layer, ...]:
+def proven(
+    model: PreTrainedModel, layers: Sequence[Layer], narrow: Mapping[Place, Place], trace: Trace
+) -> tuple[Layer, ...]:
     """Return the layers without the places that failed their proof, each with the reason.
 
     ``narrow`` gives for a whole part the matrix at its end, which stands in where the part adds the residual stream.
@@ -76,9 +75,9 @@ def proven(model: PreTrainedModel, layers: Sequence[Layer], narrow: Mapping[Plac
     pairs = [pair for layer in layers for pair in _pairs(layer)]
     readers = [(part, place) for part, whole in pairs for place in {whole, narrow.get(whole, whole)}]
     left = _left_of_nothing(model, [part for part, _ in pairs], [place for _, place in readers])
-    unlike = {(part, place) for part, place in readers if place not in left or _varies(left[place])}
-    patterns, wrong = _patterns(model), {**_experts(model, layers), **_stream(model, layers)}
-    return tuple(_with_proof(layer, unlike, patterns, wrong, narrow) for layer in layers)
+    unlike = {(part, place) for part, place in readers if place not in left or varies(left[place])}
+    wrong = _experts(model, layers, trace)
+    return tuple(_with_proof(layer, unlike, trace.patterns, wrong, narrow) for layer in layers)
 
 
 def _with_proof(
@@ -120,27 +119,15 @@ def _left_of_nothing(model: PreTrainedModel, zeroed: Sequence[Place], read: Sequ
     return seen
 
 
-def _experts(model: PreTrainedModel, layers: Sequence[Layer]) -> dict[Site, str]:
+def _experts(model: PreTrainedModel, layers: Sequence[Layer], trace: Trace) -> dict[Site, str]:
     """Find the experts: with every contribution set to zero, nothing may be left of their output."""
     places = [place for layer in layers if (place := layer.place(Site.EXPERT))]
     try:
-        left = _left_of_nothing(model, places, places)
-        whole = _left_of_nothing(model, [], places)
+        left = _left_of_nothing(model, places, places) if places else {}
     except REFUSALS:
         return {Site.EXPERT: JOINED}
-    sound = all(left[p].abs().max() <= CLOSE * whole[p].abs().max() for p in places)
+    sound = all(left[p].abs().max() <= CLOSE * trace.left[p.module].abs().max() for p in places)
     return {} if sound else {Site.EXPERT: JOINED}
-
-
-@torch.no_grad()
-def _stream(model: PreTrainedModel, layers: Sequence[Layer]) -> dict[Site, str]:
-    """The logits may not tell tokens apart when the last layer gives zeros."""
-    last = layers[-1].place(Site.RESIDUAL)
-    if last is None:
-        return {}
-    with tapped(model, [(last, torch.zeros_like)]):
-        logits = model(input_ids=probe_ids(model), use_cache=False).logits
-    return {Site.RESIDUAL: BYPASSED} if _varies(logits) else {}
 
 
 def _keeper(seen: dict[Place, Tensor], place: Place) -> Callable[..., None]:
@@ -150,35 +137,6 @@ def _keeper(seen: dict[Place, Tensor], place: Place) -> Callable[..., None]:
     return keep
 
 
-def _varies(value: Tensor) -> bool:
-    """Whether the tokens differ, where only a bias can be left."""
-    tokens = value.reshape(-1, value.shape[-1]).float()
-    return bool((tokens - tokens[:1]).abs().max() > CLOSE * tokens.abs().max().clamp(min=CLOSE))
-
-
-def _patterns(model: PreTrainedModel) -> set[nn.Module]:
-    """Attention modules whose eager output is their weights times their values: those whose pattern can be patched."""
-    good: set[nn.Module] = set()
-
-    def compare(module: nn.Module, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
-        output, weights = call.original()
-        if (
-            weights is not None
-            and weights.ndim == 4
-            and weights.shape[-1] == call.value.shape[2]
-            and torch.allclose(attend(weights, call.value), output, rtol=CLOSE, atol=CLOSE)
-        ):
-            good.add(module)
-        return output, weights
-
-    try:
-        with attention_handler(model, compare, eager=True), torch.no_grad():
-            model(input_ids=probe_ids(model), use_cache=False)
-    except UnsupportedSite:
-        return set()
-    return good
-
-
 MLP_NAMES = ("mlp", "feed_forward", "feedforward", "ffn", "ff", "mlp_block", "moe", "block_sparse_moe", "mixer")
 OTHER_MIXERS = (nn.Conv1d,)
 """A part that holds one of these is a state-space or convolution mixer and no MLP."""
@@ -186,11 +144,14 @@ OTHER_MIXERS = (nn.Conv1d,)
 
 def dissect(model: PreTrainedModel) -> tuple[Layer, ...]:
     """The decoder layers with their parts. Raises ModelError where no decoder layers are found."""
-    trace = watch(model)
+    try:
+        trace = watch(model, eager=True)
+    except UnsupportedSite:
+        trace = watch(model)
     stack = decoder_layers(model, trace)
     layers = [_layer(index, module, trace) for index, module in enumerate(stack)]
     narrow = {place: last for layer in layers for place, last in _narrow(layer, trace)}
-    return where_added(model, proven(model, _with_residual(layers, trace), narrow), trace)
+    return where_added(model, proven(model, _with_residual(layers, trace), narrow, trace), trace)
 
 
 def decoder_layers(model: PreTrainedModel, trace: Trace) -> list[nn.Module]:

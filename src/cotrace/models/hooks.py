@@ -206,6 +206,8 @@ REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
 """Errors that a model may raise when it is called in a way that it does not support."""
 PROBE_ROWS, PROBE_TOKENS = 2, 3
 """Different, so that a tensor laid out [pos, row] is not taken for [row, pos]."""
+CLOSE = 1e-3
+"""Error that a proof forgives."""
 
 
 @dataclass(frozen=True)
@@ -232,7 +234,8 @@ class Trace:
     order: dict[nn.Module, int] = field(default_factory=dict)
     """When each module finished."""
     calls: Counter[nn.Module] = field(default_factory=Counter)
-    attention_calls: Counter[nn.Module] = field(default_factory=Counter)
+    patterns: set[nn.Module] = field(default_factory=set)
+    """Attention modules whose output is their weights times their values, so that a pattern can be patched."""
     entered: dict[nn.Module, Tensor] = field(default_factory=dict)
     """The first tensor that a module was given."""
     beside: dict[nn.Module, tuple[Tensor, ...]] = field(default_factory=dict)
@@ -272,21 +275,25 @@ def probe_ids(model: PreTrainedModel) -> Tensor:
     return ids.reshape(PROBE_ROWS, PROBE_TOKENS)
 
 
-def watch(model: PreTrainedModel) -> Trace:
-    """Run the probe through the model and note what happens."""
+def watch(model: PreTrainedModel, eager: bool = False) -> Trace:
+    """Run the probe through the model and note what happens; patterns are seen with ``eager`` attention only.
+
+    Raises ModelError; UnsupportedSite where eager attention is asked for and there is none.
+    """
     trace = Trace()
 
     def note_attention(module: nn.Module, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
         output, weights = call.original()
-        trace.attention_calls[module] += 1
         trace.attention[module] = Heads(output.shape[2], call.key.shape[1], output.shape[3], trace.tick())
+        if weights is not None and _multiplied(weights, call.value, output):
+            trace.patterns.add(module)
         return output, weights
 
     with ExitStack() as stack:
         for module in model.modules():
             handle = module.register_forward_hook(_noter(trace), with_kwargs=True)
             stack.callback(handle.remove)
-        stack.enter_context(attention_handler(model, note_attention))
+        stack.enter_context(attention_handler(model, note_attention, eager=eager))
         stack.enter_context(torch.no_grad())
         try:
             model(input_ids=probe_ids(model), use_cache=False)
@@ -296,6 +303,18 @@ def watch(model: PreTrainedModel) -> Trace:
                 "cotrace traces decoders that do"
             ) from error
     return trace
+
+
+def _multiplied(weights: Tensor, value: Tensor, output: Tensor) -> bool:
+    """Whether the output is the weights times the values."""
+    fits = weights.ndim == 4 and weights.shape[-1] == value.shape[2]
+    return fits and torch.allclose(attend(weights, value), output, rtol=CLOSE, atol=CLOSE)
+
+
+def varies(value: Tensor) -> bool:
+    """Whether the tokens differ, where only a bias can be left."""
+    tokens = value.reshape(-1, value.shape[-1]).float()
+    return bool((tokens - tokens[:1]).abs().max() > CLOSE * tokens.abs().max().clamp(min=CLOSE))
 
 
 def _noter(trace: Trace) -> Callable[..., None]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ from cotrace.validation import checked, guarded, names_of
 if TYPE_CHECKING:
     from cotrace.models.places import PlacedDictionary
 
+T = TypeVar("T")
 INSIDE: Mapping[str, str] = {
     "nnsight": "_model",
     "torch._dynamo": "_orig_mod",
@@ -96,6 +97,18 @@ class LanguageModel:
     """Dictionaries at their places, one at each: what the sites ``feature`` and ``error`` are made of."""
     loaded: Mapping[str, Any] | None = field(default=None, repr=False)
     """Arguments of ``load_model``, so that others can load the same; None where the model was in memory."""
+    known: dict[Callable[[LanguageModel], Any], tuple[ModelState, Any]] = field(
+        default_factory=dict, init=False, repr=False
+    )
+    """What was found out, and the model that it was found out about."""
+
+    def once(self, find_out: Callable[[LanguageModel], T]) -> T:
+        """Return what is found out about the model, anew only where it has changed since."""
+        kept = self.known.get(find_out)
+        if kept is None or kept[0].changed():
+            kept = self.known[find_out] = ModelState.of(self), find_out(self)
+        found: T = kept[1]
+        return found
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
@@ -162,7 +175,7 @@ class LanguageModel:
     def holding(self, dictionaries: tuple[PlacedDictionary, ...]) -> LanguageModel:
         """The same model, not taken apart anew, with dictionaries that have their places."""
         other = replace(self, dictionaries=dictionaries)
-        vars(other)["layers"] = self.layers
+        vars(other).update(layers=self.layers, known=self.known)
         return other
 
     def plain_sites(self, sites: Sequence[Site]) -> tuple[Site, ...]:
@@ -294,14 +307,14 @@ class ModelState:
 
     def check(self) -> None:
         """Raise ModelError where something has changed since."""
-        changed = self._changed()
-        if changed:
+        if changed := self.changed():
             raise ModelError(
                 f"{self.model.name} is not as it was when the problem was made: {changed}, so donor values and base "
                 "scores are those of another model; make the problem anew"
             )
 
-    def _changed(self) -> str:
+    def changed(self) -> str:
+        """What has changed since, in words; empty where nothing has."""
         module = self.model.module
         if implementation_names(module) != self.attention:
             return f"its attention implementation was {_words(self.attention)}"

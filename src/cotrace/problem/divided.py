@@ -18,7 +18,7 @@ from cotrace.interventions.storage import Storage
 from cotrace.models import LanguageModel
 from cotrace.problem._coverage import Coverage
 from cotrace.problem.builder import Division, judging
-from cotrace.problem.full_swap import DIRECTIONS, FullSwap, NoDirection, full_swap
+from cotrace.problem.full_swap import DIRECTIONS, FullSwap, NoDirection, full_swap, preferred
 from cotrace.problem.passes import Batching
 from cotrace.problem.protocol import Cost, Direction, Examples, JudgePairs, Loss, Problem, as_masks, attribute
 from cotrace.problem.scored import PairProblem
@@ -108,7 +108,7 @@ class DividedProblem(Problem):
     """Builds a part of any pairs, by their indices."""
     judging: dict[tuple[int, ...], DividedProblem]
     """Other held-out pairs that were asked to judge."""
-    _direction: Direction | None
+    given_direction: Direction | None
 
     def _on(self, part: Part, name: str, drawn: str = "") -> DividedProblem:
         """The same problem on other pairs, which are divided no further."""
@@ -116,7 +116,6 @@ class DividedProblem(Problem):
         vars(view).update(
             part=part,
             task=f"{self.task} ({name})",
-            summary=self.summary,
             drawn=drawn,
             held=None,
             some=None,
@@ -138,6 +137,7 @@ class DividedProblem(Problem):
             some.use_cost(training.cost, some.size / training.size)
         vars(made).update(
             full_swap=swap,
+            _training_swap=swap,
             part=training,
             training=training,
             held=None if self.held is None else change(self.held),
@@ -193,6 +193,18 @@ class DividedProblem(Problem):
         """The full swap of these pairs."""
         return full_swap(self.part, self.clusters)
 
+    @cached_property
+    def _training_swap(self) -> FullSwap:
+        """The full swap of the training pairs."""
+        if self.part is self.training:
+            return self.full_swap
+        return full_swap(self.training, self.groups_of(self.training.ids))
+
+    @cached_property
+    def _direction(self) -> Direction | None:
+        """The one given, else that of the training pairs' full swap; None where it shows none."""
+        return self.given_direction or preferred(self._training_swap, self.mode, self.part.metric)
+
     @property
     def full_is_clear(self) -> bool:
         """Whether these pairs show that swapping everything moves the metric, beyond rounding and chance."""
@@ -202,13 +214,13 @@ class DividedProblem(Problem):
     def direction(self) -> Direction:
         """The one given, else that of the training pairs' full swap. Raises NoDirection where it shows none."""
         if self._direction is None:
-            raise NoDirection(full_swap(self.training, self.groups_of(self.training.ids)))
+            raise NoDirection(self._training_swap)
         return self._direction
 
     @attribute
     def summary(self) -> str:
         """The question in words, with the full swap and the direction; first of all where no effect is shown."""
-        swap = self.full_swap
+        swap = self._training_swap
         moves = f"{swap.caution}{self.coverage.words}{swap.words}"
         if self.features:
             moves += f". {told_words(self.features)}"

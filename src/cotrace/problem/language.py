@@ -28,7 +28,7 @@ from cotrace.problem.builder import Builder, Division, Settled, Writing, check_o
 from cotrace.problem.capture import Captured, activations, attention
 from cotrace.problem.divided import DividedProblem
 from cotrace.problem.evaluator import single_effects
-from cotrace.problem.full_swap import Breakdown, breakdown, preferred
+from cotrace.problem.full_swap import Breakdown, breakdown
 from cotrace.problem.passes import (
     Batching,
     Checkpointing,
@@ -84,7 +84,7 @@ SHOWN = (
 class LanguageProblem(DividedProblem):
     """Which components of a language model, together, drive a metric? See ``problem.protocol.Problem``.
 
-    Donor values and base scores are computed once, here. Raises CotraceError subclasses for bad input.
+    Donor values are computed once, here; base scores and direction when first asked for. Raises CotraceError subclasses for bad input.
 
     Args:
         model: From ``load_model`` or ``wrap``.
@@ -194,7 +194,7 @@ class LanguageProblem(DividedProblem):
         packing = self._packed(positions)
         self.features = () if isinstance(sites, ComponentSpace) else self._tell_features(settled, packing)
         self._build(settled, packing, chosen)
-        self._direction = wanted or preferred(self.full_swap, mode, chosen)
+        self.given_direction = wanted
         if mode == "keep":
             _ = self.training.swing
 

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import psutil
 import torch
 
-from cotrace.batches import EncodedPair, FrequencyLimit, Packing, answer_layouts
+from cotrace.batches import EncodedPair, Packing
 from cotrace.batches.packing import longest_span
 from cotrace.batches.segments import donor_pair
 from cotrace.errors import AlignmentError, InputError, is_out_of_memory
-from cotrace.interventions import LayerInputs, forward, keep_prefixes
 from cotrace.models import LanguageModel
-from cotrace.models.attention_interface import fresh_frequencies, rope_limits
-from cotrace.models.hooks import REFUSALS
-from cotrace.models.language_model import evaluating
-from cotrace.prompts import PromptPair
+from cotrace.problem.trials import Trials
 
 SHARE = 0.5
 """Share of the free memory that donor values and kept prefixes may take by default."""
@@ -176,11 +171,6 @@ BYTES_PER_TOKEN_FACTOR = 34
 """Activations per token and layer, in units of d_model numbers: what a layer saves for its backward pass."""
 LOGIT_COPIES = 3
 FEWEST_TOKENS, MOST_TOKENS = 256, 16_384
-FEWEST_NEAR = 3
-"""Tokens whose logits tell whether frequencies have changed."""
-NEAR_ROUNDINGS = 64
-"""Roundings by which they may differ all the same: an expert's matrix product rounds by the number of its tokens."""
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
 def choose_packing(
@@ -201,11 +191,11 @@ def choose_packing(
     fits = window is None or longest <= window
     limit = mask_length(model)
     fits = fits and (limit is None or longest_span(pairs) <= limit)
-    seen: Tried = {}
-    frequencies = frequency_limit(model, max(pair.fed for pair in (*pairs, *reference)), seen)
-    packed = pack and fits and takes_packed_rows(model, seen)
-    kept = packed and takes_kept_prefixes(model, seen)
-    shortcuts = pack and takes_shortcuts(model)
+    trials = model.once(Trials)
+    frequencies = trials.frequency_limit(max(pair.fed for pair in (*pairs, *reference)))
+    packed = pack and fits and trials.packed_rows
+    kept = packed and trials.kept_prefixes
+    shortcuts = pack and trials.shortcuts
     packing = Packing(packed, tokens, row_limit=limit, keep_prefix=kept, shortcuts=shortcuts, frequencies=frequencies)
     return packing.holding(tokens)
 
@@ -221,79 +211,6 @@ def check_frequencies(pairs: Sequence[EncodedPair], packing: Packing) -> None:
                 "above which the model's RoPE takes other frequencies, so its donor prompt has two sets of values: "
                 "use positions prompt, or shorter prompts"
             )
-
-
-Tried = dict[int, torch.Tensor | None]
-"""Length of a row -> the logits of its first tokens, where they were computed already: each costs a forward pass."""
-
-
-def frequency_limit(model: LanguageModel, longest: int, seen: Tried | None = None) -> FrequencyLimit | None:
-    """Return the length from which a row's frequencies depend on the longest row beside it, for rows up to ``longest``;
-    None: nowhere.
-
-    Known of transformers' own rotary modules; of others found by trying: does a token far away change earlier ones?
-    """
-    if model.most_tokens is not None or longest < FEWEST_NEAR + 1:
-        return None
-    known = rope_limits(model.module)
-    if known:
-        after = min(limit for limit, _ in known)
-        return FrequencyLimit(after, stepped=known == {(after, True)}) if after < longest else None
-    return _tried_limit(model, longest, {} if seen is None else seen)
-
-
-def _tried_limit(model: LanguageModel, longest: int, seen: Tried) -> FrequencyLimit | None:
-    near = _near_logits(model, FEWEST_NEAR + 1, seen)
-    if near is None or _same_near(model, near, longest, seen):
-        return None
-    low, high = FEWEST_NEAR + 1, longest  # the first is like the near one, the second is not
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if _same_near(model, near, middle, seen) else (low, middle)
-    first, last = _near_logits(model, high, seen), _near_logits(model, longest, seen)
-    if first is not None and last is not None and torch.equal(first, last) and high < longest:
-        return FrequencyLimit(low, stepped=True)
-    # A change that grows with length is seen late: nothing longer than a limit that is named shares a pass.
-    return FrequencyLimit(max((named for named in named_lengths(model) if named <= low), default=0), stepped=False)
-
-
-def named_lengths(model: LanguageModel) -> set[int]:
-    """Lengths that the configuration names as those of training, or the most."""
-    config = model.module.config.get_text_config()
-    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    tables = [config.to_dict(), rope, *(inner for inner in rope.values() if isinstance(inner, dict))]
-    names = ("original_max_position_embeddings", "max_position_embeddings")
-    return {value for table in tables for name in names if isinstance(value := table.get(name), int)}
-
-
-def _same_near(model: LanguageModel, near: torch.Tensor, length: int, seen: Tried) -> bool:
-    found = _near_logits(model, length, seen)
-    closest = NEAR_ROUNDINGS * torch.finfo(near.dtype).eps * near.abs().max().clamp(min=1.0)
-    return found is not None and bool((found - near).abs().max() <= closest)
-
-
-def _near_logits(model: LanguageModel, length: int, seen: Tried) -> torch.Tensor | None:
-    if length not in seen:
-        seen[length] = _logits_of_first(model, length)
-    return seen[length]
-
-
-@torch.no_grad()
-def _logits_of_first(model: LanguageModel, length: int) -> torch.Tensor | None:
-    """Logits of a few first tokens where the last token stands at the end of so long a row; None where it refuses."""
-    if not model.takes("position_ids"):
-        return None
-    ids = torch.tensor([[(3 + 7 * i) % _vocabulary(model) for i in range(FEWEST_NEAR + 1)]], device=model.device)
-    positions = torch.tensor([[*range(FEWEST_NEAR), length - 1]], device=model.device)
-    try:
-        with evaluating(model.module), fresh_frequencies(model.module):
-            found = model.module(
-                input_ids=ids, position_ids=positions, attention_mask=torch.ones_like(ids), use_cache=False
-            )
-    except REFUSALS:
-        return None
-    logits: torch.Tensor = found.logits[0, :FEWEST_NEAR].cpu()
-    return logits
 
 
 def default_batch_tokens(model: LanguageModel, memory: int | None = None) -> int:
@@ -331,81 +248,3 @@ def mask_length(model: LanguageModel) -> int | None:
 def _is_causal(square: torch.Tensor) -> bool:
     seen = square != 0
     return bool(seen.diagonal().all()) and not bool(seen.triu(1).any())
-
-
-def takes_packed_rows(model: LanguageModel, seen: Tried | None = None) -> bool:
-    """Whether a row of two examples with branches gives the logits of plain rows, tried on a few tokens."""
-    if any(layer.attention is None for layer in model.layers):
-        return False
-    if "position_ids" not in inspect.signature(model.module.forward).parameters:
-        return False
-    pairs = _probe_pairs(model)
-    try:
-        packed, plain = (_probe_scores(model, pairs, seen, packed=packed) for packed in (True, False))
-    except REFUSALS:
-        return False
-    return _agree(model, packed, plain)
-
-
-def takes_kept_prefixes(model: LanguageModel, seen: Tried | None = None) -> bool:
-    """Whether rows that attend to kept keys and values give the logits of whole rows, tried on a few tokens."""
-    pairs = _probe_pairs(model)
-    shortened = [replace(pair, prefix=len(pair.prompt) - 1 - i) for i, pair in enumerate(pairs)]
-    try:
-        return _agree(model, *(_probe_scores(model, some, seen, packed=True) for some in (shortened, pairs)))
-    except REFUSALS:
-        return False
-
-
-def takes_shortcuts(model: LanguageModel) -> bool:
-    """Whether a run that starts in the last layer gives the logits of a whole run, tried on a few tokens."""
-    last = len(model.layers) - 1
-    layout = answer_layouts(_probe_pairs(model), [0], Packing(packed=False, batch_tokens=1))[0]
-    layer_inputs = LayerInputs([last])
-    try:
-        with torch.no_grad():
-            whole = forward(model, layout, [], layer_inputs=layer_inputs)
-            if last == 0 or not layer_inputs.plain or last not in layer_inputs.entries:
-                return False
-            return _agree(model, forward(model, layout, [], entry=layer_inputs.entries[last]), whole)
-    except REFUSALS:
-        return False
-
-
-def _agree(model: LanguageModel, one: torch.Tensor, other: torch.Tensor) -> bool:
-    scale = other.abs().max().clamp(min=1.0)
-    return bool((one - other).abs().max() <= TOLERANCE.get(model.dtype, 1e-4) * scale)
-
-
-def _vocabulary(model: LanguageModel) -> int:
-    return int(model.module.get_input_embeddings().weight.shape[0])
-
-
-def _probe_pairs(model: LanguageModel) -> list[EncodedPair]:
-    vocabulary = _vocabulary(model)
-
-    def ids(start: int, count: int) -> tuple[int, ...]:
-        return tuple((start + 7 * i) % vocabulary for i in range(count))
-
-    pair = PromptPair(id="probe", base="probe", answers=("a", "b"))
-    prompts = (ids(3, 5), ids(11, 3))
-    return [EncodedPair(pair, prompt, (ids(5, 3), ids(17, 2)), (), tuple(range(len(prompt)))) for prompt in prompts]
-
-
-@torch.no_grad()
-def _probe_scores(
-    model: LanguageModel, pairs: Sequence[EncodedPair], seen: Tried | None, *, packed: bool
-) -> torch.Tensor:
-    """Log-probability of every scored token, by example, answer and place, whatever the rows."""
-    total: list[torch.Tensor] = []
-    packing = Packing(packed, FEWEST_TOKENS, frequencies=frequency_limit(model, max(pair.fed for pair in pairs), seen))
-    kept = keep_prefixes(model, pairs, packing)
-    layouts = answer_layouts(pairs, range(len(pairs)), packing)
-    for layout in (layout for whole in layouts for layout in whole.passes):
-        cache = None if kept is None else kept.for_layout(layout, 1)
-        log_p = forward(model, layout, [], cache=cache)[0].double().log_softmax(-1)
-        values = log_p[layout.scored_read.to(log_p.device), layout.scored_token.to(log_p.device)].cpu()
-        cells = torch.zeros(len(pairs), layout.answers, dtype=torch.float64)
-        at = torch.tensor(layout.examples)[layout.scored_cell // layout.answers]
-        total.append(cells.index_put((at, layout.scored_cell % layout.answers), values, accumulate=True))
-    return torch.stack(total).sum(0)

@@ -21,7 +21,7 @@ from cotrace.models.additions import EXACT
 from cotrace.models.attention_interface import fresh_frequencies
 from cotrace.models.hooks import REFUSALS, Edit, TapList
 from cotrace.models.language_model import evaluating
-from cotrace.problem.passes import frequency_limit, named_lengths
+from cotrace.problem.trials import Trials, named_lengths
 from cotrace.prompts import PromptPair
 from cotrace.selfcheck.finding import Finding
 
@@ -74,7 +74,7 @@ class Probe:
 
     def frequencies(self, prompts: Sequence[Prompt]) -> FrequencyLimit | None:
         """Return the lengths of rows that change each other's RoPE."""
-        return frequency_limit(self.model, max(map(len, prompts))) if len(prompts) > 1 else None
+        return self.model.once(Trials).frequency_limit(max(map(len, prompts))) if len(prompts) > 1 else None
 
 
 def every_token(prompts: Sequence[Prompt], frequencies: FrequencyLimit | None = None) -> list[Layout]:
@@ -270,7 +270,7 @@ def _length_findings(probe: Probe, tolerance: float) -> Iterator[Finding]:
         yield from _beside_longer(probe, length, tolerance)
     far = lengths[-1:] if lengths and not short else []
     for length in far:
-        limit = frequency_limit(model, 2 * length)
+        limit = model.once(Trials).frequency_limit(2 * length)
         if limit is not None:
             yield Finding(LENGTHS, None, tolerance, note=_said(limit))
 

@@ -19,8 +19,8 @@ from cotrace.errors import CotraceError, InputError, unknown
 from cotrace.models import LanguageModel, Place
 from cotrace.models.language_model import evaluating
 from cotrace.models.places import entries_of
-from cotrace.problem.passes import takes_packed_rows
 from cotrace.problem.spaces import shortlist, space_of
+from cotrace.problem.trials import Trials
 from cotrace.prompts import Task
 from cotrace.results import Frontier, Selection
 from cotrace.selfcheck._properties import TOLERANCES, Probe, deviation, precision_findings, run_findings, site_findings
@@ -183,7 +183,7 @@ def _findings(model: LanguageModel, sites: Mapping[Site, Sequence[Place]], step:
         step(site.value, number, len(sites) + 3)
         yield from site_findings(probe, site, places, tolerance)
     step("packing, precision and tokens", len(sites) + 1, len(sites) + 3)
-    packed = takes_packed_rows(model)
+    packed = model.once(Trials).packed_rows
     yield Finding("rows may be shared by several examples", None, tolerance, note="yes" if packed else "no: slower")
     yield from precision_findings(probe)
     yield from tokenizer_findings(probe, tolerance)
