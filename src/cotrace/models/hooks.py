@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -62,20 +63,20 @@ def tapped(model: PreTrainedModel, taps: TapList, eager: bool = False) -> Iterat
     """
     reached: set[int] = set()
 
-    def counted(i: int, edit: Edit) -> Edit:
-        def apply(own: Tensor) -> Any:
-            reached.add(i)
-            return edit(own)
-
-        return apply
+    def reach(i: int, edit: Edit, own: Tensor) -> Any:
+        reached.add(i)
+        return edit(own)
 
     edits = [
-        (place, counted(i, edit if place.head is None else _of_head(place.head, place.tap, edit)))
+        (place, partial(reach, i, edit if place.head is None else _of_head(place.head, place.tap, edit)))
         for i, (place, edit) in enumerate(taps)
     ]
+    inside = [(place, edit) for place, edit in edits if place.tap not in MODULE_TAPS]
     with ExitStack() as stack:
-        _hook_modules(stack, [(p, e) for p, e in edits if p.tap in MODULE_TAPS])
-        _hook_attention(stack, model, [(p, e) for p, e in edits if p.tap not in MODULE_TAPS], eager)
+        if len(inside) < len(edits):
+            _hook_modules(stack, [(place, edit) for place, edit in edits if place.tap in MODULE_TAPS])
+        if inside or eager:
+            stack.enter_context(_attending(model, inside, eager))
         yield
         missed = [str(place) for i, (place, _) in enumerate(taps) if i not in reached]
         if missed:
@@ -155,9 +156,8 @@ def _output_hook(edit: Edit) -> Callable[..., Any]:
     return hook
 
 
-def _hook_attention(stack: ExitStack, model: PreTrainedModel, edits: TapList, eager: bool) -> None:
-    if not edits and not eager:
-        return
+def _attending(model: PreTrainedModel, edits: TapList, eager: bool) -> AbstractContextManager[None]:
+    """The edits of attention outputs and patterns in force."""
     table: dict[tuple[nn.Module, str], list[Edit]] = {}
     for place, edit in edits:
         table.setdefault((place.module, place.tap), []).append(edit)
@@ -174,8 +174,9 @@ def _hook_attention(stack: ExitStack, model: PreTrainedModel, edits: TapList, ea
             output = edit(output)
         return output
 
-    eager = eager or any(place.tap == "pattern" for place, _ in edits)
-    stack.enter_context(attention_handler(model, handle, eager=eager, after=after))
+    if any(place.tap == "pattern" for place, _ in edits):
+        return attention_handler(model, handle, eager=True, after=after)
+    return attention_handler(model, None, eager=eager, after=after)
 
 
 def _edit_pattern(

@@ -216,7 +216,7 @@ class _Capture:
         for part, prompts in zip(self.parts, self.prompts, strict=True):
             if prompts.examples:
                 prompts.scorer.check_state()
-                part.charge(part.share(prompts.examples))
+                part.charge(1, prompts.examples)
                 self._fill(prompts, prompts.examples, rooms)
         return rooms
 

@@ -51,17 +51,11 @@ WORTHWHILE = 0.9
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """A mask that others start from, and the layer at which each of them does."""
+    """A mask that others start from, and the layers at which they do."""
 
     mask: Float[Tensor, "n"]
-    starts: Int[Tensor, "mask"]
-
-    @property
-    def groups(self) -> list[tuple[int, Int[Tensor, "some"]]]:
-        """(layer, masks that start there), lowest layer first."""
-        return [
-            (int(layer), torch.nonzero(self.starts == layer).flatten()) for layer in sorted(set(self.starts.tolist()))
-        ]
+    groups: list[tuple[int, Int[Tensor, "_"]]]
+    """(layer, masks that start there), lowest layer first."""
 
 
 def reference(masks: Float[Tensor, "mask n"], layers: Int[Tensor, "n"], depth: int) -> Reference | None:
@@ -72,7 +66,10 @@ def reference(masks: Float[Tensor, "mask n"], layers: Int[Tensor, "n"], depth: i
     differing = torch.where(masks != common, layers, depth - 1)
     starts = differing.amin(1)
     rest = float((depth - starts).sum())
-    return Reference(common, starts) if depth + rest < WORTHWHILE * depth * len(masks) else None
+    if depth + rest >= WORTHWHILE * depth * len(masks):
+        return None
+    groups = [(layer, torch.nonzero(starts == layer).flatten()) for layer in sorted(set(starts.tolist()))]
+    return Reference(common, groups)
 
 
 def component_layers(space: ComponentSpace) -> Int[Tensor, "n"]:
@@ -132,7 +129,3 @@ class Slots:
     def spots(self) -> list[Spot]:
         """Every place and role, once."""
         return [slot.spot for slot in self.slots]
-
-    def ordered(self, masks: Float[Tensor, "copy n"]) -> Float[Tensor, "copy n"]:
-        """Masks of the space with the numbers of each slot side by side."""
-        return masks if self.order is None else masks[:, self.order.to(masks.device)]

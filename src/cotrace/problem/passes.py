@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -358,14 +358,21 @@ def takes_kept_prefixes(model: LanguageModel, seen: Tried | None = None) -> bool
 
 
 def takes_shortcuts(model: LanguageModel) -> bool:
-    """Whether a run that starts in the last layer gives the logits of a whole run, tried on a few tokens."""
-    last = len(model.layers) - 1
+    """Whether a run that starts in the last layer gives the logits of a whole run, tried on a few tokens.
+
+    Each layer must give a single tensor, so that it can be passed by.
+    """
+    last, outputs = len(model.layers) - 1, list[Any]()
     layout = answer_layouts(_probe_pairs(model), [0], Packing(packed=False, batch_tokens=1))[0]
     layer_inputs = LayerInputs([last])
     try:
-        with torch.no_grad():
+        with torch.no_grad(), ExitStack() as stack:
+            for layer in model.layers:
+                handle = layer.module.register_forward_hook(lambda _, given, output: outputs.append(output))
+                stack.callback(handle.remove)
             whole = forward(model, layout, [], layer_inputs=layer_inputs)
-            if last == 0 or not layer_inputs.plain or last not in layer_inputs.entries:
+            plain = all(isinstance(output, torch.Tensor) for output in outputs)
+            if last == 0 or not plain or last not in layer_inputs.entries:
                 return False
             return _agree(model, forward(model, layout, [], entry=layer_inputs.entries[last]), whole)
     except REFUSALS:

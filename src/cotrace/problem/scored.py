@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Generic, TypeVar
 
@@ -61,7 +61,7 @@ class ScoredPairs(Generic[M]):
     """The same pairs with other draws of the donors."""
 
     def __init__(self, scorer: Scorer, metric: M, mode: Mode) -> None:
-        self.scorer, self.mode = scorer, mode
+        self.scorer, self.mode, self.size = scorer, mode, len(scorer.pairs)
         self.metric: M = metric
         self.dtype = scorer.model.compute_dtype
         self.answers = Answers.of([encoded.pair for encoded in scorer.pairs], self.dtype)
@@ -77,17 +77,13 @@ class ScoredPairs(Generic[M]):
         """Count there; one mask on all pairs of this part is ``unit``."""
         self.cost, self.unit = cost, unit
 
-    def charge(self, amount: float) -> None:
-        """Count so many masks on all pairs of this part."""
-        self.cost.charge(self.unit * amount)
+    def charge(self, amount: float, some: Sequence[int] | None = None) -> None:
+        """Count so many masks on all pairs of this part, or on some of them."""
+        self.cost.forward_equivalents += self.unit * (self.share(some) * amount if some is not None else amount)
 
     @property
     def space(self) -> ComponentSpace:
         return self.scorer.space
-
-    @property
-    def size(self) -> int:
-        return len(self.scorer.pairs)
 
     @property
     def ids(self) -> list[str]:
@@ -139,14 +135,15 @@ class ScoredPairs(Generic[M]):
 
     def scores(self, z: Masks, examples: Examples = None) -> Float[Tensor, "*mask example answer"]:
         """Scores that the metric reads, under one mask or several. Counts as an evaluation."""
-        found: Tensor = torch.cat(list(self.chunks(z, self.some(examples))))
+        some = self.some(examples)
+        found: Tensor = torch.cat([self.scorer.scores(rows, some) for rows in self.chunks(z, some)])
         return found.reshape((*z.shape[:-1], *found.shape[1:]))
 
-    def chunks(self, z: Masks, some: Sequence[int] | None = None) -> Iterator[Float[Tensor, "mask example answer"]]:
-        """The same, as many masks at a time as their scores fit in memory."""
-        for rows in torch.split(z.reshape(-1, z.shape[-1]), max(1, TABLE_NUMBERS // self.scorer.base.numel())):
-            self.charge(self.share(some) * len(rows))
-            yield self.scorer.scores(rows, some)
+    def chunks(self, z: Masks, some: Sequence[int] | None = None) -> Sequence[Float[Tensor, "mask n"]]:
+        """The masks, as many at a time as their scores fit in memory. Counts their evaluation."""
+        rows = z.reshape(-1, z.shape[-1])
+        self.charge(len(rows), some)
+        return torch.split(rows, max(1, TABLE_NUMBERS // self.scorer.base.numel()))
 
     def some(self, examples: Examples) -> list[int] | None:
         """Examples as a list. Raises InputError."""
@@ -224,7 +221,7 @@ class PairProblem(ScoredPairs[Metric]):
         if self.metric.reads == "answers":
             return measure(self.full_scores, range(self.size))
         ones = torch.ones(1, len(self.space), dtype=self.dtype)
-        return self.scorer.measured(ones, None, measure)[0]
+        return self.scorer.scores(ones, None, measure)[0]
 
     @cached_property
     def swing(self) -> Tensor:
@@ -278,11 +275,11 @@ class PairProblem(ScoredPairs[Metric]):
         measure = self._reading(what)
         if self.metric.reads == "answers":
             index = range(self.size) if some is None else some
-            found = torch.cat([measure(scores, index) for scores in self.chunks(z, some)])
+            found = torch.cat([measure(self.scorer.scores(rows, some), index) for rows in self.chunks(z, some)])
         else:
             rows = z.reshape(-1, z.shape[-1])
-            self.charge(self.share(some) * len(rows))
-            found = self.scorer.measured(rows, some, measure)
+            self.charge(len(rows), some)
+            found = self.scorer.scores(rows, some, measure)
         return found.reshape((*z.shape[:-1], found.shape[-1]))
 
     def gradient(
@@ -306,7 +303,7 @@ class PairProblem(ScoredPairs[Metric]):
     def input_gradient(self, share: float, examples: Examples = None) -> Float[Tensor, "n"]:
         """Gradient of the mean effect along donor minus base activations, with inputs so much the donor's (EAP-IG)."""
         some = self.some(examples)
-        self.charge(2 * self.share(some))
+        self.charge(2, some)
         loss = ChangeLoss(self.metric, self.scorer.base, self.answers, self._objective(None, some))
         return self.input_path.slope(share, loss, some)
 
@@ -320,7 +317,7 @@ class PairProblem(ScoredPairs[Metric]):
 
     def slope(self, z: Tensor, loss: Objective | Linear, some: list[int] | None) -> Float[Tensor, "n"]:
         """Gradient of a sum over batches of a loss of this draw's changes."""
-        self.charge(2 * self.share(some))
+        self.charge(2, some)
         total = self.scorer.slope(z, ChangeLoss(self.metric, self.scorer.base, self.answers, loss), some)
         if not bool(torch.isfinite(total).all()):
             raise NonFiniteError(
