@@ -1,4 +1,4 @@
-"""A forward pass under patches: layers skipped, prefixes kept, activations checkpointed where asked.
+"""A forward pass under patches, and the scores that it gives: layers skipped, prefixes kept, activations checkpointed.
 
 The library's own checkpointing acts in training mode only and drops the cache of the prefix. This one runs the layer's
 own forward again as it was run: in evaluation mode, parameters frozen, under the same taps, and with a cache that only
@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
@@ -185,6 +186,32 @@ def _gather(values: Float[Tensor, "rows pos f"], layout: Layout, copies: int) ->
     """The values at the positions that are read: the output head is applied at no others."""
     flat = values.reshape(copies, layout.rows * layout.length, values.shape[-1])
     return flat[:, layout.read_at.to(values.device)]
+
+
+Logits = Float[Tensor, "mask read token"]
+
+
+def answer_lengths(pairs: Sequence[EncodedPair], columns: int | None = None) -> Int[Tensor, "example answer"]:
+    """Tokens of each answer, 1 in the columns that an example leaves empty."""
+    columns = columns or max(len(pair.answers) for pair in pairs)
+    rows = [[len(a) for a in pair.answers] + [1] * (columns - len(pair.answers)) for pair in pairs]
+    return torch.tensor(rows)
+
+
+def answer_scores(logits: Logits, layout: Layout) -> Float[Tensor, "mask example answer"]:
+    """log p of each scored token, summed over its answer."""
+    normaliser = torch.logsumexp(logits, -1)
+    read, token = layout.scored_read.to(logits.device), layout.scored_token.to(logits.device)
+    log_p = (logits[:, read, token] - normaliser[:, read]).cpu()
+    cells = log_p.new_zeros(len(logits), len(layout.examples) * layout.answers)
+    return cells.index_add(1, layout.scored_cell, log_p).reshape(len(logits), -1, layout.answers)
+
+
+def next_logits(logits: Logits, layout: Layout) -> Float[Tensor, "mask example token"]:
+    """The logits at each example's last prompt position, from which the first token of its first answer is read."""
+    example = (layout.scored_cell // layout.answers).numpy()
+    first = torch.from_numpy(np.unique(example, return_index=True)[1])
+    return logits[:, layout.scored_read[first].to(logits.device)].cpu()
 
 
 @dataclass(frozen=True, eq=False)

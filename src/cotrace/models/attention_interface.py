@@ -70,9 +70,9 @@ def _attend(base: str, module: nn.Module, query: Tensor, key: Tensor, value: Ten
     def again(query: Tensor, key: Tensor, value: Tensor) -> Any:
         return own(module, query, key, value, *args, **kwargs)
 
-    call: Callable[[], Any] = partial(again, query, key, value)
     entries = _HANDLERS.get()
     handlers = [handler for handler, _ in entries if handler is not None]
+    call: Callable[[], Any] = partial(own, module, query, key, value, *args, **kwargs)
     for number, handler in enumerate(handlers, start=1):
         call = partial(handler, module, AttentionCall(query, key, value, call, again, number == len(handlers)))
     found = call()

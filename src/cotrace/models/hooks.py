@@ -67,16 +67,19 @@ def tapped(model: PreTrainedModel, taps: TapList, eager: bool = False) -> Iterat
         reached.add(i)
         return edit(own)
 
-    edits = [
-        (place, partial(reach, i, edit if place.head is None else _of_head(place.head, place.tap, edit)))
-        for i, (place, edit) in enumerate(taps)
-    ]
-    inside = [(place, edit) for place, edit in edits if place.tap not in MODULE_TAPS]
+    modules: list[tuple[Place, Edit]] = []
+    table: dict[tuple[nn.Module, str], list[tuple[int, Edit]]] = {}
+    for i, (place, edit) in enumerate(taps):
+        own = edit if place.head is None else _of_head(place.head, place.tap, edit)
+        if place.tap in MODULE_TAPS:
+            modules.append((place, partial(reach, i, own)))
+        else:
+            table.setdefault((place.module, place.tap), []).append((i, own))
     with ExitStack() as stack:
-        if len(inside) < len(edits):
-            _hook_modules(stack, [(place, edit) for place, edit in edits if place.tap in MODULE_TAPS])
-        if inside or eager:
-            stack.enter_context(_attending(model, inside, eager))
+        if modules:
+            _hook_modules(stack, modules)
+        if table or eager:
+            stack.enter_context(_attending(model, table, reached, eager))
         yield
         missed = [str(place) for i, (place, _) in enumerate(taps) if i not in reached]
         if missed:
@@ -156,25 +159,30 @@ def _output_hook(edit: Edit) -> Callable[..., Any]:
     return hook
 
 
-def _attending(model: PreTrainedModel, edits: TapList, eager: bool) -> AbstractContextManager[None]:
-    """The edits of attention outputs and patterns in force."""
-    table: dict[tuple[nn.Module, str], list[Edit]] = {}
-    for place, edit in edits:
-        table.setdefault((place.module, place.tap), []).append(edit)
+def _attending(
+    model: PreTrainedModel,
+    table: Mapping[tuple[nn.Module, str], Sequence[tuple[int, Edit]]],
+    reached: set[int],
+    eager: bool,
+) -> AbstractContextManager[None]:
+    """The numbered edits of attention outputs and patterns in force; ``reached`` takes the numbers of those made."""
 
     def handle(module: nn.Module, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
         output, weights = call.original()
         if patterns := table.get((module, "pattern")):
             assert weights is not None, "eager attention gives its weights"
-            output, weights = _edit_pattern(output, weights, call.value, patterns, kept=not call.outermost)
+            reached.update(i for i, _ in patterns)
+            edits = [edit for _, edit in patterns]
+            output, weights = _edit_pattern(output, weights, call.value, edits, kept=not call.outermost)
         return output, weights
 
     def after(module: nn.Module, output: Tensor) -> Tensor:
-        for edit in table.get((module, "attention"), ()):
+        for i, edit in table.get((module, "attention"), ()):
+            reached.add(i)
             output = edit(output)
         return output
 
-    if any(place.tap == "pattern" for place, _ in edits):
+    if any(tap == "pattern" for _, tap in table):
         return attention_handler(model, handle, eager=True, after=after)
     return attention_handler(model, None, eager=eager, after=after)
 

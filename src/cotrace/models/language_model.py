@@ -302,31 +302,28 @@ class ModelState:
 
     def check(self) -> None:
         """Raise ModelError where something has changed since."""
-        changed = self._changed()
-        if changed:
-            raise ModelError(
-                f"{self.model.name} is not as it was when the problem was made: {changed}, so donor values and base "
-                "scores are those of another model; make the problem anew"
-            )
-
-    def _changed(self) -> str:
         module = self.model.module
         if implementation_names(module) != self.attention:
-            return f"its attention implementation was {_words(self.attention)}"
+            raise self._error(f"its attention implementation was {_words(self.attention)}")
         if tuple(module.modules()) != self.modules:
-            return "a module has been replaced, added or removed"
+            raise self._error("a module has been replaced, added or removed")
         held = _weights(module)
         if len(held) != len(self.weights):
-            return "a weight has been added or removed"
+            raise self._error("a weight has been added or removed")
         for (name, weight), mark, sample in zip(held.items(), self.weights, self.samples, strict=True):
             if weight.dtype != mark[2]:
-                return f"{name} was of type {str(mark[2]).removeprefix('torch.')}"
+                raise self._error(f"{name} was of type {str(mark[2]).removeprefix('torch.')}")
             if weight.device != mark[3]:
-                return f"{name} was on {mark[3]}"
+                raise self._error(f"{name} was on {mark[3]}")
             moved = (weight._version, weight.data_ptr()) != mark[:2]  # noqa: SLF001
             if moved or not torch.equal(_sample(weight), sample):
-                return f"the weights {name} have changed"
-        return ""
+                raise self._error(f"the weights {name} have changed")
+
+    def _error(self, changed: str) -> ModelError:
+        return ModelError(
+            f"{self.model.name} is not as it was when the problem was made: {changed}, so donor values and base "
+            "scores are those of another model; make the problem anew"
+        )
 
 
 def _words(names: tuple[str, ...]) -> str:

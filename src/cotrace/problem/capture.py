@@ -27,8 +27,9 @@ from cotrace.interventions import RunningFeatures, forward
 from cotrace.interventions.storage import NoRoom, mapped_file
 from cotrace.models import LanguageModel, Place
 from cotrace.models.hooks import Edit, TapList
+from cotrace.problem.batching import Replan, release
 from cotrace.problem.divided import DividedProblem
-from cotrace.problem.passes import Replan, memory_budget, release
+from cotrace.problem.passes import memory_budget
 from cotrace.problem.scorer import Scorer
 from cotrace.results import members_of
 from cotrace.text import escape
@@ -215,7 +216,8 @@ class _Capture:
     def _filled(self, rooms: dict[str, Tensor]) -> dict[str, Tensor]:
         for part, prompts in zip(self.parts, self.prompts, strict=True):
             if prompts.examples:
-                prompts.scorer.check_state()
+                if prompts.scorer.state is not None:
+                    prompts.scorer.state.check()
                 part.charge(1, prompts.examples)
                 self._fill(prompts, prompts.examples, rooms)
         return rooms

@@ -18,9 +18,9 @@ from cotrace.donors import DonorSource
 from cotrace.interventions.storage import Storage
 from cotrace.models import LanguageModel
 from cotrace.problem._coverage import Coverage
+from cotrace.problem.batching import Batching
 from cotrace.problem.builder import Division, judging
 from cotrace.problem.full_swap import DIRECTIONS, FullSwap, NoDirection, full_swap
-from cotrace.problem.passes import Batching
 from cotrace.problem.protocol import Direction, Examples, JudgePairs, Loss, Problem, as_masks, attribute
 from cotrace.problem.scored import PairProblem
 from cotrace.problem.set_metric import SetProblem, target_of

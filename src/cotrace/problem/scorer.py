@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from copy import copy
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -29,14 +28,14 @@ from cotrace.interventions import (
     forward,
     taps_of,
 )
+from cotrace.interventions.forward import answer_lengths, answer_scores, next_logits
 from cotrace.interventions.storage import Keep, NoRoom, in_memory
 from cotrace.metrics.metric import Reads
 from cotrace.models import LanguageModel
 from cotrace.models.hooks import TapList
 from cotrace.models.language_model import ModelState
-from cotrace.problem.logprobs import Slots, answer_lengths, answer_scores, component_layers, next_logits, reference
+from cotrace.problem.batching import Batching, Passes, Replan, Slots, component_layers, reference, release
 from cotrace.problem.losses import BatchLoss, Measure
-from cotrace.problem.passes import Batching, Replan, release
 
 if TYPE_CHECKING:
     pass
@@ -96,25 +95,6 @@ def executing(executor: Executor) -> Iterator[None]:
         yield
     finally:
         EXECUTOR.reset(before)
-
-
-@dataclass(frozen=True, eq=False)
-class Passes:
-    """The forward passes of some masks over a layout."""
-
-    each: Sequence[tuple[Tensor, int]]
-    """The masks of each pass, and the layer that it starts at."""
-    common: Float[Tensor, "n"] | None = None
-    """The mask of the run that passes above the lowest layer start from; None where all start there."""
-
-    def some(self, which: Sequence[int]) -> Passes:
-        """Only these of them."""
-        return Passes([self.each[i] for i in which], self.common)
-
-    @property
-    def masks(self) -> Int[Tensor, "some"]:
-        """The masks of all passes, in their order."""
-        return torch.cat([some for some, _ in self.each])
 
 
 class Scorer:
@@ -224,7 +204,8 @@ class Scorer:
 
         With a ``measure`` what it makes of each example's scores, batch by batch. ``table`` is filled where given.
         """
-        self.check_state()
+        if self.state is not None:
+            self.state.check()
         order = range(len(self.pairs)) if examples is None else examples
         row = {example: i for i, example in enumerate(order)}
         if table is None:
@@ -233,11 +214,6 @@ class Scorer:
         for layout, found in self.executor.scores(self, masks, self.layouts(examples), measure):
             table[:, [row[example] for example in layout.examples]] = found
         return table
-
-    def check_state(self) -> None:
-        """Raise ModelError where the model is not the one whose donor values and base scores these are."""
-        if self.state is not None:
-            self.state.check()
 
     @torch.no_grad()
     def batch_scores(
@@ -311,7 +287,8 @@ class Scorer:
         self, z: Float[Tensor, "n"], loss: BatchLoss, examples: Sequence[int] | None = None
     ) -> Float[Tensor, "n"]:
         """Gradient of the sum of the batches' losses."""
-        self.check_state()
+        if self.state is not None:
+            self.state.check()
         total = torch.zeros_like(z)
         for slope in self.executor.slopes(self, z, loss, self.layouts(examples)):
             total += slope

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from cotrace.errors import InputError, NonFiniteError, unknown
 from cotrace.metrics import Answers, AnyMetric, Metric, SetMetric, towards
-from cotrace.problem.losses import BatchLoss, LevelLoss, Reading, ScoreLoss
+from cotrace.problem.losses import BatchLoss, LevelLoss, ScoreLoss
 from cotrace.problem.protocol import Direction, Examples, Loss, Mode
-from cotrace.problem.scored import Masks, PairProblem, ScoredPairs, piece_rows
+from cotrace.problem.scored import Masks, PairProblem, Reading, ScoredPairs, piece_rows
 from cotrace.problem.scorer import Scorer
 
 

@@ -24,7 +24,7 @@ from cotrace.models import Place
 from cotrace.models.attention_interface import AttentionCall, attention_handler
 from cotrace.models.hooks import Edit, TapList
 from cotrace.models.places import PlacedDictionary
-from cotrace.problem.passes import Replan, release
+from cotrace.problem.batching import Replan, release
 from cotrace.problem.scorer import Scorer
 
 Part = Literal["all", "query", "key", "value"]
@@ -71,7 +71,8 @@ def over_layouts(scorer: Scorer, work: Callable[[Layout], None], tick: Callable[
 
     ``tick`` is told how many examples are done.
     """
-    scorer.check_state()
+    if scorer.state is not None:
+        scorer.state.check()
     done = 0
     for layout in scorer.layouts(None):
         _work(scorer, work, layout)

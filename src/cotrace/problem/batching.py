@@ -1,4 +1,4 @@
-"""Log-probabilities and logits that a metric reads, and which runs and layers of an evaluation need not be run again.
+"""Batching: how masks become forward passes, what these need not run again, and what is done when memory runs out.
 
 Masks of one evaluation mostly agree, as the candidates of a greedy step do. What they agree on is run once; each mask
 then starts at the lowest layer in which it differs.
@@ -6,43 +6,109 @@ then starts at the lowest layer in which it differs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cotrace.batches import EncodedPair, Layout
 from cotrace.components import ComponentSpace
 from cotrace.donors.recorded import Spot
+from cotrace.errors import InputError, is_out_of_memory
 from cotrace.models import LanguageModel
 
-Logits = Float[Tensor, "mask read token"]
+Checkpointing = Literal["auto", "on", "off"]
 
 
-def answer_lengths(pairs: Sequence[EncodedPair], columns: int | None = None) -> Int[Tensor, "example answer"]:
-    """Tokens of each answer, 1 in the columns that an example leaves empty."""
-    columns = columns or max(len(pair.answers) for pair in pairs)
-    rows = [[len(a) for a in pair.answers] + [1] * (columns - len(pair.answers)) for pair in pairs]
-    return torch.tensor(rows)
+class Replan(Exception):
+    """The batch in hand does not fit any more: lay its examples out anew and go on."""
 
 
-def answer_scores(logits: Logits, layout: Layout) -> Float[Tensor, "mask example answer"]:
-    """log p of each scored token, summed over its answer."""
-    normaliser = torch.logsumexp(logits, -1)
-    read, token = layout.scored_read.to(logits.device), layout.scored_token.to(logits.device)
-    log_p = (logits[:, read, token] - normaliser[:, read]).cpu()
-    cells = log_p.new_zeros(len(logits), len(layout.examples) * layout.answers)
-    return cells.index_add(1, layout.scored_cell, log_p).reshape(len(logits), -1, layout.answers)
+@dataclass(frozen=True)
+class Event:
+    """A change of the batching, because memory ran out."""
+
+    batch_tokens: int
+    checkpointing: bool
 
 
-def next_logits(logits: Logits, layout: Layout) -> Float[Tensor, "mask example token"]:
-    """The logits at each example's last prompt position, from which the first token of its first answer is read."""
-    example = (layout.scored_cell // layout.answers).numpy()
-    first = torch.from_numpy(np.unique(example, return_index=True)[1])
-    return logits[:, layout.scored_read[first].to(logits.device)].cpu()
+class Batching:
+    """Batch size that all parts of a problem share: the tokens of a forward pass now, and the changes so far."""
+
+    def __init__(self, tokens: int, checkpointing: Checkpointing = "auto") -> None:
+        self.first_tokens = self.tokens = tokens
+        self.option = checkpointing
+        self.checkpointing = checkpointing == "on"
+        self.events: list[Event] = []
+
+    @contextmanager
+    def passing(self, tokens: int, *, divisible: bool, gradient: bool) -> Iterator[None]:
+        """Around one forward pass of so many tokens. Raises Replan once it is known that it will not fit.
+
+        Raises InputError where nothing smaller is left to try.
+        """
+        try:
+            yield
+        except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._shrink(tokens, divisible=divisible, gradient=gradient)
+            raise Replan from None
+
+    def _shrink(self, tokens: int, *, divisible: bool, gradient: bool) -> None:
+        """Half the tokens; a single example recomputes its layers' activations where that may help."""
+        if divisible and self.tokens > 1:
+            self.tokens = max(1, min(self.tokens, tokens) // 2)
+        elif gradient and self.option == "auto" and not self.checkpointing:
+            self.checkpointing = True
+        else:
+            raise InputError(
+                f"out of memory in a forward pass of one pair alone ({tokens} tokens): use shorter prompts or answers, "
+                "a smaller dtype such as bfloat16, checkpointing=on, or a device with more memory"
+            ) from None
+        self.events.append(Event(self.tokens, self.checkpointing))
+
+    def follow(self, events: Sequence[Event]) -> None:
+        """Take over what memory forced where a batch was run elsewhere, so that those to come are as small."""
+        for event in events:
+            if event.batch_tokens < self.tokens or (event.checkpointing and not self.checkpointing):
+                self.tokens = min(self.tokens, event.batch_tokens)
+                self.checkpointing = self.checkpointing or event.checkpointing
+                self.events.append(Event(self.tokens, self.checkpointing))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        events = [asdict(event) for event in self.events]
+        return {"batch_tokens": self.first_tokens, "checkpointing": self.option, "events": events}
+
+
+def release(device: torch.device) -> None:
+    """Give cached blocks back after a pass that did not fit."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+@dataclass(frozen=True, eq=False)
+class Passes:
+    """The forward passes of some masks over a layout."""
+
+    each: Sequence[tuple[Tensor, int]]
+    """The masks of each pass, and the layer that it starts at."""
+    common: Float[Tensor, "n"] | None = None
+    """The mask of the run that passes above the lowest layer start from; None where all start there."""
+
+    def some(self, which: Sequence[int]) -> Passes:
+        """Only these of them."""
+        return Passes([self.each[i] for i in which], self.common)
+
+    @property
+    def masks(self) -> Int[Tensor, "some"]:
+        """The masks of all passes, in their order."""
+        return torch.cat([some for some, _ in self.each])
 
 
 WORTHWHILE = 0.9
