@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cotrace.batches import Layout
 from cotrace.components import ComponentSpace
 from cotrace.donors.recorded import Spot
 from cotrace.errors import InputError, is_out_of_memory
@@ -46,11 +47,14 @@ class Batching:
         self.events: list[Event] = []
 
     @contextmanager
-    def passing(self, tokens: int, *, divisible: bool, gradient: bool) -> Iterator[None]:
-        """Around one forward pass of so many tokens. Raises Replan once it is known that it will not fit.
+    def passing(self, layout: Layout | None, copies: int = 1, *, gradient: bool = False) -> Iterator[None]:
+        """Around one forward pass of so many copies of a layout, or around several passes (None).
 
-        Raises InputError where nothing smaller is left to try.
+        Memory that runs out inside makes the batches smaller, and raises Replan, or InputError where nothing smaller is
+        left to try.
         """
+        tokens = self.tokens if layout is None else copies * layout.cost
+        divisible = layout is None or copies > 1 or len(layout.examples) > 1
         try:
             yield
         except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:

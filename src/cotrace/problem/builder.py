@@ -115,7 +115,7 @@ class Builder:
     def _scorer(self, pairs: Sequence[EncodedPair], source: DonorSource) -> Scorer:
         while True:
             try:  # what does not fit is begun again, smaller
-                with self.batching.passing(self.batching.tokens, divisible=True, gradient=False):
+                with self.batching.passing(None):
                     return self._built(pairs, source)
             except Replan:
                 continue

@@ -227,7 +227,7 @@ class _Capture:
         for layout in prompts.layouts(examples):
             batching = prompts.scorer.batching
             try:
-                with batching.passing(layout.cells, divisible=len(layout.examples) > 1, gradient=False):
+                with batching.passing(layout):
                     prompts.run(layout, self._reads(prompts, layout, rooms))
                 continue
             except Replan:

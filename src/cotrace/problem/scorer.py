@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import copy
 from functools import cached_property
@@ -264,24 +264,16 @@ class Scorer:
         self, masks: Float[Tensor, "mask n"], passes: Passes, layout: Layout
     ) -> Iterator[tuple[Int[Tensor, "some"], Float[Tensor, "some example answer"]]]:
         """One forward pass after the other: which masks it had, and their scores. Raises Replan."""
-        with self.passing(layout):
+        with self.batching.passing(layout):
             patches = self.donors.patches(layout, self.spots)
         layer_inputs = LayerInputs(list(dict.fromkeys(layer for _, layer in passes.each if layer > 0)))
         if passes.common is not None and layer_inputs.wanted:
-            with self.passing(layout):
+            with self.batching.passing(layout):
                 self.run(passes.common[None], layout, patches, layer_inputs=layer_inputs)
         for some, layer in passes.each:
-            with self.passing(layout, len(some)):
+            with self.batching.passing(layout, len(some)):
                 found = self.run(masks[some], layout, patches, layer_inputs.entries.get(layer))
             yield some, found
-
-    def passing(self, layout: Layout, copies: int = 1, *, gradient: bool = False) -> AbstractContextManager[None]:
-        """Around one forward pass: memory that runs out inside makes the batches smaller, and raises Replan."""
-        return self.batching.passing(
-            copies * layout.cost,
-            divisible=copies > 1 or len(layout.examples) > 1,
-            gradient=gradient,
-        )
 
     def slope(
         self, z: Float[Tensor, "n"], loss: BatchLoss, examples: Sequence[int] | None = None
@@ -297,7 +289,7 @@ class Scorer:
     def batch_slope(self, z: Float[Tensor, "n"], loss: BatchLoss, layout: Layout) -> Float[Tensor, "n"]:
         """Gradient of one layout's loss."""
         try:
-            with self.passing(layout, gradient=True):
+            with self.batching.passing(layout, gradient=True):
                 variable = z.clone().requires_grad_()
                 return torch.autograd.grad(loss(self.run(variable[None], layout)[0], layout.examples), variable)[0]
         except Replan:

@@ -149,7 +149,7 @@ class HeldRuns:
         """The stream that enters each layer in which some run begins to differ, where runs may start there."""
         layer_inputs = LayerInputs(starts - {0} if self.scorer.packing.shortcuts else ())
         if layer_inputs.wanted:
-            with self.scorer.passing(layout):
+            with self.scorer.batching.passing(layout):
                 self.scorer.run(self._masks([Run()]), layout, layer_inputs=layer_inputs)
         return layer_inputs
 
@@ -169,7 +169,7 @@ class HeldRuns:
         self, runs: Sequence[Run], entry: Entry | None, layout: Layout, extra: _Recorder | _Holder
     ) -> Float[Tensor, "run example answer"]:
         scorer = self.scorer
-        with scorer.passing(layout, len(runs)), extra.attention():
+        with scorer.batching.passing(layout, len(runs)), extra.attention():
             edits = extra.edits()
             return scorer.run(self._masks(runs), layout, entry=entry, more=edits, first=extra.notes())
 

@@ -37,10 +37,6 @@ class Entry(NamedTuple):
         """The problem's value, signed so that larger is better, without the penalty."""
         return self.score + self.penalty
 
-    def beats(self, other: Entry | None) -> bool:
-        """Whether this set is preferred; of equal scores the lower indices are."""
-        return other is None or (self.score, self.key) > (other.score, other.key)
-
 
 class Archive:
     """Append-only: a snapshot shares the entries and copies them only where it is written to itself."""
@@ -116,10 +112,10 @@ class Archive:
         self._scores[entry.key] = entry.score
         self._entries.append(entry)
         self._count += 1
-        if entry.beats(self._best.get(entry.size)):
-            self._best[entry.size] = entry
-        if entry.penalty == 0 and entry.beats(self._feasible.get(entry.size)):
-            self._feasible[entry.size] = entry
+        for table in (self._best, self._feasible) if entry.penalty == 0 else (self._best,):
+            best = table.get(entry.size)
+            if best is None or (entry.score, entry.key) > (best.score, best.key):  # of equal scores the lower indices
+                table[entry.size] = entry
 
     def gradient(self, key: Key) -> Float[Tensor, "n"] | None:
         """The gradient at this set; None where none was taken."""
