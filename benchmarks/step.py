@@ -17,8 +17,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.shapes import SHAPES, professions_like, random_model, winobias_like
 from benchmarks.timing import Version, interleaved, write_cases
-from cotrace.interventions import frozen
 from cotrace.models import LanguageModel
+from cotrace.models.language_model import evaluating
 from cotrace.problem import LanguageProblem
 from cotrace.prompts import Task
 
@@ -49,7 +49,7 @@ def floor_step(model: LanguageModel, tokens: int, reads: int) -> Version:
     embeddings = torch.randn(rows, FLOOR_ROW, width, device=model.device, dtype=model.dtype, requires_grad=True)
 
     def step() -> None:
-        with frozen(model.module):
+        with evaluating(model.module):
             loss = _read(model, embeddings, reads)
             torch.autograd.grad(loss, embeddings)
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, MistralConfig
 from cotrace.components import ComponentSpace, Site
 from cotrace.models import wrap
 from cotrace.problem import LanguageProblem
-from cotrace.problem.logprobs import reference
+from cotrace.problem.batching import reference
 from cotrace.problem.passes import mask_length, shortest_window
 from cotrace.prompts import Task
 from tests import tiny

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -233,11 +234,11 @@ class Layout:
         kept = (self.example[:, :, None] == self.cached_example[:, None, :]) & real
         return torch.cat([kept, inside], 2)
 
-    @property
+    @cached_property
     def rows(self) -> int:
         return self.input_ids.shape[0]
 
-    @property
+    @cached_property
     def length(self) -> int:
         return self.input_ids.shape[1]
 
@@ -246,7 +247,7 @@ class Layout:
         """Tokens of the rectangle, padding included."""
         return self.input_ids.numel() + sum(layout.cells for layout in self.beside)
 
-    @property
+    @cached_property
     def cost(self) -> int:
         """Cost of a forward pass, in tokens: see ``attention_cost``."""
         own = attention_cost(self.rows, self.length, self.cached.shape[1])

@@ -73,16 +73,17 @@ class RecordedDonors:
         if roles:
             entry = self.entries(layout)
             rows = {r: _patched_queries(torch.where(layout.patched(r)[:, :, None], entry, -1)) for r in roles}
-        return {(place, role): self._patch(layout, place, role, rows.get(role)) for place, role in spots}
-
-    def _patch(self, layout: Layout, place: Place, role: str, rows: tuple[Tensor, Tensor] | None) -> Patch:
-        if place in self.values:
-            tokens = patched_tokens(layout, role)
-            donor = self.values[place]
-            source = layout.source.flatten()[tokens]
-            return ValuePatch(place, tokens.to(donor.device), donor[source.to(donor.device)])
-        assert rows is not None, "a pattern is recorded where it is asked for"
-        return self._pattern(place, *rows)
+        tokens = {
+            role: patched_tokens(layout, role) for role in {role for place, role in spots if place in self.values}
+        }
+        found: dict[Spot, Patch] = {}
+        for place, role in spots:
+            if place in self.patterns:
+                found[place, role] = self._pattern(place, *rows[role])
+                continue
+            donor, source = self.values[place], layout.source.flatten()[tokens[role]]
+            found[place, role] = ValuePatch(place, tokens[role].to(donor.device), donor[source.to(donor.device)])
+        return found
 
     def _pattern(
         self, place: Place, queries: Int[Tensor, "row query"], entry: Int[Tensor, "row query key"]

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from cotrace.batches import answer_layouts, encode_task
 from cotrace.errors import InputError, NonFiniteError
-from cotrace.interventions import forward
+from cotrace.interventions.forward import answer_lengths, answer_scores, forward
 from cotrace.metrics import METRICS, Answers, AnyMetric, Metric, metric_named
 from cotrace.models import LanguageModel
 from cotrace.problem import LanguageProblem
-from cotrace.problem.logprobs import answer_lengths, answer_scores
 from cotrace.problem.passes import choose_packing
 from cotrace.prompts import Task
 from cotrace.prompts.task import groups, split

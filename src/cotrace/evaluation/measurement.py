@@ -16,11 +16,10 @@ from cotrace.batches import EncodedPair, Layout, Packing, answer_layouts, encode
 from cotrace.batches.encode import bare_prompts
 from cotrace.errors import InputError, NonFiniteError
 from cotrace.evaluation.measured import ALL, Measurement, Row
-from cotrace.interventions import forward
+from cotrace.interventions.forward import answer_lengths, answer_scores, forward, next_logits
 from cotrace.metrics import GROUPS, Answers, AnyMetric, Metric, SetMetric, metric_named, selection_rate_ratio
 from cotrace.metrics.metric import Reads, chosen
 from cotrace.models import LanguageModel
-from cotrace.problem.logprobs import answer_lengths, answer_scores, next_logits
 from cotrace.problem.passes import choose_packing
 from cotrace.prompts import PromptPair, Task
 from cotrace.prompts.pair import indices_by

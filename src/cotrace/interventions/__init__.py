@@ -12,8 +12,14 @@ from cotrace.interventions.blend import (
     blend,
     taps_of,
 )
-from cotrace.interventions.forward import Entry, LayerInputs, forward, frozen
-from cotrace.interventions.storage import DelayedPrefixes, PrefixCache, keep_prefixes
+from cotrace.interventions.forward import (
+    DelayedPrefixes,
+    Entry,
+    LayerInputs,
+    PrefixCache,
+    forward,
+    keep_prefixes,
+)
 
 Patch = PlainPatch | FeaturePatch
 
@@ -33,7 +39,6 @@ __all__ = [
     "ValuePatch",
     "blend",
     "forward",
-    "frozen",
     "keep_prefixes",
     "taps_of",
 ]

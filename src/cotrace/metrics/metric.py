@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -72,7 +73,9 @@ class Answers:
             examples: Indices of the examples.
         """
         tensors = ("target", "exists", "weight", "label", "favourable", "group")
-        return replace(self, **{name: getattr(self, name)[examples] for name in tensors})
+        some = copy(self)  # whose fields were checked
+        vars(some).update({name: getattr(self, name)[examples] for name in tensors})
+        return some
 
     def drawn(self, counts: Any) -> Answers:
         """The same with each example counting as often as each row [draw, example] says.
@@ -103,11 +106,6 @@ def score_of(
     return scores.gather(-1, index.expand(scores.shape[:-1])[..., None]).squeeze(-1)
 
 
-def target_score(scores: Float[Tensor, "*mask example answer"], answers: Answers) -> Float[Tensor, "*mask example"]:
-    """log p(target)."""
-    return score_of(scores, answers.target)
-
-
 def other_score(scores: Float[Tensor, "*mask example answer"], answers: Answers) -> Float[Tensor, "*mask example"]:
     """log sum of p(others); 0, that is a numerator of 1, where an example has one answer."""
     others = other_answers(answers)
@@ -120,6 +118,11 @@ def other_score(scores: Float[Tensor, "*mask example answer"], answers: Answers)
 def other_answers(answers: Answers) -> Bool[Tensor, "example answer"]:
     """Which answers are there and are not the target."""
     return answers.exists & (torch.arange(answers.exists.shape[1]) != answers.target[:, None])
+
+
+def log_odds(scores: Float[Tensor, "*mask example answer"], answers: Answers) -> Float[Tensor, "*mask example"]:
+    """log o = log sum p(others) - log p(target); any real number."""
+    return other_score(scores, answers) - score_of(scores, answers.target)
 
 
 def log_share(

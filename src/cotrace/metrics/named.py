@@ -31,23 +31,18 @@ from cotrace.metrics.metric import (
     SetMetric,
     alike,
     chosen,
+    log_odds,
     log_share,
     other_answers,
-    other_score,
-    target_score,
+    score_of,
     weighted_mean,
 )
 from cotrace.validation import checked
 
 
-def log_odds(scores: Scores, answers: Answers) -> Float[Tensor, "*mask example"]:
-    """log o = log sum p(others) - log p(target); any real number."""
-    return other_score(scores, answers) - target_score(scores, answers)
-
-
 def log_probability(scores: Scores, answers: Answers) -> Float[Tensor, "*mask example"]:
     """log p(target), at most 0."""
-    return target_score(scores, answers)
+    return score_of(scores, answers.target)
 
 
 def logit_diff(scores: Scores, answers: Answers) -> Float[Tensor, "*mask example"]:
@@ -57,12 +52,12 @@ def logit_diff(scores: Scores, answers: Answers) -> Float[Tensor, "*mask example
     """
     others = other_answers(answers)
     mean = (scores * others).sum(-1) / others.sum(-1)
-    return target_score(scores, answers) - mean
+    return score_of(scores, answers.target) - mean
 
 
 def nll(scores: Scores, answers: Answers) -> Float[Tensor, "*mask example"]:
     """-log p(target); at least 0. With ``score="mean"`` it is per token, and its exponential the perplexity."""
-    return -target_score(scores, answers)
+    return -score_of(scores, answers.target)
 
 
 def next_token(logits: Scores, answers: Answers) -> Float[Tensor, "*mask example token"]:

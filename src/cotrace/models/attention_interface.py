@@ -56,7 +56,7 @@ class AttentionCall:
     """Whether nobody reads the weights that this call gives back."""
 
 
-Entry = tuple[Handler, After | None]
+Entry = tuple[Handler | None, After | None]
 _HANDLERS: ContextVar[tuple[Entry, ...]] = ContextVar("cotrace_attention_handlers", default=())
 """Handlers in force, the first entered first: each sees what the ones before it have made of a call."""
 _ROUTED: dict[int, tuple[Any, dict[int, str]]] = {}
@@ -70,12 +70,13 @@ def _attend(base: str, module: nn.Module, query: Tensor, key: Tensor, value: Ten
     def again(query: Tensor, key: Tensor, value: Tensor) -> Any:
         return own(module, query, key, value, *args, **kwargs)
 
-    call: Callable[[], Any] = partial(again, query, key, value)
-    handlers = _HANDLERS.get()
-    for number, (handler, _) in enumerate(handlers, start=1):
+    entries = _HANDLERS.get()
+    handlers = [handler for handler, _ in entries if handler is not None]
+    call: Callable[[], Any] = partial(own, module, query, key, value, *args, **kwargs)
+    for number, handler in enumerate(handlers, start=1):
         call = partial(handler, module, AttentionCall(query, key, value, call, again, number == len(handlers)))
     found = call()
-    for _, after in handlers:
+    for _, after in entries:
         found = found if after is None else (after(module, found[0]), *found[1:])
     return found
 
@@ -111,7 +112,7 @@ def _configs(model: PreTrainedModel) -> list[PreTrainedConfig]:
 
 @contextmanager
 def attention_handler(
-    model: PreTrainedModel, handler: Handler, eager: bool = False, after: After | None = None
+    model: PreTrainedModel, handler: Handler | None, eager: bool = False, after: After | None = None
 ) -> Iterator[None]:
     """Route every attention call of the model through ``handler``; with ``eager``, calls give their weights as well.
 
@@ -124,18 +125,14 @@ def attention_handler(
     _HANDLERS.set((*_HANDLERS.get(), entry))
     try:
         for config in configs:
-            _enter(config, entry, eager=eager)
+            base = config._attn_implementation_internal
+            _, names = _ROUTED.setdefault(id(config), (base, {}))
+            names[id(entry)] = config._attn_implementation_internal = _register("eager" if eager else base or "eager")
         yield
     finally:
         for config in configs:
             _leave(config, entry)
         _HANDLERS.set(tuple(other for other in _HANDLERS.get() if other is not entry))
-
-
-def _enter(config: PreTrainedConfig, entry: Entry, *, eager: bool) -> None:
-    base = config._attn_implementation_internal
-    _, names = _ROUTED.setdefault(id(config), (base, {}))
-    names[id(entry)] = config._attn_implementation_internal = _register("eager" if eager else base or "eager")
 
 
 def _leave(config: PreTrainedConfig, entry: Entry) -> None:

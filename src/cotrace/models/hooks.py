@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -62,20 +63,23 @@ def tapped(model: PreTrainedModel, taps: TapList, eager: bool = False) -> Iterat
     """
     reached: set[int] = set()
 
-    def counted(i: int, edit: Edit) -> Edit:
-        def apply(own: Tensor) -> Any:
-            reached.add(i)
-            return edit(own)
+    def reach(i: int, edit: Edit, own: Tensor) -> Any:
+        reached.add(i)
+        return edit(own)
 
-        return apply
-
-    edits = [
-        (place, counted(i, edit if place.head is None else _of_head(place.head, place.tap, edit)))
-        for i, (place, edit) in enumerate(taps)
-    ]
+    modules: list[tuple[Place, Edit]] = []
+    table: dict[tuple[nn.Module, str], list[tuple[int, Edit]]] = {}
+    for i, (place, edit) in enumerate(taps):
+        own = edit if place.head is None else _of_head(place.head, place.tap, edit)
+        if place.tap in MODULE_TAPS:
+            modules.append((place, partial(reach, i, own)))
+        else:
+            table.setdefault((place.module, place.tap), []).append((i, own))
     with ExitStack() as stack:
-        _hook_modules(stack, [(p, e) for p, e in edits if p.tap in MODULE_TAPS])
-        _hook_attention(stack, model, [(p, e) for p, e in edits if p.tap not in MODULE_TAPS], eager)
+        if modules:
+            _hook_modules(stack, modules)
+        if table or eager:
+            stack.enter_context(_attending(model, table, reached, eager))
         yield
         missed = [str(place) for i, (place, _) in enumerate(taps) if i not in reached]
         if missed:
@@ -155,27 +159,32 @@ def _output_hook(edit: Edit) -> Callable[..., Any]:
     return hook
 
 
-def _hook_attention(stack: ExitStack, model: PreTrainedModel, edits: TapList, eager: bool) -> None:
-    if not edits and not eager:
-        return
-    table: dict[tuple[nn.Module, str], list[Edit]] = {}
-    for place, edit in edits:
-        table.setdefault((place.module, place.tap), []).append(edit)
+def _attending(
+    model: PreTrainedModel,
+    table: Mapping[tuple[nn.Module, str], Sequence[tuple[int, Edit]]],
+    reached: set[int],
+    eager: bool,
+) -> AbstractContextManager[None]:
+    """The numbered edits of attention outputs and patterns in force; ``reached`` takes the numbers of those made."""
 
     def handle(module: nn.Module, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
         output, weights = call.original()
         if patterns := table.get((module, "pattern")):
             assert weights is not None, "eager attention gives its weights"
-            output, weights = _edit_pattern(output, weights, call.value, patterns, kept=not call.outermost)
+            reached.update(i for i, _ in patterns)
+            edits = [edit for _, edit in patterns]
+            output, weights = _edit_pattern(output, weights, call.value, edits, kept=not call.outermost)
         return output, weights
 
     def after(module: nn.Module, output: Tensor) -> Tensor:
-        for edit in table.get((module, "attention"), ()):
+        for i, edit in table.get((module, "attention"), ()):
+            reached.add(i)
             output = edit(output)
         return output
 
-    eager = eager or any(place.tap == "pattern" for place, _ in edits)
-    stack.enter_context(attention_handler(model, handle, eager=eager, after=after))
+    if any(tap == "pattern" for _, tap in table):
+        return attention_handler(model, handle, eager=True, after=after)
+    return attention_handler(model, None, eager=eager, after=after)
 
 
 def _edit_pattern(

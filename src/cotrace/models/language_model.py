@@ -237,14 +237,22 @@ class LanguageModel:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """The module in evaluation mode; every submodule's mode is as before afterwards."""
+    """The module in evaluation mode, no parameter asking for a gradient; all is as before afterwards.
+
+    So a backward pass is over activations only.
+    """
     training = [part for part in module.modules() if part.training]
+    asking = [parameter for parameter in module.parameters() if parameter.requires_grad]
     module.eval()
     try:
+        for parameter in asking:
+            parameter.requires_grad_(False)
         yield
     finally:
         for part in training:
             part.training = True
+        for parameter in asking:
+            parameter.requires_grad_(True)
 
 
 @checked("ct.wrap")
@@ -301,7 +309,7 @@ class ModelState:
             model,
             tuple(model.module.modules()),
             implementation_names(model.module),
-            tuple(map(_mark, held.values())),
+            tuple((w._version, w.data_ptr(), w.dtype, w.device) for w in held.values()),  # noqa: SLF001
             samples,
         )
 
@@ -328,7 +336,8 @@ class ModelState:
                 return f"{name} was of type {str(mark[2]).removeprefix('torch.')}"
             if weight.device != mark[3]:
                 return f"{name} was on {mark[3]}"
-            if _mark(weight) != mark or not torch.equal(_sample(weight), sample):
+            moved = (weight._version, weight.data_ptr()) != mark[:2]  # noqa: SLF001
+            if moved or not torch.equal(_sample(weight), sample):
                 return f"the weights {name} have changed"
         return ""
 
@@ -344,10 +353,6 @@ def _weights(module: nn.Module) -> dict[str, Tensor]:
         saved = [name for name in part._buffers if name not in part._non_persistent_buffers_set]  # noqa: SLF001
         held |= {f"{prefix}.{name}": found for name in saved if (found := part._buffers[name]) is not None}  # noqa: SLF001
     return {name: weight for name, weight in held.items() if not weight.is_meta}
-
-
-def _mark(weight: Tensor) -> tuple[int, int, torch.dtype, torch.device]:
-    return weight._version, weight.data_ptr(), weight.dtype, weight.device  # noqa: SLF001
 
 
 def _sample(weight: Tensor) -> Tensor:

@@ -21,8 +21,8 @@ from cotrace.metrics import AnyMetric
 from cotrace.models import LanguageModel, Place
 from cotrace.models.language_model import ModelState
 from cotrace.models.places import PlacedDictionary
-from cotrace.problem.logprobs import Slots
-from cotrace.problem.passes import Batching, Replan, check_budget, memory_budget
+from cotrace.problem.batching import Batching, Replan, Slots
+from cotrace.problem.passes import check_budget, memory_budget
 from cotrace.problem.protocol import JudgePairs, Mode
 from cotrace.problem.scored import PairProblem
 from cotrace.problem.scorer import EXECUTOR, Executor, Scorer
@@ -115,7 +115,7 @@ class Builder:
     def _scorer(self, pairs: Sequence[EncodedPair], source: DonorSource) -> Scorer:
         while True:
             try:  # what does not fit is begun again, smaller
-                with self.batching.passing(self.batching.tokens, divisible=True, gradient=False):
+                with self.batching.passing(None):
                     return self._built(pairs, source)
             except Replan:
                 continue

@@ -27,8 +27,9 @@ from cotrace.interventions import RunningFeatures, forward
 from cotrace.interventions.storage import NoRoom, mapped_file
 from cotrace.models import LanguageModel, Place
 from cotrace.models.hooks import Edit, TapList
+from cotrace.problem.batching import Replan, release
 from cotrace.problem.divided import DividedProblem
-from cotrace.problem.passes import Replan, memory_budget, release
+from cotrace.problem.passes import memory_budget
 from cotrace.problem.scorer import Scorer
 from cotrace.results import members_of
 from cotrace.text import escape
@@ -215,8 +216,9 @@ class _Capture:
     def _filled(self, rooms: dict[str, Tensor]) -> dict[str, Tensor]:
         for part, prompts in zip(self.parts, self.prompts, strict=True):
             if prompts.examples:
-                prompts.scorer.check_state()
-                part.charge(part.share(prompts.examples))
+                if prompts.scorer.state is not None:
+                    prompts.scorer.state.check()
+                part.charge(1, prompts.examples)
                 self._fill(prompts, prompts.examples, rooms)
         return rooms
 
@@ -225,7 +227,7 @@ class _Capture:
         for layout in prompts.layouts(examples):
             batching = prompts.scorer.batching
             try:
-                with batching.passing(layout.cells, divisible=len(layout.examples) > 1, gradient=False):
+                with batching.passing(layout):
                     prompts.run(layout, self._reads(prompts, layout, rooms))
                 continue
             except Replan:

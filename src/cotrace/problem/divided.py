@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 from jaxtyping import Float
@@ -17,10 +18,10 @@ from cotrace.donors import DonorSource
 from cotrace.interventions.storage import Storage
 from cotrace.models import LanguageModel
 from cotrace.problem._coverage import Coverage
+from cotrace.problem.batching import Batching
 from cotrace.problem.builder import Division, judging
 from cotrace.problem.full_swap import DIRECTIONS, FullSwap, NoDirection, full_swap, preferred
-from cotrace.problem.passes import Batching
-from cotrace.problem.protocol import Cost, Direction, Examples, JudgePairs, Loss, Problem, as_masks, attribute
+from cotrace.problem.protocol import Direction, Examples, JudgePairs, Loss, Problem, as_masks, attribute
 from cotrace.problem.scored import PairProblem
 from cotrace.problem.set_metric import SetProblem, target_of
 from cotrace.problem.spaces import Told, told_words
@@ -109,6 +110,8 @@ class DividedProblem(Problem):
     judging: dict[tuple[int, ...], DividedProblem]
     """Other held-out pairs that were asked to judge."""
     given_direction: Direction | None
+    size = property(attrgetter("part.size"))
+    cost = property(attrgetter("part.cost"))
 
     def _on(self, part: Part, name: str, drawn: str = "") -> DividedProblem:
         """The same problem on other pairs, which are divided no further."""
@@ -238,14 +241,6 @@ class DividedProblem(Problem):
     @property
     def metric(self) -> str:
         return self.part.metric.name
-
-    @property
-    def size(self) -> int:
-        return self.part.size
-
-    @property
-    def cost(self) -> Cost:
-        return self.part.cost
 
     @property
     def ids(self) -> list[str]:

@@ -24,14 +24,13 @@ from cotrace.metrics import AnyMetric, metric_named
 from cotrace.models import LanguageModel
 from cotrace.models.language_model import ModelState
 from cotrace.problem._coverage import NestedSites, warn_of
+from cotrace.problem.batching import Batching, Checkpointing
 from cotrace.problem.builder import Builder, Division, Settled, Writing, check_options, overlap_words, settle
 from cotrace.problem.capture import Captured, activations, attention
 from cotrace.problem.divided import DividedProblem
 from cotrace.problem.evaluator import single_effects
 from cotrace.problem.full_swap import Breakdown, breakdown
 from cotrace.problem.passes import (
-    Batching,
-    Checkpointing,
     check_frequencies,
     check_memory,
     choose_packing,

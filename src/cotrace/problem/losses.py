@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -35,30 +35,6 @@ class Measure(Protocol):
 
     def among(self, examples: Sequence[int]) -> Measure:
         """The same of these examples alone, which are numbered from 0 in that order; nothing of others is in it."""
-
-
-Read = Literal["effects", "levels", "reported_levels"]
-"""Readings of scores by a metric, by the name of its method."""
-
-
-@dataclass(frozen=True, eq=False)
-class Reading:
-    """Changes of a metric from the base run, or its levels: a measure that travels with its batch."""
-
-    metric: Metric
-    base: Float[Tensor, "example answer"]
-    answers: Answers
-    what: Read
-
-    def __call__(self, scores: Tensor, few: Sequence[int], /) -> Float[Tensor, "*mask some"]:
-        index = torch.tensor(list(few))
-        found: Tensor = getattr(self.metric, self.what)(scores, self.base[index], self.answers.take(index))
-        return found
-
-    def among(self, examples: Sequence[int]) -> Reading:
-        """Return the loss of these examples alone."""
-        index = torch.tensor(list(examples))
-        return Reading(self.metric, self.base[index], self.answers.take(index), self.what)
 
 
 @dataclass(frozen=True, eq=False)

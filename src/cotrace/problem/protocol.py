@@ -292,7 +292,7 @@ def as_masks(masks: Any, space: ComponentSpace, mode: Mode, dtype: torch.dtype) 
     if z.is_complex():
         raise InputError("a mask holds complex numbers: give real ones from 0 to 1")
     z = z.detach().to("cpu", dtype)
-    if z.ndim not in (1, 2) or z.shape[-1] != len(space) or not len(z):
+    if z.ndim not in (1, 2) or z.shape[-1] != len(space.components) or not len(z):
         raise InputError(f"a mask has shape {list(z.shape)}: give [n] or [mask, n] with n = {len(space)} components")
     if not bool(((z >= 0) & (z <= 1)).all()):
         raise InputError("a mask holds numbers outside [0, 1]: 0 keeps the own value, 1 takes the donor's")

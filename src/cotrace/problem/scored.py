@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -15,7 +16,7 @@ from cotrace.errors import DegenerateError, InputError, NonFiniteError
 from cotrace.metrics import Answers, Metric, SetMetric
 from cotrace.metrics.metric import weighted_mean
 from cotrace.problem.input_path import InputPath
-from cotrace.problem.losses import ChangeLoss, Linear, Objective, Read, Reading
+from cotrace.problem.losses import ChangeLoss, Linear, Objective
 from cotrace.problem.protocol import Cost, Examples, Loss, Mode
 from cotrace.problem.scorer import Scorer
 from cotrace.validation import check_kind
@@ -47,6 +48,30 @@ def rounding(base: Tensor, kind: torch.dtype, change: Callable[[Iterable[Tensor]
     return max(abs(change(map(noisy, pieces)).item()) for _ in range(ROUNDINGS))
 
 
+Read = Literal["effects", "levels", "reported_levels"]
+"""Readings of scores by a metric, by the name of its method."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """Changes of a metric from the base run, or its levels: a measure that travels with its batch."""
+
+    metric: Metric
+    base: Float[Tensor, "example answer"]
+    answers: Answers
+    what: Read
+
+    def __call__(self, scores: Tensor, few: Sequence[int], /) -> Float[Tensor, "*mask some"]:
+        index = torch.tensor(list(few))
+        found: Tensor = getattr(self.metric, self.what)(scores, self.base[index], self.answers.take(index))
+        return found
+
+    def among(self, examples: Sequence[int]) -> Reading:
+        """Return the loss of these examples alone."""
+        index = torch.tensor(list(examples))
+        return Reading(self.metric, self.base[index], self.answers.take(index), self.what)
+
+
 M = TypeVar("M", Metric, SetMetric)
 Masks = Float[Tensor, "*mask n"]
 
@@ -61,7 +86,7 @@ class ScoredPairs(Generic[M]):
     """The same pairs with other draws of the donors."""
 
     def __init__(self, scorer: Scorer, metric: M, mode: Mode) -> None:
-        self.scorer, self.mode = scorer, mode
+        self.scorer, self.mode, self.size = scorer, mode, len(scorer.pairs)
         self.metric: M = metric
         self.dtype = scorer.model.compute_dtype
         self.answers = Answers.of([encoded.pair for encoded in scorer.pairs], self.dtype)
@@ -77,17 +102,13 @@ class ScoredPairs(Generic[M]):
         """Count there; one mask on all pairs of this part is ``unit``."""
         self.cost, self.unit = cost, unit
 
-    def charge(self, amount: float) -> None:
-        """Count so many masks on all pairs of this part."""
-        self.cost.charge(self.unit * amount)
+    def charge(self, amount: float, some: Sequence[int] | None = None) -> None:
+        """Count so many masks on all pairs of this part, or on some of them."""
+        self.cost.forward_equivalents += self.unit * (self.share(some) * amount if some is not None else amount)
 
     @property
     def space(self) -> ComponentSpace:
         return self.scorer.space
-
-    @property
-    def size(self) -> int:
-        return len(self.scorer.pairs)
 
     @property
     def ids(self) -> list[str]:
@@ -139,14 +160,15 @@ class ScoredPairs(Generic[M]):
 
     def scores(self, z: Masks, examples: Examples = None) -> Float[Tensor, "*mask example answer"]:
         """Scores that the metric reads, under one mask or several. Counts as an evaluation."""
-        found: Tensor = torch.cat(list(self.chunks(z, self.some(examples))))
+        some = self.some(examples)
+        found: Tensor = torch.cat([self.scorer.scores(rows, some) for rows in self.chunks(z, some)])
         return found.reshape((*z.shape[:-1], *found.shape[1:]))
 
-    def chunks(self, z: Masks, some: Sequence[int] | None = None) -> Iterator[Float[Tensor, "mask example answer"]]:
-        """The same, as many masks at a time as their scores fit in memory."""
-        for rows in torch.split(z.reshape(-1, z.shape[-1]), max(1, TABLE_NUMBERS // self.scorer.base.numel())):
-            self.charge(self.share(some) * len(rows))
-            yield self.scorer.scores(rows, some)
+    def chunks(self, z: Masks, some: Sequence[int] | None = None) -> Sequence[Float[Tensor, "mask n"]]:
+        """The masks, as many at a time as their scores fit in memory. Counts their evaluation."""
+        rows = z.reshape(-1, z.shape[-1])
+        self.charge(len(rows), some)
+        return torch.split(rows, max(1, TABLE_NUMBERS // self.scorer.base.numel()))
 
     def some(self, examples: Examples) -> list[int] | None:
         """Examples as a list. Raises InputError."""
@@ -197,7 +219,8 @@ class PairProblem(ScoredPairs[Metric]):
 
     def _of_base(self, what: Read) -> Float[Tensor, "example"]:
         """Read the base run, some examples at a time."""
-        base, measure = self.scorer.base, self._reading(what)
+        base = self.scorer.base
+        measure = Reading(self.metric, base, self.answers, what)
         pieces = torch.split(torch.arange(len(base)), piece_rows(base))
         return torch.cat([measure(base[piece], piece.tolist()) for piece in pieces])
 
@@ -220,11 +243,11 @@ class PairProblem(ScoredPairs[Metric]):
 
     def _of_full(self, what: Read) -> Float[Tensor, "example"]:
         """Read the full swap. Not counted as search cost: it is part of the question."""
-        measure = self._reading(what)
+        measure = Reading(self.metric, self.scorer.base, self.answers, what)
         if self.metric.reads == "answers":
             return measure(self.full_scores, range(self.size))
         ones = torch.ones(1, len(self.space), dtype=self.dtype)
-        return self.scorer.measured(ones, None, measure)[0]
+        return self.scorer.scores(ones, None, measure)[0]
 
     @cached_property
     def swing(self) -> Tensor:
@@ -234,7 +257,7 @@ class PairProblem(ScoredPairs[Metric]):
     def change(self, pieces: Iterable[Float[Tensor, "some answer"]]) -> Float[Tensor, ""]:
         """The weighted mean effect of these scores."""
         found: list[Tensor] = []
-        start, measure = 0, self._reading("effects")
+        start, measure = 0, Reading(self.metric, self.scorer.base, self.answers, "effects")
         for scores in pieces:
             found.append(measure(scores, range(start, start + len(scores))))
             start += len(scores)
@@ -243,16 +266,11 @@ class PairProblem(ScoredPairs[Metric]):
     def effects(self, z: Masks, examples: Examples = None) -> Float[Tensor, "*mask example"]:
         """Per-example effect of one mask or several. In ``keep`` mode their mean is the faithfulness."""
         some = self.some(examples)
-        changes = self.changes_of(z, some)
+        changes = self._averaged([part.read(z, some, "effects") for part in (self, *self.draws)])
         if self.mode == "swap":
             return changes
         full = self.full_swap if some is None else self.full_swap[some]
         return (full - changes) / self.swing
-
-    def changes_of(self, z: Masks, some: Sequence[int] | None) -> Float[Tensor, "*mask example"]:
-        """The metric's change from the base run, averaged over the draws."""
-        own = self._finite(self._each(z, some, "effects"), some)
-        return self._averaged([own, *(draw.changes_of(z, some) for draw in self.draws)]) if self.draws else own
 
     @staticmethod
     def _averaged(draws: Sequence[Tensor]) -> Tensor:
@@ -265,25 +283,25 @@ class PairProblem(ScoredPairs[Metric]):
 
     def reported(self, z: Masks) -> Float[Tensor, "*mask"]:
         """The metric's own level, as people read it: its weighted mean over the pairs."""
-        own = weighted_mean(self._each(z, None, "reported_levels"), self.answers)
-        return self._averaged([own, *(draw.reported(z) for draw in self.draws)])
+        levels = [part.read(z, None, "reported_levels") for part in (self, *self.draws)]
+        return self._averaged([weighted_mean(own, self.answers) for own in levels])
 
     def reported_levels(self, z: Masks) -> Float[Tensor, "*mask example"]:
         """The same of each pair."""
-        own = self._each(z, None, "reported_levels")
-        return self._averaged([own, *(draw.reported_levels(z) for draw in self.draws)])
+        return self._averaged([part.read(z, None, "reported_levels") for part in (self, *self.draws)])
 
-    def _each(self, z: Masks, some: Sequence[int] | None, what: Read) -> Float[Tensor, "*mask example"]:
-        """Read each example: logits batch by batch, for which no table would have room."""
-        measure = self._reading(what)
+    def read(self, z: Masks, some: Sequence[int] | None, what: Read) -> Float[Tensor, "*mask example"]:
+        """Read each example of this draw: logits batch by batch, for which no table would have room."""
+        measure = Reading(self.metric, self.scorer.base, self.answers, what)
         if self.metric.reads == "answers":
             index = range(self.size) if some is None else some
-            found = torch.cat([measure(scores, index) for scores in self.chunks(z, some)])
+            found = torch.cat([measure(self.scorer.scores(rows, some), index) for rows in self.chunks(z, some)])
         else:
             rows = z.reshape(-1, z.shape[-1])
-            self.charge(self.share(some) * len(rows))
-            found = self.scorer.measured(rows, some, measure)
-        return found.reshape((*z.shape[:-1], found.shape[-1]))
+            self.charge(len(rows), some)
+            found = self.scorer.scores(rows, some, measure)
+        found = found.reshape((*z.shape[:-1], found.shape[-1]))
+        return self._finite(found, some) if what == "effects" else found
 
     def gradient(
         self, z: Float[Tensor, "n"], objective: Loss | None = None, examples: Examples = None
@@ -306,21 +324,21 @@ class PairProblem(ScoredPairs[Metric]):
     def input_gradient(self, share: float, examples: Examples = None) -> Float[Tensor, "n"]:
         """Gradient of the mean effect along donor minus base activations, with inputs so much the donor's (EAP-IG)."""
         some = self.some(examples)
-        self.charge(2 * self.share(some))
+        self.charge(2, some)
         loss = ChangeLoss(self.metric, self.scorer.base, self.answers, self._objective(None, some))
         return self.input_path.slope(share, loss, some)
 
     def _averaged_slope(self, z: Tensor, objective: Loss, some: list[int] | None) -> Float[Tensor, "n"]:
         """Gradient by the chain rule: the objective is of averaged changes. A gradient costs 3 for each draw."""
         index = list(range(self.size)) if some is None else some
-        changes = self.changes_of(z, some).requires_grad_()
+        changes = self._averaged([part.read(z, some, "effects") for part in (self, *self.draws)]).requires_grad_()
         (slope,) = torch.autograd.grad(self._objective(objective, some)(changes, index), changes)
         loss = Linear(slope.new_zeros(self.size).index_copy(0, torch.tensor(index), slope))
         return self._averaged([part.slope(z, loss, some) for part in (self, *self.draws)])
 
     def slope(self, z: Tensor, loss: Objective | Linear, some: list[int] | None) -> Float[Tensor, "n"]:
         """Gradient of a sum over batches of a loss of this draw's changes."""
-        self.charge(2 * self.share(some))
+        self.charge(2, some)
         total = self.scorer.slope(z, ChangeLoss(self.metric, self.scorer.base, self.answers, loss), some)
         if not bool(torch.isfinite(total).all()):
             raise NonFiniteError(
@@ -333,10 +351,6 @@ class PairProblem(ScoredPairs[Metric]):
         weight = self.answers.weight
         keep = (self.full_swap, self.swing) if self.mode == "keep" else ()
         return Objective(objective, weight, weight.sum() * self.share(some), *keep)
-
-    def _reading(self, what: Read) -> Reading:
-        """Return what the metric makes of this draw's scores."""
-        return Reading(self.metric, self.scorer.base, self.answers, what)
 
     def _mean(self, effects: Float[Tensor, "*mask example"]) -> Float[Tensor, "*mask"]:
         return (effects * self.answers.weight).sum(-1) / self.answers.weight.sum()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import copy
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -29,14 +28,14 @@ from cotrace.interventions import (
     forward,
     taps_of,
 )
+from cotrace.interventions.forward import answer_lengths, answer_scores, next_logits
 from cotrace.interventions.storage import Keep, NoRoom, in_memory
 from cotrace.metrics.metric import Reads
 from cotrace.models import LanguageModel
 from cotrace.models.hooks import TapList
 from cotrace.models.language_model import ModelState
-from cotrace.problem.logprobs import Slots, answer_lengths, answer_scores, component_layers, next_logits, reference
+from cotrace.problem.batching import Batching, Passes, Replan, Slots, component_layers, reference, release
 from cotrace.problem.losses import BatchLoss, Measure
-from cotrace.problem.passes import Batching, Replan, release
 
 if TYPE_CHECKING:
     pass
@@ -98,25 +97,6 @@ def executing(executor: Executor) -> Iterator[None]:
         EXECUTOR.reset(before)
 
 
-@dataclass(frozen=True, eq=False)
-class Passes:
-    """The forward passes of some masks over a layout."""
-
-    each: Sequence[tuple[Tensor, int]]
-    """The masks of each pass, and the layer that it starts at."""
-    common: Float[Tensor, "n"] | None = None
-    """The mask of the run that passes above the lowest layer start from; None where all start there."""
-
-    def some(self, which: Sequence[int]) -> Passes:
-        """Only these of them."""
-        return Passes([self.each[i] for i in which], self.common)
-
-    @property
-    def masks(self) -> Int[Tensor, "some"]:
-        """The masks of all passes, in their order."""
-        return torch.cat([some for some, _ in self.each])
-
-
 class Scorer:
     """Runs a model over pairs under masks. Scores are log p(answer | prompt), [mask, example, answer], on the CPU.
 
@@ -152,6 +132,7 @@ class Scorer:
         self.source, self.executor, self._columns, self.memory = source, executor, columns, memory
         self.lengths = answer_lengths(pairs, columns) if mean else None
         self.batching, self.state = batching or Batching(packing.batch_tokens), state
+        self.dtype = model.compute_dtype
         self._whole: tuple[int, list[Layout]] | None = None
 
     def over(self, pairs: Sequence[EncodedPair], space: ComponentSpace) -> Scorer:
@@ -178,15 +159,17 @@ class Scorer:
 
     @property
     def all_layouts(self) -> list[Layout]:
-        """The batch plan over all pairs, made anew only when the batching changes."""
+        """The batch plan over all pairs."""
+        return self.layouts(None)
+
+    def layouts(self, examples: Sequence[int] | None) -> list[Layout]:
+        """The batch plan over some of the pairs, or all; that is made anew only when the batching changes."""
+        if examples is not None:
+            return answer_layouts(self.pairs, examples, self.packing)
         tokens = self.batching.tokens
         if self._whole is None or self._whole[0] != tokens:
             self._whole = tokens, answer_layouts(self.pairs, range(len(self.pairs)), self.packing)
         return self._whole[1]
-
-    def layouts(self, examples: Sequence[int] | None) -> list[Layout]:
-        """The batch plan over some of the pairs, or all."""
-        return self.all_layouts if examples is None else answer_layouts(self.pairs, examples, self.packing)
 
     @cached_property
     def base(self) -> Float[Tensor, "example answer"]:
@@ -195,7 +178,7 @@ class Scorer:
         Raises NonFiniteError naming the pair, InputError where neither memory nor disk has room.
         """
         shape = (1, len(self.pairs), self.columns)
-        like = torch.empty(0, dtype=self.model.compute_dtype)
+        like = torch.empty(0, dtype=self.dtype)
         try:
             table = in_memory(like, shape) if self.reads == "answers" else self._keep(like, shape)
         except NoRoom:
@@ -203,43 +186,34 @@ class Scorer:
                 f"the base run's logits of {len(self.pairs):,} pairs have no room in memory or on disk: give fewer "
                 "pairs, or a metric that reads answers"
             ) from None
-        self._run(torch.zeros(1, len(self.space), dtype=like.dtype), None, table)
+        self.scores(torch.zeros(1, len(self.space), dtype=like.dtype), table=table)
         for pair, scores in zip(self.pairs, table[0], strict=True):
             if not bool(torch.isfinite(scores).all()):
                 raise NonFiniteError(f"pair {pair.pair.id}: the base run's score is not finite; try dtype='float32'")
         return table[0]
 
-    def scores(
-        self, masks: Float[Tensor, "mask n"], examples: Sequence[int] | None = None
-    ) -> Float[Tensor, "mask example answer"]:
-        """Scores of every answer under each mask, examples in the order given (file order where None)."""
-        count = len(self.pairs) if examples is None else len(examples)
-        table = torch.zeros(len(masks), count, self.columns, dtype=self.model.compute_dtype)
-        return self._run(masks, examples, table)
-
-    def measured(
-        self, masks: Float[Tensor, "mask n"], examples: Sequence[int] | None, measure: Measure
-    ) -> Float[Tensor, "mask example"]:
-        """Measure each example's scores batch by batch, without a table of all scores."""
-        count = len(self.pairs) if examples is None else len(examples)
-        return self._run(masks, examples, torch.zeros(len(masks), count, dtype=self.model.compute_dtype), measure)
-
     @torch.no_grad()
-    def _run(
-        self, masks: Tensor, examples: Sequence[int] | None, table: Tensor, measure: Measure | None = None
-    ) -> Tensor:
-        """The table [mask, example, ...], filled."""
-        self.check_state()
+    def scores(
+        self,
+        masks: Float[Tensor, "mask n"],
+        examples: Sequence[int] | None = None,
+        measure: Measure | None = None,
+        table: Float[Tensor, "mask example ..."] | None = None,
+    ) -> Float[Tensor, "mask example ..."]:
+        """Scores of every answer under each mask, examples in the order given (file order where None).
+
+        With a ``measure`` what it makes of each example's scores, batch by batch. ``table`` is filled where given.
+        """
+        if self.state is not None:
+            self.state.check()
         order = range(len(self.pairs)) if examples is None else examples
         row = {example: i for i, example in enumerate(order)}
+        if table is None:
+            columns = (self.columns,) if measure is None else ()
+            table = torch.zeros(len(masks), len(order), *columns, dtype=self.dtype)
         for layout, found in self.executor.scores(self, masks, self.layouts(examples), measure):
             table[:, [row[example] for example in layout.examples]] = found
         return table
-
-    def check_state(self) -> None:
-        """Raise ModelError where the model is not the one whose donor values and base scores these are."""
-        if self.state is not None:
-            self.state.check()
 
     @torch.no_grad()
     def batch_scores(
@@ -255,41 +229,32 @@ class Scorer:
         """
         planned = self.passes_of(masks, layout)
         chosen = planned if passes is None else planned.some(passes)
-        shape = (len(masks), len(layout.examples), *((self.columns,) if measure is None else ()))
-        table = torch.zeros(shape, dtype=self.model.compute_dtype)
-        self._fill(table, {example: i for i, example in enumerate(layout.examples)}, masks, chosen, layout, measure)
+        columns = (self.columns,) if measure is None else ()
+        table = torch.zeros(len(masks), len(layout.examples), *columns, dtype=self.dtype)
+        done = 0
+        try:
+            for some, found in self._passes(masks, chosen, layout):
+                table[some] = found if measure is None else measure(found, layout.examples)
+                done += 1
+        except Replan:
+            pass
+        if done < len(chosen.each):
+            self._fill(table, masks, chosen.some(range(done, len(chosen.each))).masks, layout, measure)
         return (torch.arange(len(masks)), table) if passes is None else (chosen.masks, table[chosen.masks])
 
     def _fill(
-        self,
-        table: Tensor,
-        row: dict[int, int],
-        masks: Tensor,
-        passes: Passes,
-        layout: Layout,
-        measure: Measure | None,
+        self, table: Tensor, masks: Tensor, which: Int[Tensor, "some"], layout: Layout, measure: Measure | None
     ) -> None:
-        """Put the scores of a layout's examples in the table, pass by pass; what does not fit, in smaller parts."""
-        at = torch.tensor([row[example] for example in layout.examples])
-        done = 0
-        try:
-            for some, found in self._passes(masks, passes, layout):
-                table[some[:, None], at] = found if measure is None else measure(found, layout.examples)
-                done += 1
-            return
-        except Replan:
-            pass
+        """Put what did not fit in one pass in the table: the scores under some of the masks, in smaller parts."""
         release(self.model.device)
-        which = passes.some(range(done, len(passes.each))).masks
         for smaller in self.layouts(layout.examples):
-            again = self.passes_of(masks[which], smaller)
-            own = Passes([(which[some], layer) for some, layer in again.each], again.common)
-            self._fill(table, row, masks, own, smaller, measure)
+            at = torch.tensor([layout.examples.index(example) for example in smaller.examples])
+            table[which[:, None], at] = self.batch_scores(masks[which], smaller, measure=measure)[1]
 
     def passes_of(self, masks: Float[Tensor, "mask n"], layout: Layout) -> Passes:
         """Return passes of as many masks as fit, from the layer on where they differ from what all have in common."""
         step = max(1, self.batching.tokens // layout.cost)
-        shared = reference(masks, self.layers, len(self.model.layers)) if self.packing.shortcuts else None
+        shared = reference(masks, self.layers, len(self.model.layers)) if self._packing.shortcuts else None
         if shared is None:
             return Passes([(some, 0) for some in torch.split(torch.arange(len(masks)), step)])
         each = [(some, layer) for layer, members in shared.groups for some in torch.split(members, step)]
@@ -299,30 +264,23 @@ class Scorer:
         self, masks: Float[Tensor, "mask n"], passes: Passes, layout: Layout
     ) -> Iterator[tuple[Int[Tensor, "some"], Float[Tensor, "some example answer"]]]:
         """One forward pass after the other: which masks it had, and their scores. Raises Replan."""
-        with self.passing(layout):
+        with self.batching.passing(layout):
             patches = self.donors.patches(layout, self.spots)
         layer_inputs = LayerInputs(list(dict.fromkeys(layer for _, layer in passes.each if layer > 0)))
         if passes.common is not None and layer_inputs.wanted:
-            with self.passing(layout):
+            with self.batching.passing(layout):
                 self.run(passes.common[None], layout, patches, layer_inputs=layer_inputs)
         for some, layer in passes.each:
-            with self.passing(layout, len(some)):
+            with self.batching.passing(layout, len(some)):
                 found = self.run(masks[some], layout, patches, layer_inputs.entries.get(layer))
             yield some, found
-
-    def passing(self, layout: Layout, copies: int = 1, *, gradient: bool = False) -> AbstractContextManager[None]:
-        """Around one forward pass: memory that runs out inside makes the batches smaller, and raises Replan."""
-        return self.batching.passing(
-            copies * layout.cost,
-            divisible=copies > 1 or len(layout.examples) > 1,
-            gradient=gradient,
-        )
 
     def slope(
         self, z: Float[Tensor, "n"], loss: BatchLoss, examples: Sequence[int] | None = None
     ) -> Float[Tensor, "n"]:
         """Gradient of the sum of the batches' losses."""
-        self.check_state()
+        if self.state is not None:
+            self.state.check()
         total = torch.zeros_like(z)
         for slope in self.executor.slopes(self, z, loss, self.layouts(examples)):
             total += slope
@@ -331,7 +289,7 @@ class Scorer:
     def batch_slope(self, z: Float[Tensor, "n"], loss: BatchLoss, layout: Layout) -> Float[Tensor, "n"]:
         """Gradient of one layout's loss."""
         try:
-            with self.passing(layout, gradient=True):
+            with self.batching.passing(layout, gradient=True):
                 variable = z.clone().requires_grad_()
                 return torch.autograd.grad(loss(self.run(variable[None], layout)[0], layout.examples), variable)[0]
         except Replan:
@@ -378,7 +336,8 @@ class Scorer:
 
     def taps(self, masks: Float[Tensor, "mask n"], patches: dict[Spot, Patch], start: int = 0) -> TapList:
         """The edits of every place from a layer on that some mask touches; a place with zeros changes nothing."""
-        z = self._slots.ordered(masks.to(self.model.device))
+        z, order = masks.to(self.model.device), self._slots.order
+        z = z if order is None else z[:, order.to(z.device)]
         touched = z.detach().any(0) if not masks.requires_grad else torch.ones(len(self.space), dtype=torch.bool)
         taps: list[Any] = []
         for slot in self._slots.slots:
@@ -389,7 +348,7 @@ class Scorer:
 
     def _read(self, logits: Float[Tensor, "mask read vocab"], layout: Layout) -> Float[Tensor, "mask example answer"]:
         """Return the metric's input: log p of each answer, summed or averaged over its tokens, or logits."""
-        logits = logits.to(self.model.compute_dtype)
+        logits = logits.to(self.dtype)
         if self.reads == "logits":
             return next_logits(logits, layout)
         table = answer_scores(logits, layout)

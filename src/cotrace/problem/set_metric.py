@@ -12,9 +12,9 @@ from torch import Tensor
 
 from cotrace.errors import InputError, NonFiniteError, unknown
 from cotrace.metrics import Answers, AnyMetric, Metric, SetMetric, towards
-from cotrace.problem.losses import BatchLoss, LevelLoss, Reading, ScoreLoss
+from cotrace.problem.losses import BatchLoss, LevelLoss, ScoreLoss
 from cotrace.problem.protocol import Direction, Examples, Loss, Mode
-from cotrace.problem.scored import Masks, PairProblem, ScoredPairs, piece_rows
+from cotrace.problem.scored import Masks, PairProblem, Reading, ScoredPairs, piece_rows
 from cotrace.problem.scorer import Scorer
 
 
@@ -48,14 +48,14 @@ class SetProblem(ScoredPairs[SetMetric]):
     def tables(self, z: Masks) -> Iterator[Float[Tensor, "mask example column"]]:
         """The same under one mask or several, as many at a time as fit in memory. Counts as an evaluation."""
         if self._each is None:
-            yield from self.chunks(z)
+            yield from (self.scorer.scores(rows) for rows in self.chunks(z))
             return
         rows = z.reshape(-1, z.shape[-1])
         self.charge(len(rows))
         yield self._measured(rows, self._each[0])
 
     def _measured(self, z: Tensor, each: Metric) -> Float[Tensor, "mask example column"]:
-        return self.scorer.measured(z, None, Reading(each, self.scorer.base, self.answers, "levels"))[..., None]
+        return self.scorer.scores(z, None, Reading(each, self.scorer.base, self.answers, "levels"))[..., None]
 
     def _levels_of(self, pieces: Iterable[Tensor]) -> Float[Tensor, "example column"]:
         """The levels of these scores [some, answer], given piece by piece."""

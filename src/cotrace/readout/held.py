@@ -24,7 +24,7 @@ from cotrace.models import Place
 from cotrace.models.attention_interface import AttentionCall, attention_handler
 from cotrace.models.hooks import Edit, TapList
 from cotrace.models.places import PlacedDictionary
-from cotrace.problem.passes import Replan, release
+from cotrace.problem.batching import Replan, release
 from cotrace.problem.scorer import Scorer
 
 Part = Literal["all", "query", "key", "value"]
@@ -71,7 +71,8 @@ def over_layouts(scorer: Scorer, work: Callable[[Layout], None], tick: Callable[
 
     ``tick`` is told how many examples are done.
     """
-    scorer.check_state()
+    if scorer.state is not None:
+        scorer.state.check()
     done = 0
     for layout in scorer.layouts(None):
         _work(scorer, work, layout)
@@ -148,7 +149,7 @@ class HeldRuns:
         """The stream that enters each layer in which some run begins to differ, where runs may start there."""
         layer_inputs = LayerInputs(starts - {0} if self.scorer.packing.shortcuts else ())
         if layer_inputs.wanted:
-            with self.scorer.passing(layout):
+            with self.scorer.batching.passing(layout):
                 self.scorer.run(self._masks([Run()]), layout, layer_inputs=layer_inputs)
         return layer_inputs
 
@@ -168,7 +169,7 @@ class HeldRuns:
         self, runs: Sequence[Run], entry: Entry | None, layout: Layout, extra: _Recorder | _Holder
     ) -> Float[Tensor, "run example answer"]:
         scorer = self.scorer
-        with scorer.passing(layout, len(runs)), extra.attention():
+        with scorer.batching.passing(layout, len(runs)), extra.attention():
             edits = extra.edits()
             return scorer.run(self._masks(runs), layout, entry=entry, more=edits, first=extra.notes())
 

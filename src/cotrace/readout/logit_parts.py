@@ -19,7 +19,6 @@ from cotrace.batches import Layout
 from cotrace.components import OF_DICTIONARIES, Component, Site
 from cotrace.errors import UnsupportedSite
 from cotrace.interventions import RunningFeatures
-from cotrace.interventions.forward import frozen
 from cotrace.models import LanguageModel, Place
 from cotrace.models.attention_interface import fresh_frequencies
 from cotrace.models.hooks import Edit
@@ -233,7 +232,7 @@ class Frozen:
     def through(self, place: Place, layer: int, site: Site) -> tuple[Tensor, Tensor]:
         """Return the weight of each input of a matrix [point, feature], and the constant [point]."""
         matrix, values = place.module, self.at(place)
-        with torch.enable_grad(), frozen(self.writer.model.module):
+        with torch.enable_grad(), evaluating(self.writer.model.module):
             given = values.detach().clone().requires_grad_()
             made = matrix(given)
             norm, factor = self._post(layer, site, made.detach())

@@ -87,7 +87,7 @@ class Writes:
         # Whole streams are large: only those that no output gives, and the one that direct runs start from.
         layer_inputs = LayerInputs([one.index for one in layers if one.index not in passed or one is layers[-1]])
         more = [*kept.edits(places, points.at, 1), *reads.edits(adders, layout.read_at, 1), *self._adding_up(layout)]
-        with self.scorer.passing(layout):
+        with self.scorer.batching.passing(layout):
             self.scorer.run(self._zeros(1), layout, layer_inputs=layer_inputs, more=more)
         at = points.at.to(self.scorer.model.device)
         streams = {
@@ -144,7 +144,7 @@ class Writes:
                 *moved.edits(list(adders.values()), layout.read_at, copies),
             ]
             masks = torch.stack([torch.from_numpy(self.scorer.space.indicator([one])) for one in some])
-            with self.scorer.passing(layout, copies):
+            with self.scorer.batching.passing(layout, copies):
                 self.scorer.run(masks.to(self.scorer.model.compute_dtype), layout, more=more)
             for copy, member in enumerate(some):
                 if member in seen and self._arrives(member, base, kept, copy):
@@ -185,7 +185,7 @@ class Writes:
                 table = table[..., :1].expand(-1, -1, self.scorer.columns).clone()
             if known:
                 edit = _adding(torch.stack([deltas[member] for member in known]), layout.read_at)
-                with self.scorer.passing(layout, len(known)):
+                with self.scorer.batching.passing(layout, len(known)):
                     scores = self.scorer.run(
                         self._zeros(len(known)), layout, entry=entry, more=[(self.writer.end, edit)]
                     )

@@ -26,9 +26,9 @@ from torch import Tensor
 from cotrace.batches import Layout
 from cotrace.problem.goals import language_problems
 from cotrace.problem.language import LanguageProblem
-from cotrace.problem.losses import BatchLoss, ChangeLoss, LevelLoss, Linear, Measure, Reading, ScoreLoss
+from cotrace.problem.losses import BatchLoss, ChangeLoss, LevelLoss, Linear, Measure, ScoreLoss
 from cotrace.problem.protocol import Problem
-from cotrace.problem.scored import PairProblem
+from cotrace.problem.scored import PairProblem, Reading
 from cotrace.problem.scorer import Executor, Scorer
 from cotrace.problem.set_metric import SetProblem
 from cotrace.runs.directory import CHECKPOINTS, write_atomically

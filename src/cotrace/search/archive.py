@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -36,10 +37,6 @@ class Entry(NamedTuple):
         """The problem's value, signed so that larger is better, without the penalty."""
         return self.score + self.penalty
 
-    def beats(self, other: Entry | None) -> bool:
-        """Whether this set is preferred; of equal scores the lower indices are."""
-        return other is None or (self.score, self.key) > (other.score, other.key)
-
 
 class Archive:
     """Append-only: a snapshot shares the entries and copies them only where it is written to itself."""
@@ -50,7 +47,8 @@ class Archive:
         self._count = 0
         self._best: dict[int, Entry] = {}
         self._feasible: dict[int, Entry] = {}
-        self._scores: dict[Key, float] | None = {}
+        self._scores: dict[Key, float] = {}
+        self._shared = False
         self._gradients: dict[Key, Tensor] = {}
 
     def __len__(self) -> int:
@@ -99,7 +97,9 @@ class Archive:
 
     def score(self, key: Key) -> float | None:
         """The score of this set; None where it was not evaluated."""
-        return self._index.get(key)
+        if self._shared:
+            self._detach()
+        return self._scores.get(key)
 
     def scores(self, size: int) -> list[float]:
         """Scores of all distinct sets of this size, in order of evaluation."""
@@ -107,13 +107,15 @@ class Archive:
 
     def add(self, entry: Entry) -> None:
         """Record a set that is not in the archive yet."""
-        self._index[entry.key] = entry.score
+        if self._shared:
+            self._detach()
+        self._scores[entry.key] = entry.score
         self._entries.append(entry)
         self._count += 1
-        if entry.beats(self._best.get(entry.size)):
-            self._best[entry.size] = entry
-        if entry.penalty == 0 and entry.beats(self._feasible.get(entry.size)):
-            self._feasible[entry.size] = entry
+        for table in (self._best, self._feasible) if entry.penalty == 0 else (self._best,):
+            best = table.get(entry.size)
+            if best is None or (entry.score, entry.key) > (best.score, best.key):  # of equal scores the lower indices
+                table[entry.size] = entry
 
     def gradient(self, key: Key) -> Float[Tensor, "n"] | None:
         """The gradient at this set; None where none was taken."""
@@ -125,19 +127,15 @@ class Archive:
 
     def snapshot(self) -> Archive:
         """Return a copy of the archive as it is now."""
-        copy = Archive(self.n)
-        copy._entries, copy._count, copy._scores = self._entries, self._count, None
-        copy._best, copy._gradients = dict(self._best), dict(self._gradients)
-        copy._feasible = dict(self._feasible)
-        return copy
+        made = copy(self)
+        tables = {name: dict(vars(self)[name]) for name in ("_best", "_feasible", "_gradients")}
+        vars(made).update(tables, _shared=True)
+        return made
 
-    @property
-    def _index(self) -> dict[Key, float]:
-        """Key -> score; a snapshot takes its own entries when it first needs one."""
-        if self._scores is None:
-            self._entries = self._entries[: self._count]
-            self._scores = {entry.key: entry.score for entry in self._entries}
-        return self._scores
+    def _detach(self) -> None:
+        """Take entries of its own: those that the archive held when this snapshot was made."""
+        self._entries, self._shared = self._entries[: self._count], False
+        self._scores = {entry.key: entry.score for entry in self._entries}
 
     def effects(self, *, feasible: bool = False) -> EffectTable | None:
         """Per-example effects of every (feasible) set that has them; None where none has."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,7 @@ class SetFunction:
         if self.archive.n != self.n:
             raise InputError(f"the state is of {self.archive.n} components and this space has {self.n}")
         self._already = (state.spent if state else 0.0) - problem.cost.forward_equivalents
+        self._begun = SearchState(search=search, archive=self.archive)
 
     @property
     def spent(self) -> float:
@@ -147,8 +149,8 @@ class SetFunction:
         tensors: Mapping[str, Tensor] | None = None,
     ) -> SearchState:
         """A snapshot of where the search stands."""
-        return SearchState(
-            search=self.search,
+        made = copy(self._begun)  # whose fields were checked
+        vars(made).update(
             phase=phase,
             step=step,
             total=total,
@@ -157,6 +159,7 @@ class SetFunction:
             numbers=dict(numbers or {}),
             tensors={name: tensor.clone() for name, tensor in (tensors or {}).items()},
         )
+        return made
 
 
 def ranked(score: Float[Tensor, "n"]) -> list[int]:

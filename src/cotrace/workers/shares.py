@@ -22,10 +22,9 @@ from cotrace.donors.recorded import ConstantDonors, PositionDonors, RecomputedDo
 from cotrace.errors import InputError
 from cotrace.metrics.metric import Reads
 from cotrace.models import LanguageModel, Place
+from cotrace.problem.batching import Checkpointing, Slots
 from cotrace.problem.builder import recorded_elsewhere
 from cotrace.problem.language import LanguageProblem
-from cotrace.problem.logprobs import Slots
-from cotrace.problem.passes import Checkpointing
 from cotrace.problem.scored import PairProblem
 from cotrace.problem.scorer import Scorer
 from cotrace.problem.set_metric import SetProblem

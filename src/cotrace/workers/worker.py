@@ -22,9 +22,9 @@ from cotrace.errors import ModelError, WorkersError
 from cotrace.interventions import PrefixCache, keep_prefixes
 from cotrace.models import LanguageModel, load_model
 from cotrace.models.language_model import fingerprints
-from cotrace.problem.logprobs import Slots
+from cotrace.problem.batching import Batching, Event, Slots
 from cotrace.problem.losses import BatchLoss, Measure
-from cotrace.problem.passes import Batching, Event, memory_budget
+from cotrace.problem.passes import memory_budget
 from cotrace.problem.scorer import Scorer
 from cotrace.workers.shares import Batch, Picks, Question, Runs, Sent, joined_donors
 

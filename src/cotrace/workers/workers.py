@@ -18,9 +18,9 @@ from torch import Tensor
 from cotrace.batches import Layout
 from cotrace.errors import WorkersError
 from cotrace.models import LanguageModel
+from cotrace.problem.batching import Event
 from cotrace.problem.builder import recorded_elsewhere
 from cotrace.problem.losses import BatchLoss, Measure
-from cotrace.problem.passes import Event
 from cotrace.problem.scorer import Scorer
 from cotrace.validation import guarded
 from cotrace.workers.cluster import (
