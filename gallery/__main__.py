@@ -26,6 +26,7 @@ from gallery.recipes import AUDITS, Audit
 
 QUICK = {"search_pairs": 16, "max_size": 27, "option.pursuit.effort": "fast", "evaluation": "quick"}
 FULL = {"evaluation": "standard"}
+INTERRUPTED = 130
 LIKELIEST, TEMPLATES = 5, 4
 EXPLAINED = 4
 """Most members that are explained: what it costs grows with their square."""
@@ -164,8 +165,8 @@ def traced_parts(audit: Audit, given: argparse.Namespace, folder: Path) -> Itera
     yield "\n".join(f"- {escaped(line)}" for line in verdict)
     yield f"The smallest set with 90 % of the best effect has {best.k}: {', '.join(best.components)}."
     k = max(size for size in frontier.sizes if size <= min(EXPLAINED, best.k))
-    if not (folder / "explanation.json").exists():
-        cotrace(["explain", str(folder), "--k", str(k), "--quiet"])
+    if not (folder / "explanation.json").exists() and cotrace(["explain", str(folder), "--k", str(k), "--quiet"]):
+        raise CotraceError("its members were not explained; the same call goes on")
     cotrace(["report", str(folder), "--redact", "--quiet"])
     yield does(read_explanation(folder / "explanation.json").words, k)
 
@@ -200,7 +201,7 @@ def escaped(line: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what is asked for; 1 where an audit failed, after all others were tried."""
+    """Run what is asked for; 1 where an audit failed, after all others were tried; 130 where it was interrupted."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="folder or id of the model")
     parser.add_argument("--gguf", help="GGUF file in the model's folder")
@@ -220,14 +221,16 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"\n=== {audit.name}: {audit.question}")
         try:
             stopped = traced(audit, given, folder)
+            if not stopped:
+                text = page(audit, given, folder, time.perf_counter() - began)
+                (Path(given.out) / f"{audit.name}.md").write_text(text)
         except CotraceError as error:  # the other audits are tried all the same
             stopped = 2
             print(f"{audit.name}: {error}")
+        if stopped == INTERRUPTED:
+            return stopped
         if stopped:
             failed.append(audit.name)
-            continue
-        text = page(audit, given, folder, time.perf_counter() - began)
-        (Path(given.out) / f"{audit.name}.md").write_text(text)
     print(f"failed: {', '.join(failed)}" if failed else f"done: the pages are in {given.out}")
     return bool(failed)
 
