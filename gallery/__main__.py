@@ -26,7 +26,7 @@ from gallery.recipes import AUDITS, Audit
 
 QUICK = {"search_pairs": 16, "max_size": 27, "option.pursuit.effort": "fast", "evaluation": "quick"}
 FULL = {"evaluation": "standard"}
-INTERRUPTED = 130
+INTERRUPTED = (130, 143)
 LIKELIEST, TEMPLATES = 5, 4
 EXPLAINED = 4
 """Most members that are explained: what it costs grows with their square."""
@@ -201,7 +201,7 @@ def escaped(line: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what is asked for; 1 where an audit failed, after all others were tried; 130 where it was interrupted."""
+    """Run what is asked for; 1 where an audit failed, after all others were tried; 130 or 143 where it was interrupted."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="folder or id of the model")
     parser.add_argument("--gguf", help="GGUF file in the model's folder")
@@ -227,7 +227,7 @@ def main(arguments: list[str] | None = None) -> int:
         except CotraceError as error:  # the other audits are tried all the same
             stopped = 2
             print(f"{audit.name}: {error}")
-        if stopped == INTERRUPTED:
+        if stopped in INTERRUPTED:
             return stopped
         if stopped:
             failed.append(audit.name)
