@@ -201,7 +201,7 @@ def escaped(line: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what is asked for; 1 where an audit failed, after all others were tried; 130 or 143 where it was interrupted."""
+    """Run what is asked for; 1 where an audit failed, after all others were tried; 130 or 143 if interrupted."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="folder or id of the model")
     parser.add_argument("--gguf", help="GGUF file in the model's folder")
