@@ -10,7 +10,6 @@ import csv
 import json
 import re
 import shlex
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -137,12 +136,12 @@ def bounded(audit: Audit, given: argparse.Namespace, folder: Path) -> int:
     return 0
 
 
-def page(audit: Audit, given: argparse.Namespace, folder: Path, seconds: float) -> str:
+def page(audit: Audit, given: argparse.Namespace, folder: Path) -> str:
     """The audit's page: question, command, figure, verdict, what the set does, and what is not shown."""
     line = shown(given, command(audit, given, folder)) if not audit.constrained else BY_HAND
     found = bounded_parts(audit, given, folder) if audit.constrained else traced_parts(audit, given, folder)
     parts = [f"# {audit.name.replace('_', ' ')}", audit.question, f"```\n{line}\n```", *found]
-    parts += ["## What is not shown", audit.not_shown, f"This call took {seconds / 60:.1f} minutes."]
+    parts += ["## What is not shown", audit.not_shown]
     return "\n\n".join(parts) + "\n"
 
 
@@ -164,6 +163,7 @@ def traced_parts(audit: Audit, given: argparse.Namespace, folder: Path) -> Itera
     verdict = json.loads((folder / "evaluation.json").read_text())["verdict"]
     yield "\n".join(f"- {escaped(line)}" for line in verdict)
     yield f"The smallest set with 90 % of the best effect has {best.k}: {', '.join(best.components)}."
+    yield f"The search took {frontier.elapsed_s / 60:.1f} minutes, for {frontier.forward_equivalents:.0f} forward-equivalents."
     k = max(size for size in frontier.sizes if size <= min(EXPLAINED, best.k))
     if not (folder / "explanation.json").exists() and cotrace(["explain", str(folder), "--k", str(k), "--quiet"]):
         raise CotraceError("its members were not explained; the same call goes on")
@@ -217,13 +217,12 @@ def main(arguments: list[str] | None = None) -> int:
         if audit.data and not given.data:
             print(f"{audit.name}: left out, as it needs --data with the folder {audit.data}")
             continue
-        folder, began = Path(given.out) / "runs" / audit.name, time.perf_counter()
+        folder = Path(given.out) / "runs" / audit.name
         print(f"\n=== {audit.name}: {audit.question}")
         try:
             stopped = traced(audit, given, folder)
             if not stopped:
-                text = page(audit, given, folder, time.perf_counter() - began)
-                (Path(given.out) / f"{audit.name}.md").write_text(text)
+                (Path(given.out) / f"{audit.name}.md").write_text(page(audit, given, folder))
         except CotraceError as error:  # the other audits are tried all the same
             stopped = 2
             print(f"{audit.name}: {error}")
