@@ -10,7 +10,6 @@ import csv
 import json
 import re
 import shlex
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from gallery.recipes import AUDITS, Audit
 
 QUICK = {"search_pairs": 16, "max_size": 27, "option.pursuit.effort": "fast", "evaluation": "quick"}
 FULL = {"evaluation": "standard"}
+INTERRUPTED = (130, 143)
 LIKELIEST, TEMPLATES = 5, 4
 EXPLAINED = 4
 """Most members that are explained: what it costs grows with their square."""
@@ -136,12 +136,12 @@ def bounded(audit: Audit, given: argparse.Namespace, folder: Path) -> int:
     return 0
 
 
-def page(audit: Audit, given: argparse.Namespace, folder: Path, seconds: float) -> str:
+def page(audit: Audit, given: argparse.Namespace, folder: Path) -> str:
     """The audit's page: question, command, figure, verdict, what the set does, and what is not shown."""
     line = shown(given, command(audit, given, folder)) if not audit.constrained else BY_HAND
     found = bounded_parts(audit, given, folder) if audit.constrained else traced_parts(audit, given, folder)
     parts = [f"# {audit.name.replace('_', ' ')}", audit.question, f"```\n{line}\n```", *found]
-    parts += ["## What is not shown", audit.not_shown, f"This call took {seconds / 60:.1f} minutes."]
+    parts += ["## What is not shown", audit.not_shown]
     return "\n\n".join(parts) + "\n"
 
 
@@ -163,9 +163,11 @@ def traced_parts(audit: Audit, given: argparse.Namespace, folder: Path) -> Itera
     verdict = json.loads((folder / "evaluation.json").read_text())["verdict"]
     yield "\n".join(f"- {escaped(line)}" for line in verdict)
     yield f"The smallest set with 90 % of the best effect has {best.k}: {', '.join(best.components)}."
+    minutes, cost = frontier.elapsed_s / 60, frontier.forward_equivalents
+    yield f"The search took {minutes:.1f} minutes, for {cost:.0f} forward-equivalents."
     k = max(size for size in frontier.sizes if size <= min(EXPLAINED, best.k))
-    if not (folder / "explanation.json").exists():
-        cotrace(["explain", str(folder), "--k", str(k), "--quiet"])
+    if not (folder / "explanation.json").exists() and cotrace(["explain", str(folder), "--k", str(k), "--quiet"]):
+        raise CotraceError("its members were not explained; the same call goes on")
     cotrace(["report", str(folder), "--redact", "--quiet"])
     yield does(read_explanation(folder / "explanation.json").words, k)
 
@@ -200,7 +202,7 @@ def escaped(line: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what is asked for; 1 where an audit failed, after all others were tried."""
+    """Run what is asked for; 1 where an audit failed, after all others were tried; 130 or 143 if interrupted."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="folder or id of the model")
     parser.add_argument("--gguf", help="GGUF file in the model's folder")
@@ -216,18 +218,19 @@ def main(arguments: list[str] | None = None) -> int:
         if audit.data and not given.data:
             print(f"{audit.name}: left out, as it needs --data with the folder {audit.data}")
             continue
-        folder, began = Path(given.out) / "runs" / audit.name, time.perf_counter()
+        folder = Path(given.out) / "runs" / audit.name
         print(f"\n=== {audit.name}: {audit.question}")
         try:
             stopped = traced(audit, given, folder)
+            if not stopped:
+                (Path(given.out) / f"{audit.name}.md").write_text(page(audit, given, folder))
         except CotraceError as error:  # the other audits are tried all the same
             stopped = 2
             print(f"{audit.name}: {error}")
+        if stopped in INTERRUPTED:
+            return stopped
         if stopped:
             failed.append(audit.name)
-            continue
-        text = page(audit, given, folder, time.perf_counter() - began)
-        (Path(given.out) / f"{audit.name}.md").write_text(text)
     print(f"failed: {', '.join(failed)}" if failed else f"done: the pages are in {given.out}")
     return bool(failed)
 

@@ -108,7 +108,7 @@ class Itinerary:
         return [
             *(Visit("up", a, b) for a, b in pairwise([0, *inner])),
             *(Visit("down", a, b) for a, b in pairwise(falling)),
-            *(Visit("polish", size, size) for _ in range(self.effort.polish) for size in inner),
+            *(Visit("polish", size, size) for _ in range(self._rounds) for size in inner),
             *(Visit("fill", a, b) for a, b in pairwise([0, *self._filled]) if b > a + 1),
             *(Visit("exchange", size, size, rank) for rank in self.beam for size in inner),
             *(Visit("rest", a, b) for a, b in pairwise([0, *self.grid]) if b > a + 1 and self._completed),
@@ -119,6 +119,11 @@ class Itinerary:
     def beam(self) -> tuple[int, ...]:
         """Ranks from which every exchange is evaluated in the end."""
         return BEAM * 2 if self.n <= SMALL and self.word != "fast" else ()
+
+    @property
+    def _rounds(self) -> int:
+        """Rounds of polishing: where few sizes of a large space are asked for, one that costs little beside both ways."""
+        return max(self.effort.polish, int(self.word == "normal" and self.most <= FEW and self.sizes is None))
 
     @property
     def _guaranteed(self) -> bool:
