@@ -239,7 +239,8 @@ class LanguageModel:
 def evaluating(module: nn.Module) -> Iterator[None]:
     """The module in evaluation mode; every submodule's mode is as before afterwards."""
     training = [part for part in module.modules() if part.training]
-    module.eval()
+    if training:
+        module.eval()
     try:
         yield
     finally:

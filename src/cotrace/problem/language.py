@@ -20,7 +20,7 @@ from cotrace.dictionaries.placed import with_dictionaries
 from cotrace.donors import DonorSource, Mean, check_sites, donor_source, donor_words
 from cotrace.errors import InputError
 from cotrace.interventions.storage import Storage
-from cotrace.metrics import AnyMetric, metric_named
+from cotrace.metrics import METRICS, AnyMetric, metric_named
 from cotrace.models import LanguageModel
 from cotrace.models.language_model import ModelState
 from cotrace.problem._coverage import NestedSites, warn_of
@@ -84,7 +84,8 @@ SHOWN = (
 class LanguageProblem(DividedProblem):
     """Which components of a language model, together, drive a metric? See ``problem.protocol.Problem``.
 
-    Donor values are computed once, here; base scores and direction when first asked for. Raises CotraceError subclasses for bad input.
+    Donor values are computed once, here; base scores and the direction when first asked for. Raises CotraceError
+    subclasses for bad input.
 
     Args:
         model: From ``load_model`` or ``wrap``.
@@ -195,6 +196,8 @@ class LanguageProblem(DividedProblem):
         self.features = () if isinstance(sites, ComponentSpace) else self._tell_features(settled, packing)
         self._build(settled, packing, chosen)
         self.given_direction = wanted
+        if self.metric_name not in METRICS or not isinstance(metric, str | None):
+            _ = self.full_swap  # one of the user's own is tried at once
         if mode == "keep":
             _ = self.training.swing
 

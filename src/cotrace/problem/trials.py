@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,14 +14,14 @@ from cotrace.batches import EncodedPair, FrequencyLimit, Layout, Packing, answer
 from cotrace.interventions import LayerInputs, forward, keep_prefixes
 from cotrace.models import LanguageModel
 from cotrace.models.attention_interface import fresh_frequencies, rope_limits
-from cotrace.models.hooks import REFUSALS
+from cotrace.models.hooks import REFUSALS, headless
 from cotrace.models.language_model import evaluating
 from cotrace.prompts import PromptPair
 
 TOKENS = 256
 """Most in one of these passes."""
 FEWEST_NEAR = 3
-"""Tokens whose logits tell whether frequencies have changed."""
+"""Tokens that tell whether frequencies have changed."""
 NEAR_ROUNDINGS = 64
 """Roundings by which they may differ all the same: an expert's matrix product rounds by the number of its tokens."""
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -38,9 +37,9 @@ class Trials:
         self.vocabulary = int(model.module.get_input_embeddings().weight.shape[0])
         self.limits: dict[int, FrequencyLimit | None] = {}
         self.near: dict[int, Tensor | None] = {}
-        """Length of a row -> the logits of its first tokens: each costs a forward pass."""
+        """Length of a row -> what the head reads of its first tokens: each costs a forward pass."""
         self.reach = 0
-        """The longest row found whose first tokens have the logits of a short row's; those of any shorter have them."""
+        """The longest row found whose first tokens are a short row's, as those of any shorter are."""
 
     @cached_property
     def packed_rows(self) -> bool:
@@ -168,7 +167,7 @@ class Trials:
         return FrequencyLimit(max(named, default=0), stepped=False)
 
     def _is_near(self, length: int) -> bool:
-        """Whether the first tokens of so long a row have the logits of a short row's."""
+        """Whether the first tokens of so long a row are a short row's."""
         near, found = self._near(FEWEST_NEAR + 1), None if length <= self.reach else self._near(length)
         if near is not None and found is not None:
             closest = NEAR_ROUNDINGS * torch.finfo(near.dtype).eps * near.abs().max().clamp(min=1.0)
@@ -176,26 +175,27 @@ class Trials:
         return length <= self.reach
 
     def _near(self, length: int) -> Tensor | None:
-        """Logits of a few first tokens where the last one stands at the end of so long a row; None where it refuses."""
+        """Return what the head reads of a few first tokens where the last one stands at the end of so long a row.
+
+        None where the model refuses it.
+        """
         if length not in self.near:
-            self.near[length] = self._logits_of_first(length) if self.model.takes("position_ids") else None
+            self.near[length] = self._first_tokens(length) if self.model.takes("position_ids") else None
         return self.near[length]
 
     @torch.no_grad()
-    def _logits_of_first(self, length: int) -> Tensor | None:
-        model = self.model
-        ids = torch.tensor([[(3 + 7 * i) % self.vocabulary for i in range(FEWEST_NEAR + 1)]], device=model.device)
-        arguments: dict[str, Any] = {
-            "position_ids": torch.tensor([[*range(FEWEST_NEAR), length - 1]], device=model.device),
-            "attention_mask": torch.ones_like(ids),
-        }
+    def _first_tokens(self, length: int) -> Tensor | None:
+        module, device = self.model.module, self.model.device
+        ids = torch.tensor([[(3 + 7 * i) % self.vocabulary for i in range(FEWEST_NEAR + 1)]], device=device)
+        positions = torch.tensor([[*range(FEWEST_NEAR), length - 1]], device=device)
         try:
-            with evaluating(model.module), fresh_frequencies(model.module):
-                found = model.module(input_ids=ids, use_cache=False, **arguments)
+            with evaluating(module), fresh_frequencies(module), headless(module) as read:
+                found = module(
+                    input_ids=ids, position_ids=positions, attention_mask=torch.ones_like(ids), use_cache=False
+                )
         except REFUSALS:
             return None
-        logits: Tensor = found.logits[0, :FEWEST_NEAR].cpu()
-        return logits
+        return (read[0] if read else found.logits).reshape(len(positions[0]), -1)[:FEWEST_NEAR].cpu()
 
 
 def named_lengths(model: LanguageModel) -> set[int]:
