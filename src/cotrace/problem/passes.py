@@ -36,10 +36,8 @@ def memory_budget(given: str | float | int | None, device: torch.device) -> int:
     return int(number * UNITS[(unit or "").lower()])
 
 
-def is_size(given: str | float | int | None) -> bool:
+def is_size(given: str | float | int) -> bool:
     """Whether this is a number of bytes, which is the same on every machine and at any time."""
-    if given is None:
-        return False
     number, unit = _parsed(given)
     return unit is not None or number > 1
 
@@ -80,7 +78,7 @@ def _container() -> int | None:
 def kept_budget(given: str | float | int | None, model: LanguageModel, tokens: int) -> int:
     """Bytes for donor values and kept prefixes: of a size what a pass of so many tokens leaves, half of it at least."""
     most = memory_budget(given, model.device)
-    return most - min(most // 2, tokens * token_bytes(model)) if is_size(given) else most
+    return most - min(most // 2, tokens * token_bytes(model)) if given is not None and is_size(given) else most
 
 
 def check_budget(given: str | float | int, budget: int, least: int) -> None:
@@ -200,14 +198,12 @@ def choose_packing(
     return packing.holding(tokens)
 
 
-def check_frequencies(pairs: Sequence[EncodedPair], packing: Packing) -> None:
+def check_frequencies(pairs: Sequence[EncodedPair], packing: Packing, after: int) -> None:
     """Raise AlignmentError for a donor run whose prompt has other values with one answer than with another."""
-    if not packing.patch_answers or packing.frequencies is None:
-        return
     for pair in pairs:
         if len(packing.answers_by_kind(donor_pair(pair))) > 1:
             raise AlignmentError(
-                f"pair {pair.pair.id}: its answers differ in length about the {packing.frequencies.after} tokens "
+                f"pair {pair.pair.id}: its answers differ in length about the {after} tokens "
                 "above which the model's RoPE takes other frequencies, so its donor prompt has two sets of values: "
                 "use positions prompt, or shorter prompts"
             )
