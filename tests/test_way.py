@@ -15,7 +15,7 @@ from cotrace.search import Greedy
 PACKAGE = str(Path(ct.__file__).parent)
 STEP = {"functions": 170, "files": 32, "depth": 28}
 """Most that a greedy step passes, with what checks of types add (133, 24, 25 without). The aim is 70, 15, 15."""
-MADE = {"functions": 0, "files": 0, "depth": 0}
+MADE = {"functions": 206, "files": 29, "depth": 26}
 """What making a problem passes at most. The aim is 200 functions in 30 files."""
 
 
