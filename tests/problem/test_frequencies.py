@@ -18,7 +18,7 @@ from cotrace.editing.generation import Sampling, continuations
 from cotrace.errors import AlignmentError
 from cotrace.models import LanguageModel, wrap
 from cotrace.problem import LanguageProblem
-from cotrace.problem.trials import Trials
+from cotrace.problem.passes import Trials
 from cotrace.prompts import PromptPair, Task
 from tests import tiny
 

@@ -26,12 +26,8 @@ from cotrace.prompts import PromptPair, Task
 ALL, LAST = "all", "last"
 
 
-def role_positions(pair_id: str, text: Text, tokens: Tokenised, roles: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Role -> its positions in the prompt. Raises AlignmentError for one that the pair lacks, naming those it has."""
-    return {role: _positions(pair_id, role, text, tokens) for role in roles}
-
-
-def _positions(pair_id: str, role: str, text: Text, tokens: Tokenised) -> tuple[int, ...]:
+def role_positions(pair_id: str, role: str, text: Text, tokens: Tokenised) -> tuple[int, ...]:
+    """The role's positions in the prompt. Raises AlignmentError for one that the pair lacks, naming those it has."""
     count = len(tokens.ids)
     if role == ALL:
         return every(count)
@@ -264,7 +260,9 @@ class _Encoder:
         return [found[i] for i in range(len(texts))]
 
     def pairs(self, paired: bool, align: Align, roles: Sequence[str]) -> Iterator[EncodedPair | AlignmentError]:
-        others = self._others() if paired else [None] * len(self.base)
+        others: list[Text | None] = [None] * len(self.base)
+        if paired:
+            others = [counterfactual_text(pair, self.tokenizer, self.arguments) for pair in self.task.pairs]
         for some in self._portions():
             prompts = self._tokenise([self.base[i] for i in some])
             donors = iter(self._tokenise([other for i in some if (other := others[i]) is not None]))
@@ -285,9 +283,6 @@ class _Encoder:
                 start, length = i + 1, 0
         if start < len(self.base):
             yield range(start, len(self.base))
-
-    def _others(self) -> list[Text | None]:
-        return [counterfactual_text(pair, self.tokenizer, self.arguments) for pair in self.task.pairs]
 
     def _answers(self, some: range) -> Iterator[list[Tokens]]:
         """For each of some pairs the tokens of each answer: of prompt + answer, or of the answer alone."""
@@ -319,20 +314,17 @@ class _Encoder:
             answers = [_added(pair, base, row) for row in answers]
         _check_answers(pair, answers)
         positions = every(len(prompt.ids))
-        found = role_positions(pair.id, text, prompt, roles)
+        found = {role: role_positions(pair.id, role, text, prompt) for role in roles}
         shifted: tuple[str, ...] = ()
         if donor is not None and donor[0] is not None:
-            positions = self._aligned(pair, base, (donor[0], donor[1]), align)
-            shifted = _shifted(found, (donor[0], donor[1])) if align == "exact" else ()
+            other = donor[0], donor[1]
+            if align == "spans":
+                positions = span_alignment(pair.id, base, other)
+            else:
+                positions = donor_positions(pair.id, prompt.ids, other[1].ids, self.tokenizer, align)
+            shifted = _shifted(found, other) if align == "exact" else ()
         ids = donor[1].ids if donor else ()
         return EncodedPair(pair, prompt.ids, tuple(answers), ids, positions, found, text.text, shifted)
-
-    def _aligned(
-        self, pair: PromptPair, base: tuple[Text, Tokenised], donor: tuple[Text, Tokenised], align: Align
-    ) -> Tokens:
-        if align == "spans":
-            return span_alignment(pair.id, base, donor)
-        return donor_positions(pair.id, base[1].ids, donor[1].ids, self.tokenizer, align)
 
 
 def _shifted(roles: Mapping[str, Tokens], donor: tuple[Text, Tokenised]) -> tuple[str, ...]:

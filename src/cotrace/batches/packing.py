@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import numpy as np
 
@@ -134,19 +135,12 @@ def prefix_layouts(pairs: Sequence[EncodedPair], packing: Packing) -> list[Layou
 
 def prefix_offsets(pairs: Sequence[EncodedPair]) -> list[int]:
     """Flat index of each pair's first kept token."""
-    return _offsets([pair.prefix for pair in pairs])
+    return list(accumulate((pair.prefix for pair in pairs), initial=0))[:-1]
 
 
 def donor_offsets(pairs: Sequence[EncodedPair], packing: Packing) -> list[int]:
     """Flat index of each pair's first donor token."""
-    return _offsets([donor_tokens(pair, packing.patch_answers) for pair in pairs])
-
-
-def _offsets(lengths: Sequence[int]) -> list[int]:
-    offsets = [0]
-    for length in lengths:
-        offsets.append(offsets[-1] + length)
-    return offsets[:-1]
+    return list(accumulate((donor_tokens(pair, packing.patch_answers) for pair in pairs), initial=0))[:-1]
 
 
 Row = list[Segment]

@@ -128,7 +128,7 @@ def _segment(example: int, pair: EncodedPair, offset: int, answers: Sequence[int
     ids, positions, branch = list(pair.prompt), list(range(n)), [0] * n
     source = [offset + position if position >= 0 else -1 for position in pair.donor_positions]
     at, token, answer_of = [list[int]() for _ in range(3)]
-    first = _first_donor_tokens(pair, offset)
+    first = _first_donor_tokens(pair, offset) if with_answers else []
     for a in answers:
         tokens = pair.answers[a]
         fed = len(tokens) - 1
@@ -325,14 +325,10 @@ class _Grid:
         self.branch[row, at] = segment.branch
         self.source[row, at] = segment.source
         self.example[row, at] = example
-        self._keep(row, segment, example)
         for role, flags in segment.roles.items():
             self.roles.setdefault(role, np.zeros(self.ids.shape, bool))[row, at] = flags
-
-    def _keep(self, row: int, segment: Segment, example: int) -> None:
-        start = self.filled[row]
-        at = slice(start, start + len(segment.cached))
-        self.cached[row, at] = segment.cached
-        self.cached_example[row, at] = example
-        self.cached_position[row, at] = np.arange(len(segment.cached))
-        self.filled[row] += len(segment.cached)
+        kept = slice(self.filled[row], self.filled[row] + len(segment.cached))
+        self.cached[row, kept] = segment.cached
+        self.cached_example[row, kept] = example
+        self.cached_position[row, kept] = np.arange(len(segment.cached))
+        self.filled[row] = kept.stop

@@ -165,14 +165,13 @@ class TextTokenizer:
             ) from error
         rows = batch["input_ids"]
         marks = batch["offset_mapping"] if offsets else [[(0, 0)] * len(row) for row in rows]
+        one = self._known.setdefault  # equal ids are one object: a long text takes 8 bytes a token, and not 36
         return [
-            self._policy(Tokenised(self._ids(row), tuple(map(tuple, mark))), text, special=special, bare=bare)
+            self._policy(
+                Tokenised(tuple(map(one, row, row)), tuple(map(tuple, mark))), text, special=special, bare=bare
+            )
             for row, mark, text in zip(rows, marks, texts, strict=True)
         ]
-
-    def _ids(self, row: Sequence[int]) -> Tokens:
-        """Token ids in which equal numbers are one object: a long text takes 8 bytes a token, and not 36."""
-        return tuple(map(self._known.setdefault, row, row))
 
     def _policy(self, text: Tokenised, source: str, *, special: bool, bare: bool) -> Tokenised:
         ids, offsets = text.ids, text.offsets

@@ -21,7 +21,7 @@ from cotrace.metrics.named import guarded, load_function
 from cotrace.models import LanguageModel
 from cotrace.models.attention_interface import fresh_frequencies
 from cotrace.models.language_model import evaluating
-from cotrace.problem.trials import Trials
+from cotrace.problem.passes import Trials
 from cotrace.prompts import Task
 from cotrace.results import Selection, Table
 from cotrace.results.outcomes import Outcome

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from cotrace.components import Site
 from cotrace.errors import ModelError, UnsupportedSite
 from cotrace.models.additions import where_added
-from cotrace.models.hooks import CLOSE, REFUSALS, Trace, probe_ids, tapped, varies, watch
+from cotrace.models.hooks import CLOSE, REFUSALS, Trace, headless, probe_ids, tapped, varies, watch
 from cotrace.models.places import Layer, Place
 
 OUTPUT_PROJECTIONS: Mapping[str, str] = {
@@ -112,6 +112,7 @@ def _left_of_nothing(model: PreTrainedModel, zeroed: Sequence[Place], read: Sequ
     """Return the outputs of some places' modules when others are set to zero."""
     seen: dict[Place, Tensor] = {}
     with ExitStack() as stack:
+        stack.enter_context(headless(model))
         stack.enter_context(tapped(model, [(place, torch.zeros_like) for place in zeroed]))
         for place in read:
             stack.callback(place.module.register_forward_hook(_keeper(seen, place)).remove)
@@ -144,10 +145,11 @@ OTHER_MIXERS = (nn.Conv1d,)
 
 def dissect(model: PreTrainedModel) -> tuple[Layer, ...]:
     """The decoder layers with their parts. Raises ModelError where no decoder layers are found."""
-    try:
-        trace = watch(model, eager=True)
-    except UnsupportedSite:
-        trace = watch(model)
+    with headless(model):
+        try:
+            trace = watch(model, eager=True)
+        except UnsupportedSite:
+            trace = watch(model)
     stack = decoder_layers(model, trace)
     layers = [_layer(index, module, trace) for index, module in enumerate(stack)]
     narrow = {place: last for layer in layers for place, last in _narrow(layer, trace)}

@@ -284,6 +284,22 @@ def probe_ids(model: PreTrainedModel) -> Tensor:
     return ids.reshape(PROBE_ROWS, PROBE_TOKENS)
 
 
+@contextmanager
+def headless(model: PreTrainedModel) -> Iterator[list[Tensor]]:
+    """Give the output head no token to read, as its matrix is the largest; the list takes what it would have read."""
+    read: list[Tensor] = []
+
+    def narrow(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        read.append(args[0])
+        return (args[0][..., :0, :], *args[1:])
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(narrow)
+    try:
+        yield read
+    finally:
+        handle.remove()
+
+
 def watch(model: PreTrainedModel, eager: bool = False) -> Trace:
     """Run the probe through the model and note what happens; patterns are seen with ``eager`` attention only.
 

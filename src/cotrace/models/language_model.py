@@ -243,7 +243,8 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     """
     training = [part for part in module.modules() if part.training]
     asking = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    module.eval()
+    if training:
+        module.eval()
     try:
         for parameter in asking:
             parameter.requires_grad_(False)

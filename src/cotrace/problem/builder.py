@@ -88,12 +88,10 @@ class Builder:
         some = ([pairs[example] for example in layout.examples] for layout in layouts)
         return max(recorded_bytes(few, self.hosts, self.packing, self.model.dtype) for few in some)
 
-    def check_memory(self, settled: Settled) -> None:
-        """Raise InputError where a budget that was given is below what one forward pass of some part needs."""
-        if self.memory is not None:
-            budget = memory_budget(self.memory, self.model.device)
-            parts = [settled.pairs(indices) for indices in (settled.training, settled.judged) if indices]
-            check_budget(self.memory, budget, max(map(self.least_memory, parts)))
+    def check_memory(self, settled: Settled, given: str | float | int) -> None:
+        """Raise InputError where the budget that was given is below what one forward pass of some part needs."""
+        parts = [settled.pairs(indices) for indices in (settled.training, settled.judged) if indices]
+        check_budget(given, memory_budget(given, self.model.device), max(map(self.least_memory, parts)))
 
     def with_prefixes(self, settled: Settled) -> Settled:
         """The pairs with the prefix that is kept of each."""
@@ -122,7 +120,10 @@ class Builder:
 
     def _built(self, pairs: Sequence[EncodedPair], source: DonorSource) -> Scorer:
         prefix: PrefixCache | DelayedPrefixes | None
+        donors: Donors | None = None
         if self.executor.elsewhere:  # donor values and prefixes are made where they are used
+            if recorded_elsewhere(source, self.space):
+                donors = DelayedDonors(partial(self._donors, pairs, source))
             packing = self._packing
             prefix = DelayedPrefixes(lambda: keep_prefixes(self.model, pairs, packing))
         else:
@@ -131,7 +132,7 @@ class Builder:
             self.model,
             pairs,
             self.space,
-            self._donors_of(pairs, source),
+            self._donors(pairs, source) if donors is None else donors,
             self.packing,
             mean=self.mean,
             reads=self.metric.reads,
@@ -143,12 +144,6 @@ class Builder:
             executor=self.executor,
             memory=self.memory,
         )
-
-    def _donors_of(self, pairs: Sequence[EncodedPair], source: DonorSource) -> Donors:
-        """Donor values now, or when they are asked for where whoever runs a batch makes its own."""
-        if self.executor.elsewhere and recorded_elsewhere(source, self.space):
-            return DelayedDonors(partial(self._donors, pairs, source))
-        return self._donors(pairs, source)
 
     def _prefixes(self, pairs: Sequence[EncodedPair]) -> tuple[Sequence[EncodedPair], PrefixCache | None]:
         """Keys and values of the prefixes; where they have no room the pairs are run whole."""
@@ -333,7 +328,8 @@ def _inside(space: ComponentSpace, one: PlacedDictionary) -> tuple[Component, Co
 
 def overlap_words(model: LanguageModel, space: ComponentSpace, source: DonorSource, mode: str) -> str | None:
     """Why zeros, or squares of a factor, are to be expected where a component of the space holds another."""
-    if (found := overlap(space) or _held_feature(model, space)) is None:
+    found = overlap(space) or (_held_feature(model, space) if model.dictionaries else None)
+    if found is None:
         return None
     outer, inner = found
     if mode == "keep":

@@ -154,7 +154,11 @@ class DividedProblem(Problem):
     @cached_property
     def heldout(self) -> DividedProblem | None:
         """The same problem on unseen pairs, those that judge; None where nothing is held out."""
-        return None if self.held is None else self._on(self.held, "held out", self._drawn(range(self.held.size)))
+        return (
+            None
+            if self.held is None
+            else self._on(self.held, "held out", self.division.drawn(range(self.held.size), self.unseen))
+        )
 
     @cached_property
     def searched(self) -> DividedProblem:
@@ -173,11 +177,8 @@ class DividedProblem(Problem):
         if self.held is None or len(indices) == self.held.size:
             return self.heldout
         if indices not in self.judging:
-            self.judging[indices] = self._on(self.build(indices), "held out", self._drawn(indices))
+            self.judging[indices] = self._on(self.build(indices), "held out", self.division.drawn(indices, self.unseen))
         return self.judging[indices]
-
-    def _drawn(self, indices: Sequence[int]) -> str:
-        return self.division.drawn(indices, self.unseen)
 
     @property
     def built(self) -> list[Part]:
@@ -236,7 +237,7 @@ class DividedProblem(Problem):
     @attribute
     def drawn(self) -> str:
         """Which of the held-out pairs judge, in words; empty where they all do."""
-        return "" if self.held is None else self._drawn(range(self.held.size))
+        return "" if self.held is None else self.division.drawn(range(self.held.size), self.unseen)
 
     @property
     def metric(self) -> str:

@@ -20,7 +20,7 @@ from cotrace.dictionaries.placed import with_dictionaries
 from cotrace.donors import DonorSource, Mean, check_sites, donor_source, donor_words
 from cotrace.errors import InputError
 from cotrace.interventions.storage import Storage
-from cotrace.metrics import AnyMetric, metric_named
+from cotrace.metrics import METRICS, AnyMetric, metric_named
 from cotrace.models import LanguageModel
 from cotrace.models.language_model import ModelState
 from cotrace.problem._coverage import NestedSites, warn_of
@@ -83,7 +83,8 @@ SHOWN = (
 class LanguageProblem(DividedProblem):
     """Which components of a language model, together, drive a metric? See ``problem.protocol.Problem``.
 
-    Donor values are computed once, here; base scores and direction when first asked for. Raises CotraceError subclasses for bad input.
+    Donor values are computed once, here; base scores and the direction when first asked for. Raises CotraceError
+    subclasses for bad input.
 
     Args:
         model: From ``load_model`` or ``wrap``.
@@ -150,7 +151,8 @@ class LanguageProblem(DividedProblem):
     ) -> None:
         check_options(mode, align, positions, checkpointing, batch_tokens)
         check_seed("ct.LanguageProblem", seed)
-        check_memory(memory)
+        if memory is not None:
+            check_memory(memory)
         roles = names_of("ct.LanguageProblem", "roles", roles)
         self.mode, self.source_task, self.task = mode, task, task.name
         self.manner = {
@@ -182,18 +184,24 @@ class LanguageProblem(DividedProblem):
         source = self._source(donors or task.donors, align)
         writing = Writing(align=align, prepend_bos=prepend_bos, template_arguments=template_arguments or {})
         settled = settle(self.model, task, self.space, source, writing, self.division)
-        self._settle(settled)
+        self.donors, self.encoding, self.groups = settled.donors, settled.encoding, settled.groups
+        self.unseen, self.audit_size = settled.heldout, len(settled.audit)
+        warn_of(settled.encoding, self.space, task)
         self.question = {
             "model": model.name,
             "donors": donor_words(donors or task.donors),
             "align": align,
             "positions": positions,
-            "split": "; ".join(filter(None, (self.division.words, self._drawn(settled.judged)))),
+            "split": "; ".join(filter(None, (self.division.words, self.division.drawn(settled.judged, self.unseen)))),
         }
         packing = self._packed(positions)
-        self.features = () if isinstance(sites, ComponentSpace) else self._tell_features(settled, packing)
+        self.features = ()
+        if not isinstance(sites, ComponentSpace) and not FEATURE_SITES.isdisjoint(self.space.sites):
+            self.features = self._tell_features(settled, packing)
         self._build(settled, packing, chosen)
         self.given_direction = wanted
+        if self.metric_name not in METRICS or not isinstance(metric, str | None):
+            _ = self.full_swap  # one of the user's own is tried at once
         if mode == "keep":
             _ = self.training.swing
 
@@ -205,20 +213,15 @@ class LanguageProblem(DividedProblem):
             warn(words, NestedSites)
         return source
 
-    def _settle(self, settled: Settled) -> None:
-        """Keep the pairs as tokens, and how they are divided."""
-        self.donors, self.encoding, self.groups = settled.donors, settled.encoding, settled.groups
-        self.unseen, self.audit_size = settled.heldout, len(settled.audit)
-        warn_of(settled.encoding, self.space, self.source_task)
-
     def _packed(self, positions: Positions) -> Packing:
         """How examples share rows. Raises AlignmentError."""
         reference = (self.donors.reference or ()) if isinstance(self.donors, Mean) else ()
         memory, pairs = self.manner["memory"], self.encoding.pairs
-        size = memory_budget(memory, self.model.device) if is_size(memory) else None
+        size = memory_budget(memory, self.model.device) if memory is not None and is_size(memory) else None
         packing = choose_packing(self.model, pairs, self.manner["batch_tokens"], self.manner["pack"], reference, size)
         packing = replace(packing, patch_answers=positions == "prompt+answer")
-        check_frequencies(pairs, packing)
+        if packing.patch_answers and packing.frequencies is not None:
+            check_frequencies(pairs, packing, packing.frequencies.after)
         return packing
 
     def _build(self, settled: Settled, packing: Packing, metric: AnyMetric) -> None:
@@ -240,7 +243,8 @@ class LanguageProblem(DividedProblem):
             memory,
         )
         prefixed = builder.with_prefixes(settled)
-        builder.check_memory(prefixed)
+        if memory is not None:
+            builder.check_memory(prefixed, memory)
         self.build = lambda indices: builder.part(prefixed.pairs(indices))
         self.part = self.training = self.build(settled.training)
         self.held = self.build(settled.judged) if settled.judged else None
@@ -252,8 +256,6 @@ class LanguageProblem(DividedProblem):
 
     def _tell_features(self, settled: Settled, packing: Packing) -> tuple[Told, ...]:
         """Take the features that are active on the training pairs as components; what is known of each dictionary."""
-        if FEATURE_SITES.isdisjoint(self.space.sites):
-            return ()
         pairs = settled.pairs(settled.training)
         found = active_features(self.model, self.space, settled.donors, packing, pairs)
         self.model, self.space = found.model, found.space

@@ -122,7 +122,7 @@ class Itinerary:
 
     @property
     def _rounds(self) -> int:
-        """Rounds of polishing: where few sizes of a large space are asked for, one that costs little beside both ways."""
+        """Rounds of polishing; where few sizes of a large space are asked for, one costs little beside both ways."""
         return max(self.effort.polish, int(self.word == "normal" and self.most <= FEW and self.sizes is None))
 
     @property

@@ -21,7 +21,7 @@ from cotrace.models.additions import EXACT
 from cotrace.models.attention_interface import fresh_frequencies
 from cotrace.models.hooks import REFUSALS, Edit, TapList
 from cotrace.models.language_model import evaluating
-from cotrace.problem.trials import Trials, named_lengths
+from cotrace.problem.passes import Trials, named_lengths
 from cotrace.prompts import PromptPair
 from cotrace.selfcheck.finding import Finding
 

@@ -19,8 +19,8 @@ from cotrace.errors import CotraceError, InputError, unknown
 from cotrace.models import LanguageModel, Place
 from cotrace.models.language_model import evaluating
 from cotrace.models.places import entries_of
+from cotrace.problem.passes import Trials
 from cotrace.problem.spaces import shortlist, space_of
-from cotrace.problem.trials import Trials
 from cotrace.prompts import Task
 from cotrace.results import Frontier, Selection
 from cotrace.selfcheck._properties import TOLERANCES, Probe, deviation, precision_findings, run_findings, site_findings
