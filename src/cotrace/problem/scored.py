@@ -164,7 +164,7 @@ class ScoredPairs(Generic[M]):
         found: Tensor = torch.cat([self.scorer.scores(rows, some) for rows in self.chunks(z, some)])
         return found.reshape((*z.shape[:-1], *found.shape[1:]))
 
-    def chunks(self, z: Masks, some: Sequence[int] | None = None) -> Sequence[Float[Tensor, "mask n"]]:
+    def chunks(self, z: Masks, some: Sequence[int] | None = None) -> Sequence[Float[Tensor, "some n"]]:
         """The masks, as many at a time as their scores fit in memory. Counts their evaluation."""
         rows = z.reshape(-1, z.shape[-1])
         self.charge(len(rows), some)
