@@ -19,7 +19,7 @@ from transformers import DynamicCache
 
 from cotrace.batches import Layout
 from cotrace.models import LanguageModel, tapped
-from cotrace.models.attention_interface import fresh_frequencies
+from cotrace.models.attention_interface import fresh_frequencies, modules_of
 from cotrace.models.hooks import TapList
 from cotrace.models.language_model import evaluating
 
@@ -27,7 +27,8 @@ from cotrace.models.language_model import evaluating
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
     """Let no parameter ask for a gradient inside, so that the backward pass is over activations only."""
-    asking = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    held = (one for part in modules_of(module) for one in part._parameters.values())  # noqa: SLF001
+    asking = [one for one in held if one is not None and one.requires_grad]
     for parameter in asking:
         parameter.requires_grad_(False)
     try:
@@ -220,4 +221,4 @@ def _read_only(model: LanguageModel, layout: Layout, copies: int) -> Iterator[li
 
 def _gather(values: Float[Tensor, "rows pos f"], layout: Layout, copies: int) -> Float[Tensor, "copy read f"]:
     flat = values.reshape(copies, layout.rows * layout.length, values.shape[-1])
-    return flat[:, layout.read_at.to(values.device)]
+    return flat.index_select(1, layout.read_at.to(values.device))

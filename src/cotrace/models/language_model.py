@@ -23,6 +23,7 @@ from cotrace.models.attention_interface import (
     fresh_frequencies,
     implementation_names,
     keep_gradients,
+    modules_of,
     rope_limits,
 )
 from cotrace.models.discovery import dissect
@@ -225,8 +226,9 @@ class LanguageModel:
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """The module in evaluation mode; every submodule's mode is as before afterwards."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
+    training = [part for part in modules_of(module) if part.training]
+    if training:
+        module.eval()
     try:
         yield
     finally:
@@ -277,20 +279,17 @@ class ModelState:
     modules: tuple[nn.Module, ...]
     attention: tuple[str, ...]
     weights: tuple[tuple[int, int, torch.dtype, torch.device], ...]
+    views: tuple[Tensor, ...]
+    """Samples of the weights as they are at any time, where these are contiguous."""
     samples: tuple[Tensor, ...]
 
     @classmethod
     def of(cls, model: LanguageModel) -> ModelState:
         """Return the model's state as it is now."""
-        held = _weights(model.module)
-        samples = tuple(_sample(weight).clone() for weight in held.values())
-        return cls(
-            model,
-            tuple(model.module.modules()),
-            implementation_names(model.module),
-            tuple(map(_mark, held.values())),
-            samples,
-        )
+        modules, attention = tuple(modules_of(model.module)), implementation_names(model.module)
+        held = _held(modules)
+        views = tuple(map(_sample, held))
+        return cls(model, modules, attention, tuple(map(_mark, held)), views, tuple(view.clone() for view in views))
 
     def check(self) -> None:
         """Raise ModelError where something has changed since."""
@@ -305,32 +304,43 @@ class ModelState:
         module = self.model.module
         if implementation_names(module) != self.attention:
             return f"its attention implementation was {_words(self.attention)}"
-        if tuple(module.modules()) != self.modules:
+        modules = tuple(modules_of(module))
+        if modules != self.modules:
             return "a module has been replaced, added or removed"
-        held = _weights(module)
+        held = _held(modules)
         if len(held) != len(self.weights):
             return "a weight has been added or removed"
-        for (name, weight), mark, sample in zip(held.items(), self.weights, self.samples, strict=True):
-            if weight.dtype != mark[2]:
-                return f"{name} was of type {str(mark[2]).removeprefix('torch.')}"
-            if weight.device != mark[3]:
-                return f"{name} was on {mark[3]}"
-            if _mark(weight) != mark or not torch.equal(_sample(weight), sample):
-                return f"the weights {name} have changed"
+        for weight, mark, view, sample in zip(held, self.weights, self.views, self.samples, strict=True):
+            same = _mark(weight) == mark
+            if not same or not torch.equal(view if weight.is_contiguous() else _sample(weight), sample):
+                return _change(next(name for name, one in _weights(module).items() if one is weight), weight, mark)
         return ""
+
+
+def _change(name: str, weight: Tensor, mark: tuple[int, int, torch.dtype, torch.device]) -> str:
+    if weight.dtype != mark[2]:
+        return f"{name} was of type {str(mark[2]).removeprefix('torch.')}"
+    return f"{name} was on {mark[3]}" if weight.device != mark[3] else f"the weights {name} have changed"
 
 
 def _words(names: tuple[str, ...]) -> str:
     return ", ".join(dict.fromkeys(names))
 
 
+def _held(modules: Iterable[nn.Module]) -> list[Tensor]:
+    """Parameters and saved buffers, once each, but for those that stand elsewhere and come when they are needed."""
+    found: list[Tensor | None] = []
+    for part in modules:
+        found += part._parameters.values()  # noqa: SLF001
+        saved = part._buffers.keys() - part._non_persistent_buffers_set  # noqa: SLF001
+        found += map(part._buffers.get, sorted(saved))  # noqa: SLF001
+    return [one for one in dict.fromkeys(found) if one is not None and not one.is_meta]
+
+
 def _weights(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and saved buffers by name, but for those that stand elsewhere and come when they are needed."""
-    held = dict(module.named_parameters())
-    for prefix, part in module.named_modules():
-        saved = [name for name in part._buffers if name not in part._non_persistent_buffers_set]  # noqa: SLF001
-        held |= {f"{prefix}.{name}": found for name in saved if (found := part._buffers[name]) is not None}  # noqa: SLF001
-    return {name: weight for name, weight in held.items() if not weight.is_meta}
+    """The same by name."""
+    held = set(map(id, _held(modules_of(module))))
+    return {name: one for name, one in (*module.named_parameters(), *module.named_buffers()) if id(one) in held}
 
 
 def _mark(weight: Tensor) -> tuple[int, int, torch.dtype, torch.device]:

@@ -33,7 +33,8 @@ def answer_scores(logits: Logits, layout: Layout) -> Float[Tensor, "mask example
     """log p of each scored token, summed over its answer."""
     normaliser = torch.logsumexp(logits, -1)
     read, token = layout.scored_read.to(logits.device), layout.scored_token.to(logits.device)
-    log_p = (logits[:, read, token] - normaliser[:, read]).cpu()
+    scored = logits.flatten(1).index_select(1, read * logits.shape[-1] + token)
+    log_p = (scored - normaliser.index_select(1, read)).cpu()
     cells = log_p.new_zeros(len(logits), len(layout.examples) * layout.answers)
     return cells.index_add(1, layout.scored_cell, log_p).reshape(len(logits), -1, layout.answers)
 
