@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from cotrace.models.places import PlacedDictionary
 from cotrace.problem.logprobs import Slots
 from cotrace.problem.passes import Batching, Replan, check_budget, memory_budget
 from cotrace.problem.protocol import JudgePairs, Mode
+from cotrace.problem.rows import Rows, with_prefix
 from cotrace.problem.scored import PairProblem
 from cotrace.problem.scorer import EXECUTOR, Executor, Scorer
 from cotrace.problem.set_metric import SetProblem, part_of
@@ -97,11 +98,8 @@ class Builder:
 
     def with_prefixes(self, settled: Settled) -> Settled:
         """The pairs with the prefix that is kept of each."""
-        if not self.packing.keep_prefix:
-            return settled
-        keeps, pairs = self.packing.keeps_prefix, settled.encoding.pairs
-        found = (replace(pair, prefix=self.source.prefix(pair) if keeps(pair) else 0) for pair in pairs)
-        return replace(settled, encoding=replace(settled.encoding, pairs=tuple(found)))
+        found = tuple(with_prefix(pair, self.source, self.packing) for pair in settled.encoding.pairs)
+        return replace(settled, encoding=replace(settled.encoding, pairs=found))
 
     def part(self, pairs: Sequence[EncodedPair]) -> PairProblem | SetProblem:
         """The problem on these pairs. Raises InputError, ModelError."""
@@ -360,13 +358,16 @@ def _indices(pairs: Sequence[PromptPair], part: Collection[str]) -> list[int]:
     return found
 
 
-def check_options(mode: str, align: str, positions: str, checkpointing: str, batch_tokens: int | None) -> None:
+def check_options(
+    mode: str, align: str, positions: str, checkpointing: str, packing: str, batch_tokens: int | None
+) -> None:
     """Raise UnknownName, InputError."""
     for kind, given, options in (
         ("mode", mode, ("swap", "keep")),
         ("alignment", align, ALIGNMENTS),
         ("positions", positions, ("prompt", "prompt+answer")),
         ("checkpointing", checkpointing, ("auto", "on", "off")),
+        ("packing", packing, get_args(Rows)),
     ):
         if given not in options:
             raise unknown(kind, given, options)

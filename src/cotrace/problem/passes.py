@@ -205,7 +205,7 @@ def choose_packing(
     frequencies = frequency_limit(model, max(pair.fed for pair in (*pairs, *reference)), seen)
     packed = pack and fits and takes_packed_rows(model, seen)
     kept = packed and takes_kept_prefixes(model, seen)
-    shortcuts = pack and takes_shortcuts(model)
+    shortcuts = takes_shortcuts(model)
     packing = Packing(packed, tokens, row_limit=limit, keep_prefix=kept, shortcuts=shortcuts, frequencies=frequencies)
     return packing.holding(tokens)
 
