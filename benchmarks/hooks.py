@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.shapes import gpt2_small, random_model
-from benchmarks.timing import interleaved, write_cases
+from benchmarks.timing import Version, interleaved, write_cases
 from cotrace.models import LanguageModel, load_model
 from cotrace.problem import LanguageProblem
 from cotrace.prompts import PromptPair, Task
@@ -47,7 +47,9 @@ def single_tokens(model: LanguageModel) -> list[str]:
     pieces = (tokenizer.decode([i]).strip() for i in range(min(len(tokenizer), 2000)))
     words = dict.fromkeys(word for word in pieces if word.isascii() and word.isalnum())
     bare = len(tokenizer("").input_ids)
-    return [w for w in words if [len(tokenizer(t).input_ids) - bare for t in (w, f"{w} {w}", f"{w} {w} {w}")] == [1, 2, 3]]
+    return [
+        w for w in words if [len(tokenizer(t).input_ids) - bare for t in (w, f"{w} {w}", f"{w} {w} {w}")] == [1, 2, 3]
+    ]
 
 
 class PlainHooks:
@@ -56,7 +58,10 @@ class PlainHooks:
     def __init__(self, model: LanguageModel, problem: LanguageProblem) -> None:
         self.model, pairs = model.module, problem.training.scorer.pairs
         self.model.requires_grad_(False)
-        self.base, self.donor = (torch.tensor([list(ids) for ids in some]) for some in zip(*((p.prompt, p.donor) for p in pairs), strict=True))
+        self.base, self.donor = (
+            torch.tensor([list(ids) for ids in some])
+            for some in zip(*((p.prompt, p.donor) for p in pairs), strict=True)
+        )
         self.answers = torch.tensor([[answer[0] for answer in pair.answers] for pair in pairs])
         self.readers = list(_readers(self.model))
         self.heads = self.model.config.num_attention_heads
@@ -120,48 +125,53 @@ def _readers(model: nn.Module) -> Iterator[nn.Module]:
             yield module
 
 
-def measure(name: str, model: LanguageModel, pairs: int, rounds: int) -> dict[str, Any]:
+def measure(name: str, model: LanguageModel, pairs: int, rounds: int, cases: Sequence[str]) -> dict[str, Any]:
     """How many times as fast we are. Raises AssertionError where the two sides do not agree."""
     problem = LanguageProblem(model, same_length(model, pairs), sites=["head_output"], holdout=0, direction="maximise")
     plain, n = PlainHooks(model, problem), len(problem.space)
     z, eye = torch.full((n,), 0.5), torch.eye(n)
     masks = (torch.rand(MASKS, n, generator=torch.Generator().manual_seed(0)) < 0.5).float()
-    versions = {
-        "gradient": (lambda: problem.gradient(z), lambda: plain.gradient(z)),
-        "evaluation": (lambda: [problem.effects(mask) for mask in masks], lambda: plain.evaluation(masks)),
-        "evaluation, together": (lambda: problem.effects(masks), lambda: plain.evaluation(masks)),
-        "sweep": (lambda: problem.effects(eye), plain.sweep),
+    versions: dict[str, tuple[Version, Version, int]] = {
+        "gradient": (lambda: problem.gradient(z), lambda: plain.gradient(z), rounds),
+        "evaluation": (lambda: problem.effects(masks), lambda: plain.evaluation(masks), rounds),
+        "one mask": (lambda: problem.effects(masks[:1]), lambda: plain.evaluation(masks[:1]), rounds),
+        "sweep": (lambda: problem.effects(eye), plain.sweep, max(1, rounds // 5)),
     }
-    row: dict[str, Any] = {"name": name, "pairs": pairs, "tokens": plain.base.shape[1], "components": n}
-    for what, (ours, theirs) in versions.items():
+    rows = "packed" if problem.packing.packed else "plain"
+    row: dict[str, Any] = {"name": name, "pairs": pairs, "tokens": plain.base.shape[1], "components": n, "rows": rows}
+    for what, (ours, theirs, times) in ((case, versions[case]) for case in cases):
         check_agreement(ours(), theirs())
-        seconds = interleaved({"ours": ours, "plain": theirs}, rounds if what != "sweep" else max(1, rounds // 3))
+        seconds = interleaved({"ours": ours, "plain": theirs}, times, warmup=0)
         row |= {what: seconds["plain"] / seconds["ours"], f"{what}_s": seconds["ours"]}
     return row
 
 
-def check_agreement(ours: Tensor | Sequence[Tensor], theirs: Tensor) -> None:
+def check_agreement(ours: Tensor, theirs: Tensor) -> None:
     """Raise AssertionError where gradients, or mean effects, differ by more than rounding."""
-    found = ours if isinstance(ours, Tensor) else torch.stack(list(ours))
-    worst = float((found - theirs).abs().max() if found.ndim == 1 else (found - theirs).mean(1).abs().max())
-    assert worst < AGREE, f"the two sides differ by {worst:.2g}"
+    gap = ours - theirs if ours.ndim == 1 else (ours - theirs).mean(1)
+    assert gap.abs().max() < AGREE, f"the two sides differ by {float(gap.abs().max()):.2g}"
 
 
 def main() -> None:
     """Print the table; write it as JSON where asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", help="file for the figures")
-    parser.add_argument("--model", action="append", default=[], help="a model or folder[:GGUF file]; may be given again")
+    parser.add_argument(
+        "--model", action="append", default=[], help="a model or folder[:GGUF file]; may be given again"
+    )
     parser.add_argument("--pairs", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--cases", default="gradient,evaluation,one mask,sweep")
     options = parser.parse_args()
     torch.set_num_threads(1)
     cases = []
-    for name in (*options.model, "gpt2-small"):
+    for name in options.model or ["gpt2-small"]:
         path, _, gguf = name.partition(":")
         model = random_model(gpt2_small()) if name == "gpt2-small" else load_model(path, gguf_file=gguf or None)
-        cases.append(measure(name, model, options.pairs, options.rounds))
-        print(", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in cases[-1].items()), flush=True)
+        cases.append(measure(name, model, options.pairs, options.rounds, options.cases.split(",")))
+        print(
+            ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in cases[-1].items()), flush=True
+        )
     write_cases(options.json, cases)
 
 

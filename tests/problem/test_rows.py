@@ -90,7 +90,7 @@ def test_the_sample_is_small_however_many_pairs_there_are(clock: Clock, monkeypa
     sizes = []
     clock(0.5)
     monkeypatch.setattr(rows, "MEASURED_TOKENS", 20)
-    inner = rows._passes  # noqa: SLF001
+    inner = rows._passes
     monkeypatch.setattr(rows, "_passes", lambda model, few, how: sizes.append(len(few)) or inner(model, few, how))
     whole = problem()
     tokens = sum(pair.fed for pair in whole.encoding.pairs)

@@ -51,14 +51,19 @@ class Reading:
     what: Read
 
     def __call__(self, scores: Tensor, few: Sequence[int], /) -> Float[Tensor, "*mask some"]:
-        index = torch.tensor(list(few))
-        found: Tensor = getattr(self.metric, self.what)(scores, self.base[index], self.answers.take(index))
+        found: Tensor = getattr(self.metric, self.what)(scores, *_taken(self.base, self.answers, few))
         return found
 
     def among(self, examples: Sequence[int]) -> Reading:
         """Return the loss of these examples alone."""
         index = torch.tensor(list(examples))
         return Reading(self.metric, self.base[index], self.answers.take(index), self.what)
+
+
+def _taken(base: Tensor, answers: Answers, few: Sequence[int]) -> tuple[Tensor, Answers]:
+    """Base scores and answers of these examples; as they are where these are all, in order."""
+    index = list(few)
+    return (base, answers) if index == list(range(len(base))) else (base[index], answers.take(torch.tensor(index)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,9 +102,8 @@ class LevelLoss:
     slope: Float[Tensor, "example"]
 
     def __call__(self, scores: Tensor, few: Sequence[int], /) -> Tensor:
-        index = torch.tensor(list(few))
-        levels = self.metric.levels(scores, self.base[index], self.answers.take(index))
-        return (levels * self.slope[index]).sum()
+        levels = self.metric.levels(scores, *_taken(self.base, self.answers, few))
+        return (levels * self.slope[list(few)]).sum()
 
     def among(self, examples: Sequence[int]) -> LevelLoss:
         """Return the loss of these examples alone."""
@@ -158,8 +162,7 @@ class ChangeLoss:
     of_changes: Objective | Linear
 
     def __call__(self, scores: Tensor, few: Sequence[int], /) -> Float[Tensor, ""]:
-        index = torch.tensor(list(few))
-        changes = self.metric.effects(scores, self.base[index], self.answers.take(index))
+        changes = self.metric.effects(scores, *_taken(self.base, self.answers, few))
         return self.of_changes(changes, few)
 
     def among(self, examples: Sequence[int]) -> ChangeLoss:
