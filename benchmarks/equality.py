@@ -79,16 +79,8 @@ def asked(cases: Sequence[str], model: str | None, folder: Path) -> Iterator[tup
         if not cases or name in cases:
             pairs = str(own_pairs(folder / "pairs.jsonl"))
             own = [pairs if word == "PAIRS" else word for word in words]
-            yield (
-                name,
-                [
-                    "trace",
-                    "--model",
-                    str(model),
-                    *own,
-                    *["--max-size", "3", "--batch-tokens", "256", "--packing", "packed"],
-                ],
-            )
+            own += ["--max-size", "3", "--batch-tokens", "256", "--packing", "packed"]
+            yield name, ["trace", "--model", str(model), *own]
 
 
 @contextmanager
