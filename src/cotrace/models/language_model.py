@@ -332,8 +332,8 @@ def _held(modules: Iterable[nn.Module]) -> list[Tensor]:
     found: list[Tensor | None] = []
     for part in modules:
         found += part._parameters.values()  # noqa: SLF001
-        saved = part._buffers.keys() - part._non_persistent_buffers_set  # noqa: SLF001
-        found += map(part._buffers.get, sorted(saved))  # noqa: SLF001
+        passing = part._non_persistent_buffers_set  # noqa: SLF001
+        found += [one for name, one in part._buffers.items() if name not in passing]  # noqa: SLF001
     return [one for one in dict.fromkeys(found) if one is not None and not one.is_meta]
 
 

@@ -402,4 +402,5 @@ class Scorer:
         table = answer_scores(logits, layout)
         if self.lengths is not None:
             table = table / self.lengths[list(layout.examples), : table.shape[-1]]
-        return torch.nn.functional.pad(table, (0, self.columns - table.shape[-1]))
+        missing = self.columns - table.shape[-1]
+        return torch.nn.functional.pad(table, (0, missing)) if missing else table

@@ -320,10 +320,10 @@ def free_threads(most: int) -> int:
 
     Two threads that share one processor wait for each other: they take many times one's time.
     """
-    busy = psutil.cpu_percent(LOOK_S, percpu=True)
+    busy: list[float] = psutil.cpu_percent(LOOK_S, percpu=True)
     mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(busy))
     idle = sum(1 - busy[i] / 100 for i in mine if i < len(busy))
-    return max(1, min(most, int(round(idle)), _quota(CGROUP / "cpu.max", most)))
+    return max(1, min(most, round(idle), _quota(CGROUP / "cpu.max", most)))
 
 
 def _quota(file: Path, most: int) -> int:
