@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cotrace.errors import UnknownName
-from cotrace.problem import LanguageProblem, passes, rows, side_problem
+from cotrace.problem import LanguageProblem, passes, side_problem
 from cotrace.problem.builder import check_options
 from cotrace.runs import RunConfig
 from cotrace.runs.config_file import read_config, write_config
@@ -26,16 +26,20 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """A clock on which a packed pass takes a second, and a plain one as long as is said; gives the passes timed."""
 
     def start(plain_s: float) -> list[bool]:
-        now, timed, run = [0.0], list[bool](), rows.forward
+        now, looks, timed, run = [0.0], [0], list[bool](), passes.forward
 
         def forward(model: Any, layout: Any, *more: Any, **options: Any) -> Any:
             now[0] += 1.0 if layout.masked else plain_s
-            timed.append(layout.masked)
+            timed.extend([layout.masked] * (looks[0] % 2))  # between the first look at the clock and the second
             return run(model, layout, *more, **options)
 
-        monkeypatch.setattr(rows, "forward", forward)
-        monkeypatch.setattr(rows, "perf_counter", lambda: now[0])
-        monkeypatch.setattr(rows, "MEASURED_BELOW", 1_000_000)
+        def look() -> float:
+            looks[0] += 1
+            return now[0]
+
+        monkeypatch.setattr(passes, "forward", forward)
+        monkeypatch.setattr(passes, "perf_counter", look)
+        monkeypatch.setattr(passes, "MEASURED_BELOW", 1_000_000)
         return timed
 
     return start
@@ -51,7 +55,7 @@ def problem(**options: Any) -> LanguageProblem:
 def test_plain_rows_are_taken_where_they_are_quicker_by_a_tenth(plain_s: float, packed: bool, clock: Clock) -> None:
     timed = clock(plain_s)
     measured = problem()
-    assert timed == [True, False] * (1 + rows.MEASURED_PASSES)  # in turn, so that both meet the same machine
+    assert timed == [True, False] * (1 + passes.MEASURED_PASSES)  # in turn, so that both meet the same machine
     assert measured.packing.packed == measured.plan.packed == packed
     assert measured.packing.keep_prefix == packed
     assert measured.packing.shortcuts
@@ -78,9 +82,9 @@ def test_nor_are_larger_models_and_those_that_take_no_packed_rows(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timed = clock(0.5)
-    monkeypatch.setattr(rows, "MEASURED_BELOW", tiny.model("llama").module.num_parameters())
+    monkeypatch.setattr(passes, "MEASURED_BELOW", tiny.model("llama").module.num_parameters())
     assert problem().packing.packed
-    monkeypatch.setattr(rows, "MEASURED_BELOW", 1_000_000)
+    monkeypatch.setattr(passes, "MEASURED_BELOW", 1_000_000)
     monkeypatch.setattr(passes, "takes_packed_rows", lambda *_: False)
     assert not problem().packing.packed
     assert timed == []
@@ -89,9 +93,9 @@ def test_nor_are_larger_models_and_those_that_take_no_packed_rows(
 def test_the_sample_is_small_however_many_pairs_there_are(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
     clock(0.5)
-    monkeypatch.setattr(rows, "MEASURED_TOKENS", 20)
-    inner = rows._passes
-    monkeypatch.setattr(rows, "_passes", lambda model, few, how: sizes.append(len(few)) or inner(model, few, how))
+    monkeypatch.setattr(passes, "MEASURED_TOKENS", 20)
+    inner = passes._sample
+    monkeypatch.setattr(passes, "_sample", lambda model, few, how: sizes.append(len(few)) or inner(model, few, how))
     whole = problem()
     tokens = sum(pair.fed for pair in whole.encoding.pairs)
     assert sizes == [len(range(0, whole.size, -(-tokens // 20)))] * 2

@@ -132,18 +132,14 @@ def attention_handler(
     _HANDLERS.set((*_HANDLERS.get(), entry))
     try:
         for config in configs:
-            _enter(config, entry, eager=eager)
+            base = config._attn_implementation_internal
+            _, names = _ROUTED.setdefault(id(config), (base, {}))
+            names[id(entry)] = config._attn_implementation_internal = _register("eager" if eager else base or "eager")
         yield
     finally:
         for config in configs:
             _leave(config, entry)
         _HANDLERS.set(tuple(other for other in _HANDLERS.get() if other is not entry))
-
-
-def _enter(config: PreTrainedConfig, entry: Entry, *, eager: bool) -> None:
-    base = config._attn_implementation_internal
-    _, names = _ROUTED.setdefault(id(config), (base, {}))
-    names[id(entry)] = config._attn_implementation_internal = _register("eager" if eager else base or "eager")
 
 
 def _leave(config: PreTrainedConfig, entry: Entry) -> None:

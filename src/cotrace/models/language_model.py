@@ -289,7 +289,8 @@ class ModelState:
         modules, attention = tuple(modules_of(model.module)), implementation_names(model.module)
         held = _held(modules)
         views = tuple(map(_sample, held))
-        return cls(model, modules, attention, tuple(map(_mark, held)), views, tuple(view.clone() for view in views))
+        marks = tuple((one._version, one.data_ptr(), one.dtype, one.device) for one in held)  # noqa: SLF001
+        return cls(model, modules, attention, marks, views, tuple(view.clone() for view in views))
 
     def check(self) -> None:
         """Raise ModelError where something has changed since."""
@@ -311,7 +312,7 @@ class ModelState:
         if len(held) != len(self.weights):
             return "a weight has been added or removed"
         for weight, mark, view, sample in zip(held, self.weights, self.views, self.samples, strict=True):
-            same = _mark(weight) == mark
+            same = (weight._version, weight.data_ptr(), weight.dtype, weight.device) == mark  # noqa: SLF001
             if not same or not torch.equal(view if weight.is_contiguous() else _sample(weight), sample):
                 return _change(next(name for name, one in _weights(module).items() if one is weight), weight, mark)
         return ""
@@ -341,10 +342,6 @@ def _weights(module: nn.Module) -> dict[str, Tensor]:
     """The same by name."""
     held = set(map(id, _held(modules_of(module))))
     return {name: one for name, one in (*module.named_parameters(), *module.named_buffers()) if id(one) in held}
-
-
-def _mark(weight: Tensor) -> tuple[int, int, torch.dtype, torch.device]:
-    return weight._version, weight.data_ptr(), weight.dtype, weight.device  # noqa: SLF001
 
 
 def _sample(weight: Tensor) -> Tensor:

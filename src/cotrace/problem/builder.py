@@ -22,9 +22,8 @@ from cotrace.models import LanguageModel, Place
 from cotrace.models.language_model import ModelState
 from cotrace.models.places import PlacedDictionary
 from cotrace.problem.logprobs import Slots
-from cotrace.problem.passes import Batching, Replan, check_budget, memory_budget
+from cotrace.problem.passes import Batching, Replan, Rows, check_budget, memory_budget
 from cotrace.problem.protocol import JudgePairs, Mode
-from cotrace.problem.rows import Rows, with_prefix
 from cotrace.problem.scored import PairProblem
 from cotrace.problem.scorer import EXECUTOR, Executor, Scorer
 from cotrace.problem.set_metric import SetProblem, part_of
@@ -98,8 +97,11 @@ class Builder:
 
     def with_prefixes(self, settled: Settled) -> Settled:
         """The pairs with the prefix that is kept of each."""
-        found = tuple(with_prefix(pair, self.source, self.packing) for pair in settled.encoding.pairs)
-        return replace(settled, encoding=replace(settled.encoding, pairs=found))
+        if not self.packing.keep_prefix:
+            return settled
+        keeps, pairs = self.packing.keeps_prefix, settled.encoding.pairs
+        found = (replace(pair, prefix=self.source.prefix(pair) if keeps(pair) else 0) for pair in pairs)
+        return replace(settled, encoding=replace(settled.encoding, pairs=tuple(found)))
 
     def part(self, pairs: Sequence[EncodedPair]) -> PairProblem | SetProblem:
         """The problem on these pairs. Raises InputError, ModelError."""

@@ -32,15 +32,16 @@ from cotrace.problem.full_swap import Breakdown, breakdown, preferred
 from cotrace.problem.passes import (
     Batching,
     Checkpointing,
+    Rows,
     check_frequencies,
     check_memory,
     choose_packing,
     is_size,
     kept_budget,
     memory_budget,
+    quicker,
 )
 from cotrace.problem.protocol import JudgePairs, Mode
-from cotrace.problem.rows import Rows, quicker
 from cotrace.problem.set_metric import aim
 from cotrace.problem.spaces import PoorDictionary, Told, active_features, space_of
 from cotrace.prompts import Task

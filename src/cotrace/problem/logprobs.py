@@ -133,7 +133,3 @@ class Slots:
     def spots(self) -> list[Spot]:
         """Every place and role, once."""
         return [slot.spot for slot in self.slots]
-
-    def ordered(self, masks: Float[Tensor, "copy n"]) -> Float[Tensor, "copy n"]:
-        """Masks of the space with the numbers of each slot side by side."""
-        return masks if self.order is None else masks[:, self.order.to(masks.device)]

@@ -385,7 +385,8 @@ class Scorer:
 
     def taps(self, masks: Float[Tensor, "mask n"], patches: dict[Spot, Patch], start: int = 0) -> TapList:
         """The edits of every place from a layer on that some mask touches; a place with zeros changes nothing."""
-        z = self._slots.ordered(masks.to(self.model.device))
+        z, order = masks.to(self.model.device), self._slots.order
+        z = z if order is None else z[:, order.to(z.device)]
         touched = z.detach().any(0) if not masks.requires_grad else torch.ones(len(self.space), dtype=torch.bool)
         taps: list[Any] = []
         for slot in self._slots.slots:
