@@ -21,7 +21,7 @@ SITES = ("head_output", "mlp_output", "mlp_coordinate", "mlp_neuron")
 
 def measure(model: LanguageModel, shape: str, site: str, pairs: int, rounds: int) -> dict[str, Any]:
     """The ratio for one site: positions of the prompt are patched, in rows that hold whole prompts."""
-    problem = LanguageProblem(model, winobias_like(pairs), sites=[site], holdout=0, pack=False)
+    problem = LanguageProblem(model, winobias_like(pairs), sites=[site], holdout=0, packing="plain")
     scorer = problem.training.scorer
     layout = scorer.all_layouts[0]
     z = torch.zeros(1, len(problem.space), requires_grad=True)  # a mask that asks for a gradient leaves no blend out

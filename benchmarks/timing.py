@@ -12,26 +12,32 @@ from typing import Any
 import torch
 
 Version = Callable[[], Any]
+Clock = Callable[[], float]
 
 
-def interleaved(versions: Mapping[str, Version], rounds: int, warmup: int = 1) -> dict[str, float]:
-    """Median seconds of each version over ``rounds`` rounds, one call of each per round."""
+def interleaved(
+    versions: Mapping[str, Version], rounds: int, warmup: int = 1, clock: Clock = time.perf_counter
+) -> dict[str, float]:
+    """Median seconds of each version over ``rounds`` rounds, one call of each per round.
+
+    ``clock``: ``time.process_time`` for one thread on a busy machine.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in versions}
     for turn in range(warmup + rounds):
         for name, version in versions.items():
-            elapsed = timed(version)
+            elapsed = timed(version, clock)
             if turn >= warmup:
                 seconds[name].append(elapsed)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def timed(version: Version) -> float:
+def timed(version: Version, clock: Clock = time.perf_counter) -> float:
     """Seconds of one call; a CUDA device is waited for."""
     _wait()
-    start = time.perf_counter()
+    start = clock()
     version()
     _wait()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def _wait() -> None:

@@ -94,7 +94,13 @@ def test_short_rows_count_by_tokens_and_long_ones_by_what_they_attend_to() -> No
 
 def test_prompts_batched_by_attention_have_the_same_effects_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     def built() -> LanguageProblem:
-        options = {"sites": ["head_output"], "holdout": 0, "direction": "maximise", "pack": False, "batch_tokens": 400}
+        options = {
+            "sites": ["head_output"],
+            "holdout": 0,
+            "direction": "maximise",
+            "packing": "plain",
+            "batch_tokens": 400,
+        }
         return LanguageProblem(tiny.model("llama"), tiny.task(8), **options)  # type: ignore[arg-type]
 
     def measured() -> tuple[int, torch.Tensor, torch.Tensor]:

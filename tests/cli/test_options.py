@@ -57,6 +57,7 @@ PROBLEM: dict[str, tuple[str, Any]] = {
     "batch_tokens": ("123", 123),
     "memory": ("2GB", "2GB"),
     "checkpointing": ("on", "on"),
+    "packing": ("plain", "plain"),
 }
 """Field -> what is typed, and what the problem is given."""
 MODEL: dict[str, tuple[str, Any]] = {

@@ -215,7 +215,7 @@ def test_checkpointing_packing_and_shortcuts_change_nothing() -> None:
     masks = (torch.rand(5, len(ours.space), generator=draw) > 0.7).to(ALL)
     expected_ = torch.stack([ours.effects(mask) for mask in masks])
     torch.testing.assert_close(ours.effects(masks), expected_)
-    again = three(checkpointing="on", pack=False, batch_tokens=20)
+    again = three(checkpointing="on", packing="plain", batch_tokens=20)
     assert again.space.names == ours.space.names
     torch.testing.assert_close(again.effects(masks), expected_)
     torch.testing.assert_close(again.gradient(masks[0]), ours.gradient(masks[0]))

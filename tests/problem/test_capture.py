@@ -192,7 +192,7 @@ def test_the_window_of_these_models_is_shorter_than_the_prompts() -> None:
 @pytest.mark.parametrize("sites", ["head_output", "attention_pattern"])
 @pytest.mark.parametrize("run", ["base", "donor", "set"])
 def test_neither_packing_nor_a_kept_prefix_changes_what_is_captured(family: str, sites: str, run: str) -> None:
-    packed, plain = (problem(family, sites=(sites,), pack=pack) for pack in (True, False))
+    packed, plain = (problem(family, sites=(sites,), packing=rows) for rows in ("packed", "plain"))
     assert packed.packing.packed
     assert packed.training.scorer.prefix is not None
     assert not plain.packing.packed

@@ -141,7 +141,7 @@ def by_hand(kind: str, pair: PromptPair, *, swapped: bool) -> list[float]:
     "options",
     [
         {},
-        {"pack": False},
+        {"packing": "plain"},
         *(pytest.param(one, marks=pytest.mark.slow) for one in ({"batch_tokens": 40}, {"memory": 70_000})),
     ],
 )

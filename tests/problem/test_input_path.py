@@ -57,9 +57,9 @@ def run(net: Any, inputs: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor
     return logits, values
 
 
-@pytest.mark.parametrize("pack", [True, False])
-def test_gradients_at_interpolated_inputs_are_those_of_plain_hooks(pack: bool) -> None:
-    p = problem(sites=["head_output"], metric="log_odds", pack=pack)
+@pytest.mark.parametrize("packing", ["packed", "plain"])
+def test_gradients_at_interpolated_inputs_are_those_of_plain_hooks(packing: str) -> None:
+    p = problem(sites=["head_output"], metric="log_odds", packing=packing)
     before = p.cost.forward_equivalents
     found = p.input_gradient(SHARE)
     assert p.cost.forward_equivalents - before == 2

@@ -119,7 +119,7 @@ def test_a_row_longer_than_the_table_of_positions_is_refused(recwarn: pytest.War
     assert [refusal.id for refusal in built.refused] == [long.id]
     assert "has 65 tokens, and the model takes 64" in built.refused[0].reason
     assert [len(pair.prompt) for pair in built.encoding.pairs if pair.pair.id == "fits"] == [62]
-    packed, plain = built, problem(mixed, holdout=0, pack=False)
+    packed, plain = built, problem(mixed, holdout=0, packing="plain")
     assert torch.allclose(packed.effects(torch.ones(12)), plain.effects(torch.ones(12)), atol=1e-10)
     assert ct.measure(tiny.model("gpt2"), mixed).refused
     llama = LanguageProblem(tiny.model("llama"), mixed, sites=["head_output"], holdout=0, direction="maximise")

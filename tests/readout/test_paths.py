@@ -227,7 +227,7 @@ def test_small_batches_and_plain_rows_give_the_same() -> None:
     members = [Component.parse(name) for name in ("L0.head1", "L1.head2", "L2.head3")]
     runs = [swap(*members), through(members[0], members[2], part="key"), through(members[0], members[1], members[2])]
     tables = []
-    for options in ({}, {"batch_tokens": 8}, {"pack": False}):
+    for options in ({}, {"batch_tokens": 8}, {"packing": "plain"}):
         problem = LanguageProblem(tiny.model("qwen3"), tiny.task(), sites=["head_output"], holdout=0, **options)
         tables.append(HeldRuns(problem.training.scorer).scores(runs))
     for table in tables[1:]:

@@ -212,7 +212,7 @@ def test_packing_changes_nothing() -> None:
     names = ("L0.head1", "L1.neuron2")
     task = tiny.task(answer_tokens=(2, 3))
     whole, plain, small = (
-        written("llama", task, *names, **more) for more in ({}, {"pack": False}, {"batch_tokens": 7})
+        written("llama", task, *names, **more) for more in ({}, {"packing": "plain"}, {"batch_tokens": 7})
     )
     assert whole.contributions is not None
     for other in (plain, small):

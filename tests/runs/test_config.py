@@ -61,10 +61,10 @@ def test_every_field_is_stored_but_where_it_lies_and_trust() -> None:
 
 
 def test_the_problem_is_given_every_option_that_it_has(tiny_folder: Path, pairs_file: Path) -> None:
-    """Every argument of ``LanguageProblem`` comes from a run's options, but two: the dictionaries are in the model."""
+    """Every argument of ``LanguageProblem`` is one of a run's options, but dictionaries, which are in the model."""
     config = RunConfig(model=str(tiny_folder), task=str(pairs_file), sites=("mlp_output",), holdout=0.25, seed=6)
     asked = config.problem()
-    assert {*asked} == {*signature(LanguageProblem).parameters} - {"dictionaries", "pack"}
+    assert {*asked} == {*signature(LanguageProblem).parameters} - {"dictionaries"}
     problem = LanguageProblem(**asked | {"direction": "maximise"})
     assert (problem.size, problem.space.names) == (9, ["L0.mlp", "L1.mlp"])
     assert (problem.division.seed, problem.division.holdout) == (6, 0.25)

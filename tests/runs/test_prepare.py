@@ -1,16 +1,20 @@
 """What is checked before a model is loaded, which may take minutes."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from cotrace.cli.console import own_threads
 from cotrace.errors import CotraceError, InputError
 from cotrace.models import load_model
 from cotrace.runs import RunConfig
 from cotrace.runs import prepare as preparing
 from cotrace.runs.prepare import check_threads, prepare
 from cotrace.shipped import MODEL
+from tests import tiny
 
 
 @pytest.mark.parametrize(
@@ -65,13 +69,56 @@ def test_more_threads_than_a_machine_can_begin_are_refused_before_anything_is_lo
 
 
 @pytest.mark.parametrize(
-    ("most", "mine", "load", "threads"),
-    [(8, 8, 0.2, 8), (8, 8, 5.4, 3), (8, 8, 30.0, 1), (8, 2, 0.0, 2), (2, 8, 0.0, 2), (8, 8, 7.6, 1)],
+    ("most", "mine", "busy", "granted", "threads"),
+    [
+        (8, 8, [3.0] * 8, "max", 8),
+        (8, 8, [100.0] * 5 + [0.0] * 3, "max", 3),
+        (8, 8, [100.0] * 8, "max", 1),
+        (8, 2, [0.0, 0.0] + [100.0] * 6, "max", 2),  # what happens on processors of others is theirs
+        (8, 2, [100.0, 90.0] + [0.0] * 6, "max", 1),
+        (2, 8, [0.0] * 8, "max", 2),
+        (8, 8, [0.0] * 8, "350000", 3),
+        (8, 8, [0.0] * 8, "50000", 1),
+    ],
 )
 def test_threads_are_as_many_as_there_are_free_processors(
-    most: int, mine: int, load: float, threads: int, monkeypatch: pytest.MonkeyPatch
+    most: int, mine: int, busy: list[float], granted: str, threads: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """What others keep busy is left to them, and never fewer than one is taken."""
     monkeypatch.setattr(preparing.os, "sched_getaffinity", lambda _: set(range(mine)), raising=False)
-    monkeypatch.setattr(preparing.os, "getloadavg", lambda: (load, 0.0, 0.0), raising=False)
+    monkeypatch.setattr(preparing.psutil, "cpu_percent", lambda *_, **__: busy)
+    monkeypatch.setattr(preparing, "CGROUP", tmp_path)
+    assert preparing.free_threads(most) == threads or granted != "max"  # there is no file: no bound
+    (tmp_path / "cpu.max").write_text(f"{granted} 100000\n")
     assert preparing.free_threads(most) == threads
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "small", "threads"),
+    [(None, None, True, 1), (None, None, False, 5), (3, None, True, 3), (3, "2", True, 3), (None, "2", False, None)],
+)
+def test_threads_that_the_user_gives_are_taken(
+    given: int | None, environment: str | None, small: bool, threads: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the option, else of the environment, which torch itself has read; else a small model has one."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if environment:
+        monkeypatch.setenv("OMP_NUM_THREADS", environment)
+    told = list[int]()
+    monkeypatch.setattr(preparing.torch, "set_num_threads", told.append)
+    monkeypatch.setattr(preparing, "free_threads", lambda _: 5)
+    monkeypatch.setattr(preparing, "SMALL_PARAMETERS", 10**9 if small else 0)
+    preparing.use_threads(RunConfig(model="m", task="t", threads=given), tiny.model("gpt2"))
+    assert told == ([] if threads is None else [threads])
+
+
+def test_a_run_records_its_threads_for_replays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number that was chosen stands among the options, so that a replay on a busier machine takes the same."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(preparing, "SMALL_PARAMETERS", 0)
+    monkeypatch.setattr(preparing, "free_threads", lambda _: 2)
+    with own_threads():
+        first = prepare(RunConfig(model="shipped", task="demo_conflict", max_size=1, evaluation="none")).config
+        monkeypatch.setattr(preparing, "free_threads", lambda _: pytest.fail("the number is recorded"))
+        assert (first.threads, prepare(first).config.threads) == (2, 2)
+        assert torch.get_num_threads() == 2

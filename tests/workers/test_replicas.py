@@ -55,7 +55,7 @@ CASES: dict[str, dict[str, Any]] = {
     "logits": {"metric": "kl"},
     "logits near a level": {"metric": "kl", "direction": "target=0.01"},
     "a whole set": {"metric": "stereotype_gap", "direction": "minimise"},
-    "plain rows": {"pack": False},
+    "plain rows": {"packing": "plain"},
 }
 
 

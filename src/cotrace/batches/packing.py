@@ -25,9 +25,9 @@ from cotrace.batches.segments import (
 )
 
 ROW_TOKENS = 128
-"""Length that packed rows are filled to. Attention grows with its square, the padding of a row shrinks with it."""
-
-
+"""Most tokens that packed rows are filled to. Attention grows with its square, the padding of a row shrinks with it."""
+SHORT, LITTLE = (16, 32, 64), 1.02
+"""Lengths that are enough where rows so short have little padding, and how little: cells over tokens."""
 ROW_SLACK = (0, 1, 2, 4, 8)
 """Tokens above the average that rows may be longer by, tried in turn."""
 
@@ -174,18 +174,20 @@ def _rows_by_example(segments: Sequence[Segment]) -> list[list[Row]]:
 
 
 def _fill_rows(segments: Sequence[Segment], row_tokens: int, limit: int | None) -> list[Row]:
-    """Rows of about equal length: no more than ``row_tokens`` would need, each as short as the segments allow."""
+    """Rows of about equal length: short ones with little padding, or no more than ``row_tokens`` would need."""
     ordered = sorted(
         segments, key=lambda segment: (-len(segment), 0 if limit is None else -span(segment), segment.example)
     )
     lengths = np.array([len(segment) for segment in ordered])
     spans = lengths if limit is None else np.array(list(map(span, ordered)))
     total, longest = int(lengths.sum()), int(lengths[0])
+    short = [length for length in SHORT if longest <= length < row_tokens]
     count = math.ceil(total / max(row_tokens, longest))
     level = max(longest, math.ceil(total / count))
-    for capacity in (*(level + slack for slack in ROW_SLACK), max(row_tokens, longest)):
+    for capacity in (*short, *(level + slack for slack in ROW_SLACK), max(row_tokens, longest)):
         found = _first_fit(lengths, spans, capacity, capacity if limit is None else limit)
-        if found.max() < count:
+        used = np.bincount(found, lengths)
+        if len(used) <= count or len(used) * used.max() <= LITTLE * total:
             break
     rows: list[Row] = [[] for _ in range(found.max() + 1)]
     for segment, row in zip(ordered, found.tolist(), strict=True):

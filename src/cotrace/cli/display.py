@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import psutil
+import torch
 from rich.console import Group
 from rich.live import Live as RichLive
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
@@ -16,6 +17,7 @@ from rich.text import Text
 
 from cotrace.cli.console import Screen
 from cotrace.components import sign_of
+from cotrace.problem.divided import Plan
 from cotrace.problem.goals import language_problems
 from cotrace.problem.protocol import Problem
 from cotrace.results import Table
@@ -63,9 +65,10 @@ def plan_line(prepared: Prepared) -> str:
     plan, found = prepared.problem.plan, forecast_of(prepared)
     cost = sum(search.forward_equivalents for search in found.searches.values())
     passes = _count(plan.batches, "forward pass", "forward passes")
-    passes += f" of {_count(plan.rows, 'row')} and {_count(plan.tokens, 'token')}"
+    passes += f" of {_rows(plan)} and {_count(plan.tokens, 'token')}"
     return (
-        f"plan: {plan.searched_pairs:,} pairs, {passes} ({plan.padded_tokens:,} with padding); to search about "
+        f"plan: {plan.searched_pairs:,} pairs, {passes} ({plan.padded_tokens:,} with padding) on "
+        f"{_count(torch.get_num_threads(), 'thread')}; to search about "
         f"{cost:,.0f} forward-equivalents, to judge at most {found.evaluation:,.0f}; {_time(found.seconds)}, within "
         f"{FORECAST_WITHIN:.0%}; weights {size(weight_bytes(prepared))}, donor values {size(plan.donor_bytes)}"
     )
@@ -74,6 +77,11 @@ def plan_line(prepared: Prepared) -> str:
 def _count(number: int, one: str, many: str = "") -> str:
     """A number with its word."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def _rows(plan: Plan) -> str:
+    """How many rows, and whether each holds several examples."""
+    return _count(plan.rows, *(f"{'packed' if plan.packed else 'plain'} row{s}" for s in ("", "s")))
 
 
 def plan_rows(prepared: Prepared) -> list[tuple[str, str]]:
@@ -87,7 +95,8 @@ def plan_rows(prepared: Prepared) -> list[tuple[str, str]]:
         ("pairs refused", f"{plan.refused_pairs:,}"),
         ("components N", f"{plan.components:,}"),
         ("tokens of one forward-equivalent", f"{plan.tokens:,} ({padding:.0%} padding besides)"),
-        ("forward passes of one forward-equivalent", f"{plan.batches:,} of {plan.rows:,} rows together"),
+        ("forward passes of one forward-equivalent", f"{plan.batches:,} of {_rows(plan)} together"),
+        ("threads", f"{torch.get_num_threads():,}"),
         ("memory of the weights", size(weight_bytes(prepared))),
         ("memory of the donor values", size(plan.donor_bytes)),
         ("donor values and prefixes kept", _kept(prepared)),

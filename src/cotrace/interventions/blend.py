@@ -70,6 +70,8 @@ def _blending(patch: ValuePatch | ScalePatch, z: Float[Tensor, "copy unit"], don
     def apply(own: Tensor) -> Tensor:
         flat = own.reshape(copies, -1, units, patch.place.width)
         tokens, share = patch.tokens.to(own.device), z.to(own.device)[:, None, :, None]
+        if len(tokens) == flat.shape[1]:  # all, in order
+            return blend(flat, donor(flat), share).reshape(own.shape)
         mine = flat.index_select(1, tokens)
         return flat.index_copy(1, tokens, blend(mine, donor(mine), share)).reshape(own.shape)
 

@@ -185,7 +185,7 @@ def inputs(model: LanguageModel, layout: Layout, copies: int) -> dict[str, Any]:
 def _gather(values: Float[Tensor, "rows pos f"], layout: Layout, copies: int) -> Float[Tensor, "copy read f"]:
     """The values at the positions that are read: the output head is applied at no others."""
     flat = values.reshape(copies, layout.rows * layout.length, values.shape[-1])
-    return flat[:, layout.read_at.to(values.device)]
+    return flat.index_select(1, layout.read_at.to(values.device))
 
 
 Logits = Float[Tensor, "mask read token"]
@@ -202,7 +202,8 @@ def answer_scores(logits: Logits, layout: Layout) -> Float[Tensor, "mask example
     """log p of each scored token, summed over its answer."""
     normaliser = torch.logsumexp(logits, -1)
     read, token = layout.scored_read.to(logits.device), layout.scored_token.to(logits.device)
-    log_p = (logits[:, read, token] - normaliser[:, read]).cpu()
+    scored = logits.flatten(1).index_select(1, read * logits.shape[-1] + token)
+    log_p = (scored - normaliser.index_select(1, read)).cpu()
     cells = log_p.new_zeros(len(logits), len(layout.examples) * layout.answers)
     return cells.index_add(1, layout.scored_cell, log_p).reshape(len(logits), -1, layout.answers)
 

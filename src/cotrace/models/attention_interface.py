@@ -104,9 +104,17 @@ def _register(base: str) -> str:
     return name
 
 
+def modules_of(model: nn.Module) -> list[nn.Module]:
+    """Every module once, as ``model.modules()`` gives them in another order and many times as slowly."""
+    found = [model]
+    for module in found:  # which grows meanwhile
+        found += [part for part in module._modules.values() if part is not None]
+    return list(dict.fromkeys(found))
+
+
 def _configs(model: PreTrainedModel) -> list[PreTrainedConfig]:
     """Every configuration object that some module of the model reads, once each."""
-    found = {id(c): c for m in model.modules() if isinstance(c := getattr(m, "config", None), PreTrainedConfig)}
+    found = {id(c): c for m in modules_of(model) if isinstance(c := vars(m).get("config"), PreTrainedConfig)}
     return list(found.values())
 
 

@@ -23,6 +23,7 @@ from cotrace.models.attention_interface import (
     fresh_frequencies,
     implementation_names,
     keep_gradients,
+    modules_of,
     rope_limits,
 )
 from cotrace.models.discovery import dissect
@@ -241,8 +242,10 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
     So a backward pass is over activations only.
     """
-    training = [part for part in module.modules() if part.training]
-    asking = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    parts = modules_of(module)
+    training = [part for part in parts if part.training]
+    held = (one for part in parts for one in part._parameters.values())  # noqa: SLF001
+    asking = [one for one in held if one is not None and one.requires_grad]
     if training:
         module.eval()
     try:
@@ -299,20 +302,18 @@ class ModelState:
     modules: tuple[nn.Module, ...]
     attention: tuple[str, ...]
     weights: tuple[tuple[int, int, torch.dtype, torch.device], ...]
+    views: tuple[Tensor, ...]
+    """Samples of the weights as they are at any time, where these are contiguous."""
     samples: tuple[Tensor, ...]
 
     @classmethod
     def of(cls, model: LanguageModel) -> ModelState:
         """Return the model's state as it is now."""
-        held = _weights(model.module)
-        samples = tuple(_sample(weight).clone() for weight in held.values())
-        return cls(
-            model,
-            tuple(model.module.modules()),
-            implementation_names(model.module),
-            tuple((w._version, w.data_ptr(), w.dtype, w.device) for w in held.values()),  # noqa: SLF001
-            samples,
-        )
+        modules, attention = tuple(modules_of(model.module)), implementation_names(model.module)
+        held = _held(modules)
+        views = tuple(map(_sample, held))
+        marks = tuple((one._version, one.data_ptr(), one.dtype, one.device) for one in held)  # noqa: SLF001
+        return cls(model, modules, attention, marks, views, tuple(view.clone() for view in views))
 
     def check(self) -> None:
         """Raise ModelError where something has changed since."""
@@ -327,33 +328,43 @@ class ModelState:
         module = self.model.module
         if implementation_names(module) != self.attention:
             return f"its attention implementation was {_words(self.attention)}"
-        if tuple(module.modules()) != self.modules:
+        modules = tuple(modules_of(module))
+        if modules != self.modules:
             return "a module has been replaced, added or removed"
-        held = _weights(module)
+        held = _held(modules)
         if len(held) != len(self.weights):
             return "a weight has been added or removed"
-        for (name, weight), mark, sample in zip(held.items(), self.weights, self.samples, strict=True):
-            if weight.dtype != mark[2]:
-                return f"{name} was of type {str(mark[2]).removeprefix('torch.')}"
-            if weight.device != mark[3]:
-                return f"{name} was on {mark[3]}"
-            moved = (weight._version, weight.data_ptr()) != mark[:2]  # noqa: SLF001
-            if moved or not torch.equal(_sample(weight), sample):
-                return f"the weights {name} have changed"
+        for weight, mark, view, sample in zip(held, self.weights, self.views, self.samples, strict=True):
+            same = (weight._version, weight.data_ptr(), weight.dtype, weight.device) == mark  # noqa: SLF001
+            if not same or not torch.equal(view if weight.is_contiguous() else _sample(weight), sample):
+                return _change(next(name for name, one in _weights(module).items() if one is weight), weight, mark)
         return ""
+
+
+def _change(name: str, weight: Tensor, mark: tuple[int, int, torch.dtype, torch.device]) -> str:
+    if weight.dtype != mark[2]:
+        return f"{name} was of type {str(mark[2]).removeprefix('torch.')}"
+    return f"{name} was on {mark[3]}" if weight.device != mark[3] else f"the weights {name} have changed"
 
 
 def _words(names: tuple[str, ...]) -> str:
     return ", ".join(dict.fromkeys(names))
 
 
+def _held(modules: Iterable[nn.Module]) -> list[Tensor]:
+    """Parameters and saved buffers, once each, but for those that stand elsewhere and come when they are needed."""
+    found: list[Tensor | None] = []
+    for part in modules:
+        found += part._parameters.values()  # noqa: SLF001
+        passing = part._non_persistent_buffers_set  # noqa: SLF001
+        found += [one for name, one in part._buffers.items() if name not in passing]  # noqa: SLF001
+    return [one for one in dict.fromkeys(found) if one is not None and not one.is_meta]
+
+
 def _weights(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and saved buffers by name, but for those that stand elsewhere and come when they are needed."""
-    held = dict(module.named_parameters())
-    for prefix, part in module.named_modules():
-        saved = [name for name in part._buffers if name not in part._non_persistent_buffers_set]  # noqa: SLF001
-        held |= {f"{prefix}.{name}": found for name in saved if (found := part._buffers[name]) is not None}  # noqa: SLF001
-    return {name: weight for name, weight in held.items() if not weight.is_meta}
+    """The same by name."""
+    held = set(map(id, _held(modules_of(module))))
+    return {name: one for name, one in (*module.named_parameters(), *module.named_buffers()) if id(one) in held}
 
 
 def _sample(weight: Tensor) -> Tensor:

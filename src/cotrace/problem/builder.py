@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from cotrace.models import LanguageModel, Place
 from cotrace.models.language_model import ModelState
 from cotrace.models.places import PlacedDictionary
 from cotrace.problem.batching import Batching, Replan, Slots
-from cotrace.problem.passes import check_budget, memory_budget
+from cotrace.problem.passes import Rows, check_budget, memory_budget
 from cotrace.problem.protocol import JudgePairs, Mode
 from cotrace.problem.scored import PairProblem
 from cotrace.problem.scorer import EXECUTOR, Executor, Scorer
@@ -356,13 +356,16 @@ def _indices(pairs: Sequence[PromptPair], part: Collection[str]) -> list[int]:
     return found
 
 
-def check_options(mode: str, align: str, positions: str, checkpointing: str, batch_tokens: int | None) -> None:
+def check_options(
+    mode: str, align: str, positions: str, checkpointing: str, packing: str, batch_tokens: int | None
+) -> None:
     """Raise UnknownName, InputError."""
     for kind, given, options in (
         ("mode", mode, ("swap", "keep")),
         ("alignment", align, ALIGNMENTS),
         ("positions", positions, ("prompt", "prompt+answer")),
         ("checkpointing", checkpointing, ("auto", "on", "off")),
+        ("packing", packing, get_args(Rows)),
     ):
         if given not in options:
             raise unknown(kind, given, options)

@@ -73,9 +73,8 @@ class LevelLoss:
     slope: Float[Tensor, "example"]
 
     def __call__(self, scores: Tensor, few: Sequence[int], /) -> Tensor:
-        index = torch.tensor(list(few))
-        levels = self.metric.levels(scores, self.base[index], self.answers.take(index))
-        return (levels * self.slope[index]).sum()
+        levels = self.metric.levels(scores, *_taken(self.base, self.answers, few))
+        return (levels * self.slope[list(few)]).sum()
 
     def among(self, examples: Sequence[int]) -> LevelLoss:
         """Return the loss of these examples alone."""
@@ -134,8 +133,7 @@ class ChangeLoss:
     of_changes: Objective | Linear
 
     def __call__(self, scores: Tensor, few: Sequence[int], /) -> Float[Tensor, ""]:
-        index = torch.tensor(list(few))
-        changes = self.metric.effects(scores, self.base[index], self.answers.take(index))
+        changes = self.metric.effects(scores, *_taken(self.base, self.answers, few))
         return self.of_changes(changes, few)
 
     def among(self, examples: Sequence[int]) -> ChangeLoss:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from time import perf_counter
+from typing import Literal
 
 import psutil
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 from cotrace.batches import EncodedPair, FrequencyLimit, Layout, Packing, answer_layouts
 from cotrace.batches.packing import longest_span
 from cotrace.batches.segments import donor_pair
+from cotrace.donors import DonorSource
 from cotrace.errors import AlignmentError, InputError
 from cotrace.interventions import LayerInputs, forward, keep_prefixes
 from cotrace.models import LanguageModel
@@ -103,6 +106,14 @@ BYTES_PER_TOKEN_FACTOR = 34
 """Activations per token and layer, in units of d_model numbers: what a layer saves for its backward pass."""
 LOGIT_COPIES = 3
 FEWEST_TOKENS, MOST_TOKENS = 256, 16_384
+Rows = Literal["measured", "packed", "plain"]
+"""How examples are put into rows: several to one where the model allows, one for each, or what is quicker."""
+MEASURED_BELOW = 1_000_000
+"""Parameters of the models for which that is measured. With more, products rule the cost: the fewest tokens win."""
+MEASURED_TOKENS, MEASURED_PASSES = 512, 5
+"""Tokens of the sample that is timed, and how often: a tenth to a quarter of a second of such a model's time."""
+CLEARLY = 0.9
+"""Plain rows are taken where they need at most this share of the time: by less, chance would choose."""
 
 
 def choose_packing(
@@ -127,9 +138,45 @@ def choose_packing(
     frequencies = trials.frequency_limit(max(pair.fed for pair in (*pairs, *reference)))
     packed = pack and fits and trials.packed_rows
     kept = packed and trials.kept_prefixes
-    shortcuts = pack and trials.shortcuts
+    shortcuts = trials.shortcuts
     packing = Packing(packed, tokens, row_limit=limit, keep_prefix=kept, shortcuts=shortcuts, frequencies=frequencies)
     return packing.holding(tokens)
+
+
+def quicker(model: LanguageModel, pairs: Sequence[EncodedPair], source: DonorSource, packing: Packing) -> Packing:
+    """The packing, or plain rows where forward passes over a sample of the pairs are clearly quicker with them."""
+    if not packing.packed or model.module.num_parameters() >= MEASURED_BELOW:
+        return packing
+    tokens = sum(pair.fed for pair in pairs)
+    few: Sequence[EncodedPair] = pairs[:: -(-tokens // MEASURED_TOKENS)]
+    if packing.keep_prefix:
+        few = [replace(pair, prefix=source.prefix(pair) if packing.keeps_prefix(pair) else 0) for pair in few]
+    plain = replace(packing, packed=False, keep_prefix=False)
+    runs = [_sample(model, few, some) for some in (packing, plain)]
+    seconds = [[_timed(run) for run in runs] for _ in range(1 + MEASURED_PASSES)][1:]  # the first finds all cold
+    packed_s, plain_s = map(min, zip(*seconds, strict=True))
+    return plain if plain_s <= CLEARLY * packed_s else packing
+
+
+@torch.no_grad()
+def _sample(model: LanguageModel, pairs: Sequence[EncodedPair], packing: Packing) -> Callable[[], None]:
+    """Forward passes over these pairs; they are over when the last logits have come to the processor."""
+    layouts = [one for whole in answer_layouts(pairs, range(len(pairs)), packing) for one in whole.passes]
+    kept = keep_prefixes(model, pairs, packing) if packing.keep_prefix else None
+    caches = [None if kept is None else kept.for_layout(layout, 1) for layout in layouts]
+
+    @torch.no_grad()
+    def run() -> None:
+        for layout, cache in zip(layouts, caches, strict=True):
+            forward(model, layout, [], cache=cache)[..., 0].cpu()
+
+    return run
+
+
+def _timed(run: Callable[[], None]) -> float:
+    began = perf_counter()
+    run()
+    return perf_counter() - began
 
 
 def check_frequencies(pairs: Sequence[EncodedPair], packing: Packing, after: int) -> None:

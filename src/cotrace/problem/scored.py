@@ -62,8 +62,10 @@ class Reading:
     what: Read
 
     def __call__(self, scores: Tensor, few: Sequence[int], /) -> Float[Tensor, "*mask some"]:
-        index = torch.tensor(list(few))
-        found: Tensor = getattr(self.metric, self.what)(scores, self.base[index], self.answers.take(index))
+        base, answers = self.base, self.answers
+        if (index := list(few)) != list(range(len(base))):  # all of them, in order, are as they are
+            base, answers = base[index], answers.take(torch.tensor(index))
+        found: Tensor = getattr(self.metric, self.what)(scores, base, answers)
         return found
 
     def among(self, examples: Sequence[int]) -> Reading:

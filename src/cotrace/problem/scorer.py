@@ -134,12 +134,13 @@ class Scorer:
         self.batching, self.state = batching or Batching(packing.batch_tokens), state
         self.dtype = model.compute_dtype
         self._whole: tuple[int, list[Layout]] | None = None
+        self._last: tuple[Layout, dict[Spot, Patch]] | None = None
 
     def over(self, pairs: Sequence[EncodedPair], space: ComponentSpace) -> Scorer:
         """The same on another space: ``pairs`` are these pairs with the position roles that it names."""
         other, slots = copy(self), Slots.of(self.model, space)
         other.pairs, other.space = pairs, space
-        vars(other).update(_whole=None, _slots=slots)
+        vars(other).update(_whole=None, _last=None, _slots=slots)
         other.spots, other.layers = slots.spots, component_layers(space)
         return other
 
@@ -265,7 +266,7 @@ class Scorer:
     ) -> Iterator[tuple[Int[Tensor, "some"], Float[Tensor, "some example answer"]]]:
         """One forward pass after the other: which masks it had, and their scores. Raises Replan."""
         with self.batching.passing(layout):
-            patches = self.donors.patches(layout, self.spots)
+            patches = self.patches(layout)
         layer_inputs = LayerInputs(list(dict.fromkeys(layer for _, layer in passes.each if layer > 0)))
         if passes.common is not None and layer_inputs.wanted:
             with self.batching.passing(layout):
@@ -274,6 +275,13 @@ class Scorer:
             with self.batching.passing(layout, len(some)):
                 found = self.run(masks[some], layout, patches, layer_inputs.entries.get(layer))
             yield some, found
+
+    def patches(self, layout: Layout) -> dict[Spot, Patch]:
+        """The donor's part in a layout. The last one is kept: masks and steps come to one layout again and again."""
+        if self._last is None or self._last[0] is not layout:
+            self._last = None  # before another takes its room
+            self._last = layout, self.donors.patches(layout, self.spots)
+        return self._last[1]
 
     def slope(
         self, z: Float[Tensor, "n"], loss: BatchLoss, examples: Sequence[int] | None = None
@@ -312,8 +320,7 @@ class Scorer:
         ``more`` edits come behind the masks' own and ``first`` ones before them, in this forward pass and not in those
         beside it.
         """
-        if patches is None:
-            patches = self.donors.patches(layout, self.spots)
+        patches = self.patches(layout) if patches is None else patches
         copies = len(masks)
         cache = None if self.prefix is None else self.prefix.for_layout(layout, copies)
         taps = [*first, *self.taps(masks, patches, entry.start if entry else 0), *more]
@@ -354,4 +361,5 @@ class Scorer:
         table = answer_scores(logits, layout)
         if self.lengths is not None:
             table = table / self.lengths[list(layout.examples), : table.shape[-1]]
-        return torch.nn.functional.pad(table, (0, self.columns - table.shape[-1]))
+        missing = self.columns - table.shape[-1]
+        return torch.nn.functional.pad(table, (0, missing)) if missing else table

@@ -186,6 +186,10 @@ class RunConfig(WorkerOptions, SourceOptions):
     """Seed of the holdout and of the searches that draw."""
     batch_tokens: Annotated[int | None, RUN] = None
     """Most tokens in one forward pass; less takes less memory. Default: chosen by the model's size."""
+    packing: Annotated[Literal["measured", "packed", "plain"], RUN] = "measured"
+    """Several examples and answers in a row where the model allows (packed), each in its own (plain), or what is
+    clearly quicker in a trial (measured, for models below a million parameters); the choice stands in config.yaml.
+    """
     memory: Annotated[str | float | None, SIZE] = None
     """Most memory for donor values and kept prefixes, such as 4GB, 512MiB or 0.5 of what is free; the rest lies on
     disk, or is computed anew. A size also bounds what a forward pass holds. Default: half of what is free.
@@ -193,7 +197,8 @@ class RunConfig(WorkerOptions, SourceOptions):
     checkpointing: Annotated[Literal["auto", "on", "off"], RUN] = "auto"
     """Compute activations again in the backward pass: when memory runs out (auto), always, or never."""
     threads: Annotated[int | None, RUN] = None
-    """Processor threads. Default: one for small models, which more would slow down; else one per core that is free."""
+    """Processor threads. Default: OMP_NUM_THREADS; else one for small models, which more would slow down, and one per
+    core that is idle for others."""
     checkpoint_every_s: Annotated[float | None, RUN] = None
     """Seconds between checkpoints, which `cotrace resume` goes on from; 0 writes one at every step.
     Default: 10, or longer where one takes long to write."""
@@ -352,7 +357,7 @@ def literal(value: Any) -> Any:
 IDENTITY_WORKERS = tuple(field.name for field in fields(WorkerOptions))
 """Fields that say who computes: results are the same whoever does."""
 NOT_IN_IDENTITY = (
-    *("out", "threads", "batch_tokens", "checkpoint_every_s", "trust_remote_code", "offload_folder"),
+    *("out", "threads", "batch_tokens", "packing", "checkpoint_every_s", "trust_remote_code", "offload_folder"),
     *IDENTITY_WORKERS,
 )
 """Fields that do not change the question."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
+import psutil
 import torch
 from pydantic import TypeAdapter, ValidationError
 
@@ -24,7 +25,7 @@ from cotrace.models.places import entries_of
 from cotrace.problem import Problem
 from cotrace.problem.full_swap import NoDirection
 from cotrace.problem.language import LanguageProblem
-from cotrace.problem.passes import check_memory
+from cotrace.problem.passes import CGROUP, check_memory
 from cotrace.problem.scorer import executing
 from cotrace.problem.set_metric import aim
 from cotrace.problem.spaces import shortlist, space_of
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
 MOST_THREADS, THREADS_PER_PROCESSOR = 256, 4
 SMALL_PARAMETERS = 10_000_000
+LOOK_S = 0.2
+"""Seconds for which it is looked how busy the processors are."""
 PATH_POINTS = 8
 """Penalties that pgbct tries where the user gives none, so that it has a frontier to show."""
 
@@ -121,6 +124,7 @@ def prepare(
         undo.callback(nothing if workers is None or kept else workers.close)
         say(f"computing donor values and base scores of {len(task):,} pairs")
         problem = pose(config, model, task)
+        config = replace(config, packing=problem.manner["packing"], threads=torch.get_num_threads())  # for replays
         check_size(config, len(problem.space))  # of a dictionary only the features that are active count
         say("checking that patches are right on this model")
         ensure(problem.model, problem.space.sites)
@@ -305,9 +309,10 @@ def check_threads(count: int | None) -> None:
 
 
 def use_threads(config: RunConfig, model: LanguageModel) -> None:
-    """Set the process's threads: handing out the work of a small model takes longer than the work."""
-    small = model.module.num_parameters() < SMALL_PARAMETERS
-    torch.set_num_threads(config.threads or (1 if small else free_threads(torch.get_num_threads())))
+    """Set the process's threads, unless the environment does: those of a small model wait longer than they work."""
+    if config.threads or "OMP_NUM_THREADS" not in os.environ:
+        small = model.module.num_parameters() < SMALL_PARAMETERS
+        torch.set_num_threads(config.threads or (1 if small else free_threads(torch.get_num_threads())))
 
 
 def free_threads(most: int) -> int:
@@ -315,9 +320,19 @@ def free_threads(most: int) -> int:
 
     Two threads that share one processor wait for each other: they take many times one's time.
     """
-    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return max(1, min(most, mine - round(min(busy, mine))))
+    busy: list[float] = psutil.cpu_percent(LOOK_S, percpu=True)
+    mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(busy))
+    idle = sum(1 - busy[i] / 100 for i in mine if i < len(busy))
+    return max(1, min(most, round(idle), _quota(CGROUP / "cpu.max", most)))
+
+
+def _quota(file: Path, most: int) -> int:
+    """Processors whose time a control group grants; ``most`` where it names no bound."""
+    try:
+        granted, period = file.read_text().split()
+    except (OSError, ValueError):
+        return most
+    return int(granted) // int(period) if granted.isdigit() else most
 
 
 def pose(config: RunConfig, model: LanguageModel, task: Task) -> LanguageProblem:
