@@ -193,7 +193,7 @@ def check_names(config: RunConfig, task: Task) -> None:
         raise InputError(
             "dictionaries are given, and no site is feature or error: name it in sites, or leave them out"
             if config.dictionaries
-            else "the sites feature and error are parts of a dictionary: give dictionaries as well"
+            else "the sites feature and error are parts of a dictionary: give one as well (--dictionaries FOLDER)"
         )
     aim(check_metric(config.metric, task), config.direction, config.mode)
     source = donor_source(config.donors or task.donors)
