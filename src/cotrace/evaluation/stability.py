@@ -12,6 +12,7 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float
 
 from cotrace.components import Component

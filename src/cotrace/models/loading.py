@@ -26,6 +26,7 @@ from transformers import (
     BitsAndBytesConfig,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
+    modeling_gguf_pytorch_utils,
 )
 from transformers.utils import logging
 
@@ -220,9 +221,12 @@ def _quiet() -> Iterator[None]:
     bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+    gguf_bar = modeling_gguf_pytorch_utils.tqdm  # which no setting silences
+    modeling_gguf_pytorch_utils.tqdm = lambda tensors, **_: tensors
     try:
         yield
     finally:
+        modeling_gguf_pytorch_utils.tqdm = gguf_bar
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
