@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import cotrace as ct
@@ -58,6 +60,43 @@ def test_a_sum_is_that_of_python(bias: ct.LanguageProblem, tmp_path: Path) -> No
     )
     found = traced(tmp_path / "run", "--plus", "0.5*demo_agreement:log_odds:minimise")
     same(found, ct.WeightedSum([(1.0, bias), (0.5, agreement)]))
+    of_each_problem(tmp_path / "run", found, [bias, agreement])
+    copying = ct.side_problem(bias, ct.tasks.demo_copying(), holdout=0)
+    judged = ["evaluate", str(tmp_path / "run"), "--level", "quick", "--k", "2", "--side", "demo_copying", "--quiet"]
+    assert run(judged) == 0
+    (side,) = json.loads((tmp_path / "run" / "evaluation.json").read_text())["side_effects"]
+    assert side["change"] == pytest.approx(float(copying.value(found["selections"][1]["components"])), rel=1e-5)
+
+
+def of_each_problem(folder: Path, found: dict[str, Any], problems: list[ct.LanguageProblem]) -> None:
+    """``--format effects`` has every problem's own effects, of its training pairs and its held-out ones."""
+    out = folder.with_suffix(".csv")
+    assert run(["export", str(folder), "--format", "effects", "--out", str(out), "--quiet"]) == 0
+    table = pd.read_csv(out)
+    assert list(dict.fromkeys(table.problem)) == ["1*demo_bias:log_odds", "0.5*demo_agreement:log_odds"]
+    assert len(table) == len(found["selections"]) * sum(one.size + one.heldout.size for one in problems)
+    for one in found["selections"]:
+        for problem, (_, rows) in zip(problems, table.groupby("problem", sort=False), strict=True):
+            own = rows[rows.k == one["k"]].set_index("part")
+            for part, pairs in (("training", problem), ("heldout", problem.heldout)):
+                assert list(own.loc[part].pair) == list(pairs.ids)
+                expected = pairs.effects(one["components"])
+                assert own.loc[part].effect.tolist() == pytest.approx(expected.tolist(), rel=1e-5, abs=1e-6)
+
+
+def test_a_metric_of_the_whole_set_says_why_it_has_no_effects_of_pairs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    traced(tmp_path / "run", "--metric", "stereotype_gap", "--direction", "minimise")
+    for command, words in (
+        (["export", str(tmp_path / "run"), "--format", "effects"], "one number for the whole set, .* --format csv"),
+        (["evaluate", str(tmp_path / "run"), "--stability", "1"], "stability: .* leave stability out"),
+        (["evaluate", str(tmp_path / "run"), "--folds", "2"], "folds: .* leave folds out"),
+    ):
+        capsys.readouterr()
+        assert run([*command, "--quiet"]) == 2
+        assert re.search(words, said := capsys.readouterr().err), said
+        assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -180,8 +180,14 @@ def test_commands_that_refuse_do_so_in_one_line(
     capsys.readouterr()
     for options, words in (
         (["export", at, "--k", "2", "--format", "mib", "--out", str(tmp_path / "a")], "not features or errors of a"),
-        (["export", at, "--k", "2", "--format", "nnsight", "--out", str(tmp_path / "b")], "is no part of one module's"),
-        (["export", at, "--k", "2", "--format", "transformer-lens", "--out", str(tmp_path / "c")], "has no hook for"),
+        (
+            ["export", at, "--k", "2", "--format", "nnsight", "--out", str(tmp_path / "b")],
+            "part of one module's input or output; export it to json",
+        ),
+        (
+            ["export", at, "--k", "2", "--format", "transformer-lens", "--out", str(tmp_path / "c")],
+            "in every model; export it to json",
+        ),
     ):
         assert run([*options, "--quiet"]) == 2, options
         said = capsys.readouterr().err

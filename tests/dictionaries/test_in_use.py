@@ -283,7 +283,7 @@ def test_wrong_dictionaries_are_one_line(
     for options, words in (
         (["--dictionaries", str(other)], "give --dictionaries-of gpt2-xl"),
         (["--dictionaries", str(tmp_path / "nothing")], "there is no such folder"),
-        (["--sites", "feature"], "give dictionaries as well"),
+        (["--sites", "feature"], "--dictionaries FOLDER"),
         (["--dictionaries", str(both_signs), "--sites", "head_output"], "no site is feature or error"),
         (["--dictionaries-of", "gpt2"], "none are given"),
     ):

@@ -88,11 +88,12 @@ def net() -> Qwen3ForCausalLM:
 
 @pytest.mark.parametrize("bits", [False, True])
 def test_the_weights_are_those_of_the_file_in_floating_point(
-    tmp_path: Path, net: Qwen3ForCausalLM, bits: bool, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, net: Qwen3ForCausalLM, bits: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = write(tmp_path / "small.gguf", net, bits=bits)
+    capfd.readouterr()
     loaded = load_model(tmp_path, gguf_file="small.gguf", dtype="float64")
-    assert capsys.readouterr().err == "", "the loader shows no bar"
+    assert capfd.readouterr().err == "", "no bar of the loader's"
     assert (loaded.name, loaded.dtype) == ("small.gguf", torch.float64)
     own = loaded.module.state_dict()
     for name, weight in net.state_dict().items():

@@ -131,3 +131,15 @@ def test_a_job_whose_process_is_killed_is_run_again_as_often_as_allowed(
     with pytest.raises(InputError, match=r"^this job cannot be done$"):
         dict(side_by_side({"one": partial(job, other, "fails")}, Side(count=1), tmp_path))
     assert capfd.readouterr() == ("", ""), "Ray says nothing of its own, on standard output least of all"
+
+
+def test_more_gpus_than_this_machine_has_are_refused_before_anything_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    asked = ["trace", "--model", "shipped", "--task", "demo_bias", "--workers", "2", "--worker-gpus", "1"]
+    assert run(asked) == 2
+    said = capsys.readouterr().err
+    assert "2 workers of 1 GPU need 2, and the cluster has 1: give at most 1 workers" in said
+    assert said.count("\n") == 1, "no line of a model being loaded"

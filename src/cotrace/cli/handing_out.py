@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import webbrowser
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
 
 from cotrace import interchange
 from cotrace import report as reports
@@ -18,8 +22,10 @@ from cotrace.editing.apply import checked_donor
 from cotrace.editing.generation import load_judge
 from cotrace.errors import InputError
 from cotrace.models import LanguageModel
+from cotrace.problem import Constrained, WeightedSum
 from cotrace.problem.builder import Division
 from cotrace.results import Frontier, Selection
+from cotrace.results.effects import EffectTable
 from cotrace.results.outcomes import outcome_table
 from cotrace.results.table import frame_csv
 from cotrace.run_folder.folder import REDACTED, REPORT, report_inputs
@@ -30,6 +36,9 @@ from cotrace.runs.prepare import use_threads
 from cotrace.runs.result_files import SHARE, StoredRun, enough
 from cotrace.text.escape import json_bytes, visible
 from cotrace.text.files import new_file, parse_json, read_text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def report(
@@ -153,16 +162,42 @@ def as_csv(source: Source) -> bytes:
 
 @own_threads()
 def as_effects(source: Source) -> bytes:
-    """One row for each size and pair, training pairs first."""
+    """One row for each size and pair, training pairs first; of a weighted sum one problem after another, each with its
+    own effects in its own units. Raises InputError for a metric of the whole set."""
     import pandas as pd
 
     quiet_libraries()
     found = with_effects(source.run.path, source.frontier)
-    problem = prepare_again(source.run.path, source.run.question).goal
-    frames = [found.effects_frame(problem.ids).assign(part="training")]
-    if problem.heldout is not None and found.effects_heldout is not None:
-        frames.append(found.effects_frame(problem.heldout.ids, heldout=True).assign(part="heldout"))
+    goal = prepare_again(source.run.path, source.run.question).goal
+    summed = goal.problem if isinstance(goal, Constrained) else goal
+    if isinstance(summed, WeightedSum):
+        frames = list(_of_terms(summed, found))
+    else:
+        parts = [("training", goal, found.effects), ("heldout", goal.heldout, found.effects_heldout)]
+        frames = [
+            found.effects_frame(problem.ids, heldout=part == "heldout").assign(part=part)
+            for part, problem, kept in parts
+            if problem is not None and kept is not None
+        ]
+    if not frames:
+        raise InputError(
+            f"{summed.metric} is one number for the whole set, without an effect of each pair: --format csv has "
+            "what there is of each size"
+        )
     return frame_csv(pd.concat(frames))
+
+
+def _of_terms(summed: WeightedSum, frontier: Frontier) -> Iterator[pd.DataFrame]:
+    """The effects of every size on the pairs of each summed problem that has some, named as --plus names it."""
+    chosen = np.stack([frontier.space.indicator(one.members) for one in frontier])
+    masks = torch.from_numpy(chosen).float()
+    for weight, term in zip(summed.shares, summed.problems, strict=True):
+        for part, problem in (("training", term), ("heldout", term.heldout)):
+            effects = None if problem is None else problem.value_and_effects(masks)[1]
+            if problem is not None and effects is not None:
+                table = replace(frontier, effects=EffectTable.of(chosen, effects.detach().cpu().numpy()))
+                name = f"{weight:g}*{term.task}:{term.metric}"
+                yield table.effects_frame(problem.ids).assign(part=part, problem=name)
 
 
 FORMATS: Mapping[str, Callable[[Source], bytes]] = {

@@ -18,6 +18,7 @@ from cotrace.evaluation import evaluate as judge
 from cotrace.evaluation.evaluate import Progress, settled
 from cotrace.evaluation.published import belonging
 from cotrace.evaluation.setup import Pairs, result_of
+from cotrace.evaluation.stability import check_divisible
 from cotrace.interchange.circuits import Circuit
 from cotrace.problem import LanguageProblem
 from cotrace.problem.goals import language_problems, loss_before, side_problem, unknown_text
@@ -90,6 +91,8 @@ def evaluate(
         raise InputError(f"ct.evaluate: stability is {stability}; give the number of searches, at least 0")
     if stability and search is None:
         raise InputError("ct.evaluate: stability searches again: give search=ct.search.Pursuit(), say, or leave it out")
+    if stability:
+        check_divisible(problem, "stability")
     others = _foreign(problem, against)
     settled(problem, result, intervals=intervals, **asked)
     problems, notes = _sides(problem, level, text, side)
@@ -132,18 +135,17 @@ def _sides(
 
     Raises CotraceError for a text or a task that was named and cannot be used.
     """
-    if text is not None and not isinstance(problem, LanguageProblem):
+    own = next(iter(language_problems(problem)), None)  # of a sum or a constraint the first, whose space all share
+    if text is not None and own is None:
         raise InputError("text: a neutral text is read by a language model; leave it out for another problem")
     notes: list[str] = []
-    found = [_second(problem, each) for each in side]
+    found = [_second(own, each) for each in side]
     makers: list[Callable[[], Problem]] = []
-    if isinstance(problem, LanguageProblem):
-        if text is not None:
-            found.append(_quietly(lambda: neutral(problem, text)))
-        elif level != "quick":
-            makers.append(lambda: neutral(problem))
-        if level != "quick":
-            makers.append(lambda: unaffected(problem))
+    if text is not None and own is not None:
+        found.append(_quietly(lambda: neutral(own, text)))
+    if isinstance(problem, LanguageProblem) and level != "quick":
+        makers += [lambda: neutral(problem)] if text is None else []
+        makers.append(lambda: unaffected(problem))
     for make in makers:  # what was not asked for by name, and may not be had
         try:
             found.append(_quietly(make))
@@ -158,10 +160,10 @@ def _quietly(make: Callable[[], Problem]) -> Problem:
         return make()
 
 
-def _second(problem: Problem, side: Problem | Task) -> Problem:
+def _second(problem: LanguageProblem | None, side: Problem | Task) -> Problem:
     if not isinstance(side, Task):
         return side
-    if not isinstance(problem, LanguageProblem):
+    if problem is None:
         raise InputError(
             f"side: task {side.name} is asked of a language model; pose it with ct.side_problem(...) first"
         )

@@ -12,6 +12,7 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float
 
 from cotrace.components import Component
@@ -97,6 +98,17 @@ def _mean_jaccard(sets: Sequence[Sequence[Any]], runs: Sequence[int] | None = No
     return float(np.mean(found)) if found else None
 
 
+def check_divisible(problem: Problem, option: str) -> None:
+    """Raise InputError for a metric of the whole set: parts of its pairs are no part of it."""
+    try:
+        problem.effects(torch.zeros(len(problem.space)))
+    except InputError:
+        raise InputError(
+            f"{option}: {problem.metric} is one number for the whole set, and parts of the pairs have none of their "
+            f"own: leave {option} out"
+        ) from None
+
+
 def search_again(
     problem: Problem, search: Search, k: int, runs: int, *, seed: int = 0, progress: Progress | None = None
 ) -> Stability:
@@ -112,6 +124,7 @@ def search_again(
         seed: Seed of the parts and of the searches.
         progress: Function of (what, done, of how many); None for none.
     """
+    check_divisible(problem, "stability")
     units = Units.of(problem)
     if units.count < 3:
         raise InputError(f"stability needs at least 3 groups of pairs to leave some out, and these are {units.count}")
@@ -352,6 +365,7 @@ def cross_fit(
         seed: Seed of the division.
         progress: Function of (what, done, of how many); None for none.
     """
+    check_divisible(problem, "folds")
     units = Units.of(problem)
     if count < 2 or units.count < count:
         unit = "groups of pairs" if units.clustered else "pairs"

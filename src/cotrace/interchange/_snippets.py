@@ -62,9 +62,9 @@ def columns_of(model: LanguageModel, components: Iterable[Component]) -> list[Co
         if component.role != "all":
             raise InputError(f"{component} is one position role, which a snippet does not find; trace without roles")
         if component.site not in ORDER:
+            other = "export it to transformer-lens" if component.site in HOOKS else "export it to json"
             raise InputError(
-                f"{component} is no part of one module's input or output; export it to transformer-lens, or trace "
-                f"{', '.join(ORDER)}"
+                f"{component} is no part of one module's input or output; {other}, or trace {', '.join(ORDER)}"
             )
         chosen.setdefault((component.layer, component.site), []).append(component.unit or 0)
     takers = _takers(model) if any(site is Site.HEAD_OUTPUT for _, site in chosen) else {}
@@ -179,7 +179,8 @@ def _site(component: Component) -> Site:
         raise InputError(f"{component} is one position role, which a snippet does not find; trace without roles")
     if component.site not in HOOKS:
         raise InputError(
-            f"{component}: TransformerLens has no hook for {component.site} in every model; trace {', '.join(HOOKS)}"
+            f"{component}: TransformerLens has no hook for {component.site} in every model; export it to json, or "
+            f"trace {', '.join(HOOKS)}"
         )
     return component.site
 

@@ -28,6 +28,7 @@ from cotrace.models.attention_interface import (
 )
 from cotrace.models.discovery import dissect
 from cotrace.models.places import Layer, Place, named_space
+from cotrace.results import Frontier, Selection
 from cotrace.validation import checked, guarded, names_of
 
 if TYPE_CHECKING:
@@ -214,15 +215,16 @@ class LanguageModel:
     @checked("model.space")
     def space(
         self,
-        sites: Iterable[str | Site | Component],
+        sites: Iterable[str | Site | Component] | Frontier | Selection,
         roles: Sequence[str] = ("all",),
         layers: Layers = None,
     ) -> ComponentSpace:
         """Return the components of these sites, names or patterns, each once for each of the position ``roles``.
 
         ``sites`` takes what ``LanguageProblem`` takes: whole sites (``head_output``), one at a role
-        (``head_output@last``), single components (``L4.head2``), patterns (``L4.*``), a Selection; ``layers`` narrows
-        them: a range, numbers, or text such as ``8..16``. Raises UnknownName, UnsupportedSite, InputError.
+        (``head_output@last``), single components (``L4.head2``), patterns (``L4.*``), or a shortlist: a Selection, or
+        the sets of a Frontier; ``layers`` narrows them: a range, numbers, or text such as ``8..16``.
+        Raises UnknownName, UnsupportedSite, InputError.
         """
         return named_space(self, sites, names_of("model.space", "roles", roles), layers)
 

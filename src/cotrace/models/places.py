@@ -25,6 +25,7 @@ from cotrace.components import (
 )
 from cotrace.dictionaries.dictionary import Dictionary, Entries
 from cotrace.errors import InputError
+from cotrace.results import Frontier, Selection
 from cotrace.text.files import shortened
 
 Tap = Literal["input", "output", "attention", "pattern", "experts"]
@@ -229,13 +230,28 @@ def entries_of(sites: Any) -> list[Entry]:
     return [entry for one in given for entry in Entry.parse(one)]
 
 
+def shortlist(result: Frontier | Selection) -> tuple[Component, ...]:
+    """The components of a set, or of all sets of a frontier. Raises InputError where that narrows nothing."""
+    if isinstance(result, Selection):
+        return result.members
+    members = {member for selection in result for member in selection.members}
+    if len(members) == len(result.space):
+        raise InputError(
+            f"sites: the sets of this {result.search} frontier hold all {len(members)} components between them; give "
+            f"one of them as the shortlist, as in sites=frontier.at({max(1, len(members) // 4)})"
+        )
+    return tuple(member for member in result.space if member in members)
+
+
 def named_space(model: Any, sites: Any, roles: Sequence[str], layers: Layers = None) -> ComponentSpace:
-    """Return the components that are named, or all of the sites, for each role and in these layers.
+    """Return the components that are named or in the shortlist, or all of the sites, for each role and in these layers.
 
     Sites in the order in which they are first named, layer by layer. Raises InputError, UnsupportedSite, UnknownName;
     InputError too where no component is left, or the model lacks a layer.
     """
     chosen = layers_of(layers)
+    if isinstance(sites, Frontier | Selection):
+        sites = shortlist(sites)
     if isinstance(sites, ComponentSpace):
         whole = set(_whole(model, sites.sites))
         strange = next((component for component in sites if replace(component, role="all") not in whole), None)

@@ -23,6 +23,7 @@ from cotrace.interventions.storage import Storage
 from cotrace.metrics import METRICS, AnyMetric, metric_named
 from cotrace.models import LanguageModel
 from cotrace.models.language_model import ModelState
+from cotrace.models.places import named_space
 from cotrace.problem._coverage import NestedSites, warn_of
 from cotrace.problem.batching import Batching, Checkpointing
 from cotrace.problem.builder import Builder, Division, Settled, Writing, check_options, overlap_words, settle
@@ -42,7 +43,7 @@ from cotrace.problem.passes import (
 )
 from cotrace.problem.protocol import JudgePairs, Mode
 from cotrace.problem.set_metric import aim
-from cotrace.problem.spaces import PoorDictionary, Told, active_features, space_of
+from cotrace.problem.spaces import PoorDictionary, Told, active_features
 from cotrace.prompts import Task
 from cotrace.results import Frontier, Selection
 from cotrace.text import escape
@@ -180,7 +181,7 @@ class LanguageProblem(DividedProblem):
             sites = task.sites if dictionaries is None else FEATURES
         chosen, wanted = aim(metric_named(metric or task.metric), direction, mode)
         self.metric_name = metric if isinstance(metric, str) else chosen.name if metric else task.metric
-        self.space = space_of(self.model, sites, roles, layers)
+        self.space = named_space(self.model, sites, roles, layers)
         if dictionaries is not None and OF_DICTIONARIES.isdisjoint(self.space.sites):
             raise InputError(
                 "dictionaries are given, and no site is feature or error: name it in sites, or leave them out"

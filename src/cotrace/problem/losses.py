@@ -37,6 +37,14 @@ class Measure(Protocol):
         """The same of these examples alone, which are numbered from 0 in that order; nothing of others is in it."""
 
 
+def taken(
+    base: Float[Tensor, "example answer"], answers: Answers, few: Sequence[int]
+) -> tuple[Float[Tensor, "some answer"], Answers]:
+    """Base scores and answers of these examples; as they are where these are all, in order."""
+    index = list(few)
+    return (base, answers) if index == list(range(len(base))) else (base[index], answers.take(torch.tensor(index)))
+
+
 @dataclass(frozen=True, eq=False)
 class SumLoss:
     """The sum of all scores: what a gradient costs can be seen on it."""
@@ -73,7 +81,7 @@ class LevelLoss:
     slope: Float[Tensor, "example"]
 
     def __call__(self, scores: Tensor, few: Sequence[int], /) -> Tensor:
-        levels = self.metric.levels(scores, *_taken(self.base, self.answers, few))
+        levels = self.metric.levels(scores, *taken(self.base, self.answers, few))
         return (levels * self.slope[list(few)]).sum()
 
     def among(self, examples: Sequence[int]) -> LevelLoss:
@@ -133,7 +141,7 @@ class ChangeLoss:
     of_changes: Objective | Linear
 
     def __call__(self, scores: Tensor, few: Sequence[int], /) -> Float[Tensor, ""]:
-        changes = self.metric.effects(scores, *_taken(self.base, self.answers, few))
+        changes = self.metric.effects(scores, *taken(self.base, self.answers, few))
         return self.of_changes(changes, few)
 
     def among(self, examples: Sequence[int]) -> ChangeLoss:

@@ -16,7 +16,7 @@ from cotrace.errors import DegenerateError, InputError, NonFiniteError
 from cotrace.metrics import Answers, Metric, SetMetric
 from cotrace.metrics.metric import weighted_mean
 from cotrace.problem.input_path import InputPath
-from cotrace.problem.losses import ChangeLoss, Linear, Objective
+from cotrace.problem.losses import ChangeLoss, Linear, Objective, taken
 from cotrace.problem.protocol import Cost, Examples, Loss, Mode
 from cotrace.problem.scorer import Scorer
 from cotrace.validation import check_kind
@@ -62,9 +62,7 @@ class Reading:
     what: Read
 
     def __call__(self, scores: Tensor, few: Sequence[int], /) -> Float[Tensor, "*mask some"]:
-        base, answers = self.base, self.answers
-        if (index := list(few)) != list(range(len(base))):  # all of them, in order, are as they are
-            base, answers = base[index], answers.take(torch.tensor(index))
+        base, answers = taken(self.base, self.answers, few)
         found: Tensor = getattr(self.metric, self.what)(scores, base, answers)
         return found
 

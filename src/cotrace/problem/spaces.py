@@ -16,38 +16,13 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from cotrace.batches import EncodedPair, Layout, Packing, answer_layouts
-from cotrace.components import FEATURE_SITES, Component, ComponentSpace, Layers, Site
+from cotrace.components import FEATURE_SITES, Component, ComponentSpace, Site
 from cotrace.donors import DonorSource, Noise, Setting, Vector, donors_of
 from cotrace.donors.features import JointDonors
-from cotrace.errors import DegenerateError, InputError
+from cotrace.errors import DegenerateError
 from cotrace.interventions import forward
 from cotrace.models import LanguageModel
-from cotrace.models.places import PlacedDictionary, named_space
-from cotrace.results import Frontier, Selection
-
-
-def shortlist(result: Frontier | Selection) -> tuple[Component, ...]:
-    """The components of a set, or of all sets of a frontier. Raises InputError where that narrows nothing."""
-    if isinstance(result, Selection):
-        return result.members
-    members = {member for selection in result for member in selection.members}
-    if len(members) == len(result.space):
-        raise InputError(
-            f"sites: the sets of this {result.search} frontier hold all {len(members)} components between them; give "
-            f"one of them as the shortlist, as in sites=frontier.at({max(1, len(members) // 4)})"
-        )
-    return tuple(member for member in result.space if member in members)
-
-
-def space_of(
-    model: LanguageModel,
-    sites: Sequence[str | Site | Component] | ComponentSpace | Frontier | Selection,
-    roles: Sequence[str],
-    layers: Layers = None,
-) -> ComponentSpace:
-    """Return what ``model.space`` does, of a Frontier as the shortlist too. Raises as it does."""
-    return named_space(model, shortlist(sites) if isinstance(sites, Frontier | Selection) else sites, roles, layers)
-
+from cotrace.models.places import PlacedDictionary
 
 Flags = dict[tuple[PlacedDictionary, str], Tensor]
 """(dictionary, role) -> which of its features are active [feature]."""

@@ -21,14 +21,13 @@ from cotrace.donors import Noise, check_sites, donor_file, donor_source
 from cotrace.errors import InputError, unknown
 from cotrace.metrics import Answers, AnyMetric, metric_named
 from cotrace.models import LanguageModel
-from cotrace.models.places import entries_of
+from cotrace.models.places import entries_of, named_space, shortlist
 from cotrace.problem import Problem
 from cotrace.problem.full_swap import NoDirection
 from cotrace.problem.language import LanguageProblem
 from cotrace.problem.passes import CGROUP, check_memory
 from cotrace.problem.scorer import executing
 from cotrace.problem.set_metric import aim
-from cotrace.problem.spaces import shortlist, space_of
 from cotrace.prompts import Task
 from cotrace.prompts.task import groups, split_parts
 from cotrace.runs.config import RunConfig
@@ -117,7 +116,7 @@ def prepare(
     model = config.load_model()
     use_threads(config, model)
     task = config.suited_task(task, model)
-    check_size(config, len(space_of(model, config.sites_of(task), config.roles or ("all",), config.layers)))
+    check_size(config, len(named_space(model, config.sites_of(task), config.roles or ("all",), config.layers)))
     workers = employ(config)
     with ExitStack() as undo, nullcontext() if workers is None else executing(workers):
         kept = CREW.get() is not None
@@ -139,13 +138,16 @@ def nothing() -> None:
 
 def check_workers(config: RunConfig) -> None:
     """Refuse workers that cannot be had, before anything is loaded. Raises InputError, WorkersError."""
-    from cotrace.workers.cluster import MAX_RESTARTS, check_address, check_asked, ray_module
+    from cotrace.workers.cluster import MAX_RESTARTS, Needs, check_address, check_asked, check_resources, ray_module
 
     restarts = MAX_RESTARTS if config.max_restarts is None else config.max_restarts
     check_asked(config.workers or 0, config.worker_gpus or 0, restarts)
     ray = ray_module()
     if config.ray is not None and not ray.is_initialized():
         check_address(config.ray)
+    elif config.worker_gpus and not ray.is_initialized():  # Ray will be begun here, with the GPUs of this machine
+        needs = Needs(config.workers or 1, 1, config.worker_gpus)
+        check_resources({"GPU": float(torch.cuda.device_count()), "CPU": float("inf")}, needs)
 
 
 def employ(config: RunConfig) -> Workers | None:
@@ -197,7 +199,7 @@ def check_names(config: RunConfig, task: Task) -> None:
         raise InputError(
             "dictionaries are given, and no site is feature or error: name it in sites, or leave them out"
             if config.dictionaries
-            else "the sites feature and error are parts of a dictionary: give dictionaries as well"
+            else "the sites feature and error are parts of a dictionary: give one as well (--dictionaries FOLDER)"
         )
     aim(check_metric(config.metric, task), config.direction, config.mode)
     source = donor_source(config.donors or task.donors)

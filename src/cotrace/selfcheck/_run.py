@@ -18,9 +18,8 @@ from cotrace.donors import DonorSource, Noise, donor_source
 from cotrace.errors import CotraceError, InputError, unknown
 from cotrace.models import LanguageModel, Place
 from cotrace.models.language_model import evaluating
-from cotrace.models.places import entries_of
+from cotrace.models.places import entries_of, named_space, shortlist
 from cotrace.problem.passes import Trials
-from cotrace.problem.spaces import shortlist, space_of
 from cotrace.prompts import Task
 from cotrace.results import Frontier, Selection
 from cotrace.selfcheck._properties import TOLERANCES, Probe, deviation, precision_findings, run_findings, site_findings
@@ -153,7 +152,7 @@ def _places(model: LanguageModel, sites: Any, layers: Layers) -> dict[Site, list
     """
     if sites is None and layers is None:
         return {site: list(model.places(site).values()) for site in model.plain_sites(model.sites)}
-    space = space_of(model, model.sites if sites is None else sites, ("all",), layers)
+    space = named_space(model, model.sites if sites is None else sites, ("all",), layers)
     parts = {one.layer: one.site for one in model.dictionaries}
     found: dict[Site, dict[int, Place]] = {}
     for site, layer in dict.fromkeys((one.site, one.layer) for one in space):
