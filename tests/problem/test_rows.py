@@ -85,7 +85,7 @@ def test_nor_are_larger_models_and_those_that_take_no_packed_rows(
     monkeypatch.setattr(passes, "MEASURED_BELOW", tiny.model("llama").module.num_parameters())
     assert problem().packing.packed
     monkeypatch.setattr(passes, "MEASURED_BELOW", 1_000_000)
-    monkeypatch.setattr(passes, "takes_packed_rows", lambda *_: False)
+    monkeypatch.setattr(tiny.model("llama").once(passes.Trials), "packed_rows", False)
     assert not problem().packing.packed
     assert timed == []
 
