@@ -61,7 +61,7 @@ def own_pairs(audit: Audit, given: argparse.Namespace) -> bool:
 
 def pairs_file(audit: Audit, given: argparse.Namespace) -> Path | None:
     """The audit's own pairs as a file; None where it takes a whole benchmark."""
-    path = Path(given.out) / "pairs" / f"{audit.name}.jsonl"
+    path = Path(given.runs) / "pairs" / f"{audit.name}.jsonl"
     if not own_pairs(audit, given):
         return None
     if not path.exists():
@@ -141,14 +141,23 @@ def page(audit: Audit, given: argparse.Namespace, folder: Path) -> str:
     line = shown(given, command(audit, given, folder)) if not audit.constrained else BY_HAND
     found = bounded_parts(audit, given, folder) if audit.constrained else traced_parts(audit, given, folder)
     parts = [f"# {audit.name.replace('_', ' ')}", audit.question, f"```\n{line}\n```", *found]
-    parts += ["## What is not shown", audit.not_shown]
+    parts += ["## What is not shown", audit.not_shown, kept_report(audit, given, folder)]
     return "\n\n".join(parts) + "\n"
+
+
+def kept_report(audit: Audit, given: argparse.Namespace, folder: Path) -> str:
+    """A link to the audit's report, which is kept beside the page without the prompts' texts."""
+    report = Path(given.out) / "reports" / f"{audit.name}.html"
+    report.parent.mkdir(parents=True, exist_ok=True)
+    redacted = folder / "report-redacted.html"
+    report.write_bytes((redacted if redacted.exists() else folder / "report.html").read_bytes())
+    return f"The whole [report](reports/{report.name}), without the prompts' texts."
 
 
 def shown(given: argparse.Namespace, words: Sequence[str]) -> str:
     """A command line with names in place of this machine's folders."""
     line = f"cotrace {shlex.join(words)}"
-    folders = {given.out: "gallery/pages", given.data: "benchmarks"} | ({given.model: MODEL} if given.gguf else {})
+    folders = {given.runs: "gallery/runs", given.data: "benchmarks"} | ({given.model: MODEL} if given.gguf else {})
     for folder, name in folders.items():
         line = line.replace(folder, name) if folder else line
     return line
@@ -207,18 +216,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", required=True, help="folder or id of the model")
     parser.add_argument("--gguf", help="GGUF file in the model's folder")
     parser.add_argument("--data", help="folder with winobias, winogender, professions and counterfact")
-    parser.add_argument("--out", default="gallery/pages")
+    parser.add_argument("--out", default="docs/gallery", help="folder of the pages, their figures and reports")
+    parser.add_argument("--runs", default="gallery/runs", help="folder of the runs")
     parser.add_argument("--only", help="audits, separated by commas")
     parser.add_argument("--fewest", type=int, default=12, help="fewest known facts")
     parser.add_argument("--full", action="store_true", help="all pairs, all sizes: for larger machines")
     given = parser.parse_args(arguments)
     asked = [audit for audit in AUDITS if not given.only or audit.name in given.only.split(",")]
+    Path(given.out).mkdir(parents=True, exist_ok=True)
     failed = []
     for audit in asked:
         if audit.data and not given.data:
             print(f"{audit.name}: left out, as it needs --data with the folder {audit.data}")
             continue
-        folder = Path(given.out) / "runs" / audit.name
+        folder = Path(given.runs) / audit.name
         print(f"\n=== {audit.name}: {audit.question}")
         try:
             stopped = traced(audit, given, folder)

@@ -21,8 +21,19 @@ from tests.tiny import SHARED, needs_shared
 
 
 def given(out: Path, **options: Any) -> argparse.Namespace:
-    base = {"model": "some/model", "gguf": None, "data": str(SHARED / "data"), "out": str(out), "full": False}
+    base = {
+        "model": "some/model",
+        "gguf": None,
+        "data": str(SHARED / "data"),
+        "out": str(out),
+        "runs": str(out),
+        "full": False,
+    }
     return argparse.Namespace(**base | {"fewest": 1} | options)
+
+
+def folders(path: Path) -> list[str]:
+    return ["--out", str(path), "--runs", str(path / "runs")]
 
 
 def test_at_least_eight_audits_each_with_what_it_does_not_show() -> None:
@@ -64,7 +75,7 @@ def test_every_command_comes_as_far_as_the_model(
 
 
 def test_without_data_only_what_needs_none_is_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--model", str(tmp_path), "--out", str(tmp_path / "o"), "--only", "winobias"]) == 0
+    assert main(["--model", str(tmp_path), *folders(tmp_path), "--only", "winobias"]) == 0
     assert "winobias: left out, as it needs --data" in capsys.readouterr().out
 
 
@@ -75,7 +86,7 @@ def test_an_audit_that_cannot_be_run_is_said_and_the_others_go_on(
         raise InputError("the model knows 5 of these facts, fewer than 12")
 
     monkeypatch.setattr(gallery, "traced", too_few)
-    assert main(["--model", "m", "--out", str(tmp_path), "--only", "binding,chat_bias"]) == 1
+    assert main(["--model", "m", *folders(tmp_path), "--only", "binding,chat_bias"]) == 1
     shown = capsys.readouterr().out
     assert "binding: the model knows 5 of these facts" in shown
     assert "failed: binding, chat_bias" in shown
@@ -91,7 +102,7 @@ def test_an_audit_is_run_once_and_has_a_page(tmp_path: Path, monkeypatch: pytest
         options={"max_size": 2, "search_pairs": 8},
     )
     monkeypatch.setattr(gallery, "AUDITS", (bias,))
-    asked = ["--model", "shipped", "--out", str(tmp_path)]
+    asked = ["--model", "shipped", *folders(tmp_path)]
     assert main(asked) == 0
     page = (tmp_path / "bias.md").read_text()
     assert "Which heads?" in page
@@ -100,7 +111,7 @@ def test_an_audit_is_run_once_and_has_a_page(tmp_path: Path, monkeypatch: pytest
     assert "## What the best 2 do\n\n- L" in page
     assert str(tmp_path) not in page, "no folder of this machine"
     assert b"<svg" in (tmp_path / "bias.svg").read_bytes()
-    assert (tmp_path / "runs/bias/report-redacted.html").exists()
+    assert (tmp_path / "reports/bias.html").read_bytes() == (tmp_path / "runs/bias/report-redacted.html").read_bytes()
     before = (tmp_path / "runs/bias/frontier.csv").stat().st_mtime_ns
     assert main(asked) == 0
     assert (tmp_path / "runs/bias/frontier.csv").stat().st_mtime_ns == before
