@@ -21,6 +21,7 @@ KINDS = ("", "recipes/", "coming-from/", "gallery/", "licences/")
 """Pages of each kind: links and pictures, code, wide tables, figures, a generated table."""
 REFERENCE = "api/"
 """The page of signatures, thousands of elements large: looked at once, in the dark, where colours are hardest."""
+LONG_MS = 300_000
 pytestmark = pytest.mark.slow
 
 
@@ -50,6 +51,7 @@ def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
     context = browser.new_context(
         viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
     )
+    context.set_default_timeout(LONG_MS)  # the reference is thousands of elements, and machines are busy
     page, complaints = context.new_page(), []
     page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
