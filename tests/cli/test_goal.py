@@ -97,6 +97,7 @@ def test_a_metric_of_the_whole_set_says_why_it_has_no_effects_of_pairs(
         assert run([*command, "--quiet"]) == 2
         assert re.search(words, said := capsys.readouterr().err), said
         assert said.count("\n") == 1
+    assert not (tmp_path / "run" / "evaluation.json").exists(), "nothing is evaluated before it is said"
 
 
 @pytest.mark.parametrize(

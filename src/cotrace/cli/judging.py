@@ -29,6 +29,7 @@ from cotrace.evaluation import (
 from cotrace.evaluation.evaluate import Progress, settled
 from cotrace.evaluation.evidence import Sets, evaluate
 from cotrace.evaluation.published import inside_of
+from cotrace.evaluation.stability import check_divisible
 from cotrace.interchange import circuits as known
 from cotrace.interchange import read_selection
 from cotrace.prompts import Task
@@ -247,6 +248,9 @@ def check_searches_again(stored: StoredRun, name: str) -> None:
 
 def check_units(prepared: Prepared, asked: Judging) -> None:
     """Raise InputError where there are too few pairs to search again on parts of them, before anything is evaluated."""
+    for option in ("folds", "stability"):
+        if getattr(asked, option):
+            check_divisible(prepared.goal, option)
     units = Units.of(prepared.goal)
     if asked.stability and units.count < 3:
         raise InputError(f"--stability leaves some pairs out, and the run searched {units.words}: leave it out")
