@@ -17,7 +17,7 @@ from cotrace.models import LanguageModel
 from cotrace.runs import RunConfig
 from cotrace.runs.config_file import read_run_config
 from cotrace.runs.result_files import Step
-from cotrace.runs.writer import Keeper
+from cotrace.runs.writer import RunWriter
 from cotrace.search import SearchState
 from tests.conftest import records, write_lines
 
@@ -90,16 +90,16 @@ def test_a_replay_with_memory_enough_agrees(halved: Path, tmp_path: Path) -> Non
 @pytest.fixture
 def stopped(asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same run, interrupted some steps after its batches were halved."""
-    folder, own = tmp_path / "stopped", Keeper.step
+    folder, own = tmp_path / "stopped", RunWriter.step
 
-    def stopping(self: Keeper, step: Step, state: SearchState) -> None:
+    def stopping(self: RunWriter, step: Step, state: SearchState) -> None:
         own(self, step, state)
         found = self.state.batch_plan
         if found is not None and found["events"]:
             raise KeyboardInterrupt
 
     with short_of_memory(monkeypatch, after=40, most=20), monkeypatch.context() as patched:
-        patched.setattr(Keeper, "step", stopping)
+        patched.setattr(RunWriter, "step", stopping)
         assert run([*asked, "--out", str(folder)]) == 130
     assert plan(folder)["events"] == [], "so far the checkpoints alone know"
     return folder

@@ -14,7 +14,7 @@ from cotrace.results.effects import EffectTable
 from cotrace.runs import writer as keeping
 from cotrace.runs.checkpoint import Checkpoints, RunState
 from cotrace.runs.result_files import Step
-from cotrace.runs.writer import Keeper
+from cotrace.runs.writer import RunWriter
 from cotrace.search import SEARCHES, SearchState, frontier, named
 from tests.problems import ClosedForm, saturating
 from tests.report.frontiers import SETS
@@ -125,9 +125,9 @@ def test_that_of_another_question_is_not_taken_up(tmp_path: Path) -> None:
         assert Checkpoints(tmp_path, "another").load() == RunState()
 
 
-def keeper(folder: Path, monkeypatch: pytest.MonkeyPatch, now: list[float], **options: float | None) -> Keeper:
+def writer(folder: Path, monkeypatch: pytest.MonkeyPatch, now: list[float], **options: float | None) -> RunWriter:
     monkeypatch.setattr(keeping.time, "monotonic", lambda: now[0])
-    return Keeper(folder, Checkpoints(folder, "run"), RunState(), **options)  # type: ignore[arg-type]
+    return RunWriter(folder, Checkpoints(folder, "run"), RunState(), **options)  # type: ignore[arg-type]
 
 
 def state() -> SearchState:
@@ -142,7 +142,7 @@ def test_a_checkpoint_rests_ten_seconds_and_a_hundred_times_as_long_as_it_took(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every_s: float | None, took_s: float, due_at: list[int]
 ) -> None:
     now, written = [0.0], []
-    kept = keeper(tmp_path, monkeypatch, now, every_s=every_s)
+    kept = writer(tmp_path, monkeypatch, now, every_s=every_s)
     checkpoints = kept._checkpoints
     checkpoints.took_s = took_s
     monkeypatch.setattr(checkpoints, "save", lambda at: written.append(now[0]))
@@ -154,7 +154,7 @@ def test_a_checkpoint_rests_ten_seconds_and_a_hundred_times_as_long_as_it_took(
 
 
 def test_what_stops_a_run_is_told_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = keeper(tmp_path, monkeypatch, [0.0])
+    kept = writer(tmp_path, monkeypatch, [0.0])
     reason = KeyboardInterrupt()
     kept.stop(reason)
     assert reason.__notes__ == [f"go on from the beginning with: cotrace resume {tmp_path}"]
@@ -168,7 +168,7 @@ def test_what_stops_a_run_is_told_how_to_go_on(tmp_path: Path, monkeypatch: pyte
 def test_a_mistake_before_anything_is_worth_keeping_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = keeper(tmp_path, monkeypatch, [0.0])
+    kept = writer(tmp_path, monkeypatch, [0.0])
     kept.step(step(1), state())
     mistake = CotraceError("no")
     kept.stop(mistake)
@@ -182,7 +182,7 @@ def test_a_mistake_before_anything_is_worth_keeping_is_not_kept(
 def test_a_disk_that_is_full_when_a_run_is_stopped_does_not_hide_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = keeper(tmp_path, monkeypatch, [0.0])
+    kept = writer(tmp_path, monkeypatch, [0.0])
     kept.step(step(1), state())
 
     def full(at: RunState) -> None:

@@ -99,11 +99,11 @@ def test_the_tables_count_what_the_cells_chose(grid: Path, tmp_path: Path) -> No
 def test_a_cell_that_was_begun_is_resumed(
     grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from cotrace.runs.writer import Keeper
+    from cotrace.runs.writer import RunWriter
 
-    own, steps = Keeper.step, [0]
+    own, steps = RunWriter.step, [0]
 
-    def stop(self: Keeper, *given: object) -> None:
+    def stop(self: RunWriter, *given: object) -> None:
         own(self, *given)  # type: ignore[arg-type]
         steps[0] += 1
         if steps[0] == 2:
@@ -111,7 +111,7 @@ def test_a_cell_that_was_begun_is_resumed(
 
     add(grid, searches=["greedy"], seeds=[0])
     with monkeypatch.context() as patch:
-        patch.setattr(Keeper, "step", stop)
+        patch.setattr(RunWriter, "step", stop)
         assert run(["sweep", str(grid), "--out", str(tmp_path / "campaign"), "--quiet"]) == 130
     capsys.readouterr()
     assert run(["sweep", str(grid), "--out", str(tmp_path / "campaign")]) == 0

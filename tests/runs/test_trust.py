@@ -25,7 +25,7 @@ from cotrace.runs.manifest import Manifest, add_files
 from cotrace.runs.prepare import prepare
 from cotrace.runs.result_files import StoredRun, frontier_csv
 from cotrace.runs.verification import verify
-from cotrace.runs.writer import Keeper
+from cotrace.runs.writer import RunWriter
 from tests.conftest import records, write_lines
 
 TRACE = ["--model", "shipped", "--task", "demo_bias", "--max-size", "3", "--evaluation", "none", "--quiet"]
@@ -272,13 +272,13 @@ def test_a_run_is_opened_again_in_the_direction_that_it_took(
     asked = [*unclear, "--direction", "minimise", "--checkpoint-every-s", "0", "--quiet"]
     assert cotrace([*asked, "--out", str(whole)]) == 0
     with monkeypatch.context() as patched:
-        own = Keeper.step
+        own = RunWriter.step
 
-        def stopping(self: Keeper, *arguments: Any) -> None:
+        def stopping(self: RunWriter, *arguments: Any) -> None:
             own(self, *arguments)
             raise KeyboardInterrupt
 
-        patched.setattr(Keeper, "step", stopping)
+        patched.setattr(RunWriter, "step", stopping)
         assert cotrace([*asked, "--out", str(stopped)]) != 0
     assert cotrace(["resume", str(forgotten(stopped)), "--quiet"]) == 0
     assert (stopped / "frontier.csv").read_bytes() == (whole / "frontier.csv").read_bytes()

@@ -26,7 +26,7 @@ from cotrace.runs.journal import forget, journaling
 from cotrace.runs.manifest import Manifest
 from cotrace.runs.prepare import Prepared, prepare
 from cotrace.runs.provenance import record
-from cotrace.runs.writer import Begun, Keeper, run_files
+from cotrace.runs.writer import Begun, RunWriter, run_files
 from cotrace.search import Search, SearchState, solve
 from cotrace.search.solve import remember
 
@@ -112,7 +112,7 @@ def taken_up(prepared: Prepared, folder: Path, checkpoints: Checkpoints, state: 
         remember(prepared.goal, done.effects, done.effects_heldout)
     sweep(folder)
     screen.note("no checkpoint: from the beginning" if state.is_new else f"going on after step {len(state.steps)}")
-    keep(prepared, keeper_of(prepared, folder, checkpoints, state), screen)
+    keep(prepared, writer_of(prepared, folder, checkpoints, state), screen)
 
 
 def name_of(prepared: Prepared) -> str:
@@ -128,30 +128,30 @@ def run(prepared: Prepared, directory: RunDirectory, screen: Screen) -> None:
         screen.note(plan_line(prepared))
     with directory.begun(write_config(prepared.config, record(prepared))) as path:
         checkpoints = Checkpoints(path, identity(prepared.config))
-        keep(prepared, keeper_of(prepared, path, checkpoints, RunState()), screen)
+        keep(prepared, writer_of(prepared, path, checkpoints, RunState()), screen)
 
 
-def keeper_of(prepared: Prepared, folder: Path, checkpoints: Checkpoints, state: RunState) -> Keeper:
+def writer_of(prepared: Prepared, folder: Path, checkpoints: Checkpoints, state: RunState) -> RunWriter:
     """Return the writer that keeps this run in its folder from here on."""
     every_s, problem = prepared.config.checkpoint_every_s, prepared.problem
-    return Keeper(folder, checkpoints, state, every_s, batch_plan=lambda: problem.batch_plan)
+    return RunWriter(folder, checkpoints, state, every_s, batch_plan=lambda: problem.batch_plan)
 
 
-def keep(prepared: Prepared, keeper: Keeper, screen: Screen) -> None:
+def keep(prepared: Prepared, writer: RunWriter, screen: Screen) -> None:
     """The run from where it stands to its end; whatever stops it, it can be resumed."""
-    keeper.log.say(f"begun, or taken up after step {len(keeper.state.steps)}")
+    writer.log.say(f"begun, or taken up after step {len(writer.state.steps)}")
     try:
-        finish(prepared, keeper, screen)
+        finish(prepared, writer, screen)
     except BaseException as reason:
-        keeper.stop(reason)
+        writer.stop(reason)
         raise
 
 
-def finish(prepared: Prepared, keeper: Keeper, screen: Screen) -> None:
+def finish(prepared: Prepared, writer: RunWriter, screen: Screen) -> None:
     """Search, judge, show and write; the manifest is the last file, and the checkpoints go."""
-    found = search_all(prepared, keeper, screen)
-    keeper.save()
-    with journaling(prepared.goal, keeper.run, prepared.config.checkpoint_every_s) as journal:
+    found = search_all(prepared, writer, screen)
+    writer.save()
+    with journaling(prepared.goal, writer.run, prepared.config.checkpoint_every_s) as journal:
         if journal.found:
             screen.note(f"{journal.found} batches of the evaluation are known from before")
         frontiers, evaluation = judged(prepared, found, screen)
@@ -159,48 +159,48 @@ def finish(prepared: Prepared, keeper: Keeper, screen: Screen) -> None:
         screen.say(part)
     if evaluation is not None:
         say_verdict(evaluation, screen)
-    files = run_files(frontiers, keeper.state.steps, evaluation)
-    files |= figures(prepared.problem, frontiers, evaluation, keeper.run)
-    RunDirectory(keeper.run).write(files)
-    if said := batches.note(keeper.run, keeper.state.batch_plan):
+    files = run_files(frontiers, writer.state.steps, evaluation)
+    files |= figures(prepared.problem, frontiers, evaluation, writer.run)
+    RunDirectory(writer.run).write(files)
+    if said := batches.note(writer.run, writer.state.batch_plan):
         screen.note(said)
-        keeper.log.say(said)
-    forget(keeper.run)
-    keeper.finish()
-    written = sorted([*Manifest.read(keeper.run).files, MANIFEST])
-    screen.say(f"\nWritten to {keeper.run}: {', '.join(written)}")
-    screen.data("trace", lambda: run_data(keeper.run, written, frontiers, evaluation))
+        writer.log.say(said)
+    forget(writer.run)
+    writer.finish()
+    written = sorted([*Manifest.read(writer.run).files, MANIFEST])
+    screen.say(f"\nWritten to {writer.run}: {', '.join(written)}")
+    screen.data("trace", lambda: run_data(writer.run, written, frontiers, evaluation))
 
 
-def search_all(prepared: Prepared, keeper: Keeper, screen: Screen) -> list[Frontier]:
+def search_all(prepared: Prepared, writer: RunWriter, screen: Screen) -> list[Frontier]:
     """The frontier of each search of the run; those that are done already are not searched again."""
-    done = len(keeper.state.frontiers)
+    done = len(writer.state.frontiers)
     for search in prepared.searches[done:]:
-        found = search_once(prepared, search, keeper, screen)
-        keeper.done(up_to(found, prepared.config.max_size))
-    return list(keeper.state.frontiers)
+        found = search_once(prepared, search, writer, screen)
+        writer.done(up_to(found, prepared.config.max_size))
+    return list(writer.state.frontiers)
 
 
-def search_once(prepared: Prepared, search: Search, keeper: Keeper, screen: Screen) -> Frontier:
+def search_once(prepared: Prepared, search: Search, writer: RunWriter, screen: Screen) -> Frontier:
     """One search from where it stands to its frontier, every step noted."""
-    state = keeper.begin()
+    state = writer.begin()
     with watching(search, prepared.goal, screen, prepared.workers) as watch:
-        found = solve(search, prepared.goal, state=state, progress=noting(watch, keeper))
-    found = replace(found, elapsed_s=keeper.elapsed_s)
+        found = solve(search, prepared.goal, state=state, progress=noting(watch, writer))
+    found = replace(found, elapsed_s=writer.elapsed_s)
     said = f"{search.name}: done, {found.forward_equivalents:,.0f} forward-equivalents in {found.elapsed_s:.1f} s"
     screen.note(said)
     if advice := found.summary.removeprefix(prepared.goal.summary).strip(" ()"):
         screen.note(f"{search.name}: {advice}")
-    keeper.log.say(said)
+    writer.log.say(said)
     return found
 
 
-def noting(watch: Watch, keeper: Keeper) -> Callable[[SearchState], None]:
+def noting(watch: Watch, writer: RunWriter) -> Callable[[SearchState], None]:
     """Return the callback of every step: it shows the step and keeps it."""
 
     def step(state: SearchState) -> None:
         watch(state)
-        keeper.step(watch.steps[-1], state)
+        writer.step(watch.steps[-1], state)
 
     return step
 

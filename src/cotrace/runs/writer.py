@@ -1,4 +1,4 @@
-"""Keeper writes a run while it goes on and when it ends; a run that was stopped is taken up again."""
+"""RunWriter writes a run while it goes on and when it ends; a run that was stopped is taken up again."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ REST = 100.0
 """How many times as long as a checkpoint took nothing is written afterwards: it costs 1 % at most."""
 
 
-class Keeper:
+class RunWriter:
     """Notes every step of a run, and writes where it stands when that is due, or when the run is stopped."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Itinerary: the sizes that Pursuit stops at on its ways up and down, and what it may cost to look around there."""
+"""Schedule: the sizes that Pursuit stops at on its ways up and down, and what it may cost to look around there."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Visit(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Itinerary:
+class Schedule:
     """Stops of a pursuit of n components."""
 
     n: int

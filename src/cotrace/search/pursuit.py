@@ -24,7 +24,7 @@ from cotrace.search._cost_weights import (
     spend,
     weight_vector,
 )
-from cotrace.search._schedule import EFFORTS, SECOND, Itinerary, Visit
+from cotrace.search._schedule import EFFORTS, SECOND, Schedule, Visit
 from cotrace.search.archive import SearchState
 from cotrace.search.hyperparameters import gaps, largest, positive, within
 from cotrace.search.sets import Sample, SetFunction, with_each
@@ -72,11 +72,11 @@ class Pursuit(Search):
 
     def predicted_cost(self, n: int) -> float:
         """Forward-equivalents for n components, as a rule: what is spent is less than half of itself away."""
-        return self._ends + self._itinerary(n).expected_cost
+        return self._ends + self._schedule(n).expected_cost
 
     def most_cost(self, n: int) -> float:
         """Forward-equivalents for n components, at most."""
-        return self._ends + self._itinerary(n).most_cost
+        return self._ends + self._schedule(n).most_cost
 
     @property
     def _ends(self) -> float:
@@ -87,10 +87,10 @@ class Pursuit(Search):
         """One state after each stop of each pass."""
         function = SetFunction(self.name, problem, state, sample=Sample(self.gradient_share, self.seed))
         weights = settled(self.name, problem.space, self.cost_weights)
-        itinerary = self._itinerary(function.n)
-        plan = itinerary.visits + [Visit("cost", step, step + 1) for step in range(BUDGETS if weights else 0)]
+        schedule = self._schedule(function.n)
+        plan = schedule.visits + [Visit("cost", step, step + 1) for step in range(BUDGETS if weights else 0)]
         begun = state if state and state.step else None
-        numbers = {"cost_weights": weights, "advice": gaps(itinerary.grid, self.sizes, itinerary.most)}
+        numbers = {"cost_weights": weights, "advice": gaps(schedule.grid, self.sizes, schedule.most)}
         function.score(~function.empty())
         if not plan:  # everything is the only set to look at
             yield function.state("everything", 1, 1, numbers)
@@ -101,25 +101,25 @@ class Pursuit(Search):
                 costs = weight_vector(problem.space, weights)
                 spend(function, surrogate, costs, plan[step].start, self.max_size or function.n)
             else:
-                self._visit(function, surrogate, itinerary, plan[step], self._room(function, step, itinerary))
+                self._visit(function, surrogate, schedule, plan[step], self._room(function, step, schedule))
             yield function.state(plan[step].phase, step + 1, len(plan), numbers, surrogate.to_tensors())
 
-    def _itinerary(self, n: int) -> Itinerary:
-        return Itinerary(n, largest(self.name, self.max_size, n), self.effort, self.sizes, self.gradient_share)
+    def _schedule(self, n: int) -> Schedule:
+        return Schedule(n, largest(self.name, self.max_size, n), self.effort, self.sizes, self.gradient_share)
 
-    def _room(self, function: SetFunction, step: int, itinerary: Itinerary) -> int | None:
+    def _room(self, function: SetFunction, step: int, schedule: Schedule) -> int | None:
         """How many sets a stop may evaluate to keep pace with what is allowed; None where there is no bound."""
-        if not itinerary.paced:
+        if not schedule.paced:
             return None
-        share = min(1.0, (step + 1) / itinerary.ways)
-        return math.floor(itinerary.allowed * share - function.spent - 2 * self.gradient_share)
+        share = min(1.0, (step + 1) / schedule.ways)
+        return math.floor(schedule.allowed * share - function.spent - 2 * self.gradient_share)
 
     def _visit(
-        self, function: SetFunction, surrogate: Surrogate, itinerary: Itinerary, visit: Visit, room: int | None
+        self, function: SetFunction, surrogate: Surrogate, schedule: Schedule, visit: Visit, room: int | None
     ) -> None:
         """Take the gradient at the best set of the start, and evaluate its proposals."""
         if visit.phase == "exchange":
-            function.scores(neighbours(function.archive.ranked_set(visit.start, visit.rank), itinerary.sizes))
+            function.scores(neighbours(function.archive.ranked_set(visit.start, visit.rank), schedule.sizes))
             return
         if visit.phase == "greedy":
             greedy_set(function, visit.size)
@@ -132,9 +132,9 @@ class Pursuit(Search):
             return
         score = function.score(chosen) if visit.start else 0.0
         near = Neighbourhood(chosen, surrogate.slopes(chosen, function.gradient(chosen)), score)
-        opening = opened(surrogate, near, visit.size) if itinerary.opens(visit) else []
+        opening = opened(surrogate, near, visit.size) if schedule.opens(visit) else []
         left = None if room is None else room - len(opening)
-        sets = [near.set_of(p) for p in (*opening, *promising(function, near, itinerary, visit, left))]
+        sets = [near.set_of(p) for p in (*opening, *promising(function, near, schedule, visit, left))]
         if sets:
             function.scores(torch.stack(sets))
             surrogate.learn(function, chosen, score, torch.stack(sets))
@@ -166,16 +166,16 @@ def opened(surrogate: Surrogate, near: Neighbourhood, size: int) -> list[Proposa
 
 
 def promising(
-    function: SetFunction, near: Neighbourhood, itinerary: Itinerary, visit: Visit, room: int | None
+    function: SetFunction, near: Neighbourhood, schedule: Schedule, visit: Visit, room: int | None
 ) -> list[Proposal]:
     """The sets worth evaluating: of sizes not seen yet, or predicted to come near the best known of their size.
 
     Where there is room for so many only, those that promise most over what is known; one in any case.
     """
     everything = function.archive.best(function.n)
-    slack = itinerary.effort.slack * abs(everything.score if everything else 0.0)
+    slack = schedule.effort.slack * abs(everything.score if everything else 0.0)
     worth: list[tuple[float, Proposal]] = []
-    for size, proposals in sets_near(near, itinerary, visit).items():
+    for size, proposals in sets_near(near, schedule, visit).items():
         best = function.archive.best(size)
         bar = -math.inf if best is None else best.score - slack
         worth += [(proposal.predicted - bar, proposal) for proposal in proposals if proposal.predicted >= bar]
@@ -184,12 +184,12 @@ def promising(
     return [proposal for _, proposal in worth]
 
 
-def sets_near(near: Neighbourhood, itinerary: Itinerary, visit: Visit) -> dict[int, list[Proposal]]:
+def sets_near(near: Neighbourhood, schedule: Schedule, visit: Visit) -> dict[int, list[Proposal]]:
     """Size -> proposals: nested sets on the way, and exchanges and alternates where the way ends."""
-    found = {size: near.nested(size) for size in itinerary.between(visit)}
+    found = {size: near.nested(size) for size in schedule.between(visit)}
     end = found.setdefault(visit.size, near.nested(visit.size))
-    end += near.alternates(visit.size, itinerary.effort.alternates)
-    end += [proposal for extra in itinerary.exchanges(visit) for proposal in near.nested(visit.size, extra)]
+    end += near.alternates(visit.size, schedule.effort.alternates)
+    end += [proposal for extra in schedule.exchanges(visit) for proposal in near.nested(visit.size, extra)]
     return found
 
 
