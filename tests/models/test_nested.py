@@ -64,11 +64,11 @@ def test_patterns_edited_inside_edited_patterns() -> None:
 
     place = model.places(Site.ATTENTION_PATTERN)[1]
     tokens = torch.arange(6)[None]
-    with torch.no_grad(), ct.models.tapped(model.module, [(place, halved)]):
+    with torch.no_grad(), ct.models.hooked(model.module, [(place, halved)]):
         once = model.module(tokens).logits
-        with ct.models.tapped(model.module, [(place, halved)]):
+        with ct.models.hooked(model.module, [(place, halved)]):
             model.module(tokens)
     assert torch.allclose(seen[2], seen[0] / 2)
-    with torch.no_grad(), ct.models.tapped(model.module, [(place, lambda weights: weights / 4)]):
+    with torch.no_grad(), ct.models.hooked(model.module, [(place, lambda weights: weights / 4)]):
         quarter = model.module(tokens).logits
     assert not torch.allclose(once, quarter)

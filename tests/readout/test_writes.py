@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cotrace.components import Component, Site
-from cotrace.models import LanguageModel, tapped, wrap
+from cotrace.models import LanguageModel, hooked, wrap
 from cotrace.problem import LanguageProblem
 from cotrace.readout.logit_parts import Writer, differing, writer_of
 from cotrace.readout.output_maps import leading, output_rows, ov_maps
@@ -329,7 +329,7 @@ def test_an_experts_row_is_the_leading_direction_of_its_output_matrix(family: st
     where = problem.model.places(Site.EXPERT)[0]
     for pair in TASK.pairs:
         ids = some.require_tokenizer()(pair.base)["input_ids"]
-        with tapped(module, [(where, lambda own: seen.append(own.reshape(-1, where.units, where.width)[:, 1]) or own)]):
+        with hooked(module, [(where, lambda own: seen.append(own.reshape(-1, where.units, where.width)[:, 1]) or own)]):
             module(input_ids=torch.tensor([ids]), use_cache=False)
     mean = torch.cat(seen).double().sum(0)
     direction = vectors[0] * (1 if float(vectors[0] @ mean) > 0 else -1)

@@ -17,7 +17,7 @@ from cotrace.batches.tokenize import TextTokenizer, base_text, counterfactual_te
 from cotrace.components import FEATURE_SITES, Component, Site
 from cotrace.errors import InputError, UnsupportedSite
 from cotrace.models.discovery import output_projection
-from cotrace.models.hooks import probe_ids, tapped
+from cotrace.models.hooks import hooked, probe_ids
 from cotrace.models.language_model import LanguageModel, evaluating
 from cotrace.models.places import PlacedDictionary
 from cotrace.prompts import Task
@@ -242,7 +242,7 @@ def _run(model: LanguageModel, seen: Sequence[_Seen], norm: nn.Module, ids: Sequ
         return note
 
     places = dict.fromkeys(one.placed.read for one in seen)
-    with ExitStack() as stack, evaluating(model.module), tapped(model.module, [(p, keep(p)) for p in places]):
+    with ExitStack() as stack, evaluating(model.module), hooked(model.module, [(p, keep(p)) for p in places]):
         stack.callback(norm.register_forward_pre_hook(lambda _, args: final.append(args[0])).remove)
         model.module(input_ids=torch.tensor([ids], device=model.device), use_cache=False)
     return _State(read, final[-1].reshape(len(ids), -1))
@@ -319,7 +319,7 @@ def added_by(model: LanguageModel, placed: PlacedDictionary, row: Float[Tensor, 
     if placed.site is Site.MLP_NEURON:
         matrix: nn.Module | None = place.module
     elif placed.site is Site.HEAD_OUTPUT:
-        matrix = place.module if place.tap == "input" else _projection(place.module)
+        matrix = place.module if place.side == "input" else _projection(place.module)
     else:
         return row
     if matrix is None:

@@ -249,8 +249,8 @@ def _empty_store(
     tokens, lengths = _sizes(pairs, packing)
     total, squares = int(tokens.sum()), int((lengths**2).sum())
     like = torch.empty(0, dtype=model.dtype, device=model.device)
-    values = {p: keep(like, (total, p.units * p.width)) for p in places if p.tap != "pattern"}
-    patterns = {p: keep(like, (squares, p.units)) for p in places if p.tap == "pattern"}
+    values = {p: keep(like, (total, p.units * p.width)) for p in places if p.side != "pattern"}
+    patterns = {p: keep(like, (squares, p.units)) for p in places if p.side == "pattern"}
     return RecordedDonors(values, patterns, lengths, torch.cumsum(tokens, 0) - tokens)
 
 
@@ -264,7 +264,7 @@ def recorded_bytes(pairs: Sequence[EncodedPair], places: Sequence[Place], packin
     """Return the bytes that ``record`` would keep for these pairs."""
     tokens, lengths = _sizes(pairs, packing)
     total, squares = int(tokens.sum()), int((lengths**2).sum())
-    return dtype.itemsize * sum(squares * p.units if p.tap == "pattern" else total * p.units * p.width for p in places)
+    return dtype.itemsize * sum(squares * p.units if p.side == "pattern" else total * p.units * p.width for p in places)
 
 
 @contextmanager
@@ -286,7 +286,7 @@ def perturbed(model: LanguageModel, layout: Layout, perturb: Perturb | None) -> 
 
 def _recorder(store: RecordedDonors, place: Place, layout: Layout) -> Edit:
     def keep(own: Tensor) -> Tensor:
-        if place.tap == "pattern":
+        if place.side == "pattern":
             _keep_pattern(store, place, layout, own)
         else:
             flat = layout.source.flatten()

@@ -19,9 +19,9 @@ from cotrace.donors.features import JointDonors
 from cotrace.donors.recorded import ConstantDonors, ScaledDonors
 from cotrace.errors import InputError, UnsupportedSite
 from cotrace.interventions import DonorFeatures, FeaturePatch
-from cotrace.interventions.blend import feature_taps
-from cotrace.models import LanguageModel, Place, tapped
-from cotrace.models.hooks import Edit, TapList
+from cotrace.interventions.blend import feature_edits
+from cotrace.models import LanguageModel, Place, hooked
+from cotrace.models.hooks import Edit, Edits
 from cotrace.models.places import PlacedDictionary
 from cotrace.problem.passes import choose_packing
 from cotrace.prompts import Task
@@ -109,7 +109,7 @@ class Change:
     add: Float[Tensor, "feature"] | None
     """Addend; None where there is none."""
 
-    def taps(self, note: Callable[[], None]) -> TapList:
+    def edits(self, note: Callable[[], None]) -> Edits:
         """Where the edit acts, and what it does."""
         return [(self.place, self.edit(note))]
 
@@ -143,11 +143,11 @@ class FeatureChange:
     """The features' place, the error's or both, with 1 for the units that are chosen."""
     donor: DonorFeatures
 
-    def taps(self, note: Callable[[], None]) -> TapList:
+    def edits(self, note: Callable[[], None]) -> Edits:
         """Where the edit acts, and what it does; ``note`` is called when it is reached."""
         device = self.place.dictionary.dictionary.decoder.device
         parts = [(FeaturePatch(place, self.donor), units[None].to(device)) for place, units in self.chosen.items()]
-        *before, (place, edit) = feature_taps(parts)
+        *before, (place, edit) = feature_edits(parts)
 
         def noted(own: Tensor) -> Tensor:
             note()
@@ -267,9 +267,9 @@ def apply(
 def changed(model: LanguageModel, edits: Sequence[Change | FeatureChange]) -> Iterator[None]:
     """The model under these changes."""
     reached: list[bool] = []
-    taps = [tap for change in edits for tap in change.taps(lambda: reached.append(True))]
+    made = [one for change in edits for one in change.edits(lambda: reached.append(True))]
     try:
-        with tapped(model.module, taps):
+        with hooked(model.module, made):
             yield
             if not reached:
                 raise _NothingRan

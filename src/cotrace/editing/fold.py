@@ -98,7 +98,7 @@ def matrix_of(trace: Trace, layer: nn.Module, place: Place, *, columns: bool) ->
     scale = None if columns else scale_of(place.module)
     if scale is not None and scale.shape == (place.units * place.width,):
         return place.module
-    if place.tap == "input" or place.module in trace.linear:
+    if place.side == "input" or place.module in trace.linear:
         return place.module
     features, side = place.units * place.width, 0 if columns else 1
     when = trace.attention[place.module].order if columns and place.module in trace.attention else 0

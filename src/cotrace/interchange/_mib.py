@@ -26,7 +26,7 @@ from cotrace.components import OF_DICTIONARIES, Component, Site
 from cotrace.errors import DegenerateError, InputError, UnsupportedSite
 from cotrace.interchange._document import About
 from cotrace.models import LanguageModel
-from cotrace.models.hooks import probe_ids, tapped
+from cotrace.models.hooks import hooked, probe_ids
 from cotrace.models.language_model import evaluating
 from cotrace.problem.protocol import Problem, chosen_mask
 from cotrace.results import Frontier, Selection
@@ -96,7 +96,7 @@ def mlp_reads_attention(model: LanguageModel) -> bool:
 
     with torch.no_grad(), evaluating(model.module):
         for edit in (lambda own: own, bend):
-            with tapped(model.module, [(attention, edit), (mlp, note)]):
+            with hooked(model.module, [(attention, edit), (mlp, note)]):
                 model.module(probe_ids(model.module))
     return not torch.equal(*seen)
 

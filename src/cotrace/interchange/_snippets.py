@@ -22,7 +22,7 @@ from cotrace.components import Component, Site
 from cotrace.errors import InputError, UnsupportedSite
 from cotrace.interchange._document import About
 from cotrace.models import LanguageModel
-from cotrace.models.hooks import probe_ids, tapped
+from cotrace.models.hooks import hooked, probe_ids
 from cotrace.models.language_model import evaluating
 from cotrace.models.places import Place
 from cotrace.results import Selection
@@ -76,7 +76,7 @@ def _columns(model: LanguageModel, layer: int, site: Site, units: list[int], tak
     place = model.places(site).get(layer)
     if place is None or max(units) >= place.units:
         raise InputError(f"{model.name} has no {site} {max(units)} in layer {layer}; give the selection's own model")
-    module, side = place.module, place.tap
+    module, side = place.module, place.side
     if side == "attention":
         if layer not in takers:
             raise UnsupportedSite(
@@ -106,7 +106,7 @@ def _takers(model: LanguageModel) -> dict[int, nn.Module]:
     with ExitStack() as stack, torch.no_grad(), evaluating(model.module):
         for part in model.module.modules():
             stack.callback(part.register_forward_pre_hook(hook).remove)
-        stack.enter_context(tapped(model.module, [(place, partial(note, layer)) for layer, place in places.items()]))
+        stack.enter_context(hooked(model.module, [(place, partial(note, layer)) for layer, place in places.items()]))
         model.module(probe_ids(model.module))
     return {
         layer: taker

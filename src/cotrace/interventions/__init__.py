@@ -10,7 +10,7 @@ from cotrace.interventions.blend import (
     ShiftPatch,
     ValuePatch,
     blend,
-    taps_of,
+    edits_of,
 )
 from cotrace.interventions.forward import (
     DelayedPrefixes,
@@ -38,7 +38,7 @@ __all__ = [
     "ShiftPatch",
     "ValuePatch",
     "blend",
+    "edits_of",
     "forward",
     "keep_prefixes",
-    "taps_of",
 ]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cotrace.components import ERROR_SITES, Component, Site
 from cotrace.dictionaries.dictionary import Entries
-from cotrace.models.hooks import Edit, PatternChange, TapList
+from cotrace.models.hooks import Edit, Edits, PatternChange
 from cotrace.models.places import Place, PlacedDictionary
 
 
@@ -169,7 +169,7 @@ Part = tuple[FeaturePatch, Tensor]
 """A patch and the mask [copy, unit] of its units, one row for each copy of the rows side by side."""
 
 
-def feature_taps(parts: Sequence[Part]) -> TapList:
+def feature_edits(parts: Sequence[Part]) -> Edits:
     """The edits that carry out all patches of one dictionary; roles that share a token are blended one by one."""
     joint = _Joint(parts)
     placed = joint.placed
@@ -277,25 +277,25 @@ def _shares(
     return total.expand(token.shape)
 
 
-def taps_of(patches: Sequence[tuple[Place, Edit] | Part]) -> TapList:
+def edits_of(patches: Sequence[tuple[Place, Edit] | Part]) -> Edits:
     """Edits as they are, and the patches of each dictionary as one edit, where its first one stands."""
-    taps: list[tuple[Place, Edit]] = []
+    edits: list[tuple[Place, Edit]] = []
     joint: dict[int, list[Part]] = {}
     for first, second in patches:
         if isinstance(first, FeaturePatch):
             joint.setdefault(id(first.place.dictionary), []).append((first, second))  # type: ignore[arg-type]
     for first, second in patches:
         if isinstance(first, FeaturePatch):
-            taps += (
-                feature_taps(joint.pop(id(first.place.dictionary), ())) if id(first.place.dictionary) in joint else []
+            edits += (
+                feature_edits(joint.pop(id(first.place.dictionary), ())) if id(first.place.dictionary) in joint else []
             )
         else:
-            taps.append((first, second))  # type: ignore[arg-type]
-    return taps
+            edits.append((first, second))  # type: ignore[arg-type]
+    return edits
 
 
 class RunningFeatures:
-    """The values of one dictionary's features and error in one forward pass; ``taps`` come before edits there.
+    """The values of one dictionary's features and error in one forward pass; ``edits`` come before edits there.
 
     A feature's value is its activation [1], in units of its decoder row; the error's is what the features leave of the
     place [d]. Both are of the place before features or error are swapped there: a swap changes what is added, and the
@@ -316,7 +316,7 @@ class RunningFeatures:
         return found
 
     @property
-    def taps(self) -> TapList:
+    def edits(self) -> Edits:
         """Edits that change nothing."""
         return [(self.placed.read, self._note_read), (self.placed.write, self._note_written)]
 

@@ -1,7 +1,7 @@
 """A forward pass under patches, and the scores that it gives: layers skipped, prefixes kept, activations checkpointed.
 
 The library's own checkpointing acts in training mode only and drops the cache of the prefix. This one runs the layer's
-own forward again as it was run: in evaluation mode, parameters frozen, under the same taps, and with a cache that only
+own forward again as it was run: in evaluation mode, parameters frozen, under the same edits, and with a cache that only
 gives.
 """
 
@@ -22,29 +22,29 @@ from transformers import DynamicCache
 
 from cotrace.batches import EncodedPair, Layout, Packing, prefix_layouts
 from cotrace.interventions.storage import Keep, in_memory
-from cotrace.models import LanguageModel, tapped
+from cotrace.models import LanguageModel, hooked
 from cotrace.models.attention_interface import fresh_frequencies
-from cotrace.models.hooks import TapList
+from cotrace.models.hooks import Edits
 from cotrace.models.language_model import evaluating
 
 
 @contextmanager
-def recomputing(model: LanguageModel, taps: TapList, eager: bool) -> Iterator[None]:
+def recomputing(model: LanguageModel, edits: Edits, eager: bool) -> Iterator[None]:
     """Layers that run inside keep their input only; instances alone are touched, and are as before afterwards."""
-    eager = eager or any(place.tap == "pattern" for place, _ in taps)
+    eager = eager or any(place.side == "pattern" for place, _ in edits)
     with ExitStack() as stack:
         for layer in model.layers:
-            inside = [(p, edit) for p, edit in taps if p.layer == layer.index and p.module is not layer.module]
+            inside = [(p, edit) for p, edit in edits if p.layer == layer.index and p.module is not layer.module]
             stack.enter_context(_recomputed(layer.module, _again(model, layer.module, inside, eager)))
         yield
 
 
-def _again(model: LanguageModel, layer: nn.Module, taps: TapList, eager: bool) -> Callable[[], Any]:
+def _again(model: LanguageModel, layer: nn.Module, edits: Edits, eager: bool) -> Callable[[], Any]:
     """The surroundings of the second run, which comes when those of the first are gone."""
 
     @contextmanager
     def surroundings() -> Iterator[None]:
-        with evaluating(layer), fresh_frequencies(layer), tapped(model.module, taps, eager):
+        with evaluating(layer), fresh_frequencies(layer), hooked(model.module, edits, eager):
             yield
 
     return lambda: (nullcontext(), surroundings())
@@ -128,7 +128,7 @@ def _unchanged(*args: Any, **kwargs: Any) -> Any:
 def forward(
     model: LanguageModel,
     layout: Layout,
-    taps: TapList,
+    edits: Edits,
     copies: int = 1,
     eager: bool = False,
     cache: DynamicCache | None = None,
@@ -136,7 +136,7 @@ def forward(
     layer_inputs: LayerInputs | None = None,
     recompute: bool = False,
 ) -> Float[Tensor, "copy read vocab"]:
-    """Logits at ``layout.read_at`` of each of ``copies`` runs side by side; each tap sees [copies * row, ...].
+    """Logits at ``layout.read_at`` of each of ``copies`` runs side by side; each edit sees [copies * row, ...].
 
     ``cache`` holds the keys and values of the layout's kept prefixes, and takes those of its rows. With ``entry`` the
     layers below it are not computed; ``layer_inputs`` are filled for such runs to come. With ``recompute`` the layers'
@@ -146,13 +146,13 @@ def forward(
         stack.enter_context(evaluating(model.module))
         if model.growing_frequencies:
             stack.enter_context(fresh_frequencies(model.module))
-        stack.enter_context(tapped(model.module, taps, eager))
+        stack.enter_context(hooked(model.module, edits, eager))
         if layer_inputs is not None:
             stack.enter_context(noting(model, layer_inputs))
         if entry is not None:
             stack.enter_context(entering(model, entry, copies))
         if recompute:
-            stack.enter_context(recomputing(model, taps, eager))
+            stack.enter_context(recomputing(model, edits, eager))
         read: list[bool] = []
 
         def narrow(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

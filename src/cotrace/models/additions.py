@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from cotrace.components import Site
 from cotrace.errors import NonFiniteError
-from cotrace.models.hooks import PROBE_ROWS, PROBE_TOKENS, Trace, probe_ids, tapped, varies
+from cotrace.models.hooks import PROBE_ROWS, PROBE_TOKENS, Trace, hooked, probe_ids, varies
 from cotrace.models.places import Layer, Place
 
 ADDED = (Site.ATTENTION_OUTPUT, Site.MLP_OUTPUT)
@@ -136,10 +136,10 @@ def sums_of(
     plain = [(replace(place, factor=1.0), seen[index].fill(site, noise)) for (index, site), place in places.items()]
     last = layers[-1].place(Site.RESIDUAL)
     with ExitStack() as stack:
-        stack.enter_context(tapped(model, plain))
+        stack.enter_context(hooked(model, plain))
         for layer in seen.values():
             layer.watch(stack)
-        stack.enter_context(tapped(model, [(last, torch.zeros_like)] if last else []))
+        stack.enter_context(hooked(model, [(last, torch.zeros_like)] if last else []))
         logits = model(input_ids=probe_ids(model), use_cache=False).logits
     sums = {(index, site): found for index, layer in seen.items() for site, found in layer.sums().items()}
     return sums, last is not None and varies(logits)

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from cotrace.components import Site
 from cotrace.errors import ModelError, UnsupportedSite
 from cotrace.models.additions import where_added
-from cotrace.models.hooks import CLOSE, REFUSALS, Trace, headless, probe_ids, tapped, varies, watch
+from cotrace.models.hooks import CLOSE, REFUSALS, Trace, headless, hooked, probe_ids, varies, watch
 from cotrace.models.places import Layer, Place
 
 OUTPUT_PROJECTIONS: Mapping[str, str] = {
@@ -113,7 +113,7 @@ def _left_of_nothing(model: PreTrainedModel, zeroed: Sequence[Place], read: Sequ
     seen: dict[Place, Tensor] = {}
     with ExitStack() as stack:
         stack.enter_context(headless(model))
-        stack.enter_context(tapped(model, [(place, torch.zeros_like) for place in zeroed]))
+        stack.enter_context(hooked(model, [(place, torch.zeros_like) for place in zeroed]))
         for place in read:
             stack.callback(place.module.register_forward_hook(_keeper(seen, place)).remove)
         model(input_ids=probe_ids(model), use_cache=False)

@@ -1,4 +1,4 @@
-"""Hooks: taps that read and write at a model's places, and a probe that watches one short run."""
+"""Hooks: edits that read and write at a model's places, and a probe that watches one short run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cotrace.models.attention_interface import (
     expert_count,
     experts_hook,
 )
-from cotrace.models.places import OneHead, Place, Tap
+from cotrace.models.places import OneHead, Place, Side
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,15 +50,15 @@ Edit = Callable[[Tensor], Any]
 """Tensor at a place -> the tensor that replaces it. Attention outputs come as [row, pos, head, d_head], patterns as
 [row, head, query, key] (there only the change may be given), everything else as [row, pos, feature].
 """
-MODULE_TAPS = ("input", "output", "experts")
-TapList = Sequence[tuple[Place, Edit]]
+MODULE_SIDES = ("input", "output", "experts")
+Edits = Sequence[tuple[Place, Edit]]
 
 
 @contextmanager
-def tapped(model: PreTrainedModel, taps: TapList, eager: bool = False) -> Iterator[None]:
+def hooked(model: PreTrainedModel, edits: Edits, eager: bool = False) -> Iterator[None]:
     """Apply each edit at its place, in order, for every forward inside; hooks and attention are restored afterwards.
 
-    ``eager`` asks for eager attention even where no pattern is tapped, so that runs with and without taps compare.
+    ``eager`` asks for eager attention even where no pattern is edited, so that runs with and without edits compare.
     Raises RuntimeError on a normal exit when a place was never reached: a patch that does nothing is an error.
     """
     reached: set[int] = set()
@@ -69,26 +69,26 @@ def tapped(model: PreTrainedModel, taps: TapList, eager: bool = False) -> Iterat
 
     modules: list[tuple[Place, Edit]] = []
     table: dict[tuple[nn.Module, str], list[tuple[int, Edit]]] = {}
-    for i, (place, edit) in enumerate(taps):
-        own = edit if place.head is None else _of_head(place.head, place.tap, edit)
-        if place.tap in MODULE_TAPS:
+    for i, (place, edit) in enumerate(edits):
+        own = edit if place.head is None else _of_head(place.head, place.side, edit)
+        if place.side in MODULE_SIDES:
             modules.append((place, partial(reach, i, own)))
         else:
-            table.setdefault((place.module, place.tap), []).append((i, own))
+            table.setdefault((place.module, place.side), []).append((i, own))
     with ExitStack() as stack:
         if modules:
             _hook_modules(stack, modules)
         if table or eager:
             stack.enter_context(_attending(model, table, reached, eager))
         yield
-        missed = [str(place) for i, (place, _) in enumerate(taps) if i not in reached]
+        missed = [str(place) for i, (place, _) in enumerate(edits) if i not in reached]
         if missed:
             raise RuntimeError(f"the forward pass never reached {', '.join(missed)}")
 
 
-def _of_head(head: OneHead, tap: Tap, edit: Edit) -> Edit:
+def _of_head(head: OneHead, side: Side, edit: Edit) -> Edit:
     """Let an edit see and change one head's values only."""
-    axis, start, count = (-2, head.unit, 1) if tap == "attention" else (-1, head.where.start, head.width)
+    axis, start, count = (-2, head.unit, 1) if side == "attention" else (-1, head.where.start, head.width)
 
     def apply(own: Tensor) -> Tensor:
         mine = own.narrow(axis, start, count)
@@ -98,24 +98,24 @@ def _of_head(head: OneHead, tap: Tap, edit: Edit) -> Edit:
     return apply
 
 
-def _hook_modules(stack: ExitStack, edits: TapList) -> None:
+def _hook_modules(stack: ExitStack, edits: Edits) -> None:
     for place, edit in _by_place(edits):
-        if place.tap == "input":
+        if place.side == "input":
             handle = place.module.register_forward_pre_hook(_input_hook(edit))
-        elif place.tap == "experts":
+        elif place.side == "experts":
             handle = place.module.register_forward_hook(experts_hook(edit, place.units), with_kwargs=True)
         else:
             handle = place.module.register_forward_hook(_output_hook(_scaled(edit, place.factor)))
         stack.callback(handle.remove)
 
 
-def _by_place(edits: TapList) -> Iterator[tuple[Place, Edit]]:
+def _by_place(edits: Edits) -> Iterator[tuple[Place, Edit]]:
     """Group edits by place; those of experts together at the first one's turn, as each expert's output is computed
     once, and each edit must see what the ones before it have made of that.
     """
     experts: dict[nn.Module, list[Edit]] = {}
     for place, edit in edits:
-        if place.tap != "experts":
+        if place.side != "experts":
             yield place, edit
         elif place.module not in experts:
             experts[place.module] = [edit for other, edit in edits if other == place]
@@ -182,7 +182,7 @@ def _attending(
             output = edit(output)
         return output
 
-    if any(tap == "pattern" for _, tap in table):
+    if any(side == "pattern" for _, side in table):
         return attention_handler(model, handle, eager=True, after=after)
     return attention_handler(model, None, eager=eager, after=after)
 

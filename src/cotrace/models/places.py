@@ -28,7 +28,7 @@ from cotrace.errors import InputError
 from cotrace.results import Frontier, Selection
 from cotrace.text.files import shortened
 
-Tap = Literal["input", "output", "attention", "pattern", "experts"]
+Side = Literal["input", "output", "attention", "pattern", "experts"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Place:
     site: Site
     layer: int
     module: nn.Module
-    tap: Tap
+    side: Side
     """``input``: the module's first argument. ``output``: what it returns. ``attention``: what the attention function
     returns, before any gate or projection. ``pattern``: the attention weights. ``experts``: what each expert
     adds to the module's output."""

@@ -26,7 +26,7 @@ from cotrace.errors import InputError
 from cotrace.interventions import RunningFeatures, forward
 from cotrace.interventions.storage import NoRoom, mapped_file
 from cotrace.models import LanguageModel, Place
-from cotrace.models.hooks import Edit, TapList
+from cotrace.models.hooks import Edit, Edits
 from cotrace.problem.batching import Replan, release
 from cotrace.problem.divided import DividedProblem
 from cotrace.problem.passes import memory_budget
@@ -120,7 +120,7 @@ class _Wanted:
 
     def shape(self, length: int) -> tuple[int, ...]:
         """Return the shape of the values on a prompt of so many tokens."""
-        return (length, length if self.place.tap == "pattern" else self.place.width)
+        return (length, length if self.place.side == "pattern" else self.place.width)
 
 
 @dataclass(frozen=True)
@@ -140,13 +140,13 @@ class _Prompts:
         return [self.pairs[example] for example in self.examples]
 
     @torch.no_grad()
-    def run(self, layout: Layout, reads: TapList) -> None:
+    def run(self, layout: Layout, reads: Edits) -> None:
         """One forward pass; ``reads`` see what the set has made of the values."""
-        scorer, taps = self.scorer, []
+        scorer, edits = self.scorer, []
         if self.mask is not None:
-            taps = list(scorer.taps(self.mask[None], scorer.donors.patches(layout, scorer.spots)))
+            edits = list(scorer.edits(self.mask[None], scorer.donors.patches(layout, scorer.spots)))
         with perturbed(scorer.model, layout, self.noise):
-            forward(scorer.model, layout, [*taps, *reads], eager=scorer.eager)
+            forward(scorer.model, layout, [*edits, *reads], eager=scorer.eager)
 
     def layouts(self, examples: Sequence[int]) -> list[Layout]:
         """One row for each prompt."""
@@ -235,17 +235,17 @@ class _Capture:
             release(prompts.scorer.model.device)
             self._fill(prompts, layout.examples, rooms)
 
-    def _reads(self, prompts: _Prompts, layout: Layout, rooms: Mapping[str, Tensor]) -> TapList:
+    def _reads(self, prompts: _Prompts, layout: Layout, rooms: Mapping[str, Tensor]) -> Edits:
         by_place: dict[Place, list[_Wanted]] = {}
         for one in self.wanted:
             by_place.setdefault(one.place, []).append(one)
         rows = [prompts.pairs[layout.examples[example]] for example in layout.example[:, 0].tolist()]
-        return [tap for place, some in by_place.items() for tap in _readers(place, some, rows, rooms)]
+        return [side for place, some in by_place.items() for side in _readers(place, some, rows, rooms)]
 
 
 def _readers(
     place: Place, wanted: Sequence[_Wanted], rows: Sequence[EncodedPair], rooms: Mapping[str, Tensor]
-) -> TapList:
+) -> Edits:
     """Return the functions that store a place's values; for a dictionary's parts, its encoding of the place's value."""
     if place.dictionary is None:
         return [(place, _reader(place, wanted, rows, rooms))]
@@ -258,7 +258,7 @@ def _readers(
                 rooms[_key(pair.pair.id, one.name)].copy_(row[: len(pair.prompt)])
         return own
 
-    return [*noted.taps, (place.dictionary.write, read)]
+    return [*noted.edits, (place.dictionary.write, read)]
 
 
 def _reader(place: Place, wanted: Sequence[_Wanted], rows: Sequence[EncodedPair], rooms: Mapping[str, Tensor]) -> Edit:
@@ -266,13 +266,13 @@ def _reader(place: Place, wanted: Sequence[_Wanted], rows: Sequence[EncodedPair]
 
     def read(own: Tensor) -> Tensor:
         values = own.detach().to("cpu")
-        if place.tap != "pattern":
+        if place.side != "pattern":
             values = values.reshape(len(rows), -1, place.units, place.width).transpose(1, 2)
         for row, pair in zip(values, rows, strict=True):
             n = len(pair.prompt)
             for one in wanted:
                 room = rooms[_key(pair.pair.id, one.name)]
-                mine = row[one.unit, :n, :n] if place.tap == "pattern" else row[one.unit, :n]
+                mine = row[one.unit, :n, :n] if place.side == "pattern" else row[one.unit, :n]
                 (room if one.row is None else room[one.row]).copy_(mine)
         return own
 

@@ -25,14 +25,14 @@ from cotrace.interventions import (
     LayerInputs,
     Patch,
     PrefixCache,
+    edits_of,
     forward,
-    taps_of,
 )
 from cotrace.interventions.forward import answer_lengths, answer_scores, next_logits
 from cotrace.interventions.storage import Keep, NoRoom, in_memory
 from cotrace.metrics.metric import Reads
 from cotrace.models import LanguageModel
-from cotrace.models.hooks import TapList
+from cotrace.models.hooks import Edits
 from cotrace.models.language_model import ModelState
 from cotrace.problem.batching import Batching, Passes, Replan, Slots, component_layers, reference, release
 from cotrace.problem.losses import BatchLoss, Measure
@@ -127,7 +127,7 @@ class Scorer:
         self._slots = Slots.of(model, space)
         self.spots = self._slots.spots
         self.layers = component_layers(space)
-        self.eager = any(place.tap == "pattern" for place, _ in self.spots)
+        self.eager = any(place.side == "pattern" for place, _ in self.spots)
         self.mean, self.reads, self.prefix, self._keep = mean, reads, prefix, keep
         self.source, self.executor, self._columns, self.memory = source, executor, columns, memory
         self.lengths = answer_lengths(pairs, columns) if mean else None
@@ -312,8 +312,8 @@ class Scorer:
         patches: dict[Spot, Patch] | None = None,
         entry: Entry | None = None,
         layer_inputs: LayerInputs | None = None,
-        more: TapList = (),
-        first: TapList = (),
+        more: Edits = (),
+        first: Edits = (),
     ) -> Float[Tensor, "mask example answer"]:
         """Scores of one layout's examples, differentiable in the masks.
 
@@ -323,11 +323,11 @@ class Scorer:
         patches = self.patches(layout) if patches is None else patches
         copies = len(masks)
         cache = None if self.prefix is None else self.prefix.for_layout(layout, copies)
-        taps = [*first, *self.taps(masks, patches, entry.start if entry else 0), *more]
+        edits = [*first, *self.edits(masks, patches, entry.start if entry else 0), *more]
         logits = forward(
             self.model,
             layout,
-            taps,
+            edits,
             copies,
             eager=self.eager,
             cache=cache,
@@ -341,17 +341,17 @@ class Scorer:
                 found = found + self.run(masks, other)
         return found
 
-    def taps(self, masks: Float[Tensor, "mask n"], patches: dict[Spot, Patch], start: int = 0) -> TapList:
+    def edits(self, masks: Float[Tensor, "mask n"], patches: dict[Spot, Patch], start: int = 0) -> Edits:
         """The edits of every place from a layer on that some mask touches; a place with zeros changes nothing."""
         z, order = masks.to(self.model.device), self._slots.order
         z = z if order is None else z[:, order.to(z.device)]
         touched = z.detach().any(0) if not masks.requires_grad else torch.ones(len(self.space), dtype=torch.bool)
-        taps: list[Any] = []
+        edits: list[Any] = []
         for slot in self._slots.slots:
             if slot.spot[0].layer >= start and touched[slot.start : slot.stop].any():
                 patch, own = patches[slot.spot], slot.mask(z)
-                taps.append((patch, own) if isinstance(patch, FeaturePatch) else (slot.spot[0], patch.edit(own)))
-        return taps_of(taps)
+                edits.append((patch, own) if isinstance(patch, FeaturePatch) else (slot.spot[0], patch.edit(own)))
+        return edits_of(edits)
 
     def _read(self, logits: Float[Tensor, "mask read vocab"], layout: Layout) -> Float[Tensor, "mask example answer"]:
         """Return the metric's input: log p of each answer, summed or averaged over its tokens, or logits."""

@@ -22,7 +22,7 @@ from cotrace.components import Component, Site
 from cotrace.interventions import Entry, LayerInputs, RunningFeatures
 from cotrace.models import Place
 from cotrace.models.attention_interface import AttentionCall, attention_handler
-from cotrace.models.hooks import Edit, TapList
+from cotrace.models.hooks import Edit, Edits
 from cotrace.models.places import PlacedDictionary
 from cotrace.problem.batching import Replan, release
 from cotrace.problem.scorer import Scorer
@@ -119,7 +119,7 @@ class HeldRuns:
         if member.site is Site.ATTENTION_PATTERN:
             return PARTS[:2]
         heads = member.site in (Site.HEAD_OUTPUT, Site.KV_GROUP)
-        return PARTS if heads and self.place(member).tap == "attention" else ()
+        return PARTS if heads and self.place(member).side == "attention" else ()
 
     def place(self, member: Component) -> Place:
         """Return the place of a component."""
@@ -194,9 +194,9 @@ class _Attending:
         self.noted: dict[PlacedDictionary, RunningFeatures] = {}
         """Dictionaries of whose features or error something is taken or put."""
 
-    def notes(self) -> TapList:
+    def notes(self) -> Edits:
         """Edits that change nothing, before all others."""
-        return [tap for one in self.noted.values() for tap in one.taps]
+        return [edit for one in self.noted.values() for edit in one.edits]
 
     def at(self, place: Place) -> Place:
         """Return the place whose value is changed; for a dictionary's parts the one it writes, and note its values."""
@@ -301,7 +301,7 @@ class _Holder(_Attending):
             rows = changed.view(self.copies, -1, noted.placed.dictionary.d_out)
             for copy, key in entries:
                 value = noted.value(key[1])[copy]
-                move = self._where(key[1], place.tap, value, self.values[key]) - value
+                move = self._where(key[1], place.side, value, self.values[key]) - value
                 rows[copy] += noted.added(key[1], move).to(own)
             return changed
 
@@ -313,17 +313,17 @@ class _Holder(_Attending):
             units = by_unit(place, changed, self.copies)
             for copy, key in entries:
                 at = copy, key[1].unit or 0
-                units[at] = self._where(key[1], place.tap, units[at], self.values[key])
+                units[at] = self._where(key[1], place.side, units[at], self.values[key])
             return changed
 
         return put
 
-    def _where(self, member: Component, tap: str, own: Tensor, other: Tensor) -> Tensor:
+    def _where(self, member: Component, side: str, own: Tensor, other: Tensor) -> Tensor:
         """The other value at the positions of the member's role, which are all unless it names one."""
         if member.role == "all":
             return other
         flags = self.layout.roles[member.role].to(own.device)
-        return torch.where(flags[..., None] if tap == "pattern" else flags.reshape(-1, 1), other, own)
+        return torch.where(flags[..., None] if side == "pattern" else flags.reshape(-1, 1), other, own)
 
     def handle(self, module: nn.Module, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
         output, weights = call.original()
@@ -346,7 +346,7 @@ def by_unit(place: Place, value: Tensor, copies: int) -> Float[Tensor, "copy uni
 
     A view where the value is contiguous.
     """
-    if place.tap == "pattern":
+    if place.side == "pattern":
         return value.reshape(copies, -1, *value.shape[1:]).transpose(1, 2)
     return value.reshape(copies, -1, place.units, place.width).transpose(1, 2)
 

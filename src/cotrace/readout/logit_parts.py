@@ -158,7 +158,7 @@ class Writer:
         """Return the place where a layer's experts are summed: the next norm's input, or the addition to the stream."""
         place = self.added[layer, Site.MLP_OUTPUT]
         norm = post_norm(place)
-        return place if norm is None else replace(place, module=norm, tap="input")
+        return place if norm is None else replace(place, module=norm, side="input")
 
     def adder(self, member: Component) -> Place | None:
         """The place behind which a member's layer is in the stream; None where that is not known."""

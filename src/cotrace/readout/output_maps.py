@@ -57,7 +57,7 @@ class _Values:
     def __init__(self, scorer: Scorer, writer: Writer, heads: Sequence[Component]) -> None:
         self.scorer, self.writer = scorer, writer
         self.places = scorer.model.places(Site.HEAD_OUTPUT)
-        self.heads = [h for h in heads if h.layer in writer.matrices and self.places[h.layer].tap == "attention"]
+        self.heads = [h for h in heads if h.layer in writer.matrices and self.places[h.layer].side == "attention"]
         self.gated: set[int] = set()
         """Layers in which something stands between the heads and their matrix."""
         self.tokens: list[int] = []
@@ -72,11 +72,11 @@ class _Values:
         """Run the heads whose output goes as it is into the matrix behind them."""
         model, eager = self.scorer.model, self.scorer.eager
         layers = sorted({head.layer for head in self.heads})
-        taps = [(self.places[layer], self._keep(layer)) for layer in layers]
-        taps += [(self.writer.matrices[layer], self._compare(layer)) for layer in layers]
+        edits = [(self.places[layer], self._keep(layer)) for layer in layers]
+        edits += [(self.writer.matrices[layer], self._compare(layer)) for layer in layers]
         for layout in prompt_layouts(pairs, range(len(pairs)), replace(self.scorer.packing, packed=False)):
             with attention_handler(model.module, self._note, eager=eager):
-                forward(model, layout, taps, eager=eager)
+                forward(model, layout, edits, eager=eager)
             self._take(layout)
         return {head: torch.cat(rows) for head, rows in self.found.items() if head.layer not in self.gated}
 

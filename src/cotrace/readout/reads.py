@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cotrace.batches import EncodedPair
 from cotrace.components import Component, Site
-from cotrace.models import LanguageModel, tapped
+from cotrace.models import LanguageModel, hooked
 from cotrace.models.attention_interface import fresh_frequencies
 from cotrace.models.hooks import Edit
 from cotrace.models.language_model import evaluating
@@ -216,9 +216,9 @@ def _patterns(
         return edit
 
     places = model.places(Site.ATTENTION_PATTERN)
-    taps = [(places[layer], keep(layer)) for layer in sorted({head.layer for head in heads})]
+    edits = [(places[layer], keep(layer)) for layer in sorted({head.layer for head in heads})]
     rows = ids.to(model.device)
-    with evaluating(model.module), fresh_frequencies(model.module), tapped(model.module, taps, eager=True):
+    with evaluating(model.module), fresh_frequencies(model.module), hooked(model.module, edits, eager=True):
         model.module(input_ids=rows, attention_mask=torch.ones_like(rows), use_cache=False)
     return seen
 

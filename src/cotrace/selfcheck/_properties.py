@@ -19,7 +19,7 @@ from cotrace.interventions.forward import forward
 from cotrace.models import LanguageModel, Place
 from cotrace.models.additions import EXACT
 from cotrace.models.attention_interface import fresh_frequencies
-from cotrace.models.hooks import REFUSALS, Edit, TapList
+from cotrace.models.hooks import REFUSALS, Edit, Edits
 from cotrace.models.language_model import evaluating
 from cotrace.problem.passes import Trials, named_lengths
 from cotrace.prompts import PromptPair
@@ -61,12 +61,12 @@ class Probe:
         return logits
 
     def run(
-        self, prompts: Sequence[Prompt], taps: TapList = (), copies: int = 1, eager: bool = False
+        self, prompts: Sequence[Prompt], edits: Edits = (), copies: int = 1, eager: bool = False
     ) -> Float[Tensor, "copy token vocab"]:
         """Logits of every token by the engine, prompt after prompt."""
         found: dict[int, Tensor] = {}
         for layout in every_token(prompts, self.frequencies(prompts)):
-            logits = forward(self.model, layout, taps, copies=copies, eager=eager)
+            logits = forward(self.model, layout, edits, copies=copies, eager=eager)
             by_prompt = logits[:, _by_prompt(layout).to(logits.device)]
             lengths = [len(prompts[example]) for example in layout.examples]
             found |= dict(zip(layout.examples, torch.split(by_prompt, lengths, 1), strict=True))
@@ -128,7 +128,7 @@ GRADIENT_TOLERANCE = 0.02
 def site_findings(probe: Probe, site: Site, places: Sequence[Place], tolerance: float) -> Iterator[Finding]:
     """Everything fires, mask 0 is a no-op, mask 1 lands and matters: one run with both masks side by side."""
     try:
-        donors = _values(probe, {place: place for place in places}, probe.donor, places[0].tap == "pattern")
+        donors = _values(probe, {place: place for place in places}, probe.donor, places[0].side == "pattern")
         logits, landed = _swapped(probe, donors)
     except RuntimeError as error:
         yield Finding(FIRES, None, tolerance, where=str(site), note=str(error), broken=True)
@@ -185,32 +185,32 @@ def _slope_error(probe: Probe, donors: Mapping[Place, Tensor], at: float, step: 
 
 def _blended(probe: Probe, donors: Mapping[Place, Tensor], z: Tensor) -> Tensor:
     """Logits with one soft mask for all components."""
-    taps = []
+    edits = []
     for place, donor in donors.items():
         mask = z.to(probe.model.device, probe.model.compute_dtype).expand(1, place.units)
-        taps.append((place, _patch(place, donor).edit(mask)))
-    return probe.run([probe.base], taps, eager=next(iter(donors)).tap == "pattern")
+        edits.append((place, _patch(place, donor).edit(mask)))
+    return probe.run([probe.base], edits, eager=next(iter(donors)).side == "pattern")
 
 
 def _swapped(probe: Probe, donors: Mapping[Place, Tensor]) -> tuple[Tensor, dict[Place, float]]:
     """Logits under mask 0 and mask 1 at these places, and by how much the values after the patch miss the donor's."""
     places = list(donors)
-    eager = places[0].tap == "pattern"
+    eager = places[0].side == "pattern"
     expected = _values(probe, {place: _reader(place) for place in places}, probe.donor, eager)
     after: dict[Place, Tensor] = {}
-    taps = []
+    edits = []
     for place in places:
         z = torch.stack([torch.zeros(place.units), torch.ones(place.units)])
-        taps.append((place, _patch(place, donors[place]).edit(z.to(probe.model.device, probe.model.compute_dtype))))
-        taps.append((_reader(place), _keep(after, place)))
+        edits.append((place, _patch(place, donors[place]).edit(z.to(probe.model.device, probe.model.compute_dtype))))
+        edits.append((_reader(place), _keep(after, place)))
     with torch.no_grad():
-        logits = probe.run([probe.base], taps, copies=2, eager=eager)
+        logits = probe.run([probe.base], edits, copies=2, eager=eager)
     return logits, {place: deviation(after[place].chunk(2)[1], expected[place]) for place in places}
 
 
 def _patch(place: Place, donor: Tensor) -> PlainPatch:
     """The engine's patch that puts another run's values at every token of the place."""
-    if place.tap == "pattern":
+    if place.side == "pattern":
         return PatternPatch(place, donor, torch.ones_like(donor[:, :1]))
     values = donor.reshape(-1, place.units * place.width)
     return ValuePatch(place, torch.arange(len(values)), values)
@@ -226,7 +226,7 @@ def _values(probe: Probe, places: Mapping[Place, Place], prompt: tuple[int, ...]
 
 def _reader(place: Place) -> Place:
     """Where the effect of a patch is read: experts together are all of their module's output."""
-    return replace(place, tap="output") if place.tap == "experts" else place
+    return replace(place, side="output") if place.side == "experts" else place
 
 
 def _keep(seen: dict[Place, Tensor], place: Place) -> Edit:

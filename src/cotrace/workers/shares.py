@@ -299,8 +299,8 @@ def joined_donors(
 
     counts = torch.tensor(tokens)
     return RecordedDonors(
-        {place: values(place) for place in places if place.tap != "pattern"},
-        {place: patterns(place) for place in places if place.tap == "pattern"},
+        {place: values(place) for place in places if place.side != "pattern"},
+        {place: patterns(place) for place in places if place.side == "pattern"},
         lengths,
         torch.cumsum(counts, 0) - counts,
     )
