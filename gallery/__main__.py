@@ -172,8 +172,7 @@ def traced_parts(audit: Audit, given: argparse.Namespace, folder: Path) -> Itera
     verdict = json.loads((folder / "evaluation.json").read_text())["verdict"]
     yield "\n".join(f"- {escaped(line)}" for line in verdict)
     yield f"The smallest set with 90 % of the best effect has {best.k}: {', '.join(best.components)}."
-    minutes, cost = frontier.elapsed_s / 60, frontier.forward_equivalents
-    yield f"The search took {minutes:.1f} minutes, for {cost:.0f} forward-equivalents."
+    yield f"The search cost {frontier.forward_equivalents:.0f} forward-equivalents."
     k = max(size for size in frontier.sizes if size <= min(EXPLAINED, best.k))
     if not (folder / "explanation.json").exists() and cotrace(["explain", str(folder), "--k", str(k), "--quiet"]):
         raise CotraceError("its members were not explained; the same call goes on")
