@@ -150,17 +150,22 @@ def kept_report(audit: Audit, given: argparse.Namespace, folder: Path) -> str:
     report = Path(given.out) / "reports" / f"{audit.name}.html"
     report.parent.mkdir(parents=True, exist_ok=True)
     redacted = folder / "report-redacted.html"
-    report.write_bytes((redacted if redacted.exists() else folder / "report.html").read_bytes())
+    page = (redacted if redacted.exists() else folder / "report.html").read_text()
+    report.write_text(named(given, page))
     return f"The whole [report](reports/{report.name}), without the prompts' texts."
 
 
 def shown(given: argparse.Namespace, words: Sequence[str]) -> str:
-    """A command line with names in place of this machine's folders."""
-    line = f"cotrace {shlex.join(words)}"
+    """A command line as it is shown."""
+    return named(given, f"cotrace {shlex.join(words)}")
+
+
+def named(given: argparse.Namespace, text: str) -> str:
+    """Text with names in place of this machine's folders."""
     folders = {given.runs: "gallery/runs", given.data: "benchmarks"} | ({given.model: MODEL} if given.gguf else {})
     for folder, name in folders.items():
-        line = line.replace(folder, name) if folder else line
-    return line
+        text = text.replace(folder, name) if folder else text
+    return text
 
 
 def traced_parts(audit: Audit, given: argparse.Namespace, folder: Path) -> Iterator[str]:
