@@ -74,13 +74,12 @@ def asked(cases: Sequence[str], model: str | None, folder: Path) -> Iterator[tup
     """Case and command line; those of the user's model where one is given."""
     for name, words in CASES.items():
         if not cases or name in cases:
-            yield name, ["trace", *words, "--packing", "packed"]
+            yield name, ["trace", *words]
     for name, words in OWN.items() if model else ():
         if not cases or name in cases:
             pairs = str(own_pairs(folder / "pairs.jsonl"))
             own = [pairs if word == "PAIRS" else word for word in words]
-            own += ["--max-size", "3", "--batch-tokens", "256", "--packing", "packed"]
-            yield name, ["trace", "--model", str(model), *own]
+            yield name, ["trace", "--model", str(model), *own, "--max-size", "3", "--batch-tokens", "256"]
 
 
 @contextmanager

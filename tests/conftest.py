@@ -54,14 +54,6 @@ def _charts_are_held_against_their_schema_in_their_own_room() -> None:
     schemapi.DEBUG_MODE = False
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _rows_are_not_chosen_by_time() -> None:
-    """But where a test of its own says so: two problems whose bytes are compared must have the same rows."""
-    from cotrace.problem import passes
-
-    passes.MEASURED_BELOW = 0
-
-
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A GPT-2 of 2 layers x 2 heads with random weights, large enough to matter, and a tokenizer of whole words."""

@@ -18,6 +18,7 @@ from cotrace.text.escape import visible
 from tests.browser.conftest import OpenReport
 from tests.browser.hostile import TEXTS
 
+pytestmark = pytest.mark.slow
 WIDTHS = (360, 768, 1600)
 CELLS = "#chart-map-0 .mark-rect.role-mark path"
 

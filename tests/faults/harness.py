@@ -93,13 +93,9 @@ def few_pairs(folder: Path) -> Path:
     return path
 
 
-RUN = ["--model", "shipped", "--holdout", "0.4", "--max-size", "3", "--packing", "packed"]
-"""The same rows in every process, so that bytes can be compared."""
-
-
 def trace_of(folder: Path) -> list[str]:
     """A trace of three searches on the shipped model in a few seconds, with a checkpoint at every step."""
-    asked = ["trace", *RUN, "--task", str(few_pairs(folder))]
+    asked = ["trace", "--model", "shipped", "--task", str(few_pairs(folder)), "--holdout", "0.4", "--max-size", "3"]
     searches = ["--search", "pursuit,random,pgbct", "--option.pursuit.effort", "fast", "--option.pgbct.epochs", "4"]
     return [*asked, *searches, "--checkpoint-every-s", "0"]
 
@@ -119,7 +115,7 @@ def features_of(folder: Path) -> list[str]:
         k=4,
     )
     held = save_dictionary(one, folder / "held")
-    asked = ["trace", *RUN, "--task", str(few_pairs(folder))]
+    asked = ["trace", "--model", "shipped", "--task", str(few_pairs(folder)), "--holdout", "0.4", "--max-size", "3"]
     asked += ["--dictionaries", str(held), "--sites", "feature,error"]
     asked += ["--search", "pursuit,random", "--option.pursuit.effort", "fast", "--cost-weights", "feature=0.1"]
     return [*asked, "--checkpoint-every-s", "0"]

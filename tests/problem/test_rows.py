@@ -54,7 +54,7 @@ def problem(**options: Any) -> LanguageProblem:
 @pytest.mark.parametrize(("plain_s", "packed"), [(0.5, False), (0.89, False), (0.91, True), (3.0, True)])
 def test_plain_rows_are_taken_where_they_are_quicker_by_a_tenth(plain_s: float, packed: bool, clock: Clock) -> None:
     timed = clock(plain_s)
-    measured = problem()
+    measured = problem(packing="measured")
     assert timed == [True, False] * (1 + passes.MEASURED_PASSES)  # in turn, so that both meet the same machine
     assert measured.packing.packed == measured.plan.packed == packed
     assert measured.packing.keep_prefix == packed
@@ -63,7 +63,7 @@ def test_plain_rows_are_taken_where_they_are_quicker_by_a_tenth(plain_s: float, 
 
 def test_effects_and_gradients_are_the_same_in_both(clock: Clock) -> None:
     clock(0.5)
-    plain, packed = problem(), problem(packing="packed")
+    plain, packed = problem(packing="measured"), problem()
     z = torch.rand(3, len(plain.space), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     assert (plain.packing.packed, packed.packing.packed) == (False, True)
     assert (plain.effects(z) - packed.effects(z)).abs().max() < 1e-6
@@ -72,7 +72,7 @@ def test_effects_and_gradients_are_the_same_in_both(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("said", ["packed", "plain"])
-def test_what_is_said_is_not_measured(said: Any, clock: Clock) -> None:
+def test_only_what_is_asked_for_is_measured(said: Any, clock: Clock) -> None:
     timed = clock(0.5 if said == "packed" else 3.0)
     assert problem(packing=said).packing.packed == (said == "packed")
     assert timed == []
@@ -83,10 +83,10 @@ def test_nor_are_larger_models_and_those_that_take_no_packed_rows(
 ) -> None:
     timed = clock(0.5)
     monkeypatch.setattr(passes, "MEASURED_BELOW", tiny.model("llama").module.num_parameters())
-    assert problem().packing.packed
+    assert problem(packing="measured").packing.packed
     monkeypatch.setattr(passes, "MEASURED_BELOW", 1_000_000)
     monkeypatch.setattr(tiny.model("llama").once(passes.Trials), "packed_rows", False)
-    assert not problem().packing.packed
+    assert not problem(packing="measured").packing.packed
     assert timed == []
 
 
@@ -96,7 +96,7 @@ def test_the_sample_is_small_however_many_pairs_there_are(clock: Clock, monkeypa
     monkeypatch.setattr(passes, "MEASURED_TOKENS", 20)
     inner = passes._sample
     monkeypatch.setattr(passes, "_sample", lambda model, few, how: sizes.append(len(few)) or inner(model, few, how))
-    whole = problem()
+    whole = problem(packing="measured")
     tokens = sum(pair.fed for pair in whole.encoding.pairs)
     assert sizes == [len(range(0, whole.size, -(-tokens // 20)))] * 2
     assert 1 <= sizes[0] < whole.size
@@ -104,7 +104,7 @@ def test_the_sample_is_small_however_many_pairs_there_are(clock: Clock, monkeypa
 
 def test_a_problem_beside_another_takes_its_choice(clock: Clock) -> None:
     timed = clock(0.5)
-    first = problem()
+    first = problem(packing="measured")
     timed.clear()
     clock(3.0)
     beside = side_problem(first, tiny.task())
@@ -119,8 +119,7 @@ def test_an_unknown_word_is_refused() -> None:
 
 def test_a_run_records_the_choice_and_replays_it_unmeasured(clock: Clock, tmp_path: Path) -> None:
     clock(0.5)
-    asked = RunConfig(model="shipped", task="demo_conflict", max_size=2, evaluation="none")
-    assert asked.packing == "measured"
+    asked = RunConfig(model="shipped", task="demo_conflict", max_size=2, evaluation="none", packing="measured")
     first = prepare(asked)
     assert (first.config.packing, first.problem.packing.packed) == ("plain", False)
     (tmp_path / "config.yaml").write_bytes(write_config(first.config, {}))
@@ -131,13 +130,3 @@ def test_a_run_records_the_choice_and_replays_it_unmeasured(clock: Clock, tmp_pa
     other = prepare(replace(again.config, packing="measured"))
     assert (other.config.packing, other.problem.packing.packed) == ("packed", True)
     assert timed
-
-
-def test_a_run_of_before_there_was_a_choice_goes_on_packed(clock: Clock, tmp_path: Path) -> None:
-    text = write_config(RunConfig(model="shipped", task="demo_conflict"), {"pairs_judged": 1}).decode()
-    old = "".join(line for line in text.splitlines(keepends=True)[:-1] if not line.startswith("packing:"))
-    (tmp_path / "config.yaml").write_text(old.split("\n", 1)[1])
-    assert read_config(tmp_path / "config.yaml").packing == "packed"
-    timed = clock(0.5)
-    assert prepare(read_config(tmp_path / "config.yaml")).problem.packing.packed
-    assert timed == []

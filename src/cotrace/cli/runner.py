@@ -216,7 +216,6 @@ CONFIG = RunConfig(
     task="demo_conflict",
     searches=COMPARED,
     max_size=16,
-    packing="packed",
     # On log-odds that move by 16 the bounded losses are flat long before all heads count: the linear one is not.
     search_options={"pgbct": {"path": 12, "transformation": "linear"}},
 )

@@ -186,7 +186,7 @@ class RunConfig(WorkerOptions, SourceOptions):
     """Seed of the holdout and of the searches that draw."""
     batch_tokens: Annotated[int | None, RUN] = None
     """Most tokens in one forward pass; less takes less memory. Default: chosen by the model's size."""
-    packing: Annotated[Literal["measured", "packed", "plain"], RUN] = "measured"
+    packing: Annotated[Literal["measured", "packed", "plain"], RUN] = "packed"
     """Several examples and answers in a row where the model allows (packed), each in its own (plain), or what is
     clearly quicker in a trial (measured, for models below a million parameters); the choice stands in config.yaml.
     """

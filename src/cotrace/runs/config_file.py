@@ -128,8 +128,6 @@ def _parsed(path: Path, data: dict[str, Any], lines: Mapping[str, int]) -> RunCo
     record = data.pop(RECORD, None)
     if isinstance(record, dict) and "pairs_judged" not in record:  # of before there was a choice: all judged
         data.setdefault("judge_pairs", "all")
-    if isinstance(record, dict):  # of before that was measured: packed where the model allows
-        data.setdefault("packing", "packed")
     schema = data.pop(SCHEMA_KEY, SCHEMA)
     if schema != SCHEMA:
         raise InputError(f"{path}, line {lines[SCHEMA_KEY]}: schema {schema!r} is not {SCHEMA}: use the cotrace of it")
