@@ -313,7 +313,7 @@ def section(name: str, run: StoredRun) -> list[str]:
 
 
 def published(name: str, model: str) -> Iterator[str]:
-    """What the paper reports of this setting, where the model is the same."""
+    """Lines with the paper's own figures of this setting, where the model is the same."""
     methods = PUBLISHED.get((name, model.rstrip("/").split("/")[-1]), {})
     for method, effects in methods.items():
         yield f"- published, {method}: " + ", ".join(f"{number(effect)} (k = {k})" for k, effect in effects.items())

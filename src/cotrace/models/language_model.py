@@ -102,7 +102,7 @@ class LanguageModel:
     known: dict[Callable[[LanguageModel], Any], tuple[ModelState, Any]] = field(
         default_factory=dict, init=False, repr=False
     )
-    """What was found out, and the model that it was found out about."""
+    """Found out before, and the state of the model that it was found out about."""
 
     def once(self, find_out: Callable[[LanguageModel], T]) -> T:
         """Return what is found out about the model, anew only where it has changed since."""
@@ -326,7 +326,7 @@ class ModelState:
             )
 
     def changed(self) -> str:
-        """What has changed since, in words; empty where nothing has."""
+        """Say what has changed since; empty where nothing has."""
         module = self.model.module
         if implementation_names(module) != self.attention:
             return f"its attention implementation was {_words(self.attention)}"
