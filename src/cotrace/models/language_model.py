@@ -99,16 +99,16 @@ class LanguageModel:
     """Dictionaries at their places, one at each: what the sites ``feature`` and ``error`` are made of."""
     loaded: Mapping[str, Any] | None = field(default=None, repr=False)
     """Arguments of ``load_model``, so that others can load the same; None where the model was in memory."""
-    known: dict[Callable[[LanguageModel], Any], tuple[ModelState, Any]] = field(
+    _known: dict[Callable[[LanguageModel], Any], tuple[ModelState, Any]] = field(
         default_factory=dict, init=False, repr=False
     )
     """Found out before, and the state of the model that it was found out about."""
 
     def once(self, find_out: Callable[[LanguageModel], T]) -> T:
         """Return what is found out about the model, anew only where it has changed since."""
-        kept = self.known.get(find_out)
+        kept = self._known.get(find_out)
         if kept is None or kept[0].changed():
-            kept = self.known[find_out] = ModelState.of(self), find_out(self)
+            kept = self._known[find_out] = ModelState.of(self), find_out(self)
         found: T = kept[1]
         return found
 
@@ -177,7 +177,7 @@ class LanguageModel:
     def holding(self, dictionaries: tuple[PlacedDictionary, ...]) -> LanguageModel:
         """The same model, not taken apart anew, with dictionaries that have their places."""
         other = replace(self, dictionaries=dictionaries)
-        vars(other).update(layers=self.layers, known=self.known)
+        vars(other).update(layers=self.layers, known=self._known)
         return other
 
     def plain_sites(self, sites: Sequence[Site]) -> tuple[Site, ...]:
