@@ -29,7 +29,7 @@ INTERRUPTED = (130, 143)
 LIKELIEST, TEMPLATES = 5, 4
 EXPLAINED = 4
 """Most members that are explained: what it costs grows with their square."""
-MODEL, BY_HAND = "SmolLM2-135M-Instruct", "python -m gallery --only bias_not_knowledge ..."
+MODEL = "SmolLM2-135M-Instruct"
 
 
 def words(options: Mapping[str, Any]) -> list[str]:
@@ -138,7 +138,7 @@ def bounded(audit: Audit, given: argparse.Namespace, folder: Path) -> int:
 
 def page(audit: Audit, given: argparse.Namespace, folder: Path) -> str:
     """The audit's page: question, command, figure, verdict, what the set does, and what is not shown."""
-    line = shown(given, command(audit, given, folder)) if not audit.constrained else BY_HAND
+    line = shown(given, by_hand(audit, given) if audit.constrained else ["cotrace", *command(audit, given, folder)])
     found = bounded_parts(audit, given, folder) if audit.constrained else traced_parts(audit, given, folder)
     parts = [f"# {audit.name.replace('_', ' ')}", audit.question, f"```\n{line}\n```", *found]
     parts += ["## What is not shown", audit.not_shown, kept_report(audit, given, folder)]
@@ -155,9 +155,15 @@ def kept_report(audit: Audit, given: argparse.Namespace, folder: Path) -> str:
     return f"The whole [report](reports/{report.name}), without the prompts' texts."
 
 
+def by_hand(audit: Audit, given: argparse.Namespace) -> list[str]:
+    """The call of an audit that is made in Python."""
+    source = ["--model", given.model, *(["--gguf", given.gguf] if given.gguf else [])]
+    return ["python", "-m", "gallery", *source, "--data", str(given.data), "--only", audit.name]
+
+
 def shown(given: argparse.Namespace, words: Sequence[str]) -> str:
     """A command line as it is shown."""
-    return named(given, f"cotrace {shlex.join(words)}")
+    return named(given, shlex.join(words))
 
 
 def named(given: argparse.Namespace, text: str) -> str:
